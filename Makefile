@@ -1,0 +1,41 @@
+# make demo    a report on synthetic scenes, in minutes (sets everything up first)
+# make test    all tests           make test-fast   the default subset
+# make check   ruff and mypy       make perf        the measurements of docs/PERFORMANCE.md
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.up-to-date
+
+.PHONY: demo test test-fast check perf setup clean
+
+setup: $(STAMP)
+
+# Installed again only when what is to be installed has changed.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/benchmark prepare synthetic --root data/synthetic
+	$(BIN)/benchmark run experiments/quickstart.toml
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+perf: setup
+	$(BIN)/python perf/run.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,45 @@
+"""Which pretrained backbone for your patches, frozen or fine-tuned, and is the difference real?
+
+import benchmark as bm
+
+exp = bm.load("experiments/quickstart.toml")
+bm.run(exp)
+bm.scores(exp)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmark.api import RunResult, load, load_head, run, scores, status
+    from benchmark.config import Experiment
+    from benchmark.errors import BenchmarkError, CellError, UsageError
+
+__all__ = [
+    "BenchmarkError",
+    "CellError",
+    "Experiment",
+    "RunResult",
+    "UsageError",
+    "load",
+    "load_head",
+    "run",
+    "scores",
+    "status",
+]
+
+_MODULES = {
+    "BenchmarkError": "errors",
+    "CellError": "errors",
+    "Experiment": "config",
+    "UsageError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, so that `benchmark list` does not pay for Arrow and pandas.
+    if name not in __all__:
+        raise AttributeError(f"module 'benchmark' has no attribute '{name}'")
+    return getattr(import_module(f"benchmark.{_MODULES.get(name, 'api')}"), name)

@@ -1,0 +1,26 @@
+"""Which bands of a data set a backbone is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmark.errors import UsageError
+from benchmark.specs import Backbone
+
+
+def band_indices(backbone: Backbone, bands: Sequence[str]) -> tuple[int, ...]:
+    """Return the positions of the backbone's bands among those of the data set.
+
+    Raises:
+        UsageError: the data set lacks a band.
+    """
+    if backbone.bands is None:
+        return tuple(range(len(bands)))
+    missing = [band for band in backbone.bands if band not in bands]
+    if missing:
+        raise UsageError(
+            f"backbone '{backbone.name}' needs the bands {', '.join(backbone.bands)}; the data "
+            f"set has {', '.join(bands)}. Name its bands with [dataset] bands = [...], or leave "
+            "the backbone out"
+        )
+    return tuple(bands.index(band) for band in backbone.bands)

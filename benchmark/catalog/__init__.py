@@ -1,0 +1,1 @@
+"""What can be benchmarked: data sets, backbones, heads and metrics."""

@@ -1,0 +1,181 @@
+"""The Chesapeake land-cover data: classes, regions, the index of scenes, the download."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmark.config import DatasetConfig
+from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+INDEX = "spatial_index.geojson"
+SYNTHETIC_MARKER = "SYNTHETIC.txt"
+CLASSES = ("water", "tree_canopy", "low_vegetation", "barren", "impervious")
+BANDS = ("red", "green", "blue", "nir")
+CLASS_OF_LC = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4}
+"""Index into CLASSES of each value of ``lc``; every other value is nodata."""
+MAPPING_VERSION = 1
+"""Raised by hand when CLASSES or CLASS_OF_LC change."""
+REGIONS = {
+    "de": "delaware",
+    "md": "maryland",
+    "ny": "new_york",
+    "pa": "pennsylvania",
+    "va": "virginia",
+    "wv": "west_virginia",
+}
+SYNTHETIC_NOTE = (
+    "The scenes are synthetic: pictures drawn by a program, not aerial photographs; "
+    "scores on them say nothing about real land cover."
+)
+_NODATA = len(CLASSES)
+
+
+class Scene(NamedTuple):
+    """One entry of the index; the paths are relative to the root."""
+
+    name: str
+    region: str
+    split: str
+    image: str
+    mask: str
+
+
+def list_scenes(config: DatasetConfig) -> tuple[Scene, ...]:
+    """Return the scenes that the index below ``config.root`` lists, sorted by name.
+
+    Two scenes of one file stem, in the folders of two states, get the state before their names.
+
+    Raises:
+        UsageError: the index is missing, empty or malformed, none of its scenes is on disk, or
+            a region is unknown or stands in two splits.
+    """
+    split_of = _splits(config)
+    root = Path(config.root)
+    entries = list(_entries(root))
+    if not any((root / path).is_file() for _, *paths in entries for path in paths):
+        raise UsageError(
+            f"[dataset] root = '{root}': none of the {len(entries)} scenes of {INDEX} is there. "
+            + _how_to_prepare(root)
+        )
+    num_of_stem = Counter(_stem(mask) for _, _, mask in entries)
+    scenes = []
+    for region, image, mask in entries:
+        stem = _stem(mask)
+        name = f"{region}-{stem}" if num_of_stem[stem] > 1 else stem
+        scenes.append(Scene(name, region, split_of[region], image, mask))
+    for name, count in Counter(scene.name for scene in scenes).items():
+        if count > 1:
+            raise UsageError(f"{root / INDEX}: scene '{name}' is listed {count} times")
+    return tuple(sorted(scenes))
+
+
+def prepare_chesapeake(root: str | Path) -> Path:
+    """Download the Chesapeake data (about 140 GB unpacked) through torchgeo; return the folder.
+
+    Raises:
+        UsageError: the folder holds synthetic scenes.
+        BenchmarkError: the download or the unpacking failed.
+    """
+    root = Path(root)
+    if (root / SYNTHETIC_MARKER).exists():
+        raise UsageError(f"--root {root}: holds synthetic scenes; give another folder")
+    import zipfile
+
+    from torchgeo.datasets import ChesapeakeCVPR, DatasetNotFoundError
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        ChesapeakeCVPR(root=str(root), download=True)
+    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, DatasetNotFoundError) as error:
+        raise BenchmarkError(
+            f"chesapeake: the download into {root} failed: {one_line(error)}. Try again, or unpack "
+            "the archive from https://lila.science/datasets/chesapeakelandcover there"
+        ) from error
+    return root
+
+
+def count_classes(codes: NDArray[Any], patch_size: int) -> NDArray[np.int64]:
+    """Count the pixels of each class in every window of a label raster.
+
+    Args:
+        codes: ``lc`` values, uint8 (H, W).
+        patch_size: side P of the windows in px.
+
+    Returns:
+        counts (H // P, W // P, K) of the K classes; nodata belongs to none.
+    """
+    import numpy as np
+
+    table = np.full(256, _NODATA, np.uint8)
+    for value, label in CLASS_OF_LC.items():
+        table[value] = label
+    num_rows, num_cols = codes.shape[0] // patch_size, codes.shape[1] // patch_size
+    counts = np.zeros((num_rows, num_cols, len(CLASSES)), np.int64)
+    for row in range(num_rows):
+        # One window-row at a time stays in the processor's cache through all classes.
+        strip = table[codes[row * patch_size : (row + 1) * patch_size, : num_cols * patch_size]]
+        for label in range(len(CLASSES)):
+            by_column = np.add.reduce(strip == label, axis=0, dtype=np.uint16)
+            counts[row, :, label] = by_column.reshape(num_cols, patch_size).sum(axis=1)
+    return counts
+
+
+def _splits(config: DatasetConfig) -> dict[str, str]:
+    split_of = dict.fromkeys(REGIONS.values(), "train")
+    for split, regions in (("val", config.val_regions), ("test", config.test_regions)):
+        for region in regions:
+            where = f"[dataset] {split}_regions"
+            if region not in split_of:
+                hint = did_you_mean(region, REGIONS.values())
+                raise UsageError(f"{where}: unknown region '{region}'.{hint}")
+            if split == "test" and region in config.val_regions:
+                raise UsageError(f"{where}: '{region}' is in val_regions too; keep it in one")
+            split_of[region] = split
+    return split_of
+
+
+def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield region, path of the image and path of the mask of each scene of the index."""
+    index = root / INDEX
+    try:
+        features = json.loads(index.read_text(encoding="utf-8"))["features"]
+    except FileNotFoundError:
+        raise UsageError(
+            f"[dataset] root = '{root}': {INDEX} is missing. {_how_to_prepare(root)}"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{index}: cannot be read as GeoJSON: {one_line(error)}") from None
+    if not features:
+        raise UsageError(f"{index}: lists no scene. {_how_to_prepare(root)}")
+    for number, feature in enumerate(features):
+        try:
+            properties = feature["properties"]
+            region = REGIONS[properties["split"].split("-")[0]]
+            image, mask = str(properties["naip-new"]), str(properties["lc"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{index}: feature {number} has no usable 'split', 'naip-new' and 'lc': {error!r}"
+            ) from None
+        for path in (image, mask):
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise UsageError(f"{index}: feature {number}: '{path}' leads out of {root}")
+        yield region, image, mask
+
+
+def _how_to_prepare(root: Path) -> str:
+    return (
+        f"Run `benchmark prepare chesapeake --root {root}` to download it, or "
+        f"`benchmark prepare synthetic --root {root}` for synthetic scenes"
+    )
+
+
+def _stem(mask: str) -> str:
+    return PurePosixPath(mask).stem.removesuffix("_lc")

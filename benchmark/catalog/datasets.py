@@ -1,0 +1,39 @@
+"""The data sets that can be benchmarked: one entry each, plus its reader's module."""
+
+from __future__ import annotations
+
+from benchmark.catalog.chesapeake import open_chesapeake, prepare_chesapeake
+from benchmark.catalog.folder import open_folder
+from benchmark.catalog.synthetic import write_scenes
+from benchmark.registry import Registry
+from benchmark.specs import Dataset
+
+SCENE_SETTINGS = frozenset({"purity", "val_regions", "test_regions"})
+
+DATASETS: Registry[Dataset] = Registry(
+    "dataset",
+    [
+        Dataset(
+            name="chesapeake",
+            description="Chesapeake land cover over NAIP, 5 classes, split by state",
+            open=open_chesapeake,
+            prepare=prepare_chesapeake,
+            settings=SCENE_SETTINGS,
+            license="CDLA-Permissive-1.0",
+        ),
+        Dataset(
+            name="synthetic",
+            description="synthetic scenes in the layout of chesapeake, for trials and tests",
+            open=open_chesapeake,
+            prepare=write_scenes,
+            settings=SCENE_SETTINGS,
+            license="Apache-2.0",
+        ),
+        Dataset(
+            name="folder",
+            description="your own labelled images, one sub-folder per class",
+            open=open_folder,
+            settings=frozenset({"val_fraction", "test_fraction", "bands", "value_range"}),
+        ),
+    ],
+)

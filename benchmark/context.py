@@ -1,0 +1,240 @@
+"""What every stage is given, and the identity of every artefact.
+
+All fingerprints are made here, so that one place says what changes a result: the data set's
+digest and sampling, weights, preprocessing, the settings of the stage, the seed and the
+stage's code version. Batch sizes, numbers of actors and paths do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from benchmark.cluster import Cluster
+from benchmark.config import Experiment
+from benchmark.digest import fingerprint
+from benchmark.progress import Progress
+from benchmark.specs import Backbone, Dataset, Head, Source
+from benchmark.store import Artefact, Status, Store
+
+CODE_VERSIONS = {"patches": 1, "embed": 1, "tune": 1, "evaluate": 1, "report": 1}
+"""Raised by hand when a stage's code changes what it computes."""
+
+TRAIN_SET = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One unit of a stage's grid, and the artefact that completes it."""
+
+    stage: str
+    artefact: Artefact
+    dataset: str
+    backbone: str | None = None
+    method: str | None = None
+    train_set: str = TRAIN_SET
+    seed: int | None = None
+
+    @property
+    def label(self) -> str:
+        """A short name for progress and messages."""
+        seed = None if self.seed is None else f"seed {self.seed}"
+        parts = [part for part in (self.backbone, self.method, seed) if part]
+        return " / ".join(parts) or self.dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """How a cell stands: complete, stale, missing or failed (with the reason)."""
+
+    cell: Cell
+    status: Status
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record that ``--json`` prints."""
+        return {
+            "stage": self.cell.stage,
+            "dataset": self.cell.dataset,
+            "backbone": self.cell.backbone,
+            "method": self.cell.method,
+            "train_set": self.cell.train_set,
+            "seed": self.cell.seed,
+            "status": self.status,
+            "reason": self.reason,
+            "artefact": self.cell.artefact.uri,
+        }
+
+
+@dataclass(kw_only=True)
+class Context:
+    """An experiment with its names resolved, its store, and the cluster that it runs on."""
+
+    experiment: Experiment
+    dataset: Dataset
+    backbones: tuple[Backbone, ...]
+    heads: tuple[Head, ...]
+    store: Store
+    cluster: Cluster
+    progress: Progress
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why artefacts failed in this run, by path; what depends on them fails with that reason."""
+
+    @cached_property
+    def source(self) -> Source:
+        """The opened data set; raises UsageError where it is absent or of the wrong layout."""
+        return self.dataset.open(self.experiment.dataset)
+
+    @cached_property
+    def dataset_digest(self) -> str:
+        """The digest of the source files."""
+        return self.source.digest()
+
+    def status(self, artefact: Artefact) -> tuple[Status, str]:
+        """Return how an artefact stands, counting what failed in this run."""
+        if not artefact.is_complete and artefact.path in self.failures:
+            return "failed", self.failures[artefact.path]
+        return artefact.status()
+
+    def why_missing(self, artefact: Artefact) -> str:
+        """Return why what depends on an incomplete artefact cannot be computed."""
+        status, reason = self.status(artefact)
+        if status == "failed":
+            return f"{artefact.stage} failed: {reason}"
+        return f"{artefact.stage} is {status}: run `benchmark {artefact.stage}` first"
+
+    def fail(self, artefact: Artefact, reason: str) -> None:
+        """Record that an artefact failed, here and in the store."""
+        self.failures[artefact.path] = reason
+        artefact.fail(reason)
+
+    @cached_property
+    def patches_inputs(self) -> dict[str, Any]:
+        """What identifies the patches."""
+        config = self.experiment.dataset
+        applied = {"patch_size", "seed", "per_region", "per_class", "on_error"}
+        applied |= self.dataset.settings
+        return {
+            "dataset": self.dataset.name,
+            "digest": self.dataset_digest,
+            "settings": {
+                key: value
+                for key, value in config.model_dump(mode="json").items()
+                if key in applied
+            },
+            "version": CODE_VERSIONS["patches"],
+        }
+
+    @cached_property
+    def patches(self) -> Artefact:
+        """The table ``patches``."""
+        return self.store.artefact("patches", self.dataset.name, fingerprint(self.patches_inputs))
+
+    def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
+        """What identifies the embeddings of a backbone."""
+        return {
+            "patches": self.patches.fingerprint,
+            "backbone": {
+                "name": backbone.name,
+                "version": backbone.version,
+                "revision": backbone.revision(),
+                "image_size": backbone.image_size,
+                "bands": backbone.bands,
+                "mean": backbone.mean,
+                "std": backbone.std,
+            },
+            "precision": self.experiment.embed.precision,
+            "version": CODE_VERSIONS["embed"],
+        }
+
+    def embeddings(self, backbone: Backbone) -> Artefact:
+        """The table ``embeddings`` of a backbone."""
+        return self.store.artefact(
+            "embed",
+            f"{self.dataset.name}-{backbone.name}",
+            fingerprint(self.embeddings_inputs(backbone)),
+        )
+
+    def predictions_inputs(self, backbone: Backbone, head: Head, seed: int) -> dict[str, Any]:
+        """What identifies the predictions of a tuned head."""
+        tune = self.experiment.tune
+        return {
+            "embeddings": self.embeddings(backbone).fingerprint,
+            "head": {
+                "name": head.name,
+                "version": head.version,
+                "num_epochs": head.num_epochs,
+                "patience": head.patience,
+            },
+            "num_trials": tune.num_trials if head.is_searched else 1,
+            "pruning": tune.pruning if head.num_epochs else None,
+            "refit": tune.refit,
+            "train_set": TRAIN_SET,
+            "seed": seed,
+            "version": CODE_VERSIONS["tune"],
+        }
+
+    def predictions(self, backbone: Backbone, head: Head, seed: int) -> Artefact:
+        """The table ``predictions`` of a tuned head."""
+        return self.store.artefact(
+            "tune",
+            f"{self.dataset.name}-{backbone.name}-{head.name}-seed{seed}",
+            fingerprint(self.predictions_inputs(backbone, head, seed)),
+        )
+
+    def prediction_cells(self) -> list[Cell]:
+        """Return the grid: dataset x backbone x method x train_set x seed."""
+        return [
+            Cell(
+                stage="tune",
+                artefact=self.predictions(backbone, head, seed),
+                dataset=self.dataset.name,
+                backbone=backbone.name,
+                method=head.name,
+                seed=seed,
+            )
+            for backbone in self.backbones
+            for head in self.heads
+            for seed in self.experiment.seeds
+        ]
+
+    def scores_inputs(self) -> dict[str, Any]:
+        """What identifies the scores: the complete predictions, and the settings."""
+        complete = [
+            [cell.label, cell.artefact.fingerprint]
+            for cell in self.prediction_cells()
+            if cell.artefact.is_complete
+        ]
+        return {
+            "patches": self.patches.fingerprint,
+            "predictions": complete,
+            "settings": self.experiment.evaluate.model_dump(mode="json"),
+            "version": CODE_VERSIONS["evaluate"],
+        }
+
+    def scores(self) -> Artefact:
+        """The tables ``confusion`` and ``scores`` of the predictions complete by now."""
+        return self.store.artefact(
+            "evaluate", self.experiment.name, fingerprint(self.scores_inputs())
+        )
+
+    def report_inputs(self) -> dict[str, Any]:
+        """What identifies the report: the scores, the grid's gaps, and the settings."""
+        gaps = [
+            [cell.label, *self.status(cell.artefact)]
+            for cell in self.prediction_cells()
+            if not cell.artefact.is_complete
+        ]
+        return {
+            "scores": self.scores().fingerprint,
+            "gaps": gaps,
+            "settings": self.experiment.report.model_dump(mode="json"),
+            "version": CODE_VERSIONS["report"],
+        }
+
+    def report(self) -> Artefact:
+        """The page of the scores complete by now."""
+        return self.store.artefact(
+            "report", self.experiment.name, fingerprint(self.report_inputs())
+        )

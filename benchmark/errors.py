@@ -1,0 +1,47 @@
+"""The errors that a user may see; each is one line and carries the exit code of the command."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchmarkError(Exception):
+    """Something failed while the benchmark ran (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(BenchmarkError):
+    """The user's input is wrong: says what was given, where, and what to do (exit code 2)."""
+
+    exit_code = 2
+
+
+class CellError(BenchmarkError):
+    """One cell failed; its neighbours go on (exit code 1 at the end)."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest known name, or the known names."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    if near:
+        return f" Did you mean '{near[0]}'?"
+    return f" Known: {', '.join(names)}." if names else ""
+
+
+def one_line(error: BaseException, *, limit: int = 400) -> str:
+    """Return an exception as one line of text, without a traceback.
+
+    Ray wraps a worker's exception and puts its traceback into the message; the cause is
+    the part that a person can act on.
+    """
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return one_line(cause, limit=limit)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__
+    if not isinstance(error, BenchmarkError) and not text.startswith(type(error).__name__):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,244 @@
+"""One head search, as pure bookkeeping: which piece of work comes next, and which trial won.
+
+Decisions depend on the scores of whole batches and rungs, never on the order in which results
+arrive, so a search gives the same trials however many run at once. Nothing here needs Ray.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import optuna
+import pyarrow as pa
+
+from benchmark.specs import Head
+from benchmark.tables import TRIALS
+
+NUM_STARTUP = 10
+"""Trials that Optuna draws at random before its TPE sampler learns from them."""
+BATCH = 5
+"""Trials drawn together after that: fixed, so that the draw does not depend on the machine."""
+RUNGS = (5, 15)
+"""Epochs after which hopeless trials of an iterative head are stopped."""
+KEEP = 3
+"""One in so many goes on from a rung (successive halving, Jamieson and Talwalkar 2016)."""
+
+
+class Segment(NamedTuple):
+    """A piece of work: fit one trial (from one epoch to another), or refit the best."""
+
+    kind: Literal["fit", "refit"]
+    trial: int
+    params: dict[str, Any]
+    first_epoch: int
+    last_epoch: int
+
+
+class Outcome(NamedTuple):
+    """What a segment gave: val scores (one per epoch, or one), and whether it stopped itself."""
+
+    scores: list[float]
+    seconds: float
+    is_stopped: bool = True
+    error: str = ""
+
+
+class Best(NamedTuple):
+    """The trial that won."""
+
+    trial: int
+    params: dict[str, Any]
+    num_epochs: int
+    val_score: float
+
+
+@dataclass
+class _Trial:
+    number: int
+    params: dict[str, Any]
+    handle: optuna.Trial
+    scores: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    state: Literal["running", "complete", "pruned", "failed"] = "running"
+    error: str = ""
+
+    @property
+    def best_score(self) -> float:
+        return max(self.scores)
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch with the best score, counted from one."""
+        return self.scores.index(self.best_score) + 1
+
+
+class Search:
+    """The search of one cell: batches of trials, rungs of epochs, then the refit."""
+
+    def __init__(self, head: Head, *, num_trials: int, seed: int, pruning: bool = True) -> None:
+        """Begin a search.
+
+        Args:
+            head: what is tuned; one that is not searched gets one trial.
+            num_trials: of Optuna.
+            seed: of the sampler.
+            pruning: stop hopeless trials of an iterative head at ``RUNGS``.
+        """
+        self._head = head
+        self._num_trials = num_trials if head.is_searched else 1
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=NUM_STARTUP)
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        optuna.logging.set_verbosity(verbosity)
+        last = head.num_epochs or 0
+        rungs = [rung for rung in RUNGS if rung < last] if pruning and last else []
+        self._rungs = [*rungs, last]
+        self._trials: list[_Trial] = []
+        self._batch: list[_Trial] = []
+        self._rung = 0
+        self._queue: list[Segment] = []
+        self._num_out = 0
+        self._refit: Literal["", "queued", "done"] = ""
+        self._draw()
+
+    def next(self) -> Segment | None:
+        """Return work that can begin now, or None where results must come in first."""
+        if not self._queue:
+            return None
+        self._num_out += 1
+        return self._queue.pop(0)
+
+    def tell(self, segment: Segment, outcome: Outcome) -> None:
+        """Take the outcome of a segment."""
+        self._num_out -= 1
+        if segment.kind == "refit":
+            self._refit = "done"
+            return
+        trial = self._trials[segment.trial]
+        trial.scores += outcome.scores
+        trial.seconds += outcome.seconds
+        if outcome.error:
+            trial.state, trial.error = "failed", outcome.error
+        elif outcome.is_stopped or segment.last_epoch == self._rungs[-1]:
+            trial.state = "complete"
+        if not self._queue and not self._num_out:
+            self._advance()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self._refit == "done" or (self.is_searched and self.best is None)
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether all trials have ended."""
+        return len(self._trials) == self._num_trials and all(
+            trial.state != "running" for trial in self._trials
+        )
+
+    @property
+    def best(self) -> Best | None:
+        """The best trial so far (the first of equals), or None where all failed."""
+        ended = [trial for trial in self._trials if trial.state == "complete"]
+        if not ended:
+            return None
+        trial = max(ended, key=lambda item: (item.best_score, -item.number))
+        return Best(trial.number, trial.params, self._epochs(trial), trial.best_score)
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials the search has."""
+        return self._num_trials
+
+    @property
+    def num_running(self) -> int:
+        """How many trials have not ended, those not yet drawn included."""
+        ended = sum(trial.state != "running" for trial in self._trials)
+        return self._num_trials - ended
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that all trials took together."""
+        return sum(trial.seconds for trial in self._trials)
+
+    def first_error(self) -> str:
+        """Return why the first failed trial failed, or an empty string."""
+        return next((trial.error for trial in self._trials if trial.error), "")
+
+    def trials_table(self) -> pa.Table:
+        """Return one row per trial, with the columns of ``tables.TRIALS``."""
+        rows = [
+            {
+                "trial": trial.number,
+                "params": json.dumps(trial.params, sort_keys=True),
+                "val_score": trial.best_score if trial.scores else None,
+                "num_epochs": self._epochs(trial) if trial.scores else None,
+                "seconds": trial.seconds,
+                "state": trial.state,
+            }
+            for trial in self._trials
+        ]
+        return pa.Table.from_pylist(rows, schema=TRIALS)
+
+    def _epochs(self, trial: _Trial) -> int:
+        return trial.best_epoch if self._head.num_epochs else 0
+
+    def _draw(self) -> None:
+        begun = len(self._trials)
+        size = NUM_STARTUP if begun < NUM_STARTUP else BATCH
+        self._batch = []
+        for number in range(begun, min(begun + size, self._num_trials)):
+            handle = self._study.ask()
+            self._batch.append(_Trial(number, self._head.suggest(handle), handle))
+        self._trials += self._batch
+        self._rung = 0
+        self._enqueue(self._batch, 0)
+
+    def _enqueue(self, trials: Sequence[_Trial], first_epoch: int) -> None:
+        last_epoch = self._rungs[self._rung]
+        self._queue += [
+            Segment("fit", trial.number, trial.params, first_epoch, last_epoch) for trial in trials
+        ]
+
+    def _advance(self) -> None:
+        """Go on after the last result of a rung: next rung, next batch, or the refit."""
+        running = [trial for trial in self._batch if trial.state == "running"]
+        if running:
+            reached = self._rungs[self._rung]
+            kept = self._survivors(running, reached)
+            for trial in running:
+                if trial not in kept:
+                    trial.state = "pruned"
+            self._rung += 1
+            self._enqueue(kept, reached)
+            if kept:
+                return
+        for trial in self._batch:
+            self._tell_optuna(trial)
+        if len(self._trials) < self._num_trials:
+            self._draw()
+        elif self.best is not None:
+            best = self.best
+            self._queue.append(Segment("refit", best.trial, best.params, 0, best.num_epochs))
+            self._refit = "queued"
+
+    def _survivors(self, running: Sequence[_Trial], reached: int) -> list[_Trial]:
+        """Return the running trials among the best third of all that came as far as this."""
+        scores = sorted(
+            (max(trial.scores[:reached]) for trial in self._trials if trial.scores), reverse=True
+        )
+        limit = scores[(len(scores) - 1) // KEEP]
+        return [trial for trial in running if trial.best_score >= limit]
+
+    def _tell_optuna(self, trial: _Trial) -> None:
+        if trial.state == "failed" or not trial.scores:
+            self._study.tell(trial.handle, state=optuna.trial.TrialState.FAIL)
+        elif trial.state == "pruned":
+            trial.handle.report(trial.best_score, len(trial.scores))
+            self._study.tell(trial.handle, state=optuna.trial.TrialState.PRUNED)
+        else:
+            self._study.tell(trial.handle, trial.best_score)

@@ -1,0 +1,257 @@
+"""All backbones of an experiment share one pipeline and one pool of actors.
+
+An actor holds one backbone at a time and changes it when the stream does, so that processes
+start once per run. A part of ``patches`` is one block, embedded in batches cut inside it; so
+the numbers do not depend on how many actors there are, and a finished part is never computed
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ray.data import ActorPoolStrategy
+
+from benchmark import provenance
+from benchmark.cluster import Pool, plan_pool
+from benchmark.context import Cell, Context
+from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
+from benchmark.specs import Backbone
+from benchmark.stages.embed.workers import (
+    EmbedActor,
+    Job,
+    ReadPart,
+    Task,
+    WritePart,
+    read_part_summary,
+)
+from benchmark.streaming import TASK_CPUS, Items, read_items, status_rows
+
+if TYPE_CHECKING:
+    from benchmark.progress import StageProgress
+
+logger = logging.getLogger("benchmark")
+
+RESTARTS: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
+"""Ray's default is to retry for ever a batch that kills its process."""
+
+
+@dataclass
+class Tally:
+    """What the driver knows of one backbone while its parts come in."""
+
+    wanted: set[str]
+    num_patches: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    device: dict[str, Any] = field(default_factory=dict)
+    first: float = 0.0
+    last: float = 0.0
+
+
+def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
+    """Embed the patches with these backbones; a failed one is recorded, not raised."""
+    resources = context.cluster.connect()
+    config = context.experiment.embed
+    pool = plan_pool(
+        resources, num_actors=None if config.num_actors == "auto" else config.num_actors
+    )
+    manifest = context.patches.manifest()
+    parts = [part for part in manifest["parts"] if part["num_rows"]]
+    jobs = [
+        Job(
+            backbone=backbone,
+            artefact=cell.artefact,
+            patches=context.patches,
+            bands=tuple(manifest["bands"]),
+            batch_size=None if config.batch_size == "auto" else config.batch_size,
+            precision=config.precision,
+            num_threads=pool.num_threads,
+        )
+        for backbone, cell in pending
+    ]
+    progress = context.progress.stage(
+        "embed",
+        num_cells=len(jobs),
+        num_items=sum(part["num_rows"] for part in parts) * len(jobs),
+        unit="patches",
+    )
+    try:
+        run = Run(context, jobs, parts, pool, progress)
+        run.stream(range(len(jobs)))
+        # A process that a backbone killed took the pipeline with it: go on one by one, so
+        # that only the backbone at fault fails.
+        for number in run.unfinished():
+            run.stream([number])
+        for number in run.unfinished():
+            run.fail(number, "its worker process died repeatedly (out of memory?)")
+    finally:
+        progress.close()
+
+
+class Run:
+    """The pipelines of one run of the stage, and the bookkeeping of their parts."""
+
+    def __init__(
+        self,
+        context: Context,
+        jobs: Sequence[Job],
+        parts: Sequence[dict[str, Any]],
+        pool: Pool,
+        progress: StageProgress,
+    ) -> None:
+        self._context = context
+        self._jobs = jobs
+        self._parts = parts
+        self._pool = pool
+        self._progress = progress
+        self._tallies: dict[int, Tally] = {}
+        self._ended: set[int] = set()
+        self._broken = ""
+
+    def unfinished(self) -> list[int]:
+        """Return the numbers of the jobs that are neither complete nor failed."""
+        return [number for number in range(len(self._jobs)) if number not in self._ended]
+
+    def fail(self, number: int, reason: str) -> None:
+        """Record that a backbone failed."""
+        job = self._jobs[number]
+        self._ended.add(number)
+        self._context.fail(job.artefact, reason)
+        self._progress.failed(job.backbone.name, reason)
+
+    def stream(self, numbers: Sequence[int]) -> None:
+        """Embed the missing parts of these jobs in one pipeline."""
+        tasks = []
+        for number in numbers:
+            job = self._jobs[number]
+            self._progress.start(job.backbone.name)
+            done = set(job.artefact.files("part-"))
+            todo = [part for part in self._parts if part["name"] not in done]
+            self._tallies[number] = Tally(wanted={part["name"] for part in todo})
+            self._progress.advance(
+                sum(part["num_rows"] for part in self._parts if part["name"] in done)
+            )
+            tasks += [Task(number, part["name"], part["num_rows"]) for part in todo]
+        try:
+            for row in self._rows(tasks) if tasks else ():
+                self._count(row)
+        except UsageError:
+            raise
+        except Exception as error:  # Ray raises what the worker raised, of any type
+            self._broken = one_line(error)
+            logger.warning("embed: the pipeline stopped: %s", self._broken)
+            return
+        for number in numbers:
+            if number not in self._ended:
+                self._finish(number)
+
+    def _rows(self, tasks: Sequence[Task]) -> Any:
+        source = Items(
+            "patches",
+            tasks,
+            ReadPart(self._context.patches),
+            item_bytes=self._bytes_per_patch() * max(task.num_rows for task in tasks),
+        )
+        pool = self._pool
+        strategy = ActorPoolStrategy(size=min(pool.num_actors, len(tasks)))
+        with warnings.catch_warnings():
+            # The only way to bound restarts; deprecated before it has a replacement.
+            warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+            dataset = read_items(source, num_items=len(tasks)).map_batches(
+                EmbedActor,
+                fn_constructor_args=(list(self._jobs),),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=strategy,
+                num_cpus=pool.num_cpus,
+                num_gpus=pool.num_gpus or None,
+                udf_modifying_row_count=True,
+                **RESTARTS,
+            )
+        return status_rows(
+            dataset.map_batches(
+                WritePart([job.artefact for job in self._jobs]),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=TASK_CPUS,
+            )
+        )
+
+    def _bytes_per_patch(self) -> int:
+        manifest = self._context.patches.manifest()
+        return len(manifest["bands"]) * int(manifest["patch_size"]) ** 2
+
+    def _count(self, row: dict[str, Any]) -> None:
+        number = row["job"]
+        tally = self._tallies[number]
+        if number in self._ended:
+            return
+        if row["reason"]:
+            self.fail(number, row["reason"])
+            return
+        tally.wanted.discard(row["part"])
+        tally.num_patches += row["num_rows"]
+        tally.seconds += row["seconds"]
+        tally.first = min(tally.first or row["began"], row["began"])
+        tally.last = max(tally.last, row["ended"])
+        tally.device = json.loads(row["device"])
+        self._progress.advance(row["num_rows"])
+        if not tally.wanted:
+            self._finish(number)
+
+    def _finish(self, number: int) -> None:
+        job, tally = self._jobs[number], self._tallies[number]
+        try:
+            if tally.wanted:
+                raise CellError(f"{len(tally.wanted)} parts did not arrive")
+            job.artefact.commit(self._manifest(job, tally))
+        except BenchmarkError as error:
+            self.fail(number, str(error))
+            return
+        self._ended.add(number)
+        self._progress.done(job.backbone.name)
+
+    def _manifest(self, job: Job, tally: Tally) -> dict[str, Any]:
+        parts = [read_part_summary(job.artefact, part["name"]) for part in self._parts]
+        num_patches = sum(part["num_rows"] for part in parts)
+        wanted = sum(part["num_rows"] for part in self._parts)
+        if num_patches != wanted:
+            raise CellError(
+                f"{job.artefact.uri} holds {num_patches} of {wanted} embeddings: delete it "
+                "and run again"
+            )
+        if num_patches > 1 and len({row for part in parts for row in part["distinct"]}) == 1:
+            raise CellError(
+                f"backbone '{job.backbone.name}': all {num_patches} embeddings are the same; "
+                "check its weights and its normalisation"
+            )
+        values = sum(part["input"]["count"] for part in parts)
+        wall_s = max(0.0, tally.last - tally.first)
+        return {
+            "inputs": self._context.embeddings_inputs(job.backbone),
+            "backbone": job.backbone.name,
+            "num_patches": num_patches,
+            "dim": parts[0]["dim"],
+            "input": {
+                "min": min(part["input"]["min"] for part in parts),
+                "mean": sum(p["input"]["mean"] * p["input"]["count"] for p in parts) / values,
+                "max": max(part["input"]["max"] for part in parts),
+            },
+            "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
+            "storage_bytes": sum(part["num_rows"] * part["dim"] * 4 for part in parts),
+            "device": tally.device,
+            "pool": {"num_actors": self._pool.num_actors, "reason": self._pool.reason},
+            "seconds": {
+                "device": round(sum(part["seconds"] for part in parts), 3),
+                "this_run": round(wall_s, 3),
+                "patches_per_s": round(tally.num_patches / wall_s, 1) if wall_s else None,
+            },
+            "plan": job.artefact.begin({}),
+            "provenance": provenance.record(),
+        }

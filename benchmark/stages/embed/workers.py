@@ -1,0 +1,184 @@
+"""What runs in Ray's processes: read a part of ``patches``, embed it, write its embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmark import provenance
+from benchmark.errors import BenchmarkError, one_line
+from benchmark.specs import Backbone
+from benchmark.store import Artefact
+from benchmark.tables import embeddings_column, images_array
+
+
+@dataclass(frozen=True)
+class Job:
+    """The embeddings of one backbone: what to build, how to run it, and where it goes."""
+
+    backbone: Backbone
+    artefact: Artefact
+    patches: Artefact
+    bands: tuple[str, ...]
+    batch_size: int | None
+    precision: str
+    num_threads: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One part of one backbone: job number, file name and number of patches."""
+
+    job: int
+    part: str
+    num_rows: int
+
+
+class ReadPart:
+    """Reads one part of ``patches`` into one block (a Ray Data read task)."""
+
+    def __init__(self, patches: Artefact) -> None:
+        self._patches = patches
+
+    def __call__(self, task: Task) -> pa.Table:
+        """Return the ids and images of a part, each row with the task that it belongs to."""
+        table = self._patches.read_table(names=[task.part], columns=["patch_id", "image"])
+        metadata = {"job": str(task.job), "part": task.part}
+        return table.append_column(
+            "task", pa.array([json.dumps(metadata)] * table.num_rows, pa.string())
+        )
+
+
+class EmbedActor:
+    """Holds one backbone at a time and embeds blocks (a Ray Data actor)."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self._jobs = jobs
+        self._number: int | None = None
+        self._embedder: Any = None
+        self._reasons: dict[int, str] = {}
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Return the embeddings of a block and what is to be known of them, as one row."""
+        task = json.loads(block["task"][0].as_py())
+        number = int(task["job"])
+        row: dict[str, Any] = {
+            "job": number,
+            "part": task["part"],
+            "patch_id": block["patch_id"].to_pylist(),
+            "reason": self._reasons.get(number, ""),
+            "embedding": b"",
+            "summary": "{}",
+            "began": time.time(),
+        }
+        if not row["reason"]:
+            try:
+                self._embed(number, block, row)
+            except (BenchmarkError, RuntimeError, ValueError, OSError) as error:
+                # Out of memory, a broken weights file, a shape that does not fit: the next
+                # backbone may do better.
+                row["reason"] = self._reasons[number] = one_line(error)
+        row["ended"] = time.time()
+        return pa.table({key: [value] for key, value in row.items()})
+
+    def _embed(self, number: int, block: pa.Table, row: dict[str, Any]) -> None:
+        embedder = self._hold(number)
+        began = time.perf_counter()
+        embeddings, stats = embedder(images_array(block["image"]))
+        seconds = time.perf_counter() - began
+        row["embedding"] = embeddings.tobytes()
+        row["began"] = time.time() - seconds
+        row["summary"] = json.dumps(
+            {
+                "num_rows": len(embeddings),
+                "dim": embeddings.shape[1],
+                "seconds": seconds,
+                "input": stats.summary(),
+                "peak_memory_bytes": provenance.peak_memory_bytes(),
+                "distinct": _distinct_rows(embeddings),
+                "device": embedder.plan.to_json(),
+            }
+        )
+
+    def _hold(self, number: int) -> Any:
+        from benchmark.network import Embedder, plan_device
+
+        if self._number != number:
+            self._embedder = None
+            job = self._jobs[number]
+            plan = plan_device(
+                precision=job.precision,  # type: ignore[arg-type]
+                batch_size=job.batch_size,
+                num_threads=job.num_threads,
+            )
+            # An interrupted artefact goes on with the batches and layout of its begin.
+            begun = job.artefact.begin(plan.to_json())
+            kept = {"batch_size", "channels_last", "precision"}
+            plan = type(plan)(
+                **{**plan.to_json(), **{key: begun[key] for key in kept if key in begun}}
+            )
+            self._embedder = Embedder(job.backbone, job.bands, plan)
+            self._number = number
+        return self._embedder
+
+
+class WritePart:
+    """Writes one part of ``embeddings`` and returns a status row (a Ray Data task)."""
+
+    def __init__(self, artefacts: list[Artefact]) -> None:
+        self._artefacts = artefacts
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Write the embeddings of each row's part and return status rows."""
+        rows = [self._write(row) for row in block.to_pylist()]
+        return pa.Table.from_pylist(rows)
+
+    def _write(self, row: dict[str, Any]) -> dict[str, Any]:
+        summary = json.loads(row["summary"])
+        reason = row["reason"]
+        if not reason:
+            shape = (summary["num_rows"], summary["dim"])
+            embeddings = np.frombuffer(row["embedding"], np.float32).reshape(shape)
+            table = pa.table(
+                {
+                    "patch_id": pa.array(row["patch_id"], pa.string()),
+                    "embedding": embeddings_column(embeddings),
+                },
+                metadata={"summary": row["summary"]},
+            )
+            try:
+                self._artefacts[row["job"]].write_table(row["part"], table)
+            except BenchmarkError as error:
+                reason = str(error)
+        return {
+            "job": row["job"],
+            "part": row["part"],
+            "reason": reason,
+            "num_rows": len(row["patch_id"]),
+            "seconds": float(summary.get("seconds", 0.0)),
+            "device": json.dumps(summary.get("device", {})),
+            "began": row["began"],
+            "ended": row["ended"],
+        }
+
+
+def read_part_summary(artefact: Artefact, name: str) -> dict[str, Any]:
+    """Return what the part's writer recorded: rows, dim, seconds, input statistics."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_schema(artefact.file(name), filesystem=artefact.store.fs).metadata
+    return dict(json.loads(metadata[b"summary"]))
+
+
+def _distinct_rows(embeddings: np.ndarray[Any, np.dtype[np.float32]]) -> list[str]:
+    """Return digests of at most two different rows: enough to tell a constant backbone."""
+    first = embeddings[0]
+    differs = np.flatnonzero((embeddings != first).any(axis=1))
+    rows = [first] if not len(differs) else [first, embeddings[differs[0]]]
+    return [hashlib.blake2b(row.tobytes(), digest_size=8).hexdigest() for row in rows]

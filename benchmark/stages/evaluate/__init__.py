@@ -1,0 +1,67 @@
+"""``evaluate``: predictions and labels to confusion counts and scores with intervals."""
+
+from __future__ import annotations
+
+from benchmark.context import Cell, CellResult, Context
+from benchmark.errors import BenchmarkError, one_line
+from benchmark.stages.base import Stage, StageResult, TextTable
+from benchmark.store import Artefact
+
+
+class EvaluateStage(Stage):
+    """Predictions to scores."""
+
+    name = "evaluate"
+
+    def cells(self, context: Context) -> list[Cell]:
+        """Return the one cell: the scores of all predictions complete by now."""
+        return [Cell(stage=self.name, artefact=context.scores(), dataset=context.dataset.name)]
+
+    def run(self, context: Context) -> StageResult:
+        """Score every complete cell of the grid."""
+        (cell,) = self.cells(context)
+        artefact = cell.artefact
+        if not artefact.is_complete:
+            progress = context.progress.stage(
+                self.name, num_cells=1, num_items=None, unit="predictions"
+            )
+            progress.start(cell.label)
+            try:
+                from benchmark.stages.evaluate.evaluation import compute
+
+                compute(context, artefact, progress.advance)
+                progress.done(cell.label)
+            except (BenchmarkError, ValueError, OSError) as error:
+                context.fail(artefact, one_line(error))
+                progress.failed(cell.label, one_line(error))
+            finally:
+                progress.close()
+        status, reason = context.status(artefact)
+        result = StageResult(cells=[CellResult(cell=cell, status=status, reason=reason)])
+        if status == "complete":
+            result = result.with_tables([ranking_table(artefact)])
+        return result
+
+
+def ranking_table(artefact: Artefact) -> TextTable:
+    """Return the ranking as a table to print."""
+    ranking = artefact.read_table(names=["ranking.parquet"]).to_pylist()
+    rows = [
+        [
+            str(row["rank"]),
+            str(row["backbone"]),
+            str(row["method"]) + (" (floor)" if row["is_floor"] else ""),
+            f"{row['value']:.3f}",
+            f"[{row['ci_low']:.3f}, {row['ci_high']:.3f}]",
+            "-" if row["rank"] == 1 else f"{100 * row['difference']:.1f}",
+            "" if row["rank"] == 1 else ("no detectable difference" if row["is_tie"] else ""),
+        ]
+        for row in ranking
+    ]
+    manifest = artefact.manifest()
+    return TextTable(
+        title="Balanced accuracy on test",
+        columns=("rank", "backbone", "method", "score", "interval", "points behind", ""),
+        rows=rows,
+        notes=(manifest["intervals"]["test"]["reason"], *manifest["notes"]),
+    )

@@ -1,0 +1,302 @@
+"""Join predictions with labels, count, resample, and compare methods on the same resamples.
+
+Test labels are read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from benchmark import provenance
+from benchmark.catalog.metrics import HEADLINE, METRICS
+from benchmark.context import Cell, Context
+from benchmark.errors import BenchmarkError
+from benchmark.resampling import Resampling, draw_resamples, interval, resample
+from benchmark.statistics import summarise
+from benchmark.store import Artefact
+from benchmark.tables import CONFUSION, SCORES, check_table, vectors_array
+
+SPLITS_SCORED = ("val", "test")
+
+
+def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]) -> None:
+    """Score every complete cell of the grid and commit the scores.
+
+    Raises:
+        BenchmarkError: there is no complete cell.
+    """
+    grid = context.prediction_cells()
+    cells = [cell for cell in grid if cell.artefact.is_complete]
+    if not cells:
+        reasons = {context.why_missing(cell.artefact) for cell in grid}
+        raise BenchmarkError(f"there are no predictions to score: {sorted(reasons)[0]}")
+    settings = context.experiment.evaluate
+    evaluation = Evaluation(
+        context.patches,
+        num_classes=len(context.source.classes),
+        num_resamples=settings.num_resamples,
+        confidence=settings.confidence,
+        seed=settings.seed,
+        classes=context.source.classes,
+    )
+    for cell in cells:
+        evaluation.add(cell)
+        advance(1)
+    floors = {item.name for item in context.backbones if item.is_floor}
+    floors |= {item.name for item in context.heads if item.is_floor}
+    fingerprint = artefact.fingerprint
+    scores = check_table(evaluation.scores(fingerprint), SCORES, what="scores")
+    artefact.write_table("confusion.parquet", evaluation.confusion())
+    artefact.write_table("scores.parquet", scores)
+    artefact.write_bytes("scores.csv", scores.to_pandas().to_csv(index=False).encode())
+    ranking = evaluation.ranking(floors)
+    artefact.write_table("ranking.parquet", pa.Table.from_pandas(ranking))
+    artefact.commit(
+        {
+            "inputs": context.scores_inputs(),
+            "num_cells": len(cells),
+            "intervals": {
+                split: {"kind": item.kind, "reason": item.reason}
+                for split, item in evaluation.resamplings.items()
+            },
+            "notes": evaluation.notes(ranking, floors),
+            "provenance": provenance.record(),
+        }
+    )
+
+
+class _Scored(NamedTuple):
+    """One split of one cell: its counts, its values, and their resamples (R, ...)."""
+
+    cell: Cell
+    split: str
+    counts: NDArray[np.int64]
+    values: dict[str, NDArray[np.float64]]
+    resampled: dict[str, NDArray[np.float64]]
+    is_right: NDArray[np.bool_]
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Labels:
+    ids: NDArray[Any]
+    y_true: NDArray[np.int32]
+
+
+class Evaluation:
+    """The scores of one data set; resamples are drawn once per split, for all methods."""
+
+    def __init__(
+        self,
+        patches: Artefact,
+        *,
+        num_classes: int,
+        num_resamples: int,
+        confidence: float,
+        seed: int,
+        classes: Sequence[str],
+    ) -> None:
+        """Read the labels and draw the resamples."""
+        self._num_classes = num_classes
+        self._confidence = confidence
+        self._classes = tuple(classes)
+        self._labels: dict[str, _Labels] = {}
+        self.resamplings: dict[str, Resampling] = {}
+        self._scored: list[_Scored] = []
+        table = patches.read_table(
+            columns=["patch_id", "split", "label", "scene"], splits=SPLITS_SCORED
+        )
+        frame = table.to_pandas()
+        for split in SPLITS_SCORED:
+            rows = frame[frame["split"] == split]
+            y_true = rows["label"].to_numpy()
+            self._labels[split] = _Labels(rows["patch_id"].to_numpy(), y_true)
+            self.resamplings[split] = draw_resamples(
+                y_true, rows["scene"].to_numpy(), num_resamples=num_resamples, seed=seed
+            )
+
+    def add(self, cell: Cell) -> None:
+        """Score one cell's predictions on val and test.
+
+        Raises:
+            BenchmarkError: predictions are missing for some patches.
+        """
+        table = cell.artefact.read_table()
+        ids = table["patch_id"].to_numpy()
+        y_pred = table["y_pred"].to_numpy()
+        y_score = vectors_array(table["y_score"])
+        for split, labels in self._labels.items():
+            at = np.searchsorted(ids, labels.ids)
+            found = at < len(ids)
+            if not (found.all() and (ids[at] == labels.ids).all()):
+                raise BenchmarkError(
+                    f"{cell.artefact.uri} lacks predictions of the split '{split}': delete it "
+                    "and run again"
+                )
+            self._scored.append(self._score(cell, split, labels, y_pred[at], y_score[at]))
+
+    def _score(
+        self,
+        cell: Cell,
+        split: str,
+        labels: _Labels,
+        y_pred: NDArray[np.int32],
+        y_score: NDArray[np.float32],
+    ) -> _Scored:
+        whole = summarise(labels.y_true, y_pred, y_score, num_classes=self._num_classes)
+        drawn = resample(
+            labels.y_true,
+            y_pred,
+            y_score,
+            num_classes=self._num_classes,
+            resampling=self.resamplings[split],
+        )
+        return _Scored(
+            cell=cell,
+            split=split,
+            counts=np.asarray(whole.counts, dtype=np.int64),
+            values={metric.name: metric.compute(whole) for metric in METRICS},
+            resampled={metric.name: metric.compute(drawn) for metric in METRICS},
+            is_right=y_pred == labels.y_true,
+            digest=hashlib.blake2b(np.ascontiguousarray(y_score).tobytes()).hexdigest(),
+        )
+
+    def scores(self, fingerprint: str) -> pa.Table:
+        """Return the table ``scores``: one row per cell, split and metric (and class)."""
+        rows = []
+        for item in self._scored:
+            for metric in METRICS:
+                values = np.atleast_1d(item.values[metric.name])
+                resampled = item.resampled[metric.name].reshape(-1, len(values))
+                for k, value in enumerate(values):
+                    low, high = interval(resampled[:, k], self._confidence)
+                    name = f"{metric.name}/{self._classes[k]}" if metric.is_per_class else None
+                    rows.append(
+                        {
+                            **_key(item),
+                            "metric": name or metric.name,
+                            "value": _finite(value),
+                            "ci_low": _finite(low),
+                            "ci_high": _finite(high),
+                            "num_patches": int(item.counts.sum()),
+                            "fingerprint": fingerprint,
+                        }
+                    )
+        return pa.Table.from_pylist(rows, schema=SCORES)
+
+    def confusion(self) -> pa.Table:
+        """Return the table ``confusion``: counts (K, K) of every cell and split."""
+        rows = [{**_key(item), "counts": item.counts.tolist()} for item in self._scored]
+        return pa.Table.from_pylist(rows, schema=CONFUSION)
+
+    def ranking(self, floors: set[str]) -> pd.DataFrame:
+        """Rank methods on test by the headline metric, seeds taken together.
+
+        The interval is that of the mean over seeds; ``seed_std`` is kept apart. ``difference``
+        is the leader minus the row on the same resamples, ``p_value`` the exact McNemar test of
+        the first seed (McNemar 1947), corrected over the table after Holm (1979).
+        """
+        groups: dict[tuple[str, str], list[_Scored]] = {}
+        for item in self._scored:
+            if item.split == "test":
+                groups.setdefault((item.cell.backbone or "", item.cell.method or ""), []).append(
+                    item
+                )
+        rows, drawn, right = [], [], []
+        for (backbone, method), items in groups.items():
+            values = np.array([float(item.values[HEADLINE]) for item in items])
+            resampled = np.mean([item.resampled[HEADLINE] for item in items], axis=0)
+            low, high = interval(resampled, self._confidence)
+            rows.append(
+                {
+                    "backbone": backbone,
+                    "method": method,
+                    "value": values.mean(),
+                    "ci_low": low,
+                    "ci_high": high,
+                    "seed_std": values.std(ddof=1) if len(values) > 1 else None,
+                    "num_seeds": len(values),
+                    "is_floor": backbone in floors or method in floors,
+                    "seed_values": values.tolist(),
+                }
+            )
+            drawn.append(resampled)
+            right.append(items[0].is_right)
+        order = sorted(range(len(rows)), key=lambda i: (-rows[i]["value"], i))
+        leader = order[0]
+        p_values = _holm([_mcnemar(right[leader], right[i]) for i in order[1:]])
+        for rank, i in enumerate(order, start=1):
+            low, high = interval(drawn[leader] - drawn[i], self._confidence)
+            rows[i] |= {
+                "rank": rank,
+                "difference": rows[leader]["value"] - rows[i]["value"],
+                "difference_low": low,
+                "difference_high": high,
+                "p_value": None if i == leader else p_values[rank - 2],
+                "is_tie": i != leader and bool(low <= 0.0),
+            }
+        return pd.DataFrame([rows[i] for i in order])
+
+    def notes(self, ranking: pd.DataFrame, floors: set[str]) -> list[str]:
+        """Return what looks broken: scores at chance, and settings with identical results."""
+        notes = []
+        present = len(set(self._labels["test"].y_true.tolist()))
+        for row in ranking.itertuples():
+            if not row.is_floor and row.ci_low <= 1.0 / present:
+                notes.append(
+                    f"{row.backbone} / {row.method} is not detectably above chance "
+                    f"({1.0 / present:.3f})."
+                )
+        seen: dict[str, Cell] = {}
+        for item in self._scored:
+            if item.split != "test" or item.cell.method in floors:
+                continue
+            twin = seen.setdefault(item.digest, item.cell)
+            if twin is not item.cell and twin.backbone != item.cell.backbone:
+                notes.append(
+                    f"{item.cell.label} and {twin.label} give identical scores for every patch: "
+                    "one of them is probably broken."
+                )
+        return notes
+
+
+def _key(item: _Scored) -> dict[str, Any]:
+    return {
+        "dataset": item.cell.dataset,
+        "backbone": item.cell.backbone,
+        "method": item.cell.method,
+        "train_set": item.cell.train_set,
+        "seed": item.cell.seed,
+        "split": item.split,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Return the exact two-sided McNemar p-value of two methods on the same patches."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    table = [
+        [int((one & other).sum()), int((one & ~other).sum())],
+        [int((~one & other).sum()), int((~one & ~other).sum())],
+    ]
+    return float(mcnemar(table, exact=True).pvalue)
+
+
+def _holm(p_values: Sequence[float]) -> list[float]:
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return []
+    return [float(value) for value in multipletests(p_values, method="holm")[1]]

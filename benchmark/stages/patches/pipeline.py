@@ -1,0 +1,248 @@
+"""The two passes over a source: find candidates, then read the chosen ones.
+
+Labels decide which windows are candidates, the draw decides which are kept, and only their
+pixels are read. Every unit and every part is one task whose
+result does not depend on how many run at once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from benchmark import provenance
+from benchmark.config import DatasetConfig
+from benchmark.context import Context
+from benchmark.errors import CellError
+from benchmark.specs import Problem, Source
+from benchmark.stages.patches.sampling import check_splits, choose, count_classes
+from benchmark.store import Artefact
+from benchmark.streaming import Items, read_items, status_rows
+from benchmark.tables import CANDIDATES, check_table, images_column, patches_schema
+
+PART_BYTES = 16 * 2**20
+MIN_PART_ROWS, MAX_PART_ROWS = 32, 256
+PARTS_WANTED = 64
+"""Enough parts to keep many actors busy on a small data set; larger ones have larger parts."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of chosen candidates, in the order of ``patch_id``, that becomes one file."""
+
+    index: int
+    candidates: pa.Table
+
+    @property
+    def file_name(self) -> str:
+        """Its name in the artefact."""
+        return f"part-{self.index:06d}.parquet"
+
+
+def compute(context: Context, artefact: Artefact) -> None:
+    """Write and commit the table ``patches``.
+
+    Raises:
+        CellError: a file could not be read and ``on_error`` is ``fail``.
+        UsageError: the splits cannot be trusted.
+    """
+    began = time.monotonic()
+    source, config = context.source, context.experiment.dataset
+    artefact.begin({"inputs": context.patches_inputs})
+    context.cluster.connect()
+    units = list(source.units())
+    progress = context.progress.stage("patches", num_cells=1, num_items=None, unit="windows")
+    progress.start(context.dataset.name)
+    try:
+        found = find_candidates(source, units, artefact, progress.advance)
+        searched = time.monotonic()
+        problems = list(found.problems)
+        _report_problems(problems, config, context)
+        chosen = choose(found.candidates, config)
+        check_splits(chosen, source.classes, where=context.experiment.path)
+        parts = split_parts(chosen, num_bands=len(source.bands), config=config)
+        read = write_parts(source, parts, artefact, config, progress.advance)
+        problems += read.problems
+        _report_problems(problems[len(found.problems) :], config, context)
+    finally:
+        progress.close()
+    written = artefact.read_table(columns=["patch_id", "split", "label", "scene", "region"])
+    notes = [*source.notes, *check_splits(written, source.classes, context.experiment.path)]
+    ended = time.monotonic()
+    artefact.commit(
+        {
+            "inputs": context.patches_inputs,
+            "num_patches": written.num_rows,
+            "num_examined": found.num_examined,
+            "num_candidates": found.candidates.num_rows,
+            "classes": list(source.classes),
+            "bands": list(source.bands),
+            "patch_size": config.patch_size,
+            "is_synthetic": source.is_synthetic,
+            "dataset_digest": context.dataset_digest,
+            "parts": read.parts,
+            "class_counts": count_classes(written, source.classes),
+            "notes": notes,
+            "problems": [problem._asdict() for problem in problems],
+            "seconds": {
+                "find": round(searched - began, 3),
+                "read": round(ended - searched, 3),
+                "total": round(ended - began, 3),
+            },
+            "provenance": provenance.record(),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class FoundAll:
+    """The candidates of all units."""
+
+    candidates: pa.Table
+    num_examined: int
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class ReadAll:
+    """What was written: name and rows of each part, and what could not be read."""
+
+    parts: list[dict[str, Any]]
+    problems: tuple[Problem, ...]
+
+
+def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> pa.Table:
+    """Write the candidates of one unit and return a status row (one Ray Data task)."""
+    index, unit = item
+    found = source.find(unit)
+    checked = check_table(found.candidates, CANDIDATES, what=f"candidates of {unit}")
+    checked = checked.append_column("unit", pa.array([unit] * checked.num_rows, pa.string()))
+    problems = json.dumps([problem._asdict() for problem in found.problems])
+    checked = checked.replace_schema_metadata(
+        {"num_examined": str(found.num_examined), "problems": problems}
+    )
+    artefact.write_table(f"candidates-{index:06d}.parquet", checked)
+    return pa.table({"num_examined": [found.num_examined]})
+
+
+def find_candidates(
+    source: Source, units: Sequence[str], artefact: Artefact, advance: Any
+) -> FoundAll:
+    """Find the candidates of all units, skipping those that an earlier run has written."""
+    done = set(artefact.files("candidates-"))
+    todo = [
+        (index, unit)
+        for index, unit in enumerate(units)
+        if f"candidates-{index:06d}.parquet" not in done
+    ]
+    if todo:
+        items = Items("find", todo, partial(find_unit, source=source, artefact=artefact))
+        for row in status_rows(read_items(items, num_items=len(todo), num_cpus=1)):
+            advance(row["num_examined"])
+    tables, num_examined = [], 0
+    problems: list[Problem] = []
+    for index in range(len(units)):
+        table = artefact.read_table(names=[f"candidates-{index:06d}.parquet"])
+        metadata = table.schema.metadata or {}
+        num_examined += int(metadata.get(b"num_examined", b"0"))
+        problems += [Problem(**item) for item in json.loads(metadata.get(b"problems", b"[]"))]
+        tables.append(table.replace_schema_metadata(None))
+    return FoundAll(pa.concat_tables(tables).sort_by("patch_id"), num_examined, tuple(problems))
+
+
+def split_parts(chosen: pa.Table, *, num_bands: int, config: DatasetConfig) -> list[Part]:
+    """Cut the chosen candidates, sorted by ``patch_id``, into parts of a bounded size."""
+    patch_bytes = num_bands * config.patch_size**2
+    limit = max(1, min(MAX_PART_ROWS, PART_BYTES // patch_bytes))
+    wanted = chosen.num_rows // PARTS_WANTED // MIN_PART_ROWS * MIN_PART_ROWS
+    rows = min(limit, max(MIN_PART_ROWS, wanted))
+    return [
+        Part(index, chosen.slice(start, rows).combine_chunks())
+        for index, start in enumerate(range(0, chosen.num_rows, rows))
+    ]
+
+
+def write_part(part: Part, *, source: Source, artefact: Artefact, fails: bool) -> pa.Table:
+    """Read the pixels of one part, write it, and return a status row (one Ray Data task)."""
+    tables: list[pa.Table] = []
+    problems: list[Problem] = []
+    for unit in pc.unique(part.candidates["unit"]).to_pylist():
+        rows = part.candidates.filter(pc.equal(part.candidates["unit"], unit))
+        images = source.read(rows)
+        problems += images.problems
+        kept = rows.take(pa.array(images.rows)).select(CANDIDATES.names)
+        tables.append(kept.append_column("image", images_column(images.pixels)))
+    status = {"num_rows": 0, "problems": json.dumps([item._asdict() for item in problems])}
+    if not (problems and fails):
+        table = pa.concat_tables(tables)
+        c, h, _ = table["image"].type.shape
+        table = check_table(table, patches_schema(c, h), what=f"patches part {part.index}")
+        table = table.replace_schema_metadata({"problems": status["problems"]})
+        artefact.write_table(part.file_name, table)
+        status["num_rows"] = table.num_rows
+    return pa.table({key: [value] for key, value in status.items()})
+
+
+def write_parts(
+    source: Source,
+    parts: Sequence[Part],
+    artefact: Artefact,
+    config: DatasetConfig,
+    advance: Any,
+) -> ReadAll:
+    """Write all parts, skipping those that an earlier run has written.
+
+    Raises:
+        CellError: a file could not be read and ``on_error`` is ``fail``.
+    """
+    done = set(artefact.files("part-"))
+    todo = [part for part in parts if part.file_name not in done]
+    fails = config.on_error == "fail"
+    found: list[Problem] = []
+    if todo:
+        write = partial(write_part, source=source, artefact=artefact, fails=fails)
+        items = Items("read", todo, write)
+        for row in status_rows(read_items(items, num_items=len(todo), num_cpus=1)):
+            found += [Problem(**item) for item in json.loads(row["problems"])]
+            advance(row["num_rows"])
+    if found and fails:
+        return ReadAll([], tuple(found))
+    return ReadAll(*_collect_parts(parts, artefact))
+
+
+def _collect_parts(
+    parts: Sequence[Part], artefact: Artefact
+) -> tuple[list[dict[str, Any]], tuple[Problem, ...]]:
+    import pyarrow.parquet as pq
+
+    written, problems = [], []
+    for part in parts:
+        name = part.file_name
+        metadata = pq.read_metadata(artefact.file(name), filesystem=artefact.store.fs)
+        stored = json.loads((metadata.metadata or {}).get(b"problems", b"[]"))
+        problems += [Problem(**item) for item in stored]
+        if metadata.num_rows + len(stored) < part.candidates.num_rows and not stored:
+            raise CellError(
+                f"{artefact.uri}/{name} has {metadata.num_rows} rows of "
+                f"{part.candidates.num_rows}: delete {artefact.uri} and run again"
+            )
+        written.append({"name": name, "num_rows": metadata.num_rows})
+    return written, tuple(problems)
+
+
+def _report_problems(problems: Sequence[Problem], config: DatasetConfig, context: Context) -> None:
+    if not problems:
+        return
+    first = problems[0]
+    text = f"{len(problems)} unreadable: {first.path}: {first.reason}"
+    if config.on_error == "fail":
+        raise CellError(f'{text}. Repair it, or set [dataset] on_error = "skip"')
+    for problem in problems:
+        context.progress.message(f"skipped {problem.path}: {problem.reason}")

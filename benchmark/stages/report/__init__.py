@@ -1,0 +1,67 @@
+"""``report``: everything that is complete by now, on one page.
+
+Reads tables and manifests, computes nothing new: the page can be written again at any time,
+and a partial grid is shown with its gaps.
+"""
+
+from __future__ import annotations
+
+import re
+
+from benchmark.context import Cell, CellResult, Context
+from benchmark.errors import BenchmarkError, one_line
+from benchmark.stages.base import Stage, StageResult
+from benchmark.store import Artefact
+
+
+class ReportStage(Stage):
+    """Scores to the page."""
+
+    name = "report"
+
+    def cells(self, context: Context) -> list[Cell]:
+        """Return the one cell: the page of the scores complete by now."""
+        return [Cell(stage=self.name, artefact=context.report(), dataset=context.dataset.name)]
+
+    def run(self, context: Context) -> StageResult:
+        """Write the page unless it is there."""
+        (cell,) = self.cells(context)
+        artefact = cell.artefact
+        if not artefact.is_complete:
+            if not context.scores().is_complete:
+                context.fail(artefact, context.why_missing(context.scores()))
+            else:
+                self._write(context, cell)
+        status, reason = context.status(artefact)
+        return StageResult(cells=[CellResult(cell=cell, status=status, reason=reason)])
+
+    def _write(self, context: Context, cell: Cell) -> None:
+        progress = context.progress.stage(self.name, num_cells=1, num_items=None, unit="figures")
+        progress.start(cell.label)
+        try:
+            from benchmark.page import render_report
+            from benchmark.stages.report.content import collect
+
+            data = collect(context)
+            for number, picture in enumerate(data.pictures, start=1):
+                cell.artefact.write_bytes(figure_name(number, picture.title), picture.png)
+                progress.advance(1)
+            cell.artefact.write_bytes("index.html", render_report(data).encode())
+            commit(context, cell.artefact)
+            progress.done(cell.label)
+        except (BenchmarkError, ValueError, OSError) as error:
+            context.fail(cell.artefact, one_line(error))
+            progress.failed(cell.label, one_line(error))
+        finally:
+            progress.close()
+
+
+def figure_name(number: int, title: str) -> str:
+    """Return the file name of a figure, e.g. ``figure-03-confusion-a-b.png``."""
+    words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    return f"figure-{number:02d}-{words[:60]}.png"
+
+
+def commit(context: Context, artefact: Artefact) -> None:
+    """Complete the report."""
+    artefact.commit({"inputs": context.report_inputs(), "scores": context.scores().uri})

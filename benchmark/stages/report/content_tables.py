@@ -1,0 +1,220 @@
+"""The tables of the page."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmark.page import Confusion, ProblemRow, Table
+from benchmark.provenance import library_versions
+from benchmark.stages.report.results import Results
+
+MAX_MATRICES = 24
+"""Confusion matrices shown as counts, best methods first."""
+
+
+def differences(results: Results) -> Table:
+    """Return the paired difference of every method to the leader."""
+    rows = []
+    for row in results.ranking.itertuples():
+        if row.rank == 1:
+            continue
+        verdict = "no detectable difference" if row.is_tie else "behind"
+        rows.append(
+            (
+                row.backbone,
+                row.method,
+                100 * row.difference,
+                100 * row.difference_low,
+                100 * row.difference_high,
+                row.p_value,
+                verdict,
+            )
+        )
+    leader = results.ranking.iloc[0]
+    return Table(
+        title="Difference to the leader",
+        columns=("backbone", "method", "points behind", "low", "high", "McNemar p", "verdict"),
+        rows=tuple(rows),
+        num_headers=2,
+        caption=(
+            f"{leader['backbone']} with {leader['method']} minus each row, in points of "
+            "balanced accuracy, on the same resamples. The exact McNemar test compares "
+            "accuracies (first seed), Holm-corrected over the table."
+        ),
+    )
+
+
+def metrics(results: Results) -> Table:
+    """Return every metric of every cell that is one number."""
+    test = results.scores[results.scores["split"] == "test"]
+    plain = test[~test["metric"].str.contains("/")]
+    wide = plain.pivot_table(
+        index=["backbone", "method", "seed"], columns="metric", values="value", sort=False
+    ).reset_index()
+    return Table.from_frame(wide, title="Every metric on test", num_headers=3)
+
+
+def recalls(results: Results, metric: str) -> Table:
+    """Return recall or precision per class, the mean over seeds."""
+    test = results.scores[results.scores["split"] == "test"]
+    rows = test[test["metric"].str.startswith(f"{metric}/")].copy()
+    rows["class"] = rows["metric"].str.removeprefix(f"{metric}/")
+    mean = rows.groupby(["backbone", "method", "class"], sort=False)["value"].mean()
+    wide = mean.unstack("class").reindex(columns=list(results.classes)).reset_index()
+    order = {(row.backbone, row.method): row.rank for row in results.ranking.itertuples()}
+    ranks = [order[key] for key in zip(wide["backbone"], wide["method"], strict=True)]
+    wide = wide.iloc[np.argsort(ranks, kind="stable")]
+    return Table.from_frame(wide, title=f"{metric.capitalize()} per class", num_headers=2)
+
+
+def confusions(results: Results) -> tuple[Confusion, ...]:
+    """Return the confusion matrices of the best methods."""
+    return tuple(
+        Confusion(title=name, classes=results.classes, counts=counts.tolist())
+        for name, counts in results.best_confusions(MAX_MATRICES)
+    )
+
+
+def class_counts(results: Results) -> Table:
+    """Return the patches per split, region and class."""
+    rows = [
+        (
+            record["split"],
+            record["region"] or "-",
+            *(record["counts"][name] for name in results.classes),
+            sum(record["counts"].values()),
+        )
+        for record in results.patches["class_counts"]
+    ]
+    return Table(
+        title="Patches per split, region and class",
+        columns=("split", "region", *results.classes, "all"),
+        rows=tuple(rows),
+        num_headers=2,
+        caption=(
+            f"{results.patches['num_patches']} patches of {results.patches['num_examined']} "
+            f"windows examined; {results.patches['num_candidates']} were candidates."
+        ),
+    )
+
+
+def stage_times(results: Results) -> Table:
+    """Return how long it took to find and read the patches."""
+    seconds = results.patches["seconds"]
+    per_s = results.patches["num_examined"] / max(seconds["total"], 1e-9)
+    return Table(
+        title="patches",
+        columns=("windows examined", "patches", "find, s", "read and write, s", "windows/s"),
+        rows=(
+            (
+                results.patches["num_examined"],
+                results.patches["num_patches"],
+                seconds["find"],
+                seconds["read"],
+                per_s,
+            ),
+        ),
+        num_headers=0,
+        decimals=1,
+    )
+
+
+def embed_times(results: Results) -> Table:
+    """Return what each backbone cost, and what it was fed."""
+    rows = []
+    for name, manifest in results.embed.items():
+        count = manifest["num_patches"]
+        rows.append(
+            (
+                name,
+                manifest["dim"],
+                manifest["seconds"]["device"],
+                manifest["seconds"]["patches_per_s"],
+                manifest["storage_bytes"] / count * 1000 / 1e6,
+                manifest["peak_memory_bytes"] / 2**20,
+                manifest["input"]["min"],
+                manifest["input"]["mean"],
+                manifest["input"]["max"],
+                f"{manifest['device']['device']}, {manifest['device']['precision']}, "
+                f"batch {manifest['device']['batch_size']}, "
+                f"{manifest['pool']['num_actors']} actors",
+            )
+        )
+    return Table(
+        title="embed",
+        columns=(
+            "backbone",
+            "dimension",
+            "device-seconds",
+            "patches/s, all actors",
+            "MB per 1,000 patches",
+            "peak memory of an actor, MiB",
+            "input min",
+            "input mean",
+            "input max",
+            "how",
+        ),
+        rows=tuple(rows),
+        decimals=2,
+        caption="patches/s counts reading and writing, and the last run only.",
+    )
+
+
+def tune_times(results: Results) -> Table:
+    """Return what each search cost."""
+    rows = [
+        (
+            cell.backbone,
+            cell.method,
+            cell.seed,
+            manifest["num_trials"],
+            manifest["val_score"],
+            manifest["seconds"]["trials"],
+            manifest["seconds"]["refit"],
+        )
+        for cell, manifest in results.tuned.items()
+    ]
+    return Table(
+        title="tune",
+        columns=(
+            "backbone",
+            "head",
+            "seed",
+            "trials",
+            "best val score",
+            "trials, s",
+            "refit, s",
+        ),
+        rows=tuple(rows),
+        num_headers=2,
+        caption="What one more head on stored embeddings costs.",
+    )
+
+
+def problems(results: Results) -> tuple[ProblemRow, ...]:
+    """Return the cells without a result."""
+    rows = []
+    for cell in results.context.prediction_cells():
+        if cell not in results.tuned:
+            status, reason = results.context.status(cell.artefact)
+            rows.append(ProblemRow(cell=cell.label, status=status, reason=reason))
+    return tuple(rows)
+
+
+def origins(results: Results) -> dict[str, str]:
+    """Return what identifies the results: fingerprints, weights, versions."""
+    record = results.evaluated["provenance"]
+    found = {
+        "experiment": f"{results.context.experiment.name}",
+        "scores fingerprint": results.context.scores().fingerprint,
+        "patches fingerprint": results.context.patches.fingerprint,
+        "dataset digest": results.patches["dataset_digest"],
+        "code": str(record["code"] or "not a git checkout"),
+        "machine": record["machine"],
+        "computed": record["written"],
+    }
+    for name, manifest in results.embed.items():
+        revision = manifest["inputs"]["backbone"]["revision"]
+        found[f"weights of {name}"] = revision or "none"
+        found[f"embeddings of {name}"] = manifest["fingerprint"]
+    return found | library_versions()

@@ -1,0 +1,21 @@
+"""One cell's search, as a worker needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmark.specs import Head
+from benchmark.store import Artefact
+
+
+@dataclass(frozen=True)
+class Job:
+    """The search of one cell, as a worker needs it."""
+
+    head: Head
+    seed: int
+    refit: str
+    num_classes: int
+    patches: Artefact
+    embeddings: Artefact
+    predictions: Artefact

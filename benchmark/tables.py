@@ -1,0 +1,155 @@
+"""The Arrow schemas of the five tables, and the checks and readers that go with them.
+
+Letters of shapes, here and everywhere: B batch, C bands, H W pixels, D embedding dimension,
+K classes, N patches, R resamples, S scenes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SPLITS = ("train", "val", "test")
+
+CANDIDATES = pa.schema(
+    [
+        pa.field("patch_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("scene", pa.string()),
+        pa.field("region", pa.string()),
+        pa.field("row", pa.int32()),
+        pa.field("col", pa.int32()),
+        pa.field("lon", pa.float64()),
+        pa.field("lat", pa.float64()),
+        pa.field("purity", pa.float32()),
+    ]
+)
+"""What is known of a patch before its pixels are read; ``row`` and ``col`` are the px of the
+window's upper left corner, ``lon`` and ``lat`` the degrees (EPSG:4326) of its centre."""
+
+CONFUSION_KEY = ("dataset", "backbone", "method", "train_set", "seed", "split")
+
+_KEY_FIELDS = [
+    pa.field("dataset", pa.string(), nullable=False),
+    pa.field("backbone", pa.string(), nullable=False),
+    pa.field("method", pa.string(), nullable=False),
+    pa.field("train_set", pa.string(), nullable=False),
+    pa.field("seed", pa.int64(), nullable=False),
+    pa.field("split", pa.string(), nullable=False),
+]
+
+CONFUSION = pa.schema(
+    [*_KEY_FIELDS, pa.field("counts", pa.list_(pa.list_(pa.int64())), nullable=False)]
+)
+"""``counts`` (K, K): rows true, columns predicted."""
+
+SCORES = pa.schema(
+    [
+        *_KEY_FIELDS,
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("ci_low", pa.float64()),
+        pa.field("ci_high", pa.float64()),
+        pa.field("num_patches", pa.int64(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
+    ]
+)
+
+TRIALS = pa.schema(
+    [
+        pa.field("trial", pa.int32(), nullable=False),
+        pa.field("params", pa.string(), nullable=False),
+        pa.field("val_score", pa.float64()),
+        pa.field("num_epochs", pa.int32()),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("state", pa.string(), nullable=False),
+    ]
+)
+"""One row per Optuna trial: ``params`` is JSON, ``val_score`` the balanced accuracy on val,
+``state`` complete, pruned or failed."""
+
+
+def patches_schema(num_bands: int, patch_size: int) -> pa.Schema:
+    """Return the schema of ``patches``: CANDIDATES plus ``image`` uint8 (C, H, W)."""
+    image = pa.fixed_shape_tensor(pa.uint8(), (num_bands, patch_size, patch_size))
+    return CANDIDATES.append(pa.field("image", image, nullable=False))
+
+
+def predictions_schema(num_classes: int) -> pa.Schema:
+    """Return the schema of ``predictions``: no labels, ``y_score`` float32 (K,)."""
+    return pa.schema(
+        [
+            pa.field("patch_id", pa.string(), nullable=False),
+            pa.field("y_pred", pa.int32(), nullable=False),
+            pa.field("y_score", pa.list_(pa.float32(), num_classes), nullable=False),
+        ]
+    )
+
+
+def check_table(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
+    """Return ``table`` with the schema's columns in order, cast to its types.
+
+    Raises:
+        ValueError: a column is missing or of another type, holds nulls where it must not, or
+            ``patch_id`` is not unique; the message begins with ``what``.
+    """
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{what}: missing column {', '.join(missing)}")
+    try:
+        checked = table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise ValueError(f"{what}: {error}") from None
+    for field in schema:
+        if not field.nullable and checked[field.name].null_count:
+            raise ValueError(f"{what}: column '{field.name}' holds nulls")
+    if "patch_id" in schema.names:
+        unique = pc.count_distinct(checked["patch_id"]).as_py()
+        if unique != checked.num_rows:
+            raise ValueError(f"{what}: {checked.num_rows - unique} patch_id occur twice")
+    return checked
+
+
+def images_column(pixels: NDArray[np.uint8]) -> pa.Array:
+    """Return uint8 pixels (N, C, H, W) as a column, without a copy where they are contiguous."""
+    n, c, h, w = pixels.shape
+    flat = pa.array(np.ascontiguousarray(pixels).reshape(-1))
+    storage = pa.FixedSizeListArray.from_arrays(flat, c * h * w)
+    if n == 0:
+        storage = pa.array([], type=pa.list_(pa.uint8(), c * h * w))
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), (c, h, w)), storage)
+
+
+def images_array(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+    """Return an image column as one array, uint8 (N, C, H, W)."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    shape = tuple(column.type.shape)
+    flat = array.storage.flatten().to_numpy(zero_copy_only=True)
+    images: NDArray[np.uint8] = flat.reshape((len(column), *shape))
+    return images
+
+
+def embeddings_column(embeddings: NDArray[np.float32]) -> pa.Array:
+    """Return embeddings (N, D) as a fixed-size list of float32."""
+    _, d = embeddings.shape
+    flat = pa.array(np.ascontiguousarray(embeddings, dtype=np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, d)
+
+
+def vectors_array(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """Return a fixed-size list column as one array (N, D), without a Python loop."""
+    width = column.type.list_size
+    flat = np.concatenate(
+        [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
+        or [np.empty(0, np.float32)]
+    )
+    return flat.reshape(len(column), width)

@@ -1,0 +1,217 @@
+"""Every metric equals scikit-learn's, on any counts, with any leading axes."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import (  # type: ignore[import-untyped]
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+)
+
+from benchmark.catalog.metrics import HEADLINE, METRICS
+from benchmark.errors import UsageError
+from benchmark.statistics import Statistics, summarise
+
+K = 5
+
+# The article's four test matrices (Pennsylvania, 2,586 patches): rows true, columns predicted,
+# in the order water, trees, low vegetation, barren, impervious.
+ARTICLE = [
+    (
+        "beit frozen",
+        0.796,
+        [
+            [64, 0, 2, 0, 0],
+            [1, 1987, 3, 1, 0],
+            [1, 3, 457, 0, 0],
+            [2, 0, 14, 5, 3],
+            [0, 0, 6, 2, 35],
+        ],
+    ),
+    (
+        "convnext frozen",
+        0.781,
+        [
+            [62, 0, 4, 0, 0],
+            [2, 1982, 6, 2, 0],
+            [1, 3, 457, 0, 0],
+            [1, 1, 17, 4, 1],
+            [0, 0, 8, 0, 35],
+        ],
+    ),
+    (
+        "beit fine-tuned",
+        0.829,
+        [
+            [64, 0, 2, 0, 0],
+            [0, 1986, 5, 1, 0],
+            [2, 3, 455, 0, 1],
+            [0, 0, 13, 9, 2],
+            [1, 0, 6, 1, 35],
+        ],
+    ),
+    (
+        "convnext fine-tuned",
+        0.844,
+        [
+            [65, 0, 1, 0, 0],
+            [0, 1978, 12, 2, 0],
+            [1, 2, 457, 0, 1],
+            [0, 0, 13, 11, 0],
+            [0, 0, 7, 2, 34],
+        ],
+    ),
+]
+
+labels = st.lists(st.tuples(st.integers(0, K - 1), st.integers(0, K - 1)), min_size=1, max_size=60)
+
+
+def one_hot(y_pred: NDArray[np.int64], num_classes: int = K) -> NDArray[np.float64]:
+    return np.eye(num_classes)[y_pred]
+
+
+def statistics_of(pairs: list[tuple[int, int]]) -> tuple[Statistics, list[int], list[int]]:
+    y_true, y_pred = (list(column) for column in zip(*pairs, strict=True))
+    return (
+        summarise(y_true, y_pred, one_hot(np.asarray(y_pred)), num_classes=K),
+        y_true,
+        y_pred,
+    )
+
+
+def of_counts(counts: NDArray[np.float64]) -> Statistics:
+    empty = np.zeros((*counts.shape[:-2], 15))
+    return Statistics(counts, empty, empty, empty)
+
+
+def value(name: str, statistics: Statistics) -> NDArray[np.float64]:
+    return METRICS.get(name).compute(statistics)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@given(pairs=labels)
+def test_single_numbers_equal_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    statistics, y_true, y_pred = statistics_of(pairs)
+    assert value("balanced_accuracy", statistics) == pytest.approx(
+        balanced_accuracy_score(y_true, y_pred)
+    )
+    assert value("accuracy", statistics) == pytest.approx(accuracy_score(y_true, y_pred))
+    assert value("macro_f1", statistics) == pytest.approx(
+        f1_score(y_true, y_pred, average="macro", zero_division=0)
+    )
+
+
+@given(pairs=labels)
+def test_numbers_per_class_equal_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    statistics, y_true, y_pred = statistics_of(pairs)
+    settings = {"labels": range(K), "average": None, "zero_division": np.nan}
+    np.testing.assert_allclose(
+        value("recall", statistics), recall_score(y_true, y_pred, **settings)
+    )
+    np.testing.assert_allclose(
+        value("precision", statistics), precision_score(y_true, y_pred, **settings)
+    )
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.floats(0, 1)), min_size=1, max_size=40
+    )
+)
+def test_calibration_error_equals_its_definition(rows: list[tuple[int, int, float]]) -> None:
+    y_true, y_pred, spread = (np.asarray(column) for column in zip(*rows, strict=True))
+    # The largest of three scores lies between 1/3 and 1.
+    confidence = 1 / 3 + spread * 2 / 3
+    score = np.repeat(((1 - confidence) / 2)[:, None], 3, axis=1)
+    score[np.arange(len(y_pred)), y_pred] = confidence
+    expected = 0.0
+    largest = score.max(axis=1)
+    for index in range(15):
+        inside = (largest > index / 15) & (largest <= (index + 1) / 15)
+        if inside.any():
+            gap = abs((y_true == y_pred)[inside].mean() - largest[inside].mean())
+            expected += inside.mean() * gap
+    statistics = summarise(y_true, y_pred, score, num_classes=3)
+    # A score within rounding of a bin's edge may fall on either side of it.
+    if np.abs(largest * 15 - np.round(largest * 15)).min() > 1e-9:
+        assert value("expected_calibration_error", statistics) == pytest.approx(expected)
+
+
+def test_a_calibrated_forecast_has_no_calibration_error() -> None:
+    y_true = [0] * 8 + [1] * 2
+    statistics = summarise(y_true, [0] * 10, [[0.8, 0.2]] * 10, num_classes=2)
+    assert value("expected_calibration_error", statistics) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("name", "expected", "counts"), ARTICLE, ids=[row[0] for row in ARTICLE])
+def test_the_study_s_balanced_accuracies(
+    name: str, expected: float, counts: list[list[int]]
+) -> None:
+    matrix = np.asarray(counts, dtype=float)
+    assert matrix.sum() == 2586, name
+    assert value("balanced_accuracy", of_counts(matrix)) == pytest.approx(expected, abs=5e-4)
+
+
+def test_averaging_balanced_accuracy_over_shards_is_another_number() -> None:
+    # Documents why shards return counts: the rare class stands in one shard only.
+    shards = np.zeros((2, 2, 2))
+    shards[0] = [[90, 10], [0, 0]]
+    shards[1] = [[90, 10], [9, 1]]
+    whole = value("balanced_accuracy", of_counts(shards.sum(axis=0)))
+    averaged = value("balanced_accuracy", of_counts(shards)).mean()
+    assert whole == pytest.approx((0.9 + 0.1) / 2)
+    assert averaged == pytest.approx((0.9 + (0.9 + 0.1) / 2) / 2)
+
+
+@pytest.mark.parametrize("metric", list(METRICS), ids=METRICS.names())
+def test_contract(metric) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(0)
+    y_true, y_pred = rng.integers(0, K, 200), rng.integers(0, K, 200)
+    score = rng.dirichlet(np.ones(K), 200)
+    groups = rng.integers(0, 6, 200)
+    grouped = summarise(y_true, y_pred, score, groups=groups, num_classes=K)
+    found = metric.compute(grouped)
+    assert found.shape == ((6, K) if metric.is_per_class else (6,))
+    alone = [
+        metric.compute(
+            summarise(y_true[groups == g], y_pred[groups == g], score[groups == g], num_classes=K)
+        )
+        for g in range(6)
+    ]
+    np.testing.assert_allclose(found, alone)
+    defined = found[np.isfinite(found)]
+    assert ((defined >= 0) & (defined <= 1)).all()
+    assert pickle.loads(pickle.dumps(metric)) == metric
+    # No patch at all: undefined, neither 0 nor a warning.
+    nothing = summarise([], [], np.empty((0, K)), num_classes=K)
+    assert np.isnan(metric.compute(nothing)).all()
+
+
+def test_headline_and_directions() -> None:
+    assert HEADLINE == "balanced_accuracy" == METRICS.names()[0]
+    assert [metric.name for metric in METRICS if metric.direction == "lower"] == [
+        "expected_calibration_error"
+    ]
+    with pytest.raises(UsageError, match="Did you mean 'accuracy'"):
+        METRICS.get("acuracy")
+
+
+def test_listing_metrics_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, benchmark.catalog.metrics; "
+        "print(sorted({'numpy', 'torch', 'ray', 'pandas', 'sklearn'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
