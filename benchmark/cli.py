@@ -201,7 +201,8 @@ def prepare(
     options = {key: value for key, value in given.items() if value is not None}
     if options and dataset != "synthetic":
         raise UsageError(f"prepare: --{next(iter(options))} applies to synthetic only")
-    path = entry.prepare(root, **options)
+    with _progress() as progress:
+        path = entry.prepare(root, progress=progress, **options)
     if as_json:
         _print_json({"dataset": dataset, "root": str(path)})
     else:

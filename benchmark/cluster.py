@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,8 +49,11 @@ class Cluster:
     address: str | None = None
     _owns: bool = False
 
-    def connect(self) -> Resources:
+    def connect(self, **options: Any) -> Resources:
         """Connect once and return the resources of the cluster.
+
+        Args:
+            options: of ``ray.init`` where Ray is started here, e.g. ``num_cpus``.
 
         Raises:
             UsageError: the address does not answer.
@@ -65,14 +71,15 @@ class Cluster:
             # only in this mode.
             if address != "local" and _has_token():
                 os.environ.setdefault("RAY_AUTH_MODE", "token")
-            settings: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+            settings = {"include_dashboard": False, **options} if address == "local" else {}
             try:
-                ray.init(
-                    address=address,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    **settings,
-                )
+                with _quiet_backend():
+                    ray.init(
+                        address=address,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        **settings,
+                    )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 first = str(error).strip().splitlines()[0]
                 if address == "local":
@@ -102,6 +109,32 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def _quiet_backend() -> Iterator[None]:
+    """Silence Ray's C++ lines on stderr, among them one of level E for every pool.
+
+    It is harmless (https://github.com/ray-project/ray/issues/53727) and cannot be switched off
+    but by a level whose own notice is printed at the start; that one line is dropped here, and
+    everything else that was written meanwhile is passed on.
+    """
+    if "RAY_BACKEND_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    with tempfile.TemporaryFile() as caught:
+        stderr = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught:
+                if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                    os.write(2, line)
 
 
 def _quieten() -> None:

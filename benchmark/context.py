@@ -104,6 +104,17 @@ class Context:
             return f"{artefact.stage} failed: {reason}"
         return f"{artefact.stage} is {status}: run `benchmark {artefact.stage}` first"
 
+    def block(self, artefact: Artefact, dependency: Artefact) -> None:
+        """Record that an artefact cannot be computed because of what it depends on.
+
+        The store remembers it only where the dependency failed: what has merely not been run
+        yet is missing, not failed.
+        """
+        reason = self.why_missing(dependency)
+        self.failures[artefact.path] = reason
+        if self.status(dependency)[0] == "failed":
+            artefact.fail(reason)
+
     def fail(self, artefact: Artefact, reason: str) -> None:
         """Record that an artefact failed, here and in the store."""
         self.failures[artefact.path] = reason

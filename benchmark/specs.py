@@ -105,7 +105,8 @@ class Dataset:
     """The optional ``[dataset]`` settings that apply to it, beside name, root, patch_size,
     seed, per_region, per_class and on_error."""
     prepare: Callable[..., Path] | None = None
-    """Download or write the source below ``root``; returns the folder."""
+    """``prepare(root, *, progress, **options)``: download or write the source; returns the
+    folder."""
     license: str = ""
 
 

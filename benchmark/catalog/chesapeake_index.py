@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.config import DatasetConfig
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
+from benchmark.progress import LoggedProgress, Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +78,7 @@ def list_scenes(config: DatasetConfig) -> tuple[Scene, ...]:
     return tuple(sorted(scenes))
 
 
-def prepare_chesapeake(root: str | Path) -> Path:
+def prepare_chesapeake(root: str | Path, *, progress: Progress | None = None) -> Path:
     """Download the Chesapeake data (about 140 GB unpacked) through torchgeo; return the folder.
 
     Raises:
@@ -90,6 +91,10 @@ def prepare_chesapeake(root: str | Path) -> Path:
     import zipfile
 
     from torchgeo.datasets import ChesapeakeCVPR, DatasetNotFoundError
+
+    (progress or LoggedProgress()).message(
+        f"downloading and unpacking into {root}: this takes hours"
+    )
 
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ class _Task(NamedTuple):
 def write_scenes(
     root: str | Path,
     *,
-    scenes: int = 6,
+    scenes: int = 10,
     size: int = 1536,
     seed: int = 0,
     progress: Progress | None = None,

@@ -36,7 +36,7 @@ class EmbedStage(Stage):
         ]
         if pending and not context.patches.is_complete:
             for _, cell in pending:
-                context.fail(cell.artefact, context.why_missing(context.patches))
+                context.block(cell.artefact, context.patches)
         elif pending:
             from benchmark.stages.embed.pipeline import compute
 

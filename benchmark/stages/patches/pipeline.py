@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 from benchmark import provenance
 from benchmark.config import DatasetConfig
 from benchmark.context import Context
-from benchmark.errors import CellError
+from benchmark.errors import CellError, one_line
 from benchmark.specs import Problem, Source
 from benchmark.stages.patches.sampling import check_splits, choose, count_classes
 from benchmark.store import Artefact
@@ -58,21 +59,18 @@ def compute(context: Context, artefact: Artefact) -> None:
     artefact.begin({"inputs": context.patches_inputs})
     context.cluster.connect()
     units = list(source.units())
-    progress = context.progress.stage("patches", num_cells=1, num_items=None, unit="windows")
-    progress.start(context.dataset.name)
-    try:
-        found = find_candidates(source, units, artefact, progress.advance)
-        searched = time.monotonic()
+    with _told(context, "find", num_items=None, unit="windows") as advance:
+        found = find_candidates(source, units, artefact, advance)
         problems = list(found.problems)
         _report_problems(problems, config, context)
-        chosen = choose(found.candidates, config)
-        check_splits(chosen, source.classes, where=context.experiment.path)
-        parts = split_parts(chosen, num_bands=len(source.bands), config=config)
-        read = write_parts(source, parts, artefact, config, progress.advance)
+    searched = time.monotonic()
+    chosen = choose(found.candidates, config)
+    check_splits(chosen, source.classes, where=context.experiment.path)
+    parts = split_parts(chosen, num_bands=len(source.bands), config=config)
+    with _told(context, "read", num_items=chosen.num_rows, unit="patches") as advance:
+        read = write_parts(source, parts, artefact, config, advance)
         problems += read.problems
-        _report_problems(problems[len(found.problems) :], config, context)
-    finally:
-        progress.close()
+        _report_problems(read.problems, config, context)
     written = artefact.read_table(columns=["patch_id", "split", "label", "scene", "region"])
     notes = [*source.notes, *check_splits(written, source.classes, context.experiment.path)]
     ended = time.monotonic()
@@ -99,6 +97,26 @@ def compute(context: Context, artefact: Artefact) -> None:
             "provenance": provenance.record(),
         }
     )
+
+
+@contextmanager
+def _told(
+    context: Context, step: str, *, num_items: int | None, unit: str
+) -> Iterator[Callable[[int], None]]:
+    """Show the progress of one pass; yields the function that counts its items."""
+    progress = context.progress.stage(
+        f"patches/{step}", num_cells=1, num_items=num_items, unit=unit
+    )
+    cell = context.dataset.name
+    progress.start(cell)
+    try:
+        yield progress.advance
+        progress.done(cell)
+    except BaseException as error:
+        progress.failed(cell, one_line(error))
+        raise
+    finally:
+        progress.close()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class ReportStage(Stage):
         artefact = cell.artefact
         if not artefact.is_complete:
             if not context.scores().is_complete:
-                context.fail(artefact, context.why_missing(context.scores()))
+                context.block(artefact, context.scores())
             else:
                 self._write(context, cell)
         status, reason = context.status(artefact)

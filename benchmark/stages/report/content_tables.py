@@ -26,7 +26,7 @@ def differences(results: Results) -> Table:
                 100 * row.difference,
                 100 * row.difference_low,
                 100 * row.difference_high,
-                row.p_value,
+                _p_text(row.p_value),
                 verdict,
             )
         )
@@ -42,6 +42,10 @@ def differences(results: Results) -> Table:
             "accuracies (first seed), Holm-corrected over the table."
         ),
     )
+
+
+def _p_text(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def metrics(results: Results) -> Table:

@@ -88,7 +88,7 @@ def data_pictures(results: Results) -> list[Picture]:
             {"split": item["split"], "region": item["region"] or "all", **item["counts"]}
             for item in results.patches["class_counts"]
         ]
-    ).set_index(["split", "region"])
+    ).set_index(["split", "region"])[list(results.classes)]
     found = [
         _picture(
             results,

@@ -25,7 +25,7 @@ class TuneStage(Stage):
         for cell in pending:
             embeddings = context.embeddings(backbones[cell.backbone or ""])
             if not embeddings.is_complete:
-                context.fail(cell.artefact, context.why_missing(embeddings))
+                context.block(cell.artefact, embeddings)
                 continue
             cells.append(cell)
             jobs.append(

@@ -1,0 +1,98 @@
+"""One Ray for the whole session, small scenes, and contexts over them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# A first local Ray writes a token into the home folder, and digests are cached there: tests
+# have a home of their own. Set before anything reads it.
+_HOME = tempfile.mkdtemp(prefix="benchmark-home-")
+os.environ["HOME"] = _HOME
+os.environ["XDG_CACHE_HOME"] = f"{_HOME}/.cache"
+for _name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
+    os.environ.pop(_name, None)
+
+from benchmark.cluster import Cluster  # noqa: E402
+from benchmark.config import build  # noqa: E402
+from benchmark.context import Context  # noqa: E402
+from benchmark.progress import LoggedProgress  # noqa: E402
+from benchmark.store import Store  # noqa: E402
+from tests.scenes import write_scenes  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Two CPUs and a small object store; every stage of the session uses it."""
+    import ray
+
+    with Cluster() as cluster:
+        if not ray.is_initialized():
+            cluster.connect(num_cpus=2, object_store_memory=400_000_000)
+        yield
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve scenes of 256 px, 64 windows of 32 px each."""
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="session")
+def experiment_content(scenes: Path) -> dict[str, Any]:
+    """What the TOML of a small experiment holds."""
+    return {
+        "name": "small",
+        "backbones": ["mean_color"],
+        "heads": ["logistic_regression", "majority"],
+        "dataset": {"name": "chesapeake", "root": str(scenes), "patch_size": 32, "per_region": 40},
+        "tune": {"num_trials": 3},
+        "evaluate": {"num_resamples": 200},
+    }
+
+
+@pytest.fixture(scope="session")
+def open_small_session(experiment_content: dict[str, Any]) -> Callable[..., Context]:
+    """Open a context on the small experiment, with other settings, backbones or heads."""
+    from benchmark.catalog.backbones import BACKBONES
+    from benchmark.catalog.datasets import DATASETS
+    from benchmark.catalog.heads import HEADS
+
+    def open_context(
+        *, store: Path | str, backbones: Any = None, heads: Any = None, **settings: Any
+    ) -> Context:
+        content = dict(experiment_content)
+        for key, value in settings.items():
+            if isinstance(value, dict):
+                value = {**content.get(key, {}), **value}
+            content[key] = value
+        experiment = build(content, where="small.toml")
+        if backbones is None:
+            backbones = [BACKBONES.get(name) for name in experiment.backbones]
+        if heads is None:
+            heads = [HEADS.get(name) for name in experiment.heads]
+        return Context(
+            experiment=experiment,
+            dataset=DATASETS.get(experiment.dataset.name),
+            backbones=tuple(backbones),
+            heads=tuple(heads),
+            store=Store(str(store)),
+            cluster=Cluster(),
+            progress=LoggedProgress(),
+        )
+
+    return open_context
+
+
+@pytest.fixture
+def open_small(
+    open_small_session: Callable[..., Context], tmp_path: Path
+) -> Callable[..., Context]:
+    """Open such a context, by default on a store of the test's own."""
+    return partial(open_small_session, **{"store": tmp_path / "runs"})

@@ -1,0 +1,148 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.errors import UsageError
+from benchmark.network import Embedder, plan_device
+from benchmark.stages.embed import EmbedStage
+from benchmark.stages.patches import PatchesStage
+from benchmark.tables import images_array, vectors_array
+from tests.toys import build_constant, build_killer, build_not_finite, toy
+
+
+@pytest.fixture(scope="module")
+def patches_store(tmp_path_factory):
+    return tmp_path_factory.mktemp("embed") / "runs"
+
+
+@pytest.fixture(scope="module")
+def embedded(ray_session, open_small_session, patches_store):
+    """One pipeline of a good, a broken and a constant backbone; most tests look at it."""
+    good, nan, flat = toy("good"), toy("nan", build_not_finite), toy("flat", build_constant)
+    context = open_small_session(store=patches_store, backbones=[nan, good, flat])
+    assert PatchesStage().run(context).cells[0].status == "complete"
+    return context, good, EmbedStage().run(context)
+
+
+@pytest.fixture
+def opened(ray_session, open_small, patches_store):
+    """Open contexts on one store that holds the patches."""
+
+    def open_with(backbones, **settings):
+        context = open_small(store=patches_store, backbones=backbones, **settings)
+        assert PatchesStage().run(context).cells[0].status == "complete"
+        return context
+
+    return open_with
+
+
+def _statuses(result):
+    return {item.cell.backbone: item.status for item in result.cells}
+
+
+def _embeddings(context, backbone):
+    table = context.embeddings(backbone).read_table()
+    return table["patch_id"].to_pylist(), vectors_array(table["embedding"])
+
+
+def test_embeddings_equal_the_bare_network(embedded):
+    context, backbone, _ = embedded
+    ids, embeddings = _embeddings(context, backbone)
+    patches = context.patches.read_table()
+    assert ids == patches["patch_id"].to_pylist()
+    plan = plan_device(precision="float32", batch_size=4, num_threads=1, device="cpu")
+    bare = Embedder(backbone, context.source.bands, plan)
+    expected, _ = bare(images_array(patches["image"]))
+    np.testing.assert_allclose(embeddings, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_manifest_records_what_the_backbone_was_fed_and_its_cost(embedded):
+    context, backbone, _ = embedded
+    manifest = context.embeddings(backbone).manifest()
+    fed = manifest["input"]
+    assert -1.000001 <= fed["min"] < fed["mean"] < fed["max"]
+    assert manifest["input"]["max"] <= 1.000001
+    assert manifest["num_patches"] == 240
+    assert manifest["dim"] == 16
+    assert manifest["peak_memory_bytes"] > 50e6
+    assert manifest["seconds"]["device"] > 0
+    assert manifest["device"]["device"] in ("cpu", "cuda")
+
+
+def test_a_broken_backbone_fails_by_name_and_leaves_its_neighbours_alone(embedded):
+    context, _, result = embedded
+    assert _statuses(result) == {"nan": "failed", "good": "complete", "flat": "failed"}
+    reasons = {item.cell.backbone: item.reason for item in result.cells}
+    assert "backbone 'nan'" in reasons["nan"] and "not finite" in reasons["nan"]
+    assert "backbone 'flat'" in reasons["flat"] and "are the same" in reasons["flat"]
+    assert context.embeddings(context.backbones[0]).status()[0] == "failed"
+
+
+@pytest.mark.slow
+def test_a_backbone_that_kills_its_process_fails_alone(opened):
+    good, killer = toy("survivor"), toy("killer", build_killer)
+    context = opened([killer, good], embed={"num_actors": 1})
+    result = EmbedStage().run(context)
+    assert _statuses(result) == {"killer": "failed", "survivor": "complete"}
+    reason = next(item.reason for item in result.cells if item.cell.backbone == "killer")
+    assert "process" in reason
+
+
+def test_an_interrupted_embedding_goes_on_from_its_parts_with_its_plan(
+    embedded, open_small, tmp_path
+):
+    whole, backbone, _ = embedded
+    # Other batches and actors are not another result; the batches of the begin go on.
+    half = open_small(
+        store=tmp_path / "half", backbones=[backbone], embed={"batch_size": 3, "num_actors": 1}
+    )
+    assert half.embeddings(backbone).fingerprint == whole.embeddings(backbone).fingerprint
+    shutil.copytree(whole.patches.path, half.patches.path)
+    folder = Path(half.embeddings(backbone).path)
+    shutil.copytree(whole.embeddings(backbone).path, folder)
+    parts = sorted(folder.glob("part-*"))
+    (folder / "manifest.json").unlink()
+    for part in parts[1::2]:
+        part.unlink()
+    kept = {part.name: part.stat().st_mtime_ns for part in parts[::2]}
+    assert _statuses(EmbedStage().run(half)) == {"good": "complete"}
+    assert {p.name: p.stat().st_mtime_ns for p in sorted(folder.glob("part-*"))[::2]} == kept
+    assert half.embeddings(backbone).manifest()["plan"]["batch_size"] == 4
+    assert half.embeddings(backbone).manifest()["pool"]["num_actors"] == 1
+    assert whole.embeddings(backbone).manifest()["pool"]["num_actors"] == 2
+    np.testing.assert_array_equal(_embeddings(whole, backbone)[1], _embeddings(half, backbone)[1])
+
+
+def test_missing_patches_block_the_stage_and_say_what_to_run(ray_session, open_small, tmp_path):
+    context = open_small(store=tmp_path / "empty", backbones=[toy("toy_missing")])
+    (item,) = EmbedStage().run(context).cells
+    assert item.status == "failed"
+    assert item.reason == "patches is missing: run `benchmark patches` first"
+    assert not Path(context.embeddings(toy("toy_missing")).path).exists()
+
+
+def test_a_missing_band_is_refused_before_any_work(open_small):
+    from dataclasses import replace
+
+    thermal = replace(toy("thermal"), bands=("thermal",))
+    with pytest.raises(UsageError, match=r"backbone 'thermal' needs the bands thermal"):
+        EmbedStage().run(open_small(backbones=[thermal]))
+
+
+def test_parts_read_as_fixed_size_lists_everywhere(embedded):
+    import duckdb
+    import polars
+    import pyarrow.parquet as pq
+
+    context, backbone, _ = embedded
+    path = next(Path(context.embeddings(backbone).path).glob("part-*"))
+    kind = pq.read_table(path).schema.field("embedding").type
+    assert str(kind) == "fixed_size_list<element: float>[16]"
+    assert polars.read_parquet(path)["embedding"].to_numpy().shape[1] == 16
+    rows = duckdb.sql(f"SELECT embedding::FLOAT[16] AS e FROM '{path}'").fetchnumpy()["e"]
+    assert len(rows[0]) == 16
+    assert len(pq.read_table(path).to_pandas()["embedding"][0]) == 16
+    assert json.loads(pq.read_schema(path).metadata[b"summary"])["dim"] == 16

@@ -1,0 +1,165 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from benchmark.api import load_head
+from benchmark.catalog.backbones import BACKBONES
+from benchmark.catalog.heads import HEADS
+from benchmark.search import Search
+from benchmark.stages.embed import EmbedStage
+from benchmark.stages.patches import PatchesStage
+from benchmark.stages.tune import TuneStage
+from benchmark.tables import TRIALS, check_table, predictions_schema, vectors_array
+from tests.toys import failing_head
+
+MEAN_COLOR = BACKBONES.get("mean_color")
+
+
+@pytest.fixture(scope="module")
+def embedded_store(tmp_path_factory):
+    return tmp_path_factory.mktemp("tune") / "runs"
+
+
+@pytest.fixture
+def opened(ray_session, open_small, embedded_store):
+    def open_with(heads=None, **settings):
+        context = open_small(store=embedded_store, heads=heads, **settings)
+        PatchesStage().run(context)
+        assert EmbedStage().run(context).cells[0].status == "complete"
+        return context
+
+    return open_with
+
+
+def _predictions(context, head, seed=0):
+    return context.predictions(MEAN_COLOR, HEADS.get(head), seed)
+
+
+def test_every_cell_writes_predictions_trials_and_a_head(opened):
+    context = opened(
+        heads=[HEADS.get(name) for name in HEADS.names()], seeds=[0, 1], tune={"num_trials": 4}
+    )
+    result = TuneStage().run(context)
+    assert [item.status for item in result.cells] == ["complete"] * 8
+    splits = context.patches.read_table(columns=["patch_id", "split"]).to_pandas()
+    wanted = splits.loc[splits["split"] != "train", "patch_id"].tolist()
+    for cell in context.prediction_cells():
+        table = check_table(cell.artefact.read_table(), predictions_schema(5), what="predictions")
+        assert table["patch_id"].to_pylist() == wanted
+        np.testing.assert_allclose(vectors_array(table["y_score"]).sum(axis=1), 1, atol=1e-4)
+        trials = check_table(
+            cell.artefact.read_table(names=["trials.parquet"]), TRIALS, what="trials"
+        ).to_pandas()
+        assert len(trials) == (1 if cell.method == "majority" else 4)
+        best = trials[trials["state"] == "complete"]["val_score"].max()
+        manifest = cell.artefact.manifest()
+        assert manifest["val_score"] == pytest.approx(best)
+        assert manifest["seconds"]["trials"] > 0
+        assert "label" not in table.column_names
+
+
+def test_the_predictions_are_those_of_the_saved_head(opened):
+    context = opened()
+    TuneStage().run(context)
+    artefact = _predictions(context, "logistic_regression")
+    head = load_head(artefact.path)
+    table = artefact.read_table()
+    embeddings = context.embeddings(MEAN_COLOR).read_table()
+    rows = np.isin(embeddings["patch_id"].to_numpy(), table["patch_id"].to_numpy())
+    scores = head.predict_proba(vectors_array(embeddings["embedding"])[rows])
+    np.testing.assert_allclose(vectors_array(table["y_score"]), scores, rtol=1e-4, atol=1e-6)
+
+
+def test_the_best_val_score_is_that_of_the_predictions(opened):
+    from sklearn.metrics import balanced_accuracy_score
+
+    context = opened(heads=[HEADS.get("mlp"), HEADS.get("knn")], tune={"num_trials": 4})
+    TuneStage().run(context)
+    labels = context.patches.read_table(
+        columns=["patch_id", "split", "label"], splits=("val",)
+    ).to_pandas()
+    for head in ("mlp", "knn"):
+        artefact = _predictions(context, head)
+        frame = artefact.read_table(columns=["patch_id", "y_pred"]).to_pandas()
+        joined = labels.merge(frame, on="patch_id")
+        score = balanced_accuracy_score(joined["label"], joined["y_pred"])
+        assert artefact.manifest()["val_score"] == pytest.approx(score, abs=1e-6)
+
+
+def test_test_labels_change_nothing(opened, open_small, tmp_path):
+    context = opened()
+    TuneStage().run(context)
+    leaky = open_small(store=tmp_path / "leaky")
+    for stage in ("patches", "embed"):
+        shutil.copytree(Path(context.store.root) / stage, tmp_path / "leaky" / stage)
+    for part in leaky.patches.files("part-"):
+        table = leaky.patches.read_table(names=[part])
+        frame = table.select(["split", "label"]).to_pandas()
+        wrong = np.where(frame["split"] == "test", 4 - frame["label"], frame["label"])
+        table = table.set_column(2, table.schema.field("label"), pa.array(wrong, pa.int32()))
+        leaky.patches.write_table(part, table)
+    TuneStage().run(leaky)
+    for head in ("logistic_regression", "majority"):
+        honest = _predictions(context, head).read_table()
+        assert _predictions(leaky, head).read_table().equals(honest)
+
+
+def test_the_predictions_do_not_depend_on_how_many_trials_run_at_once(opened, open_small, tmp_path):
+    heads = [HEADS.get("mlp"), HEADS.get("logistic_regression")]
+    settings = {"num_trials": 12}
+    one = opened(heads=heads, tune={**settings, "max_concurrent": 1})
+    TuneStage().run(one)
+    two = open_small(store=tmp_path / "two", heads=heads, tune={**settings, "max_concurrent": 2})
+    for stage in ("patches", "embed"):
+        shutil.copytree(Path(one.store.root) / stage, tmp_path / "two" / stage)
+    TuneStage().run(two)
+    for head in ("mlp", "logistic_regression"):
+        a, b = _predictions(one, head), _predictions(two, head)
+        assert a.path != b.path and a.fingerprint == b.fingerprint
+        assert a.read_table().equals(b.read_table())
+        trials = [x.read_table(names=["trials.parquet"]).drop(["seconds"]) for x in (a, b)]
+        assert trials[0].equals(trials[1])
+
+
+def test_a_head_that_fails_leaves_its_neighbours_alone(opened):
+    context = opened(heads=[failing_head(), HEADS.get("majority")])
+    result = TuneStage().run(context)
+    assert {item.cell.method: item.status for item in result.cells} == {
+        "failing": "failed",
+        "majority": "complete",
+    }
+    reason = next(item.reason for item in result.cells if item.cell.method == "failing")
+    assert reason == "all trials failed: ValueError: this head never fits"
+
+
+def test_pruning_stops_hopeless_trials(opened):
+    context = opened(heads=[HEADS.get("mlp")], tune={"num_trials": 10})
+    TuneStage().run(context)
+    trials = _predictions(context, "mlp").read_table(names=["trials.parquet"]).to_pandas()
+    assert set(trials["state"]) == {"pruned", "complete"}
+    pruned = trials[trials["state"] == "pruned"]["val_score"].max()
+    assert pruned <= trials[trials["state"] == "complete"]["val_score"].max()
+
+
+def test_seeds_give_other_trials_and_the_same_seed_the_same(opened):
+    head = HEADS.get("logistic_regression")
+
+    def drawn(seed):
+        search = Search(head, num_trials=3, seed=seed)
+        return json.dumps([search.next().params for _ in range(3)])
+
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
+def test_missing_embeddings_block_the_cells_and_say_what_to_run(ray_session, open_small):
+    context = open_small(backbones=[replace(MEAN_COLOR, version=99)])
+    (first, *_) = TuneStage().run(context).cells
+    assert (first.status, first.reason) == (
+        "failed",
+        "embed is missing: run `benchmark embed` first",
+    )

@@ -1,0 +1,432 @@
+"""A fingerprint covers everything that changes a result, and nothing that does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pytest
+import torch
+from pydantic import BaseModel
+
+from benchmark.cluster import Cluster
+from benchmark.config import DatasetConfig, Experiment, build
+from benchmark.context import CODE_VERSIONS, Context
+from benchmark.errors import UsageError
+from benchmark.progress import LoggedProgress
+from benchmark.specs import Backbone, Dataset, Found, Head, Images, Source
+from benchmark.stages import STAGES
+from benchmark.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class ToySource:
+    content: str = "the files"
+    classes: tuple[str, ...] = ("water", "trees")
+    bands: tuple[str, ...] = ("red", "green", "blue")
+    is_synthetic: bool = True
+    notes: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        return self.content
+
+    def units(self) -> Sequence[str]:
+        return ["unit"]
+
+    def find(self, unit: str) -> Found:
+        raise UsageError("nothing is looked for here")
+
+    def read(self, candidates: pa.Table) -> Images:
+        raise UsageError("nothing is read here")
+
+
+def open_toy(config: DatasetConfig) -> Source:
+    del config
+    return ToySource()
+
+
+def open_changed_toy(config: DatasetConfig) -> Source:
+    del config
+    return ToySource(content="other files")
+
+
+def build_toy_network(num_bands: int) -> torch.nn.Module:
+    return torch.nn.Conv2d(num_bands, 4, 1)
+
+
+def suggest_nothing(trial: Any) -> dict[str, Any]:
+    del trial
+    return {}
+
+
+def build_nothing(params: Any, seed: int) -> None:
+    del params, seed
+
+
+def first_revision() -> str:
+    return "1" * 8
+
+
+def second_revision() -> str:
+    return "2" * 8
+
+
+ALL_SETTINGS = frozenset(DatasetConfig.model_fields) - {"name", "root"}
+
+TOY = Dataset(name="toy", description="a toy", open=open_toy, settings=ALL_SETTINGS)
+
+BACKBONE = Backbone(
+    name="net",
+    description="a toy",
+    family="toy",
+    build=build_toy_network,
+    dim=4,
+    num_parameters=16,
+    source="nowhere",
+    license="none",
+    image_size=32,
+    revision=first_revision,
+)
+
+HEAD = Head(
+    name="epochs",
+    description="a toy",
+    suggest=suggest_nothing,
+    build=build_nothing,
+    num_epochs=20,
+    patience=5,
+)
+
+CONTENT: dict[str, Any] = {
+    "name": "experiment",
+    "backbones": ["net"],
+    "heads": ["epochs"],
+    "seeds": [0, 1],
+    "store": "runs",
+    "dataset": {"name": "toy", "root": "here"},
+}
+
+
+class Prints(NamedTuple):
+    """The fingerprints of every stage."""
+
+    patches: str
+    embed: str
+    tune: tuple[str, ...]
+    evaluate: str
+    report: str
+
+    def changed(self, other: Prints) -> set[str]:
+        return {
+            name for name, one, two in zip(self._fields, self, other, strict=True) if one != two
+        }
+
+
+def context(
+    tmp_path: Path,
+    changes: dict[str, Any] | None = None,
+    *,
+    dataset: Dataset = TOY,
+    backbone: Backbone = BACKBONE,
+    head: Head = HEAD,
+) -> Context:
+    content = {**CONTENT}
+    for key, value in (changes or {}).items():
+        section, _, name = key.partition(".")
+        content[section] = {**content.get(section, {}), name: value} if name else value
+    experiment = build(content)
+    return Context(
+        experiment=experiment,
+        dataset=dataset,
+        backbones=tuple(dataclasses.replace(backbone, name=name) for name in experiment.backbones),
+        heads=tuple(dataclasses.replace(head, name=name) for name in experiment.heads),
+        store=Store(str(tmp_path / experiment.store)),
+        cluster=Cluster(),
+        progress=LoggedProgress(),
+    )
+
+
+def prints(given: Context) -> Prints:
+    """Return the fingerprints as they are once every cell of the grid is complete."""
+    cells = given.prediction_cells()
+    for cell in cells:
+        if not cell.artefact.is_complete:
+            cell.artefact.commit({})
+    return Prints(
+        patches=given.patches.fingerprint,
+        embed=given.embeddings(given.backbones[0]).fingerprint,
+        tune=tuple(cell.artefact.fingerprint for cell in cells),
+        evaluate=given.scores().fingerprint,
+        report=given.report().fingerprint,
+    )
+
+
+ALL = {"patches", "embed", "tune", "evaluate", "report"}
+FROM_EMBED = ALL - {"patches"}
+FROM_TUNE = {"tune", "evaluate", "report"}
+FROM_EVALUATE = {"evaluate", "report"}
+
+# Every setting of an experiment file: another value, and the stages whose results it changes.
+SETTINGS: dict[str, tuple[Any, set[str]]] = {
+    "name": ("other", set()),
+    "store": ("elsewhere", set()),
+    "heads": (["epochs", "more"], FROM_TUNE),
+    "seeds": ([0, 1, 2], FROM_TUNE),
+    "backbones": (["net", "more"], FROM_TUNE),
+    "dataset.root": ("there", set()),
+    "dataset.patch_size": (64, ALL),
+    "dataset.purity": (0.9, ALL),
+    "dataset.per_region": (100, ALL),
+    "dataset.per_class": (100, ALL),
+    "dataset.seed": (1, ALL),
+    "dataset.on_error": ("skip", ALL),
+    "dataset.val_regions": (["virginia"], ALL),
+    "dataset.test_regions": (["virginia"], ALL),
+    "dataset.val_fraction": (0.3, ALL),
+    "dataset.test_fraction": (0.3, ALL),
+    "dataset.bands": (["red", "green", "nir"], ALL),
+    "dataset.value_range": ([0.0, 10000.0], ALL),
+    "embed.batch_size": (64, set()),
+    "embed.num_actors": (3, set()),
+    "embed.precision": ("bfloat16", FROM_EMBED),
+    "tune.num_trials": (11, FROM_TUNE),
+    "tune.pruning": (False, FROM_TUNE),
+    "tune.refit": ("train+val", FROM_TUNE),
+    "tune.max_concurrent": (1, set()),
+    "evaluate.num_resamples": (10, FROM_EVALUATE),
+    "evaluate.confidence": (0.9, FROM_EVALUATE),
+    "evaluate.seed": (1, FROM_EVALUATE),
+    "report.num_examples": (1, {"report"}),
+    "report.title": ("other", {"report"}),
+}
+
+# They name another entry of a catalog, whose own fields are changed below.
+NOT_SETTINGS = {"dataset.name", "path"}
+
+
+def settings_of(model: type[BaseModel], prefix: str = "") -> set[str]:
+    found = set()
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found |= settings_of(annotation, f"{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+def test_every_setting_of_an_experiment_is_classified_here() -> None:
+    assert settings_of(Experiment) == set(SETTINGS) | NOT_SETTINGS
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_a_setting_changes_the_fingerprints_of_what_it_changes(tmp_path: Path, key: str) -> None:
+    value, expected = SETTINGS[key]
+    before = prints(context(tmp_path))
+    after = prints(context(tmp_path, {key: value}))
+    assert before.changed(after) == expected
+
+
+def test_the_same_experiment_has_the_same_fingerprints(tmp_path: Path) -> None:
+    assert prints(context(tmp_path)) == prints(context(tmp_path))
+
+
+def test_another_data_set_changes_every_stage(tmp_path: Path) -> None:
+    before = prints(context(tmp_path))
+    for dataset in (
+        dataclasses.replace(TOY, name="other"),
+        dataclasses.replace(TOY, open=open_changed_toy),
+    ):
+        assert before.changed(prints(context(tmp_path, dataset=dataset))) == ALL
+
+
+def test_the_description_of_a_data_set_changes_nothing(tmp_path: Path) -> None:
+    dataset = dataclasses.replace(TOY, description="other", license="other")
+    assert prints(context(tmp_path)) == prints(context(tmp_path, dataset=dataset))
+
+
+def test_a_setting_that_does_not_apply_to_the_data_set_changes_nothing(tmp_path: Path) -> None:
+    dataset = dataclasses.replace(TOY, settings=frozenset({"val_fraction"}))
+    before = prints(context(tmp_path, dataset=dataset))
+    for key in ("purity", "val_regions", "test_regions", "test_fraction", "bands"):
+        value = SETTINGS[f"dataset.{key}"][0]
+        after = prints(context(tmp_path, {f"dataset.{key}": value}, dataset=dataset))
+        assert before.changed(after) == set()
+    for key in ("val_fraction", "patch_size", "seed", "per_region", "per_class", "on_error"):
+        value = SETTINGS[f"dataset.{key}"][0]
+        after = prints(context(tmp_path, {f"dataset.{key}": value}, dataset=dataset))
+        assert before.changed(after) == ALL
+
+
+BACKBONE_CHANGES: dict[str, tuple[Any, bool]] = {
+    "name": ("other", True),
+    "description": ("other", False),
+    "family": ("other", False),
+    "build": (torch.nn.Conv2d, False),
+    "dim": (5, False),
+    "num_parameters": (5, False),
+    "source": ("other", False),
+    "license": ("other", False),
+    "image_size": (64, True),
+    "bands": (("blue", "green", "red"), True),
+    "mean": ((0.5,), True),
+    "std": ((0.5,), True),
+    "revision": (second_revision, True),
+    "is_floor": (True, False),
+    "version": (2, True),
+}
+
+
+def test_every_field_of_a_backbone_is_classified_here() -> None:
+    assert {field.name for field in dataclasses.fields(Backbone)} == set(BACKBONE_CHANGES)
+
+
+@pytest.mark.parametrize("name", BACKBONE_CHANGES)
+def test_a_field_of_a_backbone_changes_embed_and_what_follows_or_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    value, changes = BACKBONE_CHANGES[name]
+    before = context(tmp_path)
+    after = context(tmp_path)
+    after.backbones = (dataclasses.replace(BACKBONE, **{name: value}),)
+    assert prints(before).changed(prints(after)) == (FROM_EMBED if changes else set())
+
+
+HEAD_CHANGES: dict[str, tuple[Any, bool]] = {
+    "name": ("other", True),
+    "description": ("other", False),
+    "suggest": (print, False),
+    "build": (print, False),
+    "is_searched": (False, True),
+    "is_floor": (True, False),
+    "num_epochs": (21, True),
+    "patience": (6, True),
+    "version": (2, True),
+}
+
+
+def test_every_field_of_a_head_is_classified_here() -> None:
+    assert {field.name for field in dataclasses.fields(Head)} == set(HEAD_CHANGES)
+
+
+@pytest.mark.parametrize("name", HEAD_CHANGES)
+def test_a_field_of_a_head_changes_tune_and_what_follows_or_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    value, changes = HEAD_CHANGES[name]
+    before = context(tmp_path)
+    after = context(tmp_path)
+    after.heads = (dataclasses.replace(HEAD, **{name: value}),)
+    assert prints(before).changed(prints(after)) == (FROM_TUNE if changes else set())
+
+
+def test_settings_of_the_search_do_not_touch_a_head_without_one(tmp_path: Path) -> None:
+    head = dataclasses.replace(HEAD, num_epochs=None, is_searched=False)
+    before = prints(context(tmp_path, head=head))
+    for key in ("tune.num_trials", "tune.pruning"):
+        after = prints(context(tmp_path, {key: SETTINGS[key][0]}, head=head))
+        assert before.changed(after) == set()
+
+
+@pytest.mark.parametrize("stage", CODE_VERSIONS)
+def test_the_code_version_of_a_stage_changes_it_and_what_follows(
+    tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = prints(context(tmp_path))
+    monkeypatch.setitem(CODE_VERSIONS, stage, CODE_VERSIONS[stage] + 1)
+    order = list(CODE_VERSIONS)
+    assert before.changed(prints(context(tmp_path))) == set(order[order.index(stage) :])
+
+
+def test_every_stage_has_a_code_version() -> None:
+    assert list(CODE_VERSIONS) == STAGES.names()
+
+
+def test_a_seed_changes_the_predictions_of_that_seed_only(tmp_path: Path) -> None:
+    one = context(tmp_path, {"seeds": [0, 1]}).prediction_cells()
+    other = context(tmp_path, {"seeds": [1, 2]}).prediction_cells()
+    paths = {cell.seed: cell.artefact.path for cell in one}
+    assert len(set(paths.values())) == 2
+    assert {cell.seed: cell.artefact.path for cell in other}[1] == paths[1]
+    assert {cell.artefact.fingerprint for cell in one + other if cell.seed != 1}.isdisjoint(
+        {cell.artefact.fingerprint for cell in one + other if cell.seed == 1}
+    )
+
+
+def test_a_neighbour_in_the_grid_changes_no_cell(tmp_path: Path) -> None:
+    small = context(tmp_path).prediction_cells()
+    changes = {"backbones": ["more", "net"], "heads": ["other", "epochs"], "seeds": [2, 1, 0]}
+    large = context(tmp_path, changes).prediction_cells()
+    assert len(large) == 2 * 2 * 3
+    assert {cell.artefact.path for cell in small} < {cell.artefact.path for cell in large}
+
+
+def test_every_cell_of_the_grid_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    changes = {"backbones": ["net", "more"], "heads": ["epochs", "other"], "seeds": [0, 1, 2]}
+    given = context(tmp_path, changes)
+    cells = given.prediction_cells()
+    assert len({cell.artefact.path for cell in cells}) == 12
+    assert len({cell.label for cell in cells}) == 12
+    assert {(cell.backbone, cell.method, cell.seed) for cell in cells} == {
+        (backbone, head, seed)
+        for backbone in ("net", "more")
+        for head in ("epochs", "other")
+        for seed in (0, 1, 2)
+    }
+    assert {cell.train_set for cell in cells} == {"all"}
+
+
+def test_the_scores_change_with_what_is_complete_and_the_report_with_the_gaps(
+    tmp_path: Path,
+) -> None:
+    given = context(tmp_path)
+    nothing, no_report = given.scores().fingerprint, given.report().fingerprint
+    first, second = given.prediction_cells()
+    first.artefact.commit({})
+    half, half_report = given.scores().fingerprint, given.report().fingerprint
+    given.fail(second.artefact, "out of memory")
+    assert given.scores().fingerprint == half
+    assert given.report().fingerprint != half_report
+    second.artefact.commit({})
+    assert len({nothing, half, given.scores().fingerprint}) == 3
+    assert len({no_report, half_report, given.report().fingerprint}) == 3
+
+
+def test_what_failed_in_this_run_is_why_its_dependants_are_missing(tmp_path: Path) -> None:
+    given = context(tmp_path)
+    assert given.why_missing(given.patches) == ("patches is missing: run `benchmark patches` first")
+    given.fail(given.patches, "a scene is damaged")
+    assert given.status(given.patches) == ("failed", "a scene is damaged")
+    assert given.why_missing(given.patches) == "patches failed: a scene is damaged"
+    again = context(tmp_path)
+    assert again.status(again.patches) == ("failed", "a scene is damaged")
+    again.patches.commit({})
+    assert given.status(given.patches) == ("complete", "")
+
+
+def test_a_cell_that_failed_is_kept_in_this_run_where_the_store_is_gone(tmp_path: Path) -> None:
+    given = context(tmp_path)
+    given.failures[given.patches.path] = "the store is gone"
+    assert given.status(given.patches) == ("failed", "the store is gone")
+
+
+def test_the_record_of_a_cell_has_the_keys_of_design(tmp_path: Path) -> None:
+    from benchmark.context import CellResult
+
+    cell = context(tmp_path).prediction_cells()[0]
+    record = CellResult(cell=cell, status="missing").to_json()
+    assert {"dataset", "backbone", "method", "seed", "status", "reason", "artefact"} <= set(record)
+    assert record["dataset"] == "toy"
+    assert record["artefact"] == cell.artefact.uri
+
+
+def test_a_backbone_without_weights_is_the_users_mistake(tmp_path: Path) -> None:
+    def no_weights() -> str:
+        raise UsageError("its weights are not installed")
+
+    given = context(tmp_path, backbone=dataclasses.replace(BACKBONE, revision=no_weights))
+    with pytest.raises(UsageError, match="weights are not installed"):
+        given.prediction_cells()

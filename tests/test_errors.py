@@ -1,0 +1,67 @@
+"""What a user reads of an error is one line that says what to do."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from benchmark.errors import BenchmarkError, CellError, UsageError, did_you_mean, one_line
+
+
+class Wrapped(Exception):
+    """Carries the worker's exception as Ray's errors do."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__("ray::task() (pid=1)\n  File 'x.py', line 1\nTraceback")
+        self.cause = cause
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(BenchmarkError("x"), 1), (CellError("x"), 1), (UsageError("x"), 2)]
+)
+def test_an_error_carries_the_exit_code_and_pickles(error: BenchmarkError, code: int) -> None:
+    assert error.exit_code == code
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == "x"
+
+
+def test_the_nearest_name_is_suggested() -> None:
+    assert did_you_mean("batchsize", ["batch_size", "precision"]) == " Did you mean 'batch_size'?"
+
+
+def test_without_a_near_name_all_are_listed() -> None:
+    assert did_you_mean("zzz", ["b", "a"]) == " Known: a, b."
+    assert did_you_mean("zzz", []) == ""
+
+
+def test_an_error_of_the_benchmark_is_shown_as_it_is() -> None:
+    assert one_line(UsageError("x.toml: wrong")) == "x.toml: wrong"
+
+
+def test_another_error_is_shown_with_its_type() -> None:
+    assert one_line(ValueError("bad shape")) == "ValueError: bad shape"
+    assert one_line(ValueError("ValueError: bad shape")) == "ValueError: bad shape"
+
+
+@pytest.mark.parametrize("error", [ValueError(), ValueError(""), ValueError("  \n ")])
+def test_an_error_without_text_is_shown_as_its_type(error: ValueError) -> None:
+    assert one_line(error) == "ValueError"
+
+
+def test_the_last_line_of_several_is_the_reason() -> None:
+    assert one_line(RuntimeError("Traceback:\n  line 1\nout of memory\n")) == (
+        "RuntimeError: out of memory"
+    )
+
+
+def test_the_cause_of_a_wrapped_error_is_what_is_shown() -> None:
+    assert one_line(Wrapped(Wrapped(CellError("disk is full")))) == "disk is full"
+
+
+def test_a_long_text_is_cut() -> None:
+    text = one_line(CellError("x" * 1000), limit=50)
+    assert len(text) == 50
+    assert text.endswith("x…")
+    assert one_line(CellError("x" * 50), limit=50) == "x" * 50
