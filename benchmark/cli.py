@@ -62,7 +62,7 @@ def invoke(arguments: Sequence[str]) -> int:
     # Every error of typer's parser derives from the base of its usage errors.
     parser_error = typer.BadParameter.__mro__[2]
     try:
-        code = app(list(arguments), standalone_mode=False)
+        code = app(list(arguments), standalone_mode=False, prog_name="benchmark")
     except BenchmarkError as error:
         return _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

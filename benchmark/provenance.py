@@ -52,6 +52,13 @@ def code_revision() -> str | None:
     return done.stdout.strip() or None
 
 
+def num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def machine() -> str:
     """Return the processor and the number of cores that this process may use."""
     model = platform.processor() or platform.machine()
@@ -61,8 +68,7 @@ def machine() -> str:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores"
+    return f"{model}, {num_cores()} cores"
 
 
 def peak_memory_bytes() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.digest import WHOLE_BYTES, digest_file, digest_files, fingerprint
@@ -31,6 +31,10 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+# The machine that runs the tests may be busy with others.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +56,13 @@ def reversed_keys(value: Any) -> Any:
     return value
 
 
+@PATIENT
 @given(VALUES)
 def test_the_order_of_keys_and_tuples_for_lists_do_not_matter(value: Any) -> None:
     assert fingerprint(reversed_keys(value)) == fingerprint(value)
 
 
+@PATIENT
 @given(VALUES, VALUES)
 def test_two_values_share_a_fingerprint_only_where_their_json_is_the_same(
     one: Any, other: Any
@@ -65,6 +71,7 @@ def test_two_values_share_a_fingerprint_only_where_their_json_is_the_same(
     assert (fingerprint(one) == fingerprint(other)) is is_same
 
 
+@PATIENT
 @given(st.dictionaries(st.text(max_size=4), SCALARS, min_size=1, max_size=4), st.data())
 def test_every_key_of_a_mapping_counts(value: dict[str, Any], data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(sorted(value)))

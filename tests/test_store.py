@@ -232,10 +232,10 @@ def test_a_full_disk_fails_begin_commit_and_check_in_one_line(tiny_disk: Path) -
     store = Store(str(tiny_disk))
     artefact = store.artefact("embed", "toy-random", FINGERPRINT)
     artefact.write_bytes("a", b"x")
-    with (tiny_disk / "filler").open("wb", buffering=0) as filler:
-        with pytest.raises(OSError, match="No space left"):
-            while True:
-                filler.write(b"x" * 4096)
+    filler = tiny_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(b"x" * 4096)
     with pytest.raises(CellError, match=r"cannot be written: no space left on the device$"):
         artefact.begin({"plan": 1})
     with pytest.raises(CellError, match=r"cannot be written: no space left on the device$"):

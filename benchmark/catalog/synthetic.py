@@ -7,7 +7,6 @@ named SYNTHETIC.txt, written last, marks it, so that nothing mistakes it for aer
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchmark.catalog.chesapeake_index import INDEX, SYNTHETIC_MARKER
 from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.progress import LoggedProgress, Progress
+from benchmark.provenance import num_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,7 +187,7 @@ def _write_all(tasks: list[_Task], progress: Progress) -> list[dict[str, Any]]:
     features = []
     stage = progress.stage("prepare", num_cells=1, num_items=len(tasks), unit="scenes")
     stage.start("synthetic")
-    num_workers = min(len(os.sched_getaffinity(0)), len(tasks))
+    num_workers = min(num_cores(), len(tasks))
     # A forked child could inherit locks held by threads of the parent.
     context = get_context("spawn")
     try:

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory; ratios are taken within one run."""

@@ -1,0 +1,289 @@
+"""Every backbone keeps the contract: pixels in, embeddings out, whatever the batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark.bands import band_indices
+from benchmark.catalog.backbones import BACKBONES, efficientnet_lite0_weights
+from benchmark.errors import CellError, UsageError
+from benchmark.network import Embedder, Network, plan_device
+from benchmark.specs import Backbone
+
+UCMERCED = Path(__file__).resolve().parents[2].parent / "shared/data/ucmerced-mini"
+
+RGB = ("red", "green", "blue")
+BANDS = {3: RGB, 4: (*RGB, "nir")}
+SIDE = 64
+
+EVERY_BACKBONE = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda item: item.name)
+NUM_BANDS = pytest.mark.parametrize("num_bands", BANDS)
+
+
+def toy_patches(num_bands: int, n: int = 5, side: int = SIDE) -> np.ndarray:
+    """Return smooth textures of different colours, read-only as Ray gives them."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (n, num_bands, 8, 8)).astype(np.uint8)
+    patches = coarse.repeat(side // 8, axis=2).repeat(side // 8, axis=3)
+    patches = patches // 2 + generator.integers(0, 128, patches.shape, np.uint8)
+    patches[-1] = patches[-1] // 4
+    patches.flags.writeable = False
+    return patches
+
+
+@cache
+def embedder(name: str, num_bands: int, batch_size: int = 4) -> Embedder:
+    plan = plan_device(precision="float32", batch_size=batch_size, num_threads=1, device="cpu")
+    return Embedder(BACKBONES.get(name), BANDS[num_bands], plan)
+
+
+def embed(backbone: Backbone, patches: np.ndarray, batch_size: int = 4) -> np.ndarray:
+    return embedder(backbone.name, patches.shape[1], batch_size)(patches)[0]
+
+
+@EVERY_BACKBONE
+@NUM_BANDS
+def test_embeddings_are_finite_float32_of_the_length_that_the_entry_says(
+    backbone: Backbone, num_bands: int
+) -> None:
+    embeddings = embed(backbone, toy_patches(num_bands))
+    assert embeddings.shape == (5, backbone.dim or 2 * num_bands)
+    assert embeddings.dtype == np.float32
+    assert np.isfinite(embeddings).all()
+
+
+@EVERY_BACKBONE
+@NUM_BANDS
+def test_embeddings_are_the_same_bits_twice(backbone: Backbone, num_bands: int) -> None:
+    patches = toy_patches(num_bands)
+    first = embed(backbone, patches)
+    np.testing.assert_array_equal(embed(backbone, patches), first)
+
+
+@EVERY_BACKBONE
+def test_a_backbone_built_again_gives_the_same_bits(backbone: Backbone) -> None:
+    patches = toy_patches(3)
+    again, _ = Embedder(backbone, BANDS[3], embedder(backbone.name, 3).plan)(patches)
+    np.testing.assert_array_equal(again, embed(backbone, patches))
+
+
+@EVERY_BACKBONE
+@NUM_BANDS
+def test_an_embedding_does_not_depend_on_its_batch(backbone: Backbone, num_bands: int) -> None:
+    patches = toy_patches(num_bands)
+    together = embed(backbone, patches, batch_size=4)
+    alone = embed(backbone, patches, batch_size=1)
+    scale = np.abs(alone).max()
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4 * scale)
+    backwards = embed(backbone, patches[::-1], batch_size=4)[::-1]
+    np.testing.assert_allclose(backwards, alone, rtol=1e-4, atol=1e-4 * scale)
+
+
+@EVERY_BACKBONE
+@NUM_BANDS
+def test_different_patches_have_different_embeddings(backbone: Backbone, num_bands: int) -> None:
+    embeddings = embed(backbone, toy_patches(num_bands))
+    assert len(np.unique(embeddings, axis=0)) == len(embeddings)
+    assert (embeddings.std(axis=0) > 0).mean() > 0.25
+
+
+@EVERY_BACKBONE
+def test_the_extra_band_counts_only_where_all_bands_are_taken(backbone: Backbone) -> None:
+    four = toy_patches(4)
+    changed = four.copy()
+    changed[:, 3] = 255 - changed[:, 3]
+    is_same = np.array_equal(embed(backbone, four), embed(backbone, changed))
+    assert is_same is (backbone.bands is not None)
+    if backbone.bands is not None:
+        np.testing.assert_array_equal(embed(backbone, four[:, :3]), embed(backbone, four))
+
+
+@EVERY_BACKBONE
+@NUM_BANDS
+def test_the_input_is_recorded_in_the_range_that_its_normalisation_gives(
+    backbone: Backbone, num_bands: int
+) -> None:
+    patches = toy_patches(num_bands)
+    _, stats = embedder(backbone.name, num_bands)(patches)
+    found = stats.summary()
+    mean, std = np.array(backbone.mean), np.array(backbone.std)
+    low, high = ((0 - mean) / std).min(), ((1 - mean) / std).max()
+    assert low - 1e-5 <= found["min"] < found["mean"] < found["max"] <= high + 1e-5
+    used = patches if backbone.bands is None else patches[:, : len(backbone.bands)]
+    side = backbone.image_size or SIDE
+    assert found["count"] == len(patches) * used.shape[1] * side * side
+    if len(backbone.mean) == 1:
+        expected = (used.mean() / 255 - mean[0]) / std[0]
+        assert found["mean"] == pytest.approx(expected, abs=0.02)
+
+
+@EVERY_BACKBONE
+def test_an_entry_pickles_for_the_workers(backbone: Backbone) -> None:
+    copy = pickle.loads(pickle.dumps(backbone))
+    assert copy == backbone
+    assert copy.revision() == backbone.revision()
+
+
+@EVERY_BACKBONE
+def test_the_number_of_parameters_is_that_of_the_network(backbone: Backbone) -> None:
+    network = backbone.build(3)
+    assert sum(item.numel() for item in network.parameters()) == backbone.num_parameters
+
+
+@pytest.mark.parametrize(
+    "backbone", [item for item in BACKBONES if item.bands], ids=lambda item: item.name
+)
+def test_missing_bands_are_the_users_mistake(backbone: Backbone) -> None:
+    plan = plan_device(precision="float32", batch_size=None, num_threads=1, device="cpu")
+    message = rf"backbone '{backbone.name}' needs the bands red, green, blue; .* has red, nir\."
+    with pytest.raises(UsageError, match=message):
+        Embedder(backbone, ("red", "nir"), plan)
+    with pytest.raises(UsageError, match=message):
+        band_indices(backbone, ("red", "nir"))
+
+
+@EVERY_BACKBONE
+def test_bands_are_found_by_name_and_not_by_position(backbone: Backbone) -> None:
+    if backbone.bands is None:
+        assert band_indices(backbone, ("nir", "blue")) == (0, 1)
+        return
+    order = ("nir", "blue", "green", "red")
+    assert band_indices(backbone, order) == (3, 2, 1)
+    patches = toy_patches(4)
+    plan = embedder(backbone.name, 4).plan
+    turned, _ = Embedder(backbone, order, plan)(np.ascontiguousarray(patches[:, ::-1]))
+    np.testing.assert_allclose(turned, embed(backbone, patches), rtol=1e-5, atol=1e-5)
+
+
+def identity_network(image_size: int | None, num_bands: int = 3) -> Network:
+    backbone = Backbone(
+        name="identity",
+        description="its input",
+        family="toy",
+        build=lambda count: torch.nn.Identity(),
+        dim=None,
+        num_parameters=0,
+        source="nowhere",
+        license="none",
+        image_size=image_size,
+        bands=None,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+    return Network(backbone, BANDS[num_bands])
+
+
+@pytest.mark.parametrize("side", [40, 64, 128, 224, 300, 600])
+def test_preprocessing_is_what_pil_computes(side: int) -> None:
+    generator = np.random.default_rng(1)
+    coarse = generator.integers(0, 256, (20, 20, 3), np.uint8)
+    picture = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+    resized = picture.resize((224, 224), Image.Resampling.BILINEAR)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = (np.asarray(resized) / 255 - mean) / std
+    pixels = torch.from_numpy(np.asarray(picture).transpose(2, 0, 1)[None].copy())
+    found = identity_network(224).preprocess(pixels)[0].permute(1, 2, 0).numpy()
+    assert found.dtype == np.float32
+    levels = np.abs(found - expected) * std * 255
+    assert levels.max() < 1.01
+    assert levels.mean() < 0.35
+
+
+def test_a_backbone_without_a_size_takes_patches_as_they_are() -> None:
+    pixels = torch.from_numpy(toy_patches(3).copy())
+    found = identity_network(None).preprocess(pixels).numpy()
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = (pixels.numpy() / 255 - mean[:, None, None]) / std[:, None, None]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_mean_color_is_the_mean_and_deviation_of_each_band() -> None:
+    patches = toy_patches(4)
+    scaled = patches.astype(np.float64).reshape(len(patches), 4, -1) / 255
+    expected = np.concatenate([scaled.mean(axis=2), scaled.std(axis=2)], axis=1)
+    np.testing.assert_allclose(embed(BACKBONES.get("mean_color"), patches), expected, atol=1e-6)
+
+
+def test_random_is_one_fixed_network_and_leaves_the_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    one, other = (BACKBONES.get("random").build(3).state_dict() for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_real_weights_are_loaded_into_every_tensor() -> None:
+    real = BACKBONES.get("efficientnet_lite0").build(3).state_dict()
+    stored = torch.load(efficientnet_lite0_weights(), weights_only=True, map_location="cpu")
+    pool = [value for name, value in stored.items() if "num_batches_tracked" not in name]
+    names = [name for name in real if "num_batches_tracked" not in name]
+    assert len(pool) == len(names) + 2
+    for name, value in zip(names, pool, strict=False):
+        assert torch.equal(real[name], value), name
+
+
+def test_the_revision_is_the_digest_of_the_weights() -> None:
+    assert len(BACKBONES.get("efficientnet_lite0").revision()) == 32
+
+
+def test_embeddings_that_are_not_finite_name_the_backbone() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(dim=(2, 3)) / (x.amax(dim=(1, 2, 3)) > 0.2)[:, None]
+
+    entry = dataclasses.replace(
+        BACKBONES.get("mean_color"), name="broken", build=lambda count: Broken()
+    )
+    plan = plan_device(precision="float32", batch_size=2, num_threads=1, device="cpu")
+    patches = toy_patches(3).copy()
+    patches[1] = 0
+    with pytest.raises(CellError, match=r"backbone 'broken': 1 of 5 embeddings are not finite"):
+        Embedder(entry, RGB, plan)(patches)
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    backbone = BACKBONES.get("efficientnet_lite0")
+    plan = plan_device(precision="bfloat16", batch_size=4, num_threads=1, device="cpu")
+    patches = toy_patches(3)
+    low, _ = Embedder(backbone, RGB, plan)(patches)
+    high = embed(backbone, patches)
+    assert low.dtype == np.float32
+    assert not np.array_equal(low, high)
+    for a, b in zip(low, high, strict=True):
+        assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.98
+
+
+def crops_of(name: str, limit: int = 6) -> np.ndarray:
+    """Return two crops of each of some pictures of a class, uint8 (2 * limit, 3, 128, 128)."""
+    crops = []
+    for path in sorted((UCMERCED / name).iterdir())[:limit]:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+        crops += [pixels[:, :128, :128], pixels[:, -128:, -128:]]
+    return np.stack(crops)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not UCMERCED.is_dir(), reason=f"{UCMERCED} is not there")
+def test_real_weights_see_that_two_crops_are_of_one_picture() -> None:
+    names = ["agricultural", "beach", "forest", "parkinglot"]
+    crops = np.concatenate([crops_of(name) for name in names])
+    embeddings = embed(BACKBONES.get("efficientnet_lite0"), crops)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    num_crops = len(crops) // len(names)
+    label = np.arange(len(crops)) // num_crops
+    same_picture = similarity[np.arange(0, len(crops), 2), np.arange(1, len(crops), 2)]
+    other_class = similarity[label[:, None] != label[None]]
+    assert same_picture.mean() > other_class.mean() + 0.2
+    np.fill_diagonal(similarity, -1)
+    assert (label[similarity.argmax(axis=1)] == label).mean() > 0.9

@@ -1,0 +1,149 @@
+"""Every head searches what PROTOCOL says, and every configuration drawn builds and fits."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import warnings
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from benchmark.catalog.heads import HEADS
+from benchmark.specs import Head
+
+NUM_TRIALS = 50
+SCALERS = {"none": None, "standard": "StandardScaler", "l2": "Normalizer"}
+
+
+def draws(head: Head) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the configurations of 50 trials, and the distributions they were drawn from."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = []
+    for _ in range(NUM_TRIALS):
+        trial = study.ask()
+        found.append((head.suggest(trial), trial.distributions))
+    return found
+
+
+def space(head: Head) -> dict[str, Any]:
+    return draws(head)[0][1]
+
+
+def toy(num_classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    y = np.arange(90) % num_classes
+    return (generator.normal(size=(90, 5)) + y[:, None]).astype(np.float32), y.astype(np.int32)
+
+
+def test_the_heads_are_those_of_the_issue() -> None:
+    assert HEADS.names() == ["logistic_regression", "mlp", "knn", "majority"]
+
+
+def test_logistic_regression_searches_what_the_protocol_says() -> None:
+    assert space(HEADS.get("logistic_regression")) == {
+        "C": optuna.distributions.FloatDistribution(1e-6, 1e5, log=True),
+        "scaler": optuna.distributions.CategoricalDistribution(("none", "standard", "l2")),
+        "class_weight": optuna.distributions.CategoricalDistribution(("none", "balanced")),
+    }
+
+
+def test_the_mlp_searches_what_the_issue_says() -> None:
+    found = space(HEADS.get("mlp"))
+    assert found["width"] == optuna.distributions.IntDistribution(16, 512, log=True)
+    assert {"alpha", "learning_rate"} <= set(found)
+    assert found["alpha"].log
+    assert found["learning_rate"].log
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+def test_draws_stay_in_bounds_and_cover_the_space(head: Head) -> None:
+    found = draws(head)
+    if not head.is_searched:
+        assert all(params == {} for params, _ in found)
+        return
+    for name, distribution in found[0][1].items():
+        values = [params[name] for params, _ in found]
+        if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+            assert set(values) == set(distribution.choices)
+            continue
+        assert distribution.low <= min(values) <= max(values) <= distribution.high
+        if distribution.log:
+            low, high = math.log(distribution.low), math.log(distribution.high)
+            shares = [(math.log(value) - low) / (high - low) for value in values]
+            assert min(shares) < 0.15
+            assert max(shares) > 0.85
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+def test_a_head_is_searched_exactly_where_it_has_a_space(head: Head) -> None:
+    assert bool(space(head)) is head.is_searched
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+def test_every_draw_builds_the_pipeline_that_it_names(head: Head) -> None:
+    for params, _ in draws(head):
+        model = head.build(params, 0)
+        scaler = SCALERS[params.get("scaler", "none")]
+        assert [type(step).__name__ for step in model[:-1]] == ([scaler] if scaler else [])
+        estimator = model[-1].get_params()
+        assert estimator.get("random_state", 0) == 0
+        if "C" in params:
+            assert estimator["C"] == params["C"]
+            expected = None if params["class_weight"] == "none" else "balanced"
+            assert estimator["class_weight"] == expected
+        if "width" in params:
+            assert estimator["hidden_layer_sizes"] == (params["width"],)
+            assert estimator["alpha"] == params["alpha"]
+            assert estimator["learning_rate_init"] == params["learning_rate"]
+        if "n_neighbors" in params:
+            assert estimator["n_neighbors"] == params["n_neighbors"]
+            assert estimator["weights"] == params["weights"]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+def test_every_kind_of_draw_fits_tiny_data(head: Head, num_classes: int) -> None:
+    x, y = toy(num_classes)
+    seen = {}
+    for params, _ in draws(head):
+        key = tuple(value for value in params.values() if isinstance(value, str))
+        seen.setdefault(key, params)
+    for params in seen.values():
+        model = head.build(params, 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if head.num_epochs:
+                scaled = model[:-1].fit_transform(x) if len(model) > 1 else x
+                for _ in range(2):
+                    model[-1].partial_fit(scaled, y, classes=np.unique(y))
+            else:
+                model.fit(x, y)
+        y_score = model.predict_proba(x)
+        assert y_score.shape == (len(x), num_classes)
+        assert np.isfinite(y_score).all()
+        np.testing.assert_allclose(y_score.sum(axis=1), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
+def test_an_entry_pickles_for_the_workers(head: Head) -> None:
+    copy = pickle.loads(pickle.dumps(head))
+    assert copy == head
+    assert copy.suggest is head.suggest
+
+
+def test_the_majority_class_is_always_answered() -> None:
+    x = np.zeros((5, 2), np.float32)
+    model = HEADS.get("majority").build({}, 0).fit(x, np.array([2, 2, 1, 0, 2]))
+    assert model.predict(x).tolist() == [2] * 5
+    np.testing.assert_array_equal(model.predict_proba(x), [[0.0, 0.0, 1.0]] * 5)
+
+
+def test_only_the_majority_is_a_floor() -> None:
+    assert [head.name for head in HEADS if head.is_floor] == ["majority"]
+
+
+def test_only_the_mlp_is_trained_by_epochs() -> None:
+    assert [head.name for head in HEADS if head.num_epochs] == ["mlp"]

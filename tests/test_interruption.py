@@ -1,0 +1,151 @@
+"""Runs in processes of their own, which are killed, doubled, or run out of disk."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = """
+name = "killed"
+backbones = ["random", "mean_color"]
+heads = ["logistic_regression", "mlp"]
+[dataset]
+name = "chesapeake"
+root = "{root}"
+patch_size = 32
+per_region = 16
+[tune]
+num_trials = 3
+[evaluate]
+num_resamples = 100
+"""
+
+
+@pytest.fixture(scope="module")
+def toml(scenes, tmp_path_factory):
+    path = tmp_path_factory.mktemp("killed") / "killed.toml"
+    path.write_text(SETTINGS.format(root=scenes))
+    return path
+
+
+def start(toml, store, *extra):
+    # A session of its own, so that the whole tree can be killed.
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "benchmark",
+            "run",
+            str(toml),
+            "--store",
+            str(store),
+            "--json",
+            *extra,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    return json.loads(out)
+
+
+def kill(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def read_scores(document):
+    import pyarrow.parquet as pq
+
+    return pq.read_table(document["scores"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(toml, tmp_path_factory):
+    store = tmp_path_factory.mktemp("undisturbed") / "runs"
+    return finish(start(toml, store)), store
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_run_completes_with_identical_scores(toml, undisturbed, tmp_path):
+    expected, _ = undisturbed
+    store = tmp_path / "runs"
+    moments = ("patches/*/candidates-*", "embed/*/part-*", "tune/*/part-*")
+    seen = {}
+    for pattern in moments:
+        process = start(toml, store, "--set", "embed.num_actors=1")
+        deadline = time.monotonic() + 200
+        while not list(store.glob(pattern)) and process.poll() is None:
+            assert time.monotonic() < deadline, "the run did not come so far"
+            time.sleep(0.05)
+        kill(process)
+        # What was complete at an earlier kill has not been written again.
+        now = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
+        assert seen.items() <= now.items()
+        seen = now
+    document = finish(start(toml, store))
+    assert read_scores(document).equals(read_scores(expected))
+    assert (
+        seen.items()
+        <= {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}.items()
+    )
+    assert not [path for path in store.rglob("*.tmp-*") if path.parent.name in ("report",)]
+
+
+@pytest.mark.timeout(600)
+def test_two_runs_on_one_store_leave_no_torn_artefact(toml, undisturbed, tmp_path):
+    import pyarrow.parquet as pq
+
+    expected, _ = undisturbed
+    store = tmp_path / "runs"
+    first, second = start(toml, store), start(toml, store)
+    documents = [finish(first), finish(second)]
+    for document in documents:
+        assert {cell["status"] for cell in document["cells"]} == {"complete"}
+        assert read_scores(document).equals(read_scores(expected))
+    for path in store.rglob("*.parquet"):
+        pq.read_table(path)
+
+
+@pytest.mark.timeout(400)
+def test_a_full_disk_fails_in_one_line_and_keeps_what_is_complete(toml, undisturbed, tmp_path):
+    _, complete = undisturbed
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True
+    )
+    if done.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        shutil.copytree(complete / "patches", disk / "runs" / "patches")
+        kept = {p: p.stat().st_mtime_ns for p in (disk / "runs").rglob("*") if p.is_file()}
+        # Leave some room for manifests, none for embeddings.
+        free = shutil.disk_usage(disk).free
+        (disk / "ballast").write_bytes(b"x" * (free - 60_000))
+        process = start(toml, disk / "runs")
+        out, err = process.communicate(timeout=280)
+        assert process.returncode == 1, err
+        assert "Traceback" not in err
+        assert "no space left" in err
+        assert {cell["status"] for cell in json.loads(out)["cells"]} == {"failed"}
+        assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
+        (disk / "ballast").unlink()
+        finish(start(toml, Path(disk / "runs"), "--set", 'backbones=["mean_color"]'))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
