@@ -12,10 +12,11 @@ from benchmark import config
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
+from benchmark.catalog.metrics import METRICS
 from benchmark.cluster import Cluster
 from benchmark.config import Experiment
 from benchmark.context import CellResult, Context
-from benchmark.errors import BenchmarkError, UsageError
+from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.progress import LoggedProgress, Progress
 from benchmark.stages import STAGES
 from benchmark.store import Store
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 COMMON_DATASET_SETTINGS = frozenset(
     {"name", "root", "patch_size", "seed", "per_region", "per_class", "on_error"}
 )
+
+
+TRUSTED_TYPES = frozenset({"sklearn.neural_network._stochastic_optimizers.AdamOptimizer"})
+"""What an MLP holds beside what skops trusts by itself."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ def open_context(
             dataset=DATASETS.get(experiment.dataset.name),
             backbones=tuple(BACKBONES.get(name) for name in experiment.backbones),
             heads=tuple(HEADS.get(name) for name in experiment.heads),
+            metrics=tuple(METRICS),
             store=Store(store or experiment.store),
             cluster=cluster,
             progress=progress or LoggedProgress(),
@@ -222,14 +228,18 @@ def load_head(artefact: str | Path) -> Any:
     Raises:
         UsageError: there is no head, or it holds a type that is not scikit-learn's own.
     """
+    import zipfile
+
     import skops.io
 
     path = Path(artefact) / "head.skops"
     if not path.is_file():
         raise UsageError(f"{path}: no such head")
-    untrusted = skops.io.get_untrusted_types(file=path)
-    # An MLP keeps its optimizer; skops does not know scikit-learn's private classes.
-    foreign = [name for name in untrusted if not name.startswith("sklearn.")]
-    if foreign:
-        raise UsageError(f"{path}: holds types that are not trusted: {', '.join(foreign)}")
-    return skops.io.load(path, trusted=untrusted)
+    try:
+        untrusted = skops.io.get_untrusted_types(file=path)
+        foreign = [name for name in untrusted if name not in TRUSTED_TYPES]
+        if foreign:
+            raise UsageError(f"{path}: holds types that are not trusted: {', '.join(foreign)}")
+        return skops.io.load(path, trusted=untrusted)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path}: is no saved head: {one_line(error)}") from None

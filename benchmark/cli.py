@@ -73,8 +73,9 @@ def invoke(arguments: Sequence[str]) -> int:
         if not isinstance(error, parser_error):
             raise
         message = getattr(error, "format_message", str(error).__str__)()
-        if not message:
-            # No command given: the help was printed instead.
+        if type(error).__name__ == "NoArgsIsHelpError":
+            # No command was given: its message is the help.
+            sys.stderr.write(f"{message}\n")
             return 2
         return _complain(" ".join(message.split()), 2)
     return code if isinstance(code, int) else 0

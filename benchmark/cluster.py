@@ -85,8 +85,8 @@ class Cluster:
                 if address == "local":
                     raise BenchmarkError(f"Ray did not start on this machine: {first}") from None
                 raise UsageError(
-                    f"--address {address}: no Ray cluster lets us in: {first} Check the address, and the "
-                    "token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+                    f"--address {address}: no Ray cluster lets us in: {first} Check "
+                    "the address, and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
                 ) from None
             self._owns = True
             _quieten()

@@ -84,7 +84,7 @@ class EvaluateConfig(Section):
 
     num_resamples: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     confidence: Fraction = 0.95
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class ReportConfig(Section):
@@ -108,7 +108,7 @@ class Experiment(Section):
         "majority",
     )
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    store: str = "runs"
+    store: Annotated[str, Field(min_length=1)] = "runs"
     embed: EmbedConfig = EmbedConfig()
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -215,7 +215,7 @@ def _first_problem(error: ValidationError, where: str) -> str:
     if first["type"] == "extra_forbidden":
         known = set(model.model_fields) - {"path"}
         return f"{place}: unknown setting '{key}'.{did_you_mean(key, known)}"
-    if first["type"] == "missing":
+    if first["type"] == "missing" and first["loc"] and isinstance(first["loc"][-1], str):
         what = f"section [{section}]" if not names else f"setting '{key}'"
         if key == "dataset":
             what = "section [dataset]"

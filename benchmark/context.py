@@ -15,7 +15,7 @@ from benchmark.cluster import Cluster
 from benchmark.config import Experiment
 from benchmark.digest import fingerprint
 from benchmark.progress import Progress
-from benchmark.specs import Backbone, Dataset, Head, Source
+from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store import Artefact, Status, Store
 
 CODE_VERSIONS = {"patches": 1, "embed": 1, "tune": 1, "evaluate": 1, "report": 1}
@@ -75,6 +75,7 @@ class Context:
     dataset: Dataset
     backbones: tuple[Backbone, ...]
     heads: tuple[Head, ...]
+    metrics: tuple[Metric, ...]
     store: Store
     cluster: Cluster
     progress: Progress
@@ -220,6 +221,7 @@ class Context:
         return {
             "patches": self.patches.fingerprint,
             "predictions": complete,
+            "metrics": [[metric.name, metric.version] for metric in self.metrics],
             "settings": self.experiment.evaluate.model_dump(mode="json"),
             "version": CODE_VERSIONS["evaluate"],
         }

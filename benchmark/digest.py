@@ -47,22 +47,32 @@ def digest_files(paths: Iterable[Path]) -> Mapping[Path, str]:
         OSError: a file cannot be read.
     """
     found: dict[Path, str] = {}
-    fresh: list[tuple[str, int, int, str]] = []
+    fresh: list[tuple[bytes, int, int, str]] = []
     with _LOCK, closing(_open_cache()) as cache:
         for path in paths:
             stat = path.stat()
-            key = os.path.realpath(path)
-            row = cache.execute(
-                "SELECT digest FROM digests WHERE path = ? AND size = ? AND mtime_ns = ?",
-                (key, stat.st_size, stat.st_mtime_ns),
-            ).fetchone()
-            if row is None:
-                row = (_digest_content(path, stat.st_size),)
-                fresh.append((key, stat.st_size, stat.st_mtime_ns, row[0]))
-            found[path] = row[0]
+            # Bytes, since a path need not be UTF-8.
+            key = os.fsencode(os.path.realpath(path))
+            digest = _recall(cache, key, stat)
+            if digest is None:
+                digest = _digest_content(path, stat.st_size)
+                fresh.append((key, stat.st_size, stat.st_mtime_ns, digest))
+            found[path] = digest
         if fresh:
             _remember(cache, fresh)
     return found
+
+
+def _recall(cache: sqlite3.Connection, key: bytes, stat: os.stat_result) -> str | None:
+    try:
+        row = cache.execute(
+            "SELECT digest FROM digests WHERE path = ? AND size = ? AND mtime_ns = ?",
+            (key, stat.st_size, stat.st_mtime_ns),
+        ).fetchone()
+    except sqlite3.Error:
+        # A damaged or locked cache costs time, never the result.
+        return None
+    return None if row is None else str(row[0])
 
 
 def _digest_content(path: Path, size: int) -> str:
@@ -92,11 +102,11 @@ def _open_cache() -> sqlite3.Connection:
 def _create_table(cache: sqlite3.Connection) -> None:
     cache.execute(
         "CREATE TABLE IF NOT EXISTS digests"
-        " (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT)"
+        " (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT)"
     )
 
 
-def _remember(cache: sqlite3.Connection, rows: list[tuple[str, int, int, str]]) -> None:
+def _remember(cache: sqlite3.Connection, rows: list[tuple[bytes, int, int, str]]) -> None:
     try:
         with cache:
             cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)

@@ -144,6 +144,9 @@ class Search:
     def best(self) -> Best | None:
         """The best trial so far (the first of equals), or None where all failed."""
         ended = [trial for trial in self._trials if trial.state == "complete"]
+        if not ended and self.is_searched:
+            # Everything that survived its rungs failed later: a pruned trial is a result too.
+            ended = [trial for trial in self._trials if trial.state == "pruned"]
         if not ended:
             return None
         trial = max(ended, key=lambda item: (item.best_score, -item.number))
@@ -228,9 +231,12 @@ class Search:
 
     def _survivors(self, running: Sequence[_Trial], reached: int) -> list[_Trial]:
         """Return the running trials among the best third of all that came as far as this."""
-        scores = sorted(
-            (max(trial.scores[:reached]) for trial in self._trials if trial.scores), reverse=True
-        )
+        came = [
+            trial
+            for trial in self._trials
+            if len(trial.scores) >= reached or trial.state == "complete"
+        ]
+        scores = sorted((max(trial.scores[:reached]) for trial in came), reverse=True)
         limit = scores[(len(scores) - 1) // KEEP]
         return [trial for trial in running if trial.best_score >= limit]
 

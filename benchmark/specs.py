@@ -7,7 +7,7 @@ level, so that they pickle by name, and import what is heavy when they are calle
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from benchmark.config import DatasetConfig
@@ -174,4 +174,5 @@ class Metric:
     compute: Callable[[Any], NDArray[np.float64]]
     is_per_class: bool = False
     direction: Literal["higher", "lower"] = "higher"
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+    """Raised by hand when ``compute`` changes what comes out."""

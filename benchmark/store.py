@@ -8,6 +8,7 @@ later one replaces a file by an equal one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -152,7 +153,7 @@ class Artefact:
                 Path(target).replace(final)
         except OSError as error:
             if self.store.is_local:
-                Path(target).unlink(missing_ok=True)
+                _discard(target)
             raise CellError(f"{self.uri}/{name} cannot be written: {_reason(error)}") from None
 
     def write_table(self, name: str, table: pa.Table) -> None:
@@ -233,7 +234,7 @@ class Artefact:
                 # A file system without hard links: the later of two first runs wins.
                 self.write_json(PLAN, plan)
             finally:
-                Path(target).unlink(missing_ok=True)
+                _discard(target)
         else:
             self.write_json(PLAN, plan)
         return dict(self.read_json(PLAN))
@@ -273,6 +274,12 @@ def _is_sorted(column: pa.ChunkedArray) -> bool:
         return True
     column = column.combine_chunks()
     return bool(pc.all(pc.less_equal(column.slice(0, len(column) - 1), column.slice(1))).as_py())
+
+
+def _discard(path: str) -> None:
+    # Best effort: what made the write fail may make this fail, and it is the first that counts.
+    with contextlib.suppress(OSError):
+        Path(path).unlink()
 
 
 def _sync(path: str) -> None:

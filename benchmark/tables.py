@@ -105,7 +105,7 @@ def check_table(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
         raise ValueError(f"{what}: missing column {', '.join(missing)}")
     try:
         checked = table.select(schema.names).cast(schema)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+    except (pa.ArrowException, ValueError, TypeError) as error:
         raise ValueError(f"{what}: {error}") from None
     for field in schema:
         if not field.nullable and checked[field.name].null_count:
@@ -129,13 +129,18 @@ def images_column(pixels: NDArray[np.uint8]) -> pa.Array:
 
 def images_array(column: pa.ChunkedArray) -> NDArray[np.uint8]:
     """Return an image column as one array, uint8 (N, C, H, W)."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
+    array = column.chunk(0) if column.num_chunks == 1 else _joined(column)
     shape = tuple(column.type.shape)
     flat = array.storage.flatten().to_numpy(zero_copy_only=True)
     images: NDArray[np.uint8] = flat.reshape((len(column), *shape))
     return images
+
+
+def _joined(column: pa.ChunkedArray) -> pa.ExtensionArray:
+    storage = pa.chunked_array(
+        [chunk.storage for chunk in column.chunks], type=column.type.storage_type
+    ).combine_chunks()
+    return pa.ExtensionArray.from_storage(column.type, storage)
 
 
 def embeddings_column(embeddings: NDArray[np.float32]) -> pa.Array:

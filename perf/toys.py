@@ -12,6 +12,7 @@ import pyarrow as pa
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
+from benchmark.catalog.metrics import METRICS
 from benchmark.cluster import Cluster
 from benchmark.config import build
 from benchmark.context import Context
@@ -83,6 +84,7 @@ def open_noise(
         dataset=replace(DATASETS.get("synthetic"), name="noise"),
         backbones=tuple(BACKBONES.get(name) for name in backbones),
         heads=tuple(HEADS.get(name) for name in heads),
+        metrics=tuple(METRICS),
         store=Store(str(store)),
         cluster=Cluster(),
         progress=LoggedProgress(),

@@ -63,6 +63,7 @@ def open_small_session(experiment_content: dict[str, Any]) -> Callable[..., Cont
     from benchmark.catalog.backbones import BACKBONES
     from benchmark.catalog.datasets import DATASETS
     from benchmark.catalog.heads import HEADS
+    from benchmark.catalog.metrics import METRICS
 
     def open_context(
         *, store: Path | str, backbones: Any = None, heads: Any = None, **settings: Any
@@ -82,6 +83,7 @@ def open_small_session(experiment_content: dict[str, Any]) -> Callable[..., Cont
             dataset=DATASETS.get(experiment.dataset.name),
             backbones=tuple(backbones),
             heads=tuple(heads),
+            metrics=tuple(METRICS),
             store=Store(str(store)),
             cluster=Cluster(),
             progress=LoggedProgress(),

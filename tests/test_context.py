@@ -17,7 +17,7 @@ from benchmark.config import DatasetConfig, Experiment, build
 from benchmark.context import CODE_VERSIONS, Context
 from benchmark.errors import UsageError
 from benchmark.progress import LoggedProgress
-from benchmark.specs import Backbone, Dataset, Found, Head, Images, Source
+from benchmark.specs import Backbone, Dataset, Found, Head, Images, Metric, Source
 from benchmark.stages import STAGES
 from benchmark.store import Store
 
@@ -132,6 +132,7 @@ def context(
     dataset: Dataset = TOY,
     backbone: Backbone = BACKBONE,
     head: Head = HEAD,
+    metrics: Sequence[Metric] = (),
 ) -> Context:
     content = {**CONTENT}
     for key, value in (changes or {}).items():
@@ -143,6 +144,7 @@ def context(
         dataset=dataset,
         backbones=tuple(dataclasses.replace(backbone, name=name) for name in experiment.backbones),
         heads=tuple(dataclasses.replace(head, name=name) for name in experiment.heads),
+        metrics=tuple(metrics),
         store=Store(str(tmp_path / experiment.store)),
         cluster=Cluster(),
         progress=LoggedProgress(),
@@ -339,6 +341,14 @@ def test_the_code_version_of_a_stage_changes_it_and_what_follows(
     monkeypatch.setitem(CODE_VERSIONS, stage, CODE_VERSIONS[stage] + 1)
     order = list(CODE_VERSIONS)
     assert before.changed(prints(context(tmp_path))) == set(order[order.index(stage) :])
+
+
+def test_a_new_metric_or_another_version_of_it_changes_the_scores_alone(tmp_path: Path) -> None:
+    metric = Metric(name="toy", description="", compute=str)
+    before = prints(context(tmp_path))
+    one = prints(context(tmp_path, metrics=[metric]))
+    two = prints(context(tmp_path, metrics=[dataclasses.replace(metric, version=2)]))
+    assert before.changed(one) == one.changed(two) == {"evaluate", "report"}
 
 
 def test_every_stage_has_a_code_version() -> None:

@@ -48,13 +48,15 @@ def suggest_mlp(trial: optuna.Trial) -> dict[str, Any]:
 
 def build_mlp(params: Mapping[str, Any], seed: int) -> Any:
     """Build a feed-forward network of one hidden layer (Adam) behind its scaler."""
+    import numpy as np
     from sklearn.neural_network import MLPClassifier
 
     model = MLPClassifier(
         hidden_layer_sizes=(params["width"],),
         alpha=params["alpha"],
         learning_rate_init=params["learning_rate"],
-        random_state=seed,
+        # An instance goes on from epoch to epoch; a number would repeat one order of patches.
+        random_state=np.random.RandomState(seed),
     )
     return _behind_scaler(params["scaler"], model)
 

@@ -16,10 +16,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmark import provenance
-from benchmark.catalog.metrics import HEADLINE, METRICS
+from benchmark.catalog.metrics import HEADLINE
 from benchmark.context import Cell, Context
 from benchmark.errors import BenchmarkError
 from benchmark.resampling import Resampling, draw_resamples, interval, resample
+from benchmark.specs import Metric
 from benchmark.statistics import summarise
 from benchmark.store import Artefact
 from benchmark.tables import CONFUSION, SCORES, check_table, vectors_array
@@ -46,6 +47,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
         confidence=settings.confidence,
         seed=settings.seed,
         classes=context.source.classes,
+        metrics=context.metrics,
     )
     for cell in cells:
         evaluation.add(cell)
@@ -103,11 +105,13 @@ class Evaluation:
         confidence: float,
         seed: int,
         classes: Sequence[str],
+        metrics: Sequence[Metric],
     ) -> None:
         """Read the labels and draw the resamples."""
         self._num_classes = num_classes
         self._confidence = confidence
         self._classes = tuple(classes)
+        self._metrics = tuple(metrics)
         self._labels: dict[str, _Labels] = {}
         self.resamplings: dict[str, Resampling] = {}
         self._scored: list[_Scored] = []
@@ -163,8 +167,8 @@ class Evaluation:
             cell=cell,
             split=split,
             counts=np.asarray(whole.counts, dtype=np.int64),
-            values={metric.name: metric.compute(whole) for metric in METRICS},
-            resampled={metric.name: metric.compute(drawn) for metric in METRICS},
+            values={metric.name: metric.compute(whole) for metric in self._metrics},
+            resampled={metric.name: metric.compute(drawn) for metric in self._metrics},
             is_right=y_pred == labels.y_true,
             digest=hashlib.blake2b(np.ascontiguousarray(y_score).tobytes()).hexdigest(),
         )
@@ -173,7 +177,7 @@ class Evaluation:
         """Return the table ``scores``: one row per cell, split and metric (and class)."""
         rows = []
         for item in self._scored:
-            for metric in METRICS:
+            for metric in self._metrics:
                 values = np.atleast_1d(item.values[metric.name])
                 resampled = item.resampled[metric.name].reshape(-1, len(values))
                 for k, value in enumerate(values):
