@@ -7,6 +7,7 @@ arrive, so a search gives the same trials however many run at once. Nothing here
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -21,8 +22,9 @@ NUM_STARTUP = 10
 """Trials that Optuna draws at random before its TPE sampler learns from them."""
 BATCH = 5
 """Trials drawn together after that: fixed, so that the draw does not depend on the machine."""
-RUNGS = (5, 15)
-"""Epochs after which hopeless trials of an iterative head are stopped."""
+RUNG_PATCHES = 30_000
+"""An iterative head that is hopeless after it has seen so many patches is stopped, or after
+three times as many."""
 KEEP = 3
 """One in so many goes on from a rung (successive halving, Jamieson and Talwalkar 2016)."""
 
@@ -75,17 +77,29 @@ class _Trial:
         return self.scores.index(self.best_score) + 1
 
 
+def plan_rungs(num_train: int) -> tuple[int, int]:
+    """Return the epochs of the rungs: counted in patches, since epochs of few teach little.
+
+    Args:
+        num_train: patches of the training split.
+    """
+    first = max(3, math.ceil(RUNG_PATCHES / num_train))
+    return first, 3 * first
+
+
 class Search:
     """The search of one cell: batches of trials, rungs of epochs, then the refit."""
 
-    def __init__(self, head: Head, *, num_trials: int, seed: int, pruning: bool = True) -> None:
+    def __init__(
+        self, head: Head, *, num_trials: int, seed: int, rungs: Sequence[int] = ()
+    ) -> None:
         """Begin a search.
 
         Args:
             head: what is tuned; one that is not searched gets one trial.
             num_trials: of Optuna.
             seed: of the sampler.
-            pruning: stop hopeless trials of an iterative head at ``RUNGS``.
+            rungs: epochs after which hopeless trials of an iterative head are stopped.
         """
         self._head = head
         self._num_trials = num_trials if head.is_searched else 1
@@ -95,8 +109,7 @@ class Search:
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         optuna.logging.set_verbosity(verbosity)
         last = head.num_epochs or 0
-        rungs = [rung for rung in RUNGS if rung < last] if pruning and last else []
-        self._rungs = [*rungs, last]
+        self._rungs = [*(rung for rung in rungs if rung < last), last]
         self._trials: list[_Trial] = []
         self._batch: list[_Trial] = []
         self._rung = 0

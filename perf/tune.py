@@ -50,7 +50,7 @@ def plain_loop(data, heads: list[str], num_trials: int) -> tuple[float, dict[str
     best = {}
     for name in heads:
         head = HEADS.get(name)
-        search = Search(head, num_trials=num_trials, seed=0, pruning=False)
+        search = Search(head, num_trials=num_trials, seed=0)
         while not search.is_searched:
             segment = search.next()
             outcome, _ = fit_segment(head, rows, segment, seed=0)

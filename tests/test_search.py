@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.catalog.heads import HEADS
-from benchmark.search import BATCH, KEEP, NUM_STARTUP, RUNGS, Best, Outcome, Search, Segment
+from benchmark.search import BATCH, KEEP, NUM_STARTUP, Best, Outcome, Search, Segment, plan_rungs
 from benchmark.specs import Head
 from benchmark.tables import TRIALS, check_table
 
@@ -25,6 +25,8 @@ LOGISTIC = HEADS.get("logistic_regression")
 MAJORITY = HEADS.get("majority")
 
 Score = Callable[[dict[str, Any], int], float]
+
+RUNGS = (5, 15)
 
 
 def smooth(params: dict[str, Any], epoch: int) -> float:
@@ -108,8 +110,8 @@ def test_the_order_in_which_results_arrive_changes_nothing(
     order: random.Random,
     fails: frozenset[int],
 ) -> None:
-    one = Search(head, num_trials=num_trials, seed=7)
-    other = Search(head, num_trials=num_trials, seed=7)
+    one = Search(head, num_trials=num_trials, seed=7, rungs=RUNGS)
+    other = Search(head, num_trials=num_trials, seed=7, rungs=RUNGS)
     first = drive(one, head, score=score, fails=fails)
     second = drive(other, head, score=score, num_slots=num_slots, order=order, fails=fails)
     assert table_of(one) == table_of(other)
@@ -120,7 +122,7 @@ def test_the_order_in_which_results_arrive_changes_nothing(
 @pytest.mark.parametrize("head", [MLP, LOGISTIC], ids=lambda head: head.name)
 @pytest.mark.parametrize("num_trials", [1, 10, 17])
 def test_a_search_has_as_many_trials_as_were_asked_for(head: Head, num_trials: int) -> None:
-    search = Search(head, num_trials=num_trials, seed=0)
+    search = Search(head, num_trials=num_trials, seed=0, rungs=RUNGS)
     assert search.num_trials == num_trials
     assert search.num_running == num_trials
     done = drive(search, head)
@@ -134,7 +136,7 @@ def test_a_search_has_as_many_trials_as_were_asked_for(head: Head, num_trials: i
 
 
 def test_the_first_trials_are_drawn_together_and_the_rest_in_batches() -> None:
-    search = Search(LOGISTIC, num_trials=NUM_STARTUP + BATCH + 2, seed=0)
+    search = Search(LOGISTIC, num_trials=NUM_STARTUP + BATCH + 2, seed=0, rungs=RUNGS)
     sizes = []
     while True:
         batch = []
@@ -151,7 +153,7 @@ def test_the_first_trials_are_drawn_together_and_the_rest_in_batches() -> None:
 def test_another_seed_draws_other_trials_and_the_same_seed_the_same() -> None:
     tables = []
     for seed in (0, 0, 1):
-        search = Search(MLP, num_trials=17, seed=seed)
+        search = Search(MLP, num_trials=17, seed=seed, rungs=RUNGS)
         drive(search, MLP)
         tables.append([row["params"] for row in table_of(search)])
     assert tables[0] == tables[1]
@@ -159,7 +161,7 @@ def test_another_seed_draws_other_trials_and_the_same_seed_the_same() -> None:
 
 
 def test_more_trials_begin_with_the_same_trials() -> None:
-    few, many = (Search(MLP, num_trials=number, seed=3) for number in (10, 20))
+    few, many = (Search(MLP, num_trials=number, seed=3, rungs=RUNGS) for number in (10, 20))
     drive(few, MLP)
     drive(many, MLP)
     assert table_of(many)[:10] == table_of(few)
@@ -169,14 +171,14 @@ def test_later_trials_learn_from_earlier_ones() -> None:
     def distance(params: dict[str, Any]) -> float:
         return abs(math.log10(params["C"] / 100))
 
-    search = Search(LOGISTIC, num_trials=40, seed=0)
+    search = Search(LOGISTIC, num_trials=40, seed=0, rungs=RUNGS)
     drive(search, LOGISTIC, score=lambda params, epoch: 1 - distance(params) / 10)
     drawn = [distance(json.loads(row["params"])) for row in table_of(search)]
     assert sum(drawn[-20:]) / 20 < 0.6 * sum(drawn[:NUM_STARTUP]) / NUM_STARTUP
 
 
 def test_the_best_is_the_first_trial_of_the_highest_score_at_its_first_best_epoch() -> None:
-    search = Search(MLP, num_trials=10, seed=0)
+    search = Search(MLP, num_trials=10, seed=0, rungs=RUNGS)
     done = drive(search, MLP, score=peaked)
     rows = [row for row in table_of(search) if row["state"] == "complete"]
     best = search.best
@@ -189,7 +191,7 @@ def test_the_best_is_the_first_trial_of_the_highest_score_at_its_first_best_epoc
 
 
 def test_equal_scores_are_won_by_the_first_trial_at_the_first_epoch() -> None:
-    search = Search(MLP, num_trials=12, seed=0)
+    search = Search(MLP, num_trials=12, seed=0, rungs=RUNGS)
     drive(search, MLP, score=lambda params, epoch: 0.5)
     best = search.best
     assert best is not None
@@ -197,7 +199,7 @@ def test_equal_scores_are_won_by_the_first_trial_at_the_first_epoch() -> None:
 
 
 def test_a_head_that_is_not_searched_gets_one_trial() -> None:
-    search = Search(MAJORITY, num_trials=50, seed=0)
+    search = Search(MAJORITY, num_trials=50, seed=0, rungs=RUNGS)
     assert search.num_trials == 1
     done = drive(search, MAJORITY, score=lambda params, epoch: 0.2)
     assert work_of(done) == [("fit", 0, 0, 0), ("refit", 0, 0, 0)]
@@ -205,7 +207,7 @@ def test_a_head_that_is_not_searched_gets_one_trial() -> None:
 
 
 def test_a_head_without_epochs_is_fitted_once_and_never_pruned() -> None:
-    search = Search(LOGISTIC, num_trials=10, seed=0)
+    search = Search(LOGISTIC, num_trials=10, seed=0, rungs=RUNGS)
     done = drive(search, LOGISTIC)
     assert {(item.first_epoch, item.last_epoch) for item in done} == {(0, 0)}
     assert {row["state"] for row in table_of(search)} == {"complete"}
@@ -213,7 +215,7 @@ def test_a_head_without_epochs_is_fitted_once_and_never_pruned() -> None:
 
 
 def test_without_pruning_every_trial_goes_on_to_its_own_end() -> None:
-    search = Search(MLP, num_trials=10, seed=0, pruning=False)
+    search = Search(MLP, num_trials=10, seed=0, rungs=())
     done = drive(search, MLP)
     fits = [item for item in done if item.kind == "fit"]
     assert {(item.first_epoch, item.last_epoch) for item in fits} == {(0, MLP.num_epochs)}
@@ -222,16 +224,14 @@ def test_without_pruning_every_trial_goes_on_to_its_own_end() -> None:
 
 def test_a_head_of_few_epochs_has_only_the_rungs_below_them() -> None:
     short = dataclasses.replace(MLP, num_epochs=10)
-    search = Search(short, num_trials=10, seed=0)
+    search = Search(short, num_trials=10, seed=0, rungs=RUNGS)
     done = drive(search, short)
     fits = {(item.first_epoch, item.last_epoch) for item in done if item.kind == "fit"}
     assert fits == {(0, RUNGS[0]), (RUNGS[0], 10)}
 
 
 def test_pruning_keeps_the_winner_of_a_search_without_it() -> None:
-    pruned, whole = (
-        Search(MLP, num_trials=10, seed=1, pruning=pruning) for pruning in (True, False)
-    )
+    pruned, whole = (Search(MLP, num_trials=10, seed=1, rungs=rungs) for rungs in (RUNGS, ()))
     work = [
         sum(item.last_epoch - item.first_epoch for item in drive(search, MLP))
         for search in (pruned, whole)
@@ -242,7 +242,7 @@ def test_pruning_keeps_the_winner_of_a_search_without_it() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_one_in_three_goes_on_from_every_rung(seed: int) -> None:
-    search = Search(MLP, num_trials=NUM_STARTUP, seed=seed)
+    search = Search(MLP, num_trials=NUM_STARTUP, seed=seed, rungs=RUNGS)
     done = drive(search, MLP)
     arrived = NUM_STARTUP
     for rung in RUNGS:
@@ -253,7 +253,7 @@ def test_one_in_three_goes_on_from_every_rung(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_no_pruned_trial_was_ahead_of_the_best(seed: int) -> None:
-    search = Search(MLP, num_trials=25, seed=seed)
+    search = Search(MLP, num_trials=25, seed=seed, rungs=RUNGS)
     drive(search, MLP, score=peaked)
     best = search.best
     assert best is not None
@@ -265,7 +265,7 @@ def test_no_pruned_trial_was_ahead_of_the_best(seed: int) -> None:
 @pytest.mark.parametrize("head", [MLP, LOGISTIC], ids=lambda head: head.name)
 def test_failed_trials_are_recorded_and_do_not_win(head: Head) -> None:
     fails = frozenset({0, 3, 11})
-    search = Search(head, num_trials=12, seed=0)
+    search = Search(head, num_trials=12, seed=0, rungs=RUNGS)
     drive(search, head, fails=fails)
     rows = table_of(search)
     assert {row["trial"] for row in rows if row["state"] == "failed"} == fails
@@ -277,7 +277,7 @@ def test_failed_trials_are_recorded_and_do_not_win(head: Head) -> None:
 
 @pytest.mark.parametrize("head", [MLP, LOGISTIC, MAJORITY], ids=lambda head: head.name)
 def test_a_search_whose_trials_all_fail_ends_without_a_winner(head: Head) -> None:
-    search = Search(head, num_trials=12, seed=0)
+    search = Search(head, num_trials=12, seed=0, rungs=RUNGS)
     done = drive(search, head, fails=frozenset(range(12)))
     assert search.is_finished
     assert search.best is None
@@ -288,11 +288,11 @@ def test_a_search_whose_trials_all_fail_ends_without_a_winner(head: Head) -> Non
 
 
 def test_a_trial_that_fails_in_a_later_segment_leaves_another_winner() -> None:
-    undisturbed = Search(MLP, num_trials=10, seed=0)
+    undisturbed = Search(MLP, num_trials=10, seed=0, rungs=RUNGS)
     drive(undisturbed, MLP)
     assert undisturbed.best is not None
     winner = undisturbed.best.trial
-    search = Search(MLP, num_trials=10, seed=0)
+    search = Search(MLP, num_trials=10, seed=0, rungs=RUNGS)
     while not search.is_finished:
         segment = search.next()
         assert segment is not None
@@ -308,14 +308,14 @@ def test_a_trial_that_fails_in_a_later_segment_leaves_another_winner() -> None:
 
 
 def test_seconds_are_those_of_all_segments() -> None:
-    search = Search(LOGISTIC, num_trials=10, seed=0)
+    search = Search(LOGISTIC, num_trials=10, seed=0, rungs=RUNGS)
     drive(search, LOGISTIC)
     assert search.seconds == pytest.approx(2.5)
     assert sum(row["seconds"] for row in table_of(search)) == pytest.approx(2.5)
 
 
 def test_params_are_written_as_json_of_what_was_fitted() -> None:
-    search = Search(MLP, num_trials=3, seed=0)
+    search = Search(MLP, num_trials=3, seed=0, rungs=RUNGS)
     done = drive(search, MLP)
     for segment in done:
         assert json.loads(table_of(search)[segment.trial]["params"]) == segment.params
@@ -323,6 +323,13 @@ def test_params_are_written_as_json_of_what_was_fitted() -> None:
 
 def test_optuna_stays_as_talkative_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
     before = optuna.logging.get_verbosity()
-    drive(Search(LOGISTIC, num_trials=3, seed=0), LOGISTIC)
+    drive(Search(LOGISTIC, num_trials=3, seed=0, rungs=RUNGS), LOGISTIC)
     assert optuna.logging.get_verbosity() == before
     assert capfd.readouterr().err == ""
+
+
+def test_rungs_count_patches_so_that_small_sets_are_not_pruned_too_early() -> None:
+    assert plan_rungs(11_135) == (3, 9)
+    assert plan_rungs(1_000) == (30, 90)
+    assert plan_rungs(160) == (188, 564)
+    assert plan_rungs(1_000_000) == (3, 9)

@@ -137,7 +137,10 @@ def test_a_head_that_fails_leaves_its_neighbours_alone(opened):
     assert reason == "all trials failed: ValueError: this head never fits"
 
 
-def test_pruning_stops_hopeless_trials(opened):
+def test_pruning_stops_hopeless_trials(opened, monkeypatch):
+    from benchmark.stages.tune import searcher
+
+    monkeypatch.setattr(searcher, "plan_rungs", lambda num_train: (3, 9))
     context = opened(heads=[HEADS.get("mlp")], tune={"num_trials": 10})
     TuneStage().run(context)
     trials = _predictions(context, "mlp").read_table(names=["trials.parquet"]).to_pandas()

@@ -22,17 +22,24 @@ from benchmark import provenance
 from benchmark.context import Cell, Context
 from benchmark.errors import BenchmarkError
 from benchmark.progress import StageProgress
-from benchmark.search import Outcome, Search, Segment
+from benchmark.search import Outcome, Search, Segment, plan_rungs
 from benchmark.stages.tune.job import Job
-from benchmark.stages.tune.workers import SegmentTrial, Shelf
+from benchmark.stages.tune.shelf import Shelf
+from benchmark.stages.tune.workers import SegmentTrial
 
 
 def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:
     """Search these cells; a failed one is recorded, not raised."""
     resources = context.cluster.connect()
     config = context.experiment.tune
+    num_train = context.patches.read_table(columns=["split"], splits=("train",)).num_rows
     searches = [
-        Search(job.head, num_trials=config.num_trials, seed=job.seed, pruning=config.pruning)
+        Search(
+            job.head,
+            num_trials=config.num_trials,
+            seed=job.seed,
+            rungs=plan_rungs(num_train) if config.pruning else (),
+        )
         for job in jobs
     ]
     progress = context.progress.stage(
@@ -48,6 +55,8 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> None
     # One prequeued trial for each slot: a free slot never waits for the driver.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     shelf = Shelf.options(num_cpus=0).remote(list(jobs))  # type: ignore[attr-defined]
+    # Loaded while Ray Tune starts.
+    shelf.rows.remote(searcher.first)
     try:
         with tempfile.TemporaryDirectory(prefix="benchmark-tune-") as folder:
             tune.Tuner(
@@ -97,9 +106,20 @@ class CellSearcher(Searcher):
         self._progress = progress
         self._slots = slots
         self._running: dict[str, tuple[int, Segment]] = {}
-        self._open = list(range(len(cells)))
+        # Heads that are trained in rungs come first: while a rung waits for its last trial, the
+        # trials of other heads fill the slots, whose processes Ray Tune would end otherwise.
+        order = {cell.backbone: place for place, cell in reversed(list(enumerate(cells)))}
+        self._open = sorted(
+            range(len(cells)),
+            key=lambda n: (order[cells[n].backbone], jobs[n].head.num_epochs is None, n),
+        )
         self._started: set[int] = set()
         self._refit_s: dict[int, float] = {}
+
+    @property
+    def first(self) -> int:
+        """The job that is searched first."""
+        return self._open[0]
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next segment of the first search that has one."""

@@ -1,0 +1,85 @@
+"""The actor that all trials share: embeddings, states of unfinished trials, saved heads.
+
+Its module does not import Ray Tune, so that it starts while the trials' processes do.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from benchmark.fitting import Rows
+from benchmark.stages.tune.job import Job
+from benchmark.store import Artefact
+from benchmark.tables import vectors_array
+
+BACKBONES_HELD = 3
+"""Embeddings of so many backbones stay in the object store at once."""
+
+
+@ray.remote
+class Shelf:
+    """Holds embeddings in the object store, and the states of unfinished trials."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self._jobs = jobs
+        # skops imports torch, which takes seconds: once, here, while the first trials run.
+        threading.Thread(target=import_module, args=("skops.io",), daemon=True).start()
+        self._rows: dict[str, Any] = {}
+        self._states: dict[tuple[int, int], bytes] = {}
+
+    def rows(self, number: int) -> list[Any]:
+        """Return the reference to the rows of a job, in a list so that it is not resolved."""
+        job = self._jobs[number]
+        path = job.embeddings.path
+        if path not in self._rows:
+            while len(self._rows) >= BACKBONES_HELD:
+                self._rows.pop(next(iter(self._rows)))
+            self._rows[path] = ray.put(load_rows(job.patches, job.embeddings))
+        return [self._rows[path]]
+
+    def put_state(self, number: int, trial: int, state: bytes) -> None:
+        """Keep the state of a trial until its next segment."""
+        self._states[number, trial] = state
+
+    def take_state(self, number: int, trial: int) -> bytes:
+        """Return the state of a trial and forget it."""
+        return self._states.pop((number, trial), b"")
+
+    def save_head(self, number: int, model: bytes) -> None:
+        """Write the fitted head of a search with skops and forget its other states."""
+        import skops.io
+
+        # Pickled by a trial of this run and handed over in memory, never read from the store.
+        self._jobs[number].predictions.write_bytes(
+            "head.skops", skops.io.dumps(pickle.loads(model))
+        )
+        for key in [key for key in self._states if key[0] == number]:
+            del self._states[key]
+
+
+def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:
+    """Join embeddings with the labels of train and val; test gets none."""
+    labelled = patches.read_table(columns=["patch_id", "split", "label"], splits=("train", "val"))
+    test_ids = patches.read_table(columns=["patch_id", "split"], splits=("test",))["patch_id"]
+    table = embeddings.read_table(columns=["patch_id", "embedding"])
+    vectors = vectors_array(table["embedding"])
+    ids = table["patch_id"].to_numpy()
+    parts: dict[str, Any] = {}
+    split = labelled["split"].to_numpy()
+    for name in ("train", "val"):
+        rows = labelled.filter(pa.array(split == name))
+        wanted = rows["patch_id"].to_numpy()
+        parts[f"x_{name}"] = vectors[np.searchsorted(ids, wanted)]
+        parts[f"y_{name}"] = rows["label"].to_numpy()
+        parts[f"ids_{name}"] = wanted.astype(np.str_)
+    wanted = test_ids.to_numpy()
+    parts["x_test"], parts["ids_test"] = vectors[np.searchsorted(ids, wanted)], wanted.astype(str)
+    del parts["ids_train"]
+    return Rows(**parts)
