@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from benchmark.bands import band_indices
 from benchmark.errors import CellError
+from benchmark.folding import fold_batch_norms
 from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ Precision = Literal["float32", "bfloat16"]
 CPU_BATCH = 4
 """Largest batch whose activations stay in a core's cache: measured in docs/PERFORMANCE.md."""
 GPU_BATCH = 128
+EXAMPLE_SIZE = 64
+"""Side of the picture on which folding is checked, for backbones that take any size."""
 
 
 class Network(torch.nn.Module):
@@ -38,7 +41,7 @@ class Network(torch.nn.Module):
         """Build the backbone, with its weights, for a data set of these bands."""
         super().__init__()
         indices = band_indices(backbone, bands)
-        count = len(indices)
+        count = self.num_bands = len(indices)
         mean = torch.tensor(backbone.mean).expand(count) if len(backbone.mean) == 1 else None
         mean = torch.tensor(backbone.mean) if mean is None else mean
         std = torch.tensor(backbone.std)
@@ -168,11 +171,21 @@ class Embedder:
         self.name = backbone.name
         self.plan = plan
         torch.set_num_threads(plan.num_threads)
-        network = Network(backbone, bands).eval().to(plan.device)
+        network = Network(backbone, bands).eval()
+        size = backbone.image_size or EXAMPLE_SIZE
+        example = torch.linspace(-1, 1, network.num_bands * size**2)
+        network.backbone = fold_batch_norms(
+            network.backbone, example.reshape(1, network.num_bands, size, size)
+        )
+        network = network.to(plan.device)
         if plan.channels_last:
             network = network.to(memory_format=torch.channels_last)
         self._network = network
         self._dtype = torch.bfloat16 if plan.precision == "bfloat16" else None
+
+    def warm_up(self, pixels: NDArray[np.uint8]) -> None:
+        """Run one batch and forget it: the first pass plans memory and kernels."""
+        self._forward(pixels[: self.plan.batch_size], InputStats())
 
     def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], InputStats]:
         """Embed patches in batches of the plan.

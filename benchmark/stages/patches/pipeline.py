@@ -29,8 +29,8 @@ from benchmark.streaming import Items, read_items, status_rows
 from benchmark.tables import CANDIDATES, check_table, images_column, patches_schema
 
 PART_BYTES = 16 * 2**20
-MIN_PART_ROWS, MAX_PART_ROWS = 32, 256
-PARTS_WANTED = 64
+MIN_PART_ROWS, MAX_PART_ROWS = 64, 256
+PARTS_WANTED = 32
 """Enough parts to keep many actors busy on a small data set; larger ones have larger parts."""
 
 
