@@ -35,7 +35,7 @@ check: setup
 	$(BIN)/mypy
 
 perf: setup
-	$(BIN)/python perf/run.py
+	$(BIN)/python -m perf.run
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

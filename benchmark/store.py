@@ -149,7 +149,6 @@ class Artefact:
             with fs.open_output_stream(target) as stream:
                 stream.write(content)
             if self.store.is_local:
-                _sync(target)
                 Path(target).replace(final)
         except OSError as error:
             if self.store.is_local:
@@ -240,7 +239,14 @@ class Artefact:
         return dict(self.read_json(PLAN))
 
     def commit(self, manifest: dict[str, Any]) -> None:
-        """Complete the artefact: write its manifest, the last file of all."""
+        """Complete the artefact: write its manifest, the last file of all.
+
+        On a local disk every file has reached the disk before: a manifest that survives a power
+        cut has its files beside it.
+        """
+        if self.store.is_local:
+            for name in self.files():
+                _sync(self.file(name))
         self.write_json(
             MANIFEST,
             {

@@ -6,6 +6,8 @@ K classes, N patches, R resamples, S scenes.
 
 from __future__ import annotations
 
+import json
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,9 +79,20 @@ TRIALS = pa.schema(
 
 
 def patches_schema(num_bands: int, patch_size: int) -> pa.Schema:
-    """Return the schema of ``patches``: CANDIDATES plus ``image`` uint8 (C, H, W)."""
-    image = pa.fixed_shape_tensor(pa.uint8(), (num_bands, patch_size, patch_size))
-    return CANDIDATES.append(pa.field("image", image, nullable=False))
+    """Return the schema of ``patches``: CANDIDATES plus ``image``.
+
+    An image is the bytes of a uint8 array (C, H, W), and the field's metadata has the shape.
+    Parquet has no 8-bit numbers: as a list each pixel would take four bytes, and ten times as
+    long to write and read.
+    """
+    shape = (num_bands, patch_size, patch_size)
+    image = pa.field(
+        "image",
+        pa.binary(math.prod(shape)),
+        nullable=False,
+        metadata={"shape": json.dumps(shape), "dtype": "uint8"},
+    )
+    return CANDIDATES.append(image)
 
 
 def predictions_schema(num_classes: int) -> pa.Schema:
@@ -120,27 +133,37 @@ def check_table(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
 def images_column(pixels: NDArray[np.uint8]) -> pa.Array:
     """Return uint8 pixels (N, C, H, W) as a column, without a copy where they are contiguous."""
     n, c, h, w = pixels.shape
-    flat = pa.array(np.ascontiguousarray(pixels).reshape(-1))
-    storage = pa.FixedSizeListArray.from_arrays(flat, c * h * w)
-    if n == 0:
-        storage = pa.array([], type=pa.list_(pa.uint8(), c * h * w))
-    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), (c, h, w)), storage)
+    buffer = pa.py_buffer(np.ascontiguousarray(pixels).reshape(-1))
+    return pa.Array.from_buffers(pa.binary(c * h * w), n, [None, buffer])
 
 
-def images_array(column: pa.ChunkedArray) -> NDArray[np.uint8]:
-    """Return an image column as one array, uint8 (N, C, H, W)."""
-    array = column.chunk(0) if column.num_chunks == 1 else _joined(column)
-    shape = tuple(column.type.shape)
-    flat = array.storage.flatten().to_numpy(zero_copy_only=True)
-    images: NDArray[np.uint8] = flat.reshape((len(column), *shape))
+def images_array(column: pa.ChunkedArray, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return an image column as one array, uint8 (N, C, H, W).
+
+    One chunk is not copied; the array must not be written.
+
+    Args:
+        column: of the table ``patches``.
+        shape: (C, H, W) of an image.
+
+    Raises:
+        ValueError: the images are of another size.
+    """
+    width = math.prod(shape)
+    if column.type.byte_width != width:
+        raise ValueError(f"images of {column.type.byte_width} bytes are not of shape {shape}")
+    chunks = [
+        np.frombuffer(chunk.buffers()[1], np.uint8)[
+            chunk.offset * width : (chunk.offset + len(chunk)) * width
+        ].reshape(-1, *shape)
+        for chunk in column.chunks
+        if len(chunk)
+    ]
+    if not chunks:
+        return np.empty((0, *shape), np.uint8)
+    images = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+    images.flags.writeable = False
     return images
-
-
-def _joined(column: pa.ChunkedArray) -> pa.ExtensionArray:
-    storage = pa.chunked_array(
-        [chunk.storage for chunk in column.chunks], type=column.type.storage_type
-    ).combine_chunks()
-    return pa.ExtensionArray.from_storage(column.type, storage)
 
 
 def embeddings_column(embeddings: NDArray[np.float32]) -> pa.Array:

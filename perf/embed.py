@@ -1,4 +1,4 @@
-"""Embedding through Ray Data against bare loops of the same model: python perf/embed.py
+"""Embedding through Ray Data against bare loops of the same model: python -m perf.embed
 
 Takes about 4 minutes on two cores. The bare loops work on arrays in memory; the stage reads
 Parquet and writes Parquet. Start-up is excluded from all three: the stage's rate is taken from

@@ -1,4 +1,4 @@
-"""Head search through Ray Tune against a plain Optuna loop: python perf/tune.py
+"""Head search through Ray Tune against a plain Optuna loop: python -m perf.tune
 
 Ten trials each of logistic regression and MLP on 11,135 x 768 embeddings (made here, not real);
 about 5 minutes on two cores. The loop has its BLAS threads free and fits the same trials; the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import duckdb
@@ -46,6 +47,9 @@ def candidates(n: int = N) -> pa.Table:
         },
         schema=CANDIDATES,
     )
+
+
+SHAPE = (4, 5, 6)
 
 
 def pixels(n: int = N) -> np.ndarray:
@@ -154,7 +158,7 @@ def test_embeddings_of_another_width_do_not_fit_the_predictions(vectors: np.ndar
 def test_images_become_a_column_and_back_without_a_copy() -> None:
     images = pixels()
     column = images_column(images)
-    back = images_array(pa.chunked_array([column]))
+    back = images_array(pa.chunked_array([column]), SHAPE)
     assert np.shares_memory(images, back)
     np.testing.assert_array_equal(back, images)
     assert back.dtype == np.uint8
@@ -163,25 +167,27 @@ def test_images_become_a_column_and_back_without_a_copy() -> None:
 
 def test_images_that_are_not_contiguous_are_kept_as_they_look() -> None:
     images = pixels()[:, :, ::-1]
-    np.testing.assert_array_equal(images_array(pa.chunked_array([images_column(images)])), images)
+    np.testing.assert_array_equal(
+        images_array(pa.chunked_array([images_column(images)]), SHAPE), images
+    )
 
 
 def test_images_of_several_chunks_are_joined_in_order() -> None:
     one, other = pixels(3), pixels(2)
     column = pa.chunked_array([images_column(one), images_column(other)])
-    np.testing.assert_array_equal(images_array(column), np.concatenate([one, other]))
+    np.testing.assert_array_equal(images_array(column, SHAPE), np.concatenate([one, other]))
 
 
 @pytest.mark.parametrize("start", [0, 2, 6])
 def test_a_slice_of_images_is_read_from_where_it_begins(start: int) -> None:
     images = pixels()
     column = pa.chunked_array([images_column(images)]).slice(start)
-    np.testing.assert_array_equal(images_array(column), images[start:])
+    np.testing.assert_array_equal(images_array(column, SHAPE), images[start:])
 
 
 def test_no_images_are_an_empty_array_of_the_shape() -> None:
     column = pa.chunked_array([images_column(pixels(0))])
-    assert images_array(column).shape == (0, 4, 5, 6)
+    assert images_array(column, SHAPE).shape == (0, 4, 5, 6)
 
 
 def test_the_image_column_of_patches_has_a_shape_that_survives_parquet(artefact: Artefact) -> None:
@@ -191,8 +197,17 @@ def test_the_image_column_of_patches_has_a_shape_that_survives_parquet(artefact:
     artefact.write_table("part-000000.parquet", check_table(table, schema, what="patches"))
     read = artefact.read_table()
     assert read.schema.equals(schema)
-    assert tuple(read["image"].type.shape) == (4, 8, 8)
-    np.testing.assert_array_equal(images_array(read["image"]), images)
+    shape = tuple(json.loads(read.schema.field("image").metadata[b"shape"]))
+    assert shape == (4, 8, 8)
+    np.testing.assert_array_equal(images_array(read["image"], shape), images)
+    stored = sum(path.stat().st_size for path in Path(artefact.path).iterdir())
+    assert stored < 1.2 * images.nbytes + 10_000
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    column = pa.chunked_array([images_column(pixels())])
+    with pytest.raises(ValueError, match=r"images of 120 bytes are not of shape"):
+        images_array(column, (4, 8, 8))
 
 
 def test_a_patch_of_another_size_does_not_fit_the_schema() -> None:

@@ -55,7 +55,7 @@ def test_embeddings_equal_the_bare_network(embedded):
     assert ids == patches["patch_id"].to_pylist()
     plan = plan_device(precision="float32", batch_size=4, num_threads=1, device="cpu")
     bare = Embedder(backbone, context.source.bands, plan)
-    expected, _ = bare(images_array(patches["image"]))
+    expected, _ = bare(images_array(patches["image"], (4, 32, 32)))
     np.testing.assert_allclose(embeddings, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.stages.patches import PatchesStage
-from benchmark.stages.patches.pipeline import find_unit, split_parts, write_part
+from benchmark.stages.patches.pipeline import find_unit, split_parts, write_group
 from benchmark.stages.patches.sampling import check_splits, choose
 from benchmark.tables import CANDIDATES, check_table, images_array, patches_schema
 from tests.scenes import write_scenes
@@ -34,7 +34,7 @@ def test_the_table_has_designs_columns_and_the_right_pixels(patches, scenes):
     with rasterio.open(path) as file:
         whole = file.read()
     expected = whole[:, top : top + 32, left : left + 32]
-    np.testing.assert_array_equal(images_array(row["image"])[0], expected)
+    np.testing.assert_array_equal(images_array(row["image"], (4, 32, 32))[0], expected)
 
 
 def test_splits_follow_the_states_and_share_no_scene(patches):
@@ -70,7 +70,7 @@ def test_the_result_does_not_depend_on_order_or_parallelism(patches, open_small,
     chosen = choose(shuffled, config).sort_by("patch_id")
     parts = split_parts(chosen, num_bands=4, config=config)
     for part in reversed(parts):
-        write_part(part, source=source, artefact=artefact, fails=True)
+        write_group([part], source=source, artefact=artefact, size=32, fails=True)
     assert artefact.read_table().equals(context.patches.read_table())
 
 

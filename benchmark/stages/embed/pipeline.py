@@ -69,6 +69,7 @@ def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
             artefact=cell.artefact,
             patches=context.patches,
             bands=tuple(manifest["bands"]),
+            shape=(len(manifest["bands"]), manifest["patch_size"], manifest["patch_size"]),
             batch_size=None if config.batch_size == "auto" else config.batch_size,
             precision=config.precision,
             num_threads=pool.num_threads,

@@ -27,6 +27,8 @@ class Job:
     artefact: Artefact
     patches: Artefact
     bands: tuple[str, ...]
+    shape: tuple[int, int, int]
+    """(C, H, W) of a patch."""
     batch_size: int | None
     precision: str
     num_threads: int
@@ -89,7 +91,7 @@ class EmbedActor:
         return pa.table({key: [value] for key, value in row.items()})
 
     def _embed(self, number: int, block: pa.Table, row: dict[str, Any]) -> None:
-        pixels = images_array(block["image"])
+        pixels = images_array(block["image"], self._jobs[number].shape)
         embedder = self._hold(number, pixels)
         began = time.perf_counter()
         embeddings, stats = embedder(pixels)

@@ -187,25 +187,48 @@ def split_parts(chosen: pa.Table, *, num_bands: int, config: DatasetConfig) -> l
     ]
 
 
-def write_part(part: Part, *, source: Source, artefact: Artefact, fails: bool) -> pa.Table:
-    """Read the pixels of one part, write it, and return a status row (one Ray Data task)."""
+def write_group(
+    group: Sequence[Part], *, source: Source, artefact: Artefact, size: int, fails: bool
+) -> pa.Table:
+    """Read the pixels of some parts at once, write each, and return a status row.
+
+    This is one Ray Data task. Neighbouring parts share strips of a scene, which are read once.
+    """
+    candidates = pa.concat_tables([part.candidates for part in group])
     tables: list[pa.Table] = []
     problems: list[Problem] = []
-    for unit in pc.unique(part.candidates["unit"]).to_pylist():
-        rows = part.candidates.filter(pc.equal(part.candidates["unit"], unit))
+    for unit in pc.unique(candidates["unit"]).to_pylist():
+        rows = candidates.filter(pc.equal(candidates["unit"], unit))
         images = source.read(rows)
         problems += images.problems
         kept = rows.take(pa.array(images.rows)).select(CANDIDATES.names)
         tables.append(kept.append_column("image", images_column(images.pixels)))
     status = {"num_rows": 0, "problems": json.dumps([item._asdict() for item in problems])}
     if not (problems and fails):
-        table = pa.concat_tables(tables)
-        c, h, _ = table["image"].type.shape
-        table = check_table(table, patches_schema(c, h), what=f"patches part {part.index}")
-        table = table.replace_schema_metadata({"problems": status["problems"]})
-        artefact.write_table(part.file_name, table)
-        status["num_rows"] = table.num_rows
+        read = pa.concat_tables(tables)
+        for part in group:
+            wanted = part.candidates["patch_id"].combine_chunks()
+            found = read.filter(pc.is_in(read["patch_id"], wanted))
+            schema = patches_schema(len(source.bands), size)
+            table = check_table(found, schema, what=f"patches part {part.index}")
+            lost = status["problems"] if table.num_rows < len(wanted) else "[]"
+            metadata = {**(table.schema.metadata or {}), "problems": lost}
+            artefact.write_table(part.file_name, table.replace_schema_metadata(metadata))
+        status["num_rows"] = read.num_rows
     return pa.table({key: [value] for key, value in status.items()})
+
+
+def group_parts(parts: Sequence[Part]) -> list[list[Part]]:
+    """Join neighbouring parts up to the rows that one task reads."""
+    groups: list[list[Part]] = []
+    rows = MAX_PART_ROWS
+    for part in parts:
+        if rows + part.candidates.num_rows > MAX_PART_ROWS:
+            groups.append([])
+            rows = 0
+        groups[-1].append(part)
+        rows += part.candidates.num_rows
+    return groups
 
 
 def write_parts(
@@ -225,9 +248,12 @@ def write_parts(
     fails = config.on_error == "fail"
     found: list[Problem] = []
     if todo:
-        write = partial(write_part, source=source, artefact=artefact, fails=fails)
-        items = Items("read", todo, write)
-        for row in status_rows(read_items(items, num_items=len(todo), num_cpus=1)):
+        write = partial(
+            write_group, source=source, artefact=artefact, size=config.patch_size, fails=fails
+        )
+        groups = group_parts(todo)
+        items = Items("read", groups, write)
+        for row in status_rows(read_items(items, num_items=len(groups), num_cpus=1)):
             found += [Problem(**item) for item in json.loads(row["problems"])]
             advance(row["num_rows"])
     if found and fails:
@@ -252,7 +278,7 @@ def _collect_parts(
                 f"{part.candidates.num_rows}: delete {artefact.uri} and run again"
             )
         written.append({"name": name, "num_rows": metadata.num_rows})
-    return written, tuple(problems)
+    return written, tuple(dict.fromkeys(problems))
 
 
 def _report_problems(problems: Sequence[Problem], config: DatasetConfig, context: Context) -> None:

@@ -116,6 +116,7 @@ def _examples(results: Results) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     at = [bands.index(name) for name in ("red", "green", "blue") if name in bands]
     at = at if len(at) == 3 else [0, min(1, len(bands) - 1), min(2, len(bands) - 1)]
     found: list[list[Any]] = [[] for _ in results.classes]
+    size = results.patches["patch_size"]
     artefact = results.context.patches
     names = [part["name"] for part in results.patches["parts"] if part["num_rows"]]
     order = np.random.default_rng(EXAMPLE_SEED).permutation(len(names))
@@ -125,15 +126,13 @@ def _examples(results: Results) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
         needed = [k for k in range(len(found)) if len(found[k]) < wanted and (rows == k).any()]
         if not needed:
             continue
-        images = images_array(
-            artefact.read_table(names=[names[index]], columns=["patch_id", "image"])["image"]
-        )
+        part = artefact.read_table(names=[names[index]], columns=["patch_id", "image"])
+        images = images_array(part["image"], (len(bands), size, size))
         for k in needed:
             # A few of each part, so that one scene does not fill the row.
             few = max(1, wanted // 3)
             picked = np.flatnonzero(rows == k)[: min(few, wanted - len(found[k]))]
             found[k] += [images[i][at].transpose(1, 2, 0) for i in picked]
-    size = results.patches["patch_size"]
     return [np.stack(items) if items else np.empty((0, size, size, 3), np.uint8) for items in found]
 
 
