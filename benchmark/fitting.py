@@ -6,7 +6,7 @@ for the number of epochs that was best, which with the same seed gives the same 
 
 from __future__ import annotations
 
-import pickle
+import copy
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,9 +35,17 @@ class Rows(NamedTuple):
     ids_test: NDArray[np.str_]
 
 
+class State(NamedTuple):
+    """A trial between two segments: the fitted pipeline, its best val score and epoch."""
+
+    model: Any
+    best: float
+    best_epoch: int
+
+
 def fit_segment(
-    head: Head, rows: Rows, segment: Segment, *, seed: int, state: bytes = b""
-) -> tuple[Outcome, bytes]:
+    head: Head, rows: Rows, segment: Segment, *, seed: int, state: State | None = None
+) -> tuple[Outcome, State | None]:
     """Fit one trial, from ``segment.first_epoch`` to ``last_epoch`` where it is iterative.
 
     Args:
@@ -45,9 +53,9 @@ def fit_segment(
         rows: the data.
         segment: the trial and its epochs.
         seed: of initialisation and order.
-        state: what the segment before this one returned; empty at the first.
+        state: what the segment before this one returned; None at the first.
 
-    Returns: the outcome, and the state from which the next segment goes on (empty where the
+    Returns: the outcome, and the state from which the next segment goes on (None where the
     trial has ended).
     """
     began = time.perf_counter()
@@ -56,7 +64,7 @@ def fit_segment(
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
             model = head.build(segment.params, seed).fit(rows.x_train, rows.y_train)
-            scores, is_stopped, state = [_val_score(model.predict(rows.x_val), rows)], True, b""
+            scores, is_stopped, state = [_val_score(model.predict(rows.x_val), rows)], True, None
         else:
             scores, is_stopped, state = _fit_epochs(head, rows, segment, seed, state)
     return Outcome(scores, time.perf_counter() - began, is_stopped), state
@@ -106,11 +114,11 @@ def scores_of_all(
 
 
 def _fit_epochs(
-    head: Head, rows: Rows, segment: Segment, seed: int, state: bytes
-) -> tuple[list[float], bool, bytes]:
-    if state:
-        # Made by this search a moment ago and held in memory, never read from the store.
-        model, best, best_epoch = pickle.loads(state)
+    head: Head, rows: Rows, segment: Segment, seed: int, state: State | None
+) -> tuple[list[float], bool, State | None]:
+    if state is not None:
+        # Ray hands over arrays that must not be written; training writes them.
+        model, best, best_epoch = copy.deepcopy(state)
         x_train = model[:-1].transform(rows.x_train) if len(model) > 1 else rows.x_train
     else:
         model, best, best_epoch = head.build(segment.params, seed), -1.0, 0
@@ -124,8 +132,8 @@ def _fit_epochs(
         if scores[-1] > best:
             best, best_epoch = scores[-1], epoch
         if epoch - best_epoch >= head.patience or best == 1.0:
-            return scores, True, b""
-    return scores, False, pickle.dumps((model, best, best_epoch))
+            return scores, True, None
+    return scores, False, State(model, best, best_epoch)
 
 
 def _fit_scaler(model: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:

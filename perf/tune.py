@@ -11,6 +11,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -59,9 +60,19 @@ def plain_loop(data, heads: list[str], num_trials: int) -> tuple[float, dict[str
     return time.perf_counter() - began, best
 
 
-def stage(data, heads: list[str], num_trials: int, *, pruning: bool):
-    """Return seconds, best val scores and the share of time that trial slots were busy."""
-    from benchmark.stages.tune import TuneStage
+class Measured(NamedTuple):
+    """One run of the stage: seconds, best val scores, share of time that slots were busy."""
+
+    seconds: float
+    best: dict[str, float]
+    busy: float
+
+
+def stage(
+    data, heads: list[str], num_trials: int, *, pruning: bool, seeds: int = 1, slots: int = 0
+) -> Measured:
+    """Run the stage, Ray's start and end included."""
+    from benchmark.stages import tune
 
     with tempfile.TemporaryDirectory() as folder:
         context = open_noise(
@@ -69,20 +80,25 @@ def stage(data, heads: list[str], num_trials: int, *, pruning: bool):
             3000,
             backbones=["random"],
             heads=heads,
+            seeds=list(range(seeds)),
             tune={"num_trials": num_trials, "pruning": pruning},
         )
         _write(context, data)
         began = time.perf_counter()
         with context.cluster:
-            resources = context.cluster.connect()
-            searching = time.perf_counter()
-            result = TuneStage().run(context)
-            ended = time.perf_counter()
+            context.cluster.connect(**({"num_cpus": slots} if slots else {}))
+            from benchmark.stages.tune import searcher
+
+            shares = []
+            whole = searcher.search
+            searcher.search = lambda *arguments: shares.append(whole(*arguments))
+            result = tune.TuneStage().run(context)
+            searcher.search = whole
+        seconds = time.perf_counter() - began
         assert all(item.status == "complete" for item in result.cells), result.cells
         manifests = [cell.artefact.manifest() for cell in context.prediction_cells()]
-        best = {item["head"]: item["val_score"] for item in manifests}
-        busy = sum(item["seconds"]["device"] for item in manifests)
-        return ended - began, best, busy / (ended - searching) / resources.num_cpus
+        best = {item["head"]: item["val_score"] for item in manifests if item["seed"] == 0}
+        return Measured(seconds, best, shares[0])
 
 
 def _write(context, data) -> None:
@@ -115,21 +131,21 @@ def main() -> None:
     whole, pruned = [], []
     for number in range(options.rounds):
         loop_s, loop_best = plain_loop(data, heads, options.trials)
-        whole_s, whole_best, whole_busy = stage(data, heads, options.trials, pruning=False)
-        pruned_s, pruned_best, pruned_busy = stage(data, heads, options.trials, pruning=True)
-        whole.append(whole_s / loop_s)
-        pruned.append(pruned_s / loop_s)
-        print(
-            f"{number}: loop {loop_s:.1f} s {loop_best}\n"
-            f"   stage {whole_s:.1f} s, slots busy {whole_busy:.2f} {whole_best}\n"
-            f"   pruned {pruned_s:.1f} s, slots busy {pruned_busy:.2f} {pruned_best}",
-            flush=True,
-        )
+        one = stage(data, heads, options.trials, pruning=False)
+        two = stage(data, heads, options.trials, pruning=True)
+        whole.append(one.seconds / loop_s)
+        pruned.append(two.seconds / loop_s)
+        print(f"{number}: loop {loop_s:.1f} s {loop_best}")
+        print(f"   stage  {one.seconds:.1f} s, slots busy {one.busy:.2f} {one.best}")
+        print(f"   pruned {two.seconds:.1f} s, slots busy {two.busy:.2f} {two.best}", flush=True)
     for name, ratios in (("stage / loop", whole), ("pruned stage / loop", pruned)):
         print(
             f"{name}: median {statistics.median(ratios):.2f} "
             f"(min {min(ratios):.2f}, max {max(ratios):.2f})"
         )
+    small = {split: (x[:3000], y[:3000]) for split, (x, y) in data.items()}
+    many = stage(small, heads, options.trials, pruning=True, seeds=4, slots=8)
+    print(f"8 slots, 8 searches: slots busy {many.busy:.2f}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ QUIET = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-dev-shm-usage",
     "--no-first-run",
 )
 
@@ -23,19 +24,19 @@ def find_browser() -> str | None:
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
-def screenshot(browser: str, page: Path, target: Path) -> Path:
+def run_browser(browser: str, page: Path, *flags: str) -> str:
+    """Open a page and return what the browser prints."""
     with tempfile.TemporaryDirectory() as profile:
-        subprocess.run(
-            [
-                browser,
-                *QUIET,
-                f"--user-data-dir={profile}",
-                "--window-size=1100,3000",
-                f"--screenshot={target}",
-                page.absolute().as_uri(),
-            ],
+        done = subprocess.run(
+            [browser, *QUIET, f"--user-data-dir={profile}", *flags, page.absolute().as_uri()],
             check=True,
             capture_output=True,
+            text=True,
             timeout=120,
         )
+    return done.stdout
+
+
+def screenshot(browser: str, page: Path, target: Path) -> Path:
+    run_browser(browser, page, "--window-size=1100,3000", f"--screenshot={target}")
     return target

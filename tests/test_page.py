@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,13 +21,13 @@ from benchmark.page import (
     render_report,
     write_headline,
 )
+from tests.browser import find_browser, run_browser
 
 EVIL = "<script>alert(1)</script>"
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c02"
     "0000000b4944415478da6364f80f00010501012718e3660000000049454e44ae426082"
 )
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 RANKING = (
     RankingRow(
@@ -202,30 +200,6 @@ def test_missing_values_become_dashes() -> None:
     assert f"x 1 yes {MISSING} {MISSING} no" in text
 
 
-def dump_dom(path: Path, profile: Path) -> str:
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)}")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-    ]
-    done = subprocess.run(
-        [browser, *flags, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout
-
-
 def test_a_browser_shows_and_sorts_the_ranking(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     # Clicks the heading of the score once: ascending puts the floor first.
@@ -235,7 +209,10 @@ def test_a_browser_shows_and_sorts_the_ranking(tmp_path: Path) -> None:
         "document.querySelectorAll('#ranking-table th button')[3].click();</script>"
     )
     path.write_text(render_report(report()).replace("</body>", f"{click}</body>"), encoding="utf-8")
-    dom = dump_dom(path, tmp_path / "profile")
+    browser = find_browser()
+    if browser is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    dom = run_browser(browser, path, "--dump-dom")
     assert 'data-first="efficientnet_lite0"' in dom
     table = dom[dom.index('id="ranking-table"') :]
     body = table[table.index("<tbody>") : table.index("</tbody>")]

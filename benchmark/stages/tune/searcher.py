@@ -9,6 +9,7 @@ trial. Test labels are never read.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -27,9 +28,15 @@ from benchmark.stages.tune.job import Job
 from benchmark.stages.tune.shelf import Shelf
 from benchmark.stages.tune.workers import SegmentTrial
 
+logger = logging.getLogger("benchmark")
 
-def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> None:
-    """Search these cells; a failed one is recorded, not raised."""
+
+def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> float:
+    """Search these cells; a failed one is recorded, not raised.
+
+    Returns: the share of time that trial slots were busy, from the first trial's begin to the
+    last one's end.
+    """
     resources = context.cluster.connect()
     config = context.experiment.tune
     num_train = context.patches.read_table(columns=["split"], splits=("train",)).num_rows
@@ -84,6 +91,8 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> None
     finally:
         ray.kill(shelf)
         progress.close()
+    logger.info("tune: trial slots were busy %.0f %% of the time", 100 * searcher.busy_share)
+    return searcher.busy_share
 
 
 class CellSearcher(Searcher):
@@ -115,6 +124,16 @@ class CellSearcher(Searcher):
         )
         self._started: set[int] = set()
         self._refit_s: dict[int, float] = {}
+        self._spans: list[tuple[float, float]] = []
+
+    @property
+    def busy_share(self) -> float:
+        """The share of time that slots were busy since the first trial began."""
+        if not self._spans:
+            return 0.0
+        began, ended = min(span[0] for span in self._spans), max(span[1] for span in self._spans)
+        busy = sum(end - begin for begin, end in self._spans)
+        return busy / (self._slots * max(ended - began, 1e-9))
 
     @property
     def first(self) -> int:
@@ -146,6 +165,7 @@ class CellSearcher(Searcher):
             outcome = Outcome([], 0.0, error="its worker process died (out of memory?)")
         else:
             outcome = Outcome(**json.loads(result["outcome"]))
+            self._spans.append((result["began"], result["ended"]))
         search = self._searches[number]
         running = search.num_running
         search.tell(segment, outcome)

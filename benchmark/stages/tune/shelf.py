@@ -5,7 +5,6 @@ Its module does not import Ray Tune, so that it starts while the trials' process
 
 from __future__ import annotations
 
-import pickle
 import threading
 from importlib import import_module
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from benchmark.fitting import Rows
+from benchmark.fitting import Rows, State
 from benchmark.stages.tune.job import Job
 from benchmark.store import Artefact
 from benchmark.tables import vectors_array
@@ -32,7 +31,7 @@ class Shelf:
         # skops imports torch, which takes seconds: once, here, while the first trials run.
         threading.Thread(target=import_module, args=("skops.io",), daemon=True).start()
         self._rows: dict[str, Any] = {}
-        self._states: dict[tuple[int, int], bytes] = {}
+        self._states: dict[tuple[int, int], State] = {}
 
     def rows(self, number: int) -> list[Any]:
         """Return the reference to the rows of a job, in a list so that it is not resolved."""
@@ -44,22 +43,19 @@ class Shelf:
             self._rows[path] = ray.put(load_rows(job.patches, job.embeddings))
         return [self._rows[path]]
 
-    def put_state(self, number: int, trial: int, state: bytes) -> None:
+    def put_state(self, number: int, trial: int, state: State) -> None:
         """Keep the state of a trial until its next segment."""
         self._states[number, trial] = state
 
-    def take_state(self, number: int, trial: int) -> bytes:
+    def take_state(self, number: int, trial: int) -> State | None:
         """Return the state of a trial and forget it."""
-        return self._states.pop((number, trial), b"")
+        return self._states.pop((number, trial), None)
 
-    def save_head(self, number: int, model: bytes) -> None:
+    def save_head(self, number: int, model: Any) -> None:
         """Write the fitted head of a search with skops and forget its other states."""
         import skops.io
 
-        # Pickled by a trial of this run and handed over in memory, never read from the store.
-        self._jobs[number].predictions.write_bytes(
-            "head.skops", skops.io.dumps(pickle.loads(model))
-        )
+        self._jobs[number].predictions.write_bytes("head.skops", skops.io.dumps(model))
         for key in [key for key in self._states if key[0] == number]:
             del self._states[key]
 

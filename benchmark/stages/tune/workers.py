@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import time
 from typing import Any
 
@@ -60,13 +59,13 @@ class SegmentTrial(tune.Trainable):
         if segment.kind == "refit":
             began = time.perf_counter()
             model = write_predictions(job, rows, segment)
-            ray.get(self._shelf.save_head.remote(number, pickle.dumps(model)))
+            ray.get(self._shelf.save_head.remote(number, model))
             return Outcome([], time.perf_counter() - began)
-        state = b""
+        state = None
         if segment.first_epoch:
             state = ray.get(self._shelf.take_state.remote(number, segment.trial))
         outcome, state = fit_segment(job.head, rows, segment, seed=job.seed, state=state)
-        if state:
+        if state is not None:
             ray.get(self._shelf.put_state.remote(number, segment.trial, state))
         return outcome
 
