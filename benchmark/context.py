@@ -14,6 +14,7 @@ from typing import Any
 from benchmark.cluster import Cluster
 from benchmark.config import Experiment
 from benchmark.digest import fingerprint
+from benchmark.errors import CellError
 from benchmark.progress import Progress
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store import Artefact, Status, Store
@@ -114,12 +115,16 @@ class Context:
         reason = self.why_missing(dependency)
         self.failures[artefact.path] = reason
         if self.status(dependency)[0] == "failed":
-            artefact.fail(reason)
+            self.fail(artefact, reason)
 
     def fail(self, artefact: Artefact, reason: str) -> None:
         """Record that an artefact failed, here and in the store."""
         self.failures[artefact.path] = reason
-        artefact.fail(reason)
+        try:
+            artefact.fail(reason)
+        except CellError as error:
+            # The store is full or gone: this run still tells how every cell ended.
+            self.progress.message(f"the failure is not recorded: {error}")
 
     @cached_property
     def patches_inputs(self) -> dict[str, Any]:

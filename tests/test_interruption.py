@@ -82,7 +82,9 @@ def undisturbed(toml, tmp_path_factory):
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_run_completes_with_identical_scores(toml, undisturbed, tmp_path):
+def test_killed_runs_complete_with_identical_scores_even_two_at_once(toml, undisturbed, tmp_path):
+    import pyarrow.parquet as pq
+
     expected, _ = undisturbed
     store = tmp_path / "runs"
     moments = ("patches/*/candidates-*", "embed/*/part-*", "tune/*/part-*")
@@ -98,28 +100,16 @@ def test_a_killed_run_completes_with_identical_scores(toml, undisturbed, tmp_pat
         now = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
         assert seen.items() <= now.items()
         seen = now
-    document = finish(start(toml, store))
-    assert read_scores(document).equals(read_scores(expected))
-    assert (
-        seen.items()
-        <= {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}.items()
-    )
-    assert not [path for path in store.rglob("*.tmp-*") if path.parent.name in ("report",)]
-
-
-@pytest.mark.timeout(600)
-def test_two_runs_on_one_store_leave_no_torn_artefact(toml, undisturbed, tmp_path):
-    import pyarrow.parquet as pq
-
-    expected, _ = undisturbed
-    store = tmp_path / "runs"
+    # Two runs at once finish what is left, and neither tears what the other writes.
     first, second = start(toml, store), start(toml, store)
-    documents = [finish(first), finish(second)]
-    for document in documents:
+    for document in (finish(first), finish(second)):
         assert {cell["status"] for cell in document["cells"]} == {"complete"}
         assert read_scores(document).equals(read_scores(expected))
+    after = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
+    assert seen.items() <= after.items()
     for path in store.rglob("*.parquet"):
-        pq.read_table(path)
+        if ".tmp-" not in path.name:
+            pq.read_table(path)
 
 
 @pytest.mark.timeout(400)
