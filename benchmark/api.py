@@ -95,7 +95,6 @@ def check_names(experiment: Experiment) -> None:
     for name in experiment.heads:
         HEADS.get(name, where=where)
     allowed = COMMON_DATASET_SETTINGS | dataset.settings
-    # DESIGN's example gives purity to every data set; to a folder of images it means nothing.
     for key in sorted(experiment.dataset.model_fields_set - allowed):
         raise UsageError(
             f"{where} [dataset]: '{key}' does not apply to the data set '{dataset.name}'; remove it"
