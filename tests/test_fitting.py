@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import optuna
 import pytest
 import skops.io
 from sklearn.metrics import balanced_accuracy_score
+from threadpoolctl import threadpool_limits
 
 import benchmark as bm
 from benchmark.catalog.heads import HEADS
@@ -36,6 +38,13 @@ SHORT = {
     for head in HEADS
 }
 ITERATIVE = [head for head in SHORT.values() if head.num_epochs]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Fit as a trial's process does: several BLAS threads may add up in another order."""
+    with threadpool_limits(1):
+        yield
 
 
 def make_rows(seed: int = 0, *, num_train: int = 150, noise: float = 1.2) -> Rows:
