@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,16 @@ from typing import Any, NamedTuple
 
 from benchmark.errors import BenchmarkError, UsageError
 
+logger = logging.getLogger("benchmark")
+
 ACTOR_BYTES = 1_200_000_000
 """Memory to plan for an embedding actor on a CPU: torch, a model and its batches."""
 
-PROGRESS_TIMEOUT_S = 600
+PROGRESS_TIMEOUT_S = float(os.environ.get("BENCHMARK_PROGRESS_TIMEOUT_S", "600"))
 """A data pipeline without progress for so long ends with an error instead of hanging."""
+
+RELEASE_TIMEOUT_S = 20.0
+"""How long a new pool waits for CPUs that an earlier stage is still giving back."""
 
 
 class Resources(NamedTuple):
@@ -96,6 +102,27 @@ class Cluster:
             num_gpus=float(found.get("GPU", 0.0)),
             memory=float(found.get("memory", 0.0)),
         )
+
+    def wait_for_cpus(self, num_cpus: float, *, timeout_s: float = RELEASE_TIMEOUT_S) -> float:
+        """Return how many CPUs are free, having waited a while for ``num_cpus`` of them.
+
+        Ray gives the CPUs of a finished stage back with a delay, and on a shared cluster others
+        hold some. Actors planned on CPUs that are not free leave none for the tasks that feed
+        them, and the pipeline hangs in silence.
+        """
+        import ray
+
+        deadline = time.monotonic() + timeout_s
+        while True:
+            free = float(ray.available_resources().get("CPU", 0.0))
+            if free >= num_cpus:
+                return free
+            if time.monotonic() >= deadline:
+                logger.warning(
+                    "%g of %g CPUs are free; the rest is held by something else", free, num_cpus
+                )
+                return free
+            time.sleep(0.1)
 
     def close(self) -> None:
         """Shut down what ``connect`` started."""

@@ -91,6 +91,26 @@ def test_a_backbone_that_kills_its_process_fails_alone(opened):
     assert "process" in reason
 
 
+def test_cpus_that_something_else_holds_do_not_hang_the_pipeline(opened, monkeypatch):
+    import ray
+
+    from benchmark import cluster
+
+    class Holder:
+        def ping(self):
+            return True
+
+    context = opened([toy("patient")])
+    monkeypatch.setattr(cluster.Cluster.wait_for_cpus, "__kwdefaults__", {"timeout_s": 0.5})
+    holder = ray.remote(num_cpus=1)(Holder).remote()
+    try:
+        assert ray.get(holder.ping.remote())
+        assert _statuses(EmbedStage().run(context)) == {"patient": "complete"}
+    finally:
+        ray.kill(holder)
+    assert context.embeddings(context.backbones[0]).manifest()["pool"]["num_actors"] == 1
+
+
 def test_an_interrupted_embedding_goes_on_from_its_parts_with_its_plan(
     embedded, open_small, tmp_path
 ):

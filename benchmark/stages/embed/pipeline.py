@@ -56,11 +56,8 @@ class Tally:
 
 def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
     """Embed the patches with these backbones; a failed one is recorded, not raised."""
-    resources = context.cluster.connect()
     config = context.experiment.embed
-    pool = plan_pool(
-        resources, num_actors=None if config.num_actors == "auto" else config.num_actors
-    )
+    pool = _plan_pool(context)
     manifest = context.patches.manifest()
     parts = [part for part in manifest["parts"] if part["num_rows"]]
     jobs = [
@@ -88,11 +85,22 @@ def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
         # A process that a backbone killed took the pipeline with it: go on one by one, so
         # that only the backbone at fault fails.
         for number in run.unfinished():
+            run.pool = _plan_pool(context)
             run.stream([number])
         for number in run.unfinished():
             run.fail(number, "its worker process died repeatedly (out of memory?)")
     finally:
         progress.close()
+
+
+def _plan_pool(context: Context) -> Pool:
+    """Plan the pool on the CPUs that are free now, unless the user asked for a size."""
+    resources = context.cluster.connect()
+    asked = context.experiment.embed.num_actors
+    if asked != "auto":
+        return plan_pool(resources, num_actors=asked)
+    free = context.cluster.wait_for_cpus(resources.num_cpus)
+    return plan_pool(resources._replace(num_cpus=max(1.0, free)), num_actors=None)
 
 
 class Run:
@@ -109,7 +117,7 @@ class Run:
         self._context = context
         self._jobs = jobs
         self._parts = parts
-        self._pool = pool
+        self.pool = pool
         self._progress = progress
         self._tallies: dict[int, Tally] = {}
         self._ended: set[int] = set()
@@ -159,7 +167,7 @@ class Run:
             ReadPart(self._context.patches),
             item_bytes=self._bytes_per_patch() * max(task.num_rows for task in tasks),
         )
-        pool = self._pool
+        pool = self.pool
         strategy = ActorPoolStrategy(size=min(pool.num_actors, len(tasks)))
         with warnings.catch_warnings():
             # The only way to bound restarts; deprecated before it has a replacement.
@@ -247,7 +255,7 @@ class Run:
             "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
             "storage_bytes": sum(part["num_rows"] * part["dim"] * 4 for part in parts),
             "device": tally.device,
-            "pool": {"num_actors": self._pool.num_actors, "reason": self._pool.reason},
+            "pool": {"num_actors": self.pool.num_actors, "reason": self.pool.reason},
             "seconds": {
                 "device": round(sum(part["seconds"] for part in parts), 3),
                 "this_run": round(wall_s, 3),
