@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.up-to-date
+# Two processes of tests, each with a Ray of its own, which mostly waits for processes to start.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast check perf setup clean
 
@@ -24,10 +26,10 @@ demo: setup
 	$(BIN)/benchmark run experiments/quickstart.toml
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 check: setup
 	$(BIN)/ruff check .

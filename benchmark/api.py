@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import config
-from benchmark.catalog.backbones import BACKBONES
+from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.metrics import METRICS
 from benchmark.cluster import Cluster
-from benchmark.config import Experiment
+from benchmark.config import Experiment, FinetuneConfig
 from benchmark.context import CellResult, Context
-from benchmark.errors import BenchmarkError, UsageError, one_line
+from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
 from benchmark.progress import LoggedProgress, Progress
 from benchmark.stages import STAGES
 from benchmark.store import Store
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from benchmark.specs import Backbone
     from benchmark.stages.base import StageResult, TextTable
 
 COMMON_DATASET_SETTINGS = frozenset(
@@ -90,14 +91,46 @@ def check_names(experiment: Experiment) -> None:
     """
     where = experiment.path
     dataset = DATASETS.get(experiment.dataset.name, where=f"{where} [dataset]")
-    for name in experiment.backbones:
-        BACKBONES.get(name, where=where)
+    backbones = _backbones(experiment, where=where)
     for name in experiment.heads:
         HEADS.get(name, where=where)
+    if experiment.finetune is not None:
+        _check_finetune(experiment.finetune, backbones, where=f"{where} [finetune]")
     allowed = COMMON_DATASET_SETTINGS | dataset.settings
     for key in sorted(experiment.dataset.model_fields_set - allowed):
         raise UsageError(
             f"{where} [dataset]: '{key}' does not apply to the data set '{dataset.name}'; remove it"
+        )
+
+
+def _backbones(experiment: Experiment, *, where: str = "") -> tuple[Backbone, ...]:
+    options = experiment.backbone
+    return tuple(
+        find_backbone(name, where=where, options=options.get(name)) for name in experiment.backbones
+    )
+
+
+def _check_finetune(config: FinetuneConfig, backbones: Sequence[Backbone], *, where: str) -> None:
+    """Refuse backbones that cannot be fine-tuned, by name, with those that can."""
+    names = [item.name for item in backbones]
+    can = [item.name for item in backbones if item.is_trainable]
+    known = f"those that can: {', '.join(can)}" if can else "none of the experiment's can"
+    for name in config.backbones or ():
+        if name not in names:
+            raise UsageError(
+                f"{where}: backbone '{name}' is not among the experiment's."
+                f"{did_you_mean(name, names)}"
+            )
+        if name not in can:
+            raise UsageError(
+                f"{where}: backbone '{name}' has no weights and cannot be fine-tuned; {known}"
+            )
+    if config.backbones is None and not any(
+        item.is_trainable and not item.is_floor for item in backbones
+    ):
+        raise UsageError(
+            f"{where}: there is nothing to fine-tune: {', '.join(names)} have no weights or belong "
+            f"to the floor; {known}. Name one with backbones = [...], or remove the table"
         )
 
 
@@ -115,7 +148,7 @@ def open_context(
         yield Context(
             experiment=experiment,
             dataset=DATASETS.get(experiment.dataset.name),
-            backbones=tuple(BACKBONES.get(name) for name in experiment.backbones),
+            backbones=_backbones(experiment),
             heads=tuple(HEADS.get(name) for name in experiment.heads),
             metrics=tuple(METRICS),
             store=Store(store or experiment.store),
@@ -146,8 +179,12 @@ def run(
         context.store.check_writable()
         stage_cells: list[CellResult] = []
         tables: list[TextTable] = []
-        for entry in STAGES:
-            result = entry.load().run(context)
+        stages = [entry.load() for entry in STAGES]
+        for number, stage in enumerate(stages):
+            # Before anything, and again once there are patches to count.
+            for later in stages[number:] if number < 2 else ():
+                later.check(context)
+            result = stage.run(context)
             stage_cells += result.cells
             tables += result.tables
         return RunResult(
@@ -180,6 +217,44 @@ def run_stage(
         return result, _path_of(context, name) or f"{context.store.uri}/{name}"
 
 
+def export(
+    experiment: Experiment,
+    *,
+    backbone: str,
+    out: str | Path,
+    method: str = "finetune",
+    seed: int | None = None,
+    repo: str | None = None,
+    store: str | None = None,
+) -> tuple[Path, str | None]:
+    """Write a trained model as a folder, and upload it where ``repo`` is given.
+
+    Args:
+        experiment: from ``load``.
+        backbone: one of the experiment's.
+        out: a new folder.
+        method: ``finetune``, or a head on frozen embeddings.
+        seed: one of the experiment's; None takes the first.
+        repo: of the Hugging Face hub, ``ORG/NAME``; needs the user's own token.
+        store: overrides the experiment's.
+
+    Returns: the folder, and the address of the upload.
+
+    Raises:
+        UsageError: a name is unknown, the model is not trained yet, the folder is not empty, or
+            there is no token.
+    """
+    from benchmark import export as exporting
+
+    if repo:
+        exporting.check_push(repo)
+    with open_context(experiment, store=store) as context:
+        folder = exporting.export(
+            context, backbone=backbone, method=method, seed=seed, out=Path(out)
+        )
+    return folder, exporting.push(folder, repo) if repo else None
+
+
 def status(experiment: Experiment, *, store: str | None = None) -> list[CellResult]:
     """Return how every cell of every stage stands; computes and writes nothing."""
     with open_context(experiment, store=store) as context:
@@ -207,6 +282,7 @@ def _path_of(context: Context, stage: str) -> str | None:
         "patches": (lambda: context.patches, ""),
         "embed": (None, ""),
         "tune": (None, ""),
+        "finetune": (None, ""),
         "evaluate": (context.scores, "scores.parquet"),
         "report": (context.report, "index.html"),
     }[stage]

@@ -99,6 +99,8 @@ def list_catalog(
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     _stdout().print(table)
+    if catalog == "backbones":
+        _say_sources()
 
 
 @app.command()
@@ -210,6 +212,39 @@ def prepare(
         _say(str(path))
 
 
+@app.command()
+def export(
+    experiment: ExperimentArg,
+    backbone: Annotated[str, typer.Option(metavar="NAME", help="One of the experiment's.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+    method: Annotated[
+        str, typer.Option(metavar="METHOD", help="finetune, or a head on frozen embeddings.")
+    ] = "finetune",
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="One of the experiment's; the first.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Upload to this hub repository as well.")
+    ] = None,
+    settings: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a trained model as a folder that others can use without this package."""
+    from benchmark import api
+
+    loaded = api.load(experiment, settings or ())
+    folder, address = api.export(
+        loaded, backbone=backbone, method=method, seed=seed, out=out, repo=push, store=store
+    )
+    if as_json:
+        _print_json({"path": str(folder), "pushed": address})
+        return
+    if address:
+        _say(address)
+    _say(str(folder))
+
+
 def _catalog_rows(catalog: str) -> list[dict[str, Any]]:
     if catalog == "datasets":
         from benchmark.catalog.datasets import DATASETS
@@ -224,7 +259,7 @@ def _catalog_rows(catalog: str) -> list[dict[str, Any]]:
         return [
             {
                 "name": item.name,
-                "dim": item.dim or "2 per band",
+                "dim": item.dim or ("fitted" if item.fit else "2 per band"),
                 "parameters": f"{item.num_parameters / 1e6:.1f} M",
                 "input": f"{item.image_size} px" if item.image_size else "native",
                 "bands": ", ".join(item.bands) if item.bands else "all",
@@ -246,6 +281,15 @@ def _catalog_rows(catalog: str) -> list[dict[str, Any]]:
         ]
     known = ("datasets", "backbones", "heads", "metrics")
     raise UsageError(f"list: unknown catalog '{catalog}'.{did_you_mean(catalog, known)}")
+
+
+def _say_sources() -> None:
+    from benchmark.catalog.backbones import SOURCES
+
+    _say("\nand any model of these sources, by its name in an experiment file:")
+    width = max(map(len, SOURCES))
+    for name, text in SOURCES.items():
+        _say(f"{name:<{width}}  {text}")
 
 
 def _show_status(

@@ -33,6 +33,8 @@ class Resources(NamedTuple):
     num_cpus: float
     num_gpus: float
     memory: float
+    node_cpus: float = 0.0
+    """Of the largest node; 0 where it is not known."""
 
 
 class Pool(NamedTuple):
@@ -101,6 +103,9 @@ class Cluster:
             num_cpus=float(found.get("CPU", 0.0)),
             num_gpus=float(found.get("GPU", 0.0)),
             memory=float(found.get("memory", 0.0)),
+            node_cpus=max(
+                float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]
+            ),
         )
 
     def wait_for_cpus(self, num_cpus: float, *, timeout_s: float = RELEASE_TIMEOUT_S) -> float:

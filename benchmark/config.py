@@ -6,9 +6,9 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from benchmark.errors import UsageError, did_you_mean
 
@@ -60,6 +60,36 @@ class DatasetConfig(Section):
         return value
 
 
+class BackboneOptions(Section):
+    """``[backbone."NAME"]``: how one backbone of the list is used."""
+
+    image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """Side in px to which patches are resized, whole; None: as its weights were trained."""
+    pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
+    """What becomes the embedding: the mean over tokens or positions, the class token, both one
+    after the other, or the output of the model's own pooler."""
+    layer: Annotated[int, Field(lt=0)] = -1
+    """Hidden layer, counted from the end; -1 is the last hidden state."""
+    bands: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The bands that it is fed, in order; None: its own."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with a checkpoint may be run."""
+
+    @field_validator("bands")
+    @classmethod
+    def _bands_differ(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for item in value or ():
+            if (value or ()).count(item) > 1:
+                raise ValueError(f"{item!r} is listed twice")
+        return value
+
+    @model_validator(mode="after")
+    def _pooler_follows_the_last_layer(self) -> BackboneOptions:
+        if self.pooling == "pooler" and self.layer != -1:
+            raise ValueError("the pooler takes the last hidden state: leave out layer or pooling")
+        return self
+
+
 class EmbedConfig(Section):
     """``[embed]``: how frozen embeddings are computed."""
 
@@ -77,6 +107,51 @@ class TuneConfig(Section):
     refit: Literal["train", "train+val"] = "train"
     """The rows on which the chosen head is fitted, the same for every method."""
     max_concurrent: PositiveInt | Literal["auto"] = "auto"
+
+
+class FinetuneConfig(Section):
+    """``[finetune]``: how backbones are trained end to end; without the table none is."""
+
+    backbones: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Which of the experiment's backbones; None: all that can be and are no floor."""
+    num_trials: PositiveInt = 1
+    """Trials of Optuna, the first of them the settings below as they are."""
+    num_epochs: PositiveInt = 5
+    """At most; a searched trial may have fewer."""
+    mode: Literal["full", "linear_then_full", "last_blocks", "lora"] = "full"
+    num_blocks: PositiveInt = 1
+    """Blocks that are trained in the mode ``last_blocks``."""
+    lora_rank: PositiveInt = 8
+    batch_size: PositiveInt = 32
+    """Patches of one step, of all workers together."""
+    learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-3
+    """Of the classification layer, at its peak."""
+    backbone_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """The backbone's learning rate over that of the classification layer."""
+    weight_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Share of the steps in which the learning rate rises."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    class_weight: Literal["none", "balanced"] = "balanced"
+    """Weights of the loss; ``balanced`` is inverse to the class counts of train."""
+    augmentation: Literal["none", "flips", "flips+color"] = "flips+color"
+    clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Largest norm of the gradient of a step."""
+    patience: PositiveInt = 5
+    """Epochs without a better val score after which training stops."""
+    pruning: bool = True
+    """Stop trials early that fall behind the others of their search."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: bfloat16 on GPUs that have it, float32 elsewhere."""
+    ingest: Literal["auto", "memory", "stream"] = "auto"
+    """``memory``: train is loaded once; ``stream``: Ray Data reads it in every epoch."""
+    num_workers: PositiveInt | Literal["auto"] = "auto"
+    micro_batch: PositiveInt | Literal["auto"] = "auto"
+    """Patches that one worker passes forward at once; gradients are summed over a step."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often a killed worker is started again."""
+    checkpoint_every_s: Annotated[float, Field(gt=0.0)] = 120.0
+    """A checkpoint is written so often, and after every epoch."""
 
 
 class EvaluateConfig(Section):
@@ -109,8 +184,11 @@ class Experiment(Section):
     )
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     store: Annotated[str, Field(min_length=1)] = "runs"
+    backbone: Mapping[str, BackboneOptions] = {}
+    """Options of backbones of the list, by name."""
     embed: EmbedConfig = EmbedConfig()
     tune: TuneConfig = TuneConfig()
+    finetune: FinetuneConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     path: Annotated[str, Field(exclude=True)] = "the experiment"
@@ -175,15 +253,31 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
     """
     if "path" in content:
         raise UsageError(f"{where}: unknown setting 'path'.")
+    if not isinstance(content.get("backbone", {}), Mapping):
+        # The table of options has nearly the name of the list.
+        raise UsageError(f"{where}: unknown setting 'backbone'. Did you mean 'backbones'?")
     try:
-        return Experiment.model_validate({**content, "path": where})
+        experiment = Experiment.model_validate({**content, "path": where})
     except ValidationError as error:
         raise UsageError(_first_problem(error, where)) from None
+    for name in experiment.backbone:
+        if name not in experiment.backbones:
+            raise UsageError(
+                f"{where} {options_place(name)}: '{name}' is not among the experiment's backbones."
+                f"{did_you_mean(name, experiment.backbones)}"
+            )
+    return experiment
+
+
+def options_place(name: str) -> str:
+    """Return how the table of a backbone's options is headed in the file."""
+    return f'[backbone."{name}"]'
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
+    # A dot between quotes belongs to a name: backbone."timm:resnet18.a1_in1k".image_size.
+    parts = [part.strip('"') for part in re.split(r'\.(?=(?:[^"]*"[^"]*")*[^"]*$)', key.strip())]
     if not equals or not all(parts):
         raise UsageError(f"--set {override}: write it as --set section.setting=value")
     try:
@@ -206,11 +300,19 @@ def _first_problem(error: ValidationError, where: str) -> str:
     names = [str(part) for part in first["loc"] if isinstance(part, str)]
     model: type[BaseModel] = Experiment
     section = ""
-    if names and names[0] in Experiment.model_fields:
+    if names[:1] == ["backbone"] and len(names) > 1:
+        model, section = BackboneOptions, options_place(names[1])[1:-1]
+        names = names[2:]
+    elif names and names[0] in Experiment.model_fields:
         annotation = Experiment.model_fields[names[0]].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model, section = annotation, names.pop(0)
+        # An optional table is a union of its model and None.
+        for kind in (annotation, *get_args(annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                model, section = kind, names.pop(0)
+                break
     place = f"{where} [{section}]" if section else where
+    if not names and model is BackboneOptions:
+        return f"{place}: {_plain(first['msg'])}"
     key = names[0] if names else section
     if first["type"] == "extra_forbidden":
         known = set(model.model_fields) - {"path"}

@@ -19,10 +19,36 @@ from benchmark.progress import Progress
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store import Artefact, Status, Store
 
-CODE_VERSIONS = {"patches": 1, "embed": 1, "tune": 1, "evaluate": 1, "report": 1}
+CODE_VERSIONS = {
+    "patches": 1,
+    "embed": 1,
+    "tune": 1,
+    "finetune": 1,
+    "evaluate": 2,
+    "report": 2,
+}
 """Raised by hand when a stage's code changes what it computes."""
 
 TRAIN_SET = "all"
+
+FINETUNE = "finetune"
+"""The method's name, beside those of the heads."""
+
+PREPROCESSING = (
+    "bands",
+    "image_size",
+    "resize_to",
+    "interpolation",
+    "is_rounded",
+    "mean",
+    "std",
+)
+"""The fields of a backbone that say what it is fed."""
+
+FINETUNE_SAME_RESULT = frozenset(
+    {"backbones", "num_workers", "micro_batch", "max_failures", "checkpoint_every_s"}
+)
+"""Settings of ``[finetune]`` that change where and how a training runs, not what it computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,19 +174,35 @@ class Context:
         """The table ``patches``."""
         return self.store.artefact("patches", self.dataset.name, fingerprint(self.patches_inputs))
 
+    @property
+    def num_train(self) -> int:
+        """How many patches train has, as the manifest of complete patches counts them."""
+        counts = self.patches.manifest()["class_counts"]
+        return sum(sum(row["counts"].values()) for row in counts if row["split"] == "train")
+
+    def backbone_inputs(self, backbone: Backbone) -> dict[str, Any]:
+        """What identifies a backbone: its weights, and what it is fed."""
+        preprocessing = {name: getattr(backbone, name) for name in PREPROCESSING}
+        inputs = {
+            "name": backbone.name,
+            "version": backbone.version,
+            "revision": backbone.revision(),
+            **preprocessing,
+        }
+        # Absent where there are none, as before there were such.
+        if backbone.fit is not None:
+            inputs["fit"] = dict(backbone.fit.options)
+        if backbone.options:
+            inputs["options"] = dict(backbone.options)
+        if backbone.crops_like_torchvision:
+            inputs["crops_like_torchvision"] = True
+        return inputs
+
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
         """What identifies the embeddings of a backbone."""
         return {
             "patches": self.patches.fingerprint,
-            "backbone": {
-                "name": backbone.name,
-                "version": backbone.version,
-                "revision": backbone.revision(),
-                "image_size": backbone.image_size,
-                "bands": backbone.bands,
-                "mean": backbone.mean,
-                "std": backbone.std,
-            },
+            "backbone": self.backbone_inputs(backbone),
             "precision": self.experiment.embed.precision,
             "version": CODE_VERSIONS["embed"],
         }
@@ -169,7 +211,7 @@ class Context:
         """The table ``embeddings`` of a backbone."""
         return self.store.artefact(
             "embed",
-            f"{self.dataset.name}-{backbone.name}",
+            f"{self.dataset.name}-{backbone.slug}",
             fingerprint(self.embeddings_inputs(backbone)),
         )
 
@@ -196,12 +238,72 @@ class Context:
         """The table ``predictions`` of a tuned head."""
         return self.store.artefact(
             "tune",
-            f"{self.dataset.name}-{backbone.name}-{head.name}-seed{seed}",
+            f"{self.dataset.name}-{backbone.slug}-{head.name}-seed{seed}",
             fingerprint(self.predictions_inputs(backbone, head, seed)),
+        )
+
+    @cached_property
+    def finetuned_backbones(self) -> tuple[Backbone, ...]:
+        """The backbones that are fine-tuned: those named, or all that can be and are no floor."""
+        config = self.experiment.finetune
+        if config is None:
+            return ()
+        if config.backbones is not None:
+            return tuple(item for item in self.backbones if item.name in config.backbones)
+        return tuple(item for item in self.backbones if item.is_trainable and not item.is_floor)
+
+    def finetuned_inputs(self, backbone: Backbone, seed: int) -> dict[str, Any]:
+        """What identifies a fine-tuned backbone and its predictions."""
+        config = self.experiment.finetune
+        if config is None:
+            raise ValueError("the experiment does not fine-tune")
+        unused = set(FINETUNE_SAME_RESULT)
+        unused |= set() if config.mode == "last_blocks" else {"num_blocks"}
+        unused |= set() if config.mode == "lora" else {"lora_rank"}
+        unused |= set() if config.num_trials > 1 else {"pruning"}
+        return {
+            "patches": self.patches.fingerprint,
+            "backbone": self.backbone_inputs(backbone),
+            "settings": {
+                key: value
+                for key, value in config.model_dump(mode="json").items()
+                if key not in unused
+            },
+            "refit": self.experiment.tune.refit,
+            "train_set": TRAIN_SET,
+            "seed": seed,
+            "version": CODE_VERSIONS[FINETUNE],
+        }
+
+    def finetuned(self, backbone: Backbone, seed: int) -> Artefact:
+        """A fine-tuned backbone: weights, learning curve and the table ``predictions``."""
+        return self.store.artefact(
+            FINETUNE,
+            f"{self.dataset.name}-{backbone.slug}-{FINETUNE}-seed{seed}",
+            fingerprint(self.finetuned_inputs(backbone, seed)),
         )
 
     def prediction_cells(self) -> list[Cell]:
         """Return the grid: dataset x backbone x method x train_set x seed."""
+        return [*self.tune_cells(), *self.finetune_cells()]
+
+    def finetune_cells(self) -> list[Cell]:
+        """Return the cells of fine-tuned backbones."""
+        return [
+            Cell(
+                stage=FINETUNE,
+                artefact=self.finetuned(backbone, seed),
+                dataset=self.dataset.name,
+                backbone=backbone.name,
+                method=FINETUNE,
+                seed=seed,
+            )
+            for backbone in self.finetuned_backbones
+            for seed in self.experiment.seeds
+        ]
+
+    def tune_cells(self) -> list[Cell]:
+        """Return the cells of tuned heads."""
         return [
             Cell(
                 stage="tune",

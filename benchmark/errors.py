@@ -22,12 +22,20 @@ class CellError(BenchmarkError):
     """One cell failed; its neighbours go on (exit code 1 at the end)."""
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the nearest known name, or the known names."""
+def did_you_mean(given: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest known name, or the known names.
+
+    Args:
+        given: what was written.
+        known: what might have been meant.
+        otherwise: said in place of the known names, where these are too many to be read.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     if near:
         return f" Did you mean '{near[0]}'?"
+    if otherwise is not None:
+        return f" {otherwise}"
     return f" Known: {', '.join(names)}." if names else ""
 
 

@@ -24,6 +24,9 @@ def fold_batch_norms(module: torch.nn.Module, example: torch.Tensor) -> torch.nn
         module: in evaluation mode.
         example: an input, float32 (B, C, H, W), on which both are compared.
     """
+    if not any(isinstance(child, torch.nn.BatchNorm2d) for child in module.modules()):
+        # A copy of a large module costs memory.
+        return module
     folded = copy.deepcopy(module)
     if not _fold_pairs(folded):
         return module

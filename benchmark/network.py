@@ -5,7 +5,8 @@ Nothing here needs Ray: ``Embedder`` is what an actor holds, and what can be tim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,15 +31,15 @@ EXAMPLE_SIZE = 64
 """Side of the picture on which folding is checked, for backbones that take any size."""
 
 
-class Network(torch.nn.Module):
-    """A backbone behind its own preprocessing, so that normalisation cannot be forgotten."""
+class Preprocessing(torch.nn.Module):
+    """What a backbone is fed: its bands, resized and normalised, so that none can be forgotten."""
 
     indices: torch.Tensor
     scale: torch.Tensor
     shift: torch.Tensor
 
     def __init__(self, backbone: Backbone, bands: Sequence[str]) -> None:
-        """Build the backbone, with its weights, for a data set of these bands."""
+        """Prepare for patches of a data set of these bands."""
         super().__init__()
         indices = band_indices(backbone, bands)
         count = self.num_bands = len(indices)
@@ -53,13 +54,21 @@ class Network(torch.nn.Module):
         self._takes_all = indices == tuple(range(len(bands)))
         self._takes_first = count if indices == tuple(range(count)) else None
         self._image_size = backbone.image_size
-        self.backbone = backbone.build(count)
+        self._resize_to = backbone.resize_to or backbone.image_size
+        self._interpolation = backbone.interpolation
+        self._is_rounded = backbone.is_rounded
+        self._rounds_margin = backbone.crops_like_torchvision
 
-    def preprocess(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Select bands, resize (bilinear, antialiased) and normalise.
+    def forward(
+        self,
+        pixels: torch.Tensor,
+        jitter: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Select bands, resize (antialiased), cut out the centre and normalise.
 
         Args:
             pixels: uint8 (B, C, H, W), on the device.
+            jitter: changes the colours (0...255, resized) before they are normalised.
 
         Returns: float32 (B, bands of the backbone, image_size, image_size).
         """
@@ -69,14 +78,68 @@ class Network(torch.nn.Module):
             else:
                 pixels = pixels.index_select(1, self.indices)
         x = pixels.to(torch.float32)
-        size = self._image_size
-        if size is not None and tuple(x.shape[-2:]) != (size, size):
-            # Antialiasing only matters, and only costs, when an image shrinks.
-            shrinks = max(x.shape[-2:]) > size
-            x = F.interpolate(
-                x, size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks
-            )
+        x = self._crop(self._resize(x))
+        if jitter is not None:
+            x = jitter(x)
         return torch.addcmul(self.shift, x, self.scale)
+
+    def _resize(self, x: torch.Tensor) -> torch.Tensor:
+        size = self._resize_to
+        if size is None or tuple(x.shape[-2:]) == (size, size):
+            return x
+        # Antialiasing only matters, and only costs, when an image shrinks. Of the bicubic
+        # kernels, the antialiased one alone is that of PIL (a = -0.5; the other has -0.75).
+        antialias = self._interpolation == "bicubic" or max(x.shape[-2:]) > size
+        x = F.interpolate(
+            x,
+            size=(size, size),
+            mode=self._interpolation,
+            align_corners=False,
+            antialias=antialias,
+        )
+        if self._is_rounded:
+            # A bicubic kernel overshoots at edges.
+            x = x.round().clamp(0, 255)
+        return x
+
+    def _crop(self, x: torch.Tensor) -> torch.Tensor:
+        size = self._image_size
+        if size is None or size == self._resize_to:
+            return x
+        half = round if self._rounds_margin else math.floor
+        top, left = (half((side - size) / 2) for side in x.shape[-2:])
+        return x[..., top : top + size, left : left + size]
+
+
+class Network(torch.nn.Module):
+    """A backbone behind its own preprocessing."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        bands: Sequence[str],
+        state: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Build the backbone, with its weights, for a data set of these bands.
+
+        Args:
+            backbone: what is built.
+            bands: of the data set.
+            state: what the backbone's ``fit`` learnt, where it has one.
+
+        Raises:
+            UsageError: the data set lacks a band, or the weights are absent.
+            CellError: the backbone is fitted, and there is no state.
+        """
+        super().__init__()
+        self.preprocess = Preprocessing(backbone, bands)
+        self.num_bands = self.preprocess.num_bands
+        self.backbone = backbone.build(self.num_bands)
+        if backbone.fit is not None:
+            if state is None:
+                raise CellError(f"backbone '{backbone.name}' is not fitted on train yet")
+            # Assigned and not copied: large tensors stay in pages that processes share.
+            self.backbone.load_state_dict(dict(state), assign=True)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of patches: uint8 (B, C, H, W) to float32 (B, D)."""
@@ -162,16 +225,29 @@ class InputStats:
 class Embedder:
     """One backbone on one device."""
 
-    def __init__(self, backbone: Backbone, bands: Sequence[str], plan: DevicePlan) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        bands: Sequence[str],
+        plan: DevicePlan,
+        state: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         """Build and load the backbone.
+
+        Args:
+            backbone: what is built.
+            bands: of the data set.
+            plan: how it runs.
+            state: what the backbone's ``fit`` learnt, where it has one.
 
         Raises:
             UsageError: the data set lacks a band, or the weights are absent.
+            CellError: the backbone is fitted, and there is no state.
         """
         self.name = backbone.name
         self.plan = plan
         torch.set_num_threads(plan.num_threads)
-        network = Network(backbone, bands).eval()
+        network = Network(backbone, bands, state).eval()
         size = backbone.image_size or EXAMPLE_SIZE
         example = torch.linspace(-1, 1, network.num_bands * size**2)
         network.backbone = fold_batch_norms(

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jinja2
 import pandas as pd
 
-Section = Literal["ranking", "classes", "confusion", "data", "embeddings", "cost"]
+Section = Literal["ranking", "finetune", "classes", "confusion", "data", "embeddings", "cost"]
 
-SECTIONS: tuple[Section, ...] = ("ranking", "classes", "confusion", "data", "embeddings", "cost")
+SECTIONS: tuple[Section, ...] = get_args(Section)
 
 MISSING = "\N{EN DASH}"
 """What stands for a value that is not there."""
@@ -34,7 +33,8 @@ class RankingRow:
         ci_high: its upper end.
         seed_std: standard deviation over seeds; None where there is one seed.
         seed_values: the value of each seed.
-        seconds: of tuning or training, all trials and seeds.
+        seconds: device-seconds of one seed, the mean over seeds: all trials and the refit, and
+            embeddings where the method needs them; None: unknown.
     """
 
     rank: int
@@ -115,6 +115,19 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What fine-tuning a backbone brings, e.g. ``fine-tuning gains 4.1 points [2.0, 6.3]``.
+
+    ``head`` is that of the frozen side; ``sentence`` goes on from ``With <backbone>,`` and has
+    no full stop.
+    """
+
+    backbone: str
+    head: str
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProblemRow:
     """A cell without a result, and why."""
 
@@ -132,7 +145,7 @@ class ReportData:
         experiment: name of the experiment.
         dataset: name of the data set.
         is_synthetic: whether the pictures were made by a program; the page says so at the top.
-        headline: the answer in a sentence or two, e.g. of ``write_headline``.
+        headline: the answer in a sentence or two, e.g. of ``headline.write_headline``.
         split: the split of the ranking.
         metric: name of the headline metric.
         confidence: of the intervals, e.g. 0.95.
@@ -140,8 +153,10 @@ class ReportData:
         ranking: best first.
         absent_classes: classes without a patch in ``split``.
         notes: warnings, shown at the top.
-        metrics: every metric of every cell, and any further table of the ranking section, e.g.
-            the paired differences.
+        metrics: every metric of every cell, and any further table of that section, e.g. the
+            paired differences.
+        verdicts: frozen or fine-tuned, one per backbone.
+        comparisons: tables of fine-tuned against frozen.
         recalls: recall per class.
         confusions: one matrix per cell.
         class_counts: patches per class, split and region.
@@ -164,6 +179,8 @@ class ReportData:
     absent_classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     metrics: tuple[Table, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    comparisons: tuple[Table, ...] = ()
     recalls: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()
     class_counts: tuple[Table, ...] = ()
@@ -171,48 +188,6 @@ class ReportData:
     problems: tuple[ProblemRow, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
-
-
-def write_headline(
-    ranking: Sequence[RankingRow],
-    *,
-    metric: str = "balanced accuracy",
-    split: str = "test",
-    confidence: float = 0.95,
-    ties: Sequence[str] | None = None,
-) -> str:
-    """Return the answer as one or two plain sentences.
-
-    Args:
-        ranking: best first.
-        metric: name of the metric.
-        split: name of the split.
-        confidence: of the intervals.
-        ties: names of the other cells whose paired difference to the leader covers zero; None
-            where differences were not computed.
-    """
-    if not ranking:
-        return "No cell has a score yet."
-    best = ranking[0]
-    floor = next((row for row in ranking if row.is_floor), None)
-    score = f"{best.value:.3f} {metric} on {split}{_interval_text(best, confidence)}"
-    name = f"{best.backbone} with {best.method}"
-    if best.is_floor:
-        sentence = f"Nothing beats the trivial floor: {name} leads with {score}."
-    elif floor is None:
-        sentence = f"{name} leads with {score}; there is no floor to compare with."
-    else:
-        gap = 100 * (best.value - floor.value)
-        sentence = (
-            f"{name} leads with {score}; the best floor, {floor.backbone} with {floor.method}, "
-            f"is {gap:.1f} points below at {floor.value:.3f}."
-        )
-    if ties:
-        shown = ", ".join(ties[:3]) + (f" and {len(ties) - 3} more" if len(ties) > 3 else "")
-        sentence += f" No detectable difference from the leader: {shown}."
-    elif ties is not None and len(ranking) > 1:
-        sentence += " Its lead over every other row is detectable."
-    return sentence
 
 
 def render_report(data: ReportData) -> str:
@@ -233,6 +208,7 @@ def render_report(data: ReportData) -> str:
     }
     present = {
         "ranking": True,
+        "finetune": bool(data.verdicts or data.comparisons or by_section["finetune"]),
         "classes": bool(data.recalls or by_section["classes"]),
         "confusion": bool(data.confusions or by_section["confusion"]),
         "data": bool(data.class_counts or by_section["data"]),
@@ -285,10 +261,3 @@ def _seconds(value: Any) -> str:
         return f"{value:.0f} s"
     minutes = value / 60
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def _interval_text(row: RankingRow, confidence: float) -> str:
-    low, high = row.ci_low, row.ci_high
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return " (no interval)"
-    return f" ({confidence * 100:g} % interval {low:.3f} to {high:.3f})"

@@ -100,6 +100,41 @@ def plot_embeddings(
     return _plot_grid(shaped, classes, title, caption, limits=(limits[0], limits[1]))
 
 
+def plot_pairs(
+    left: Sequence[NDArray[np.uint8]],
+    right: Sequence[NDArray[np.uint8]],
+    classes: Sequence[str],
+    *,
+    names: tuple[str, str],
+    title: str = "",
+    caption: str = "",
+) -> Figure:
+    """Plot pairs of pictures side by side, one row per class.
+
+    Args:
+        left: K arrays uint8 (n, H, W, 3) of one H and W; n may differ and be 0.
+        right: as many of the same sizes.
+        classes: K names.
+        names: of the two sides, above the first pair.
+        title: heading inside the figure.
+        caption: small print.
+    """
+    pairs = []
+    for one, other in zip(left, right, strict=True):
+        n, h, w, _ = one.shape
+        line = np.full((n, h, max(1, w // 64), 3), 255, np.uint8)
+        pairs.append(np.concatenate([one, line, other], axis=2))
+    figure = _plot_grid(pairs, classes, title, caption, widest=2.3)
+    (axes,) = figure.axes
+    middle = left[0].shape[2]
+    for name, place, side in ((names[0], middle, "right"), (names[1], middle, "left")):
+        axes.annotate(
+            name, (place, 0), xytext=(-4 if side == "right" else 4, 4), fontsize=8.5,
+            textcoords="offset points", ha=side, va="bottom", color=MUTED,
+        )  # fmt: skip
+    return figure
+
+
 def plot_projection(
     points: ArrayLike,
     labels: ArrayLike,
@@ -166,6 +201,8 @@ def _plot_grid(
     title: str,
     caption: str,
     limits: tuple[float, float] | None = None,
+    *,
+    widest: float = 1.15,
 ) -> Figure:
     """Plot K rows of pictures (n, H, W) or (n, H, W, 3) as one mosaic: one axes stays fast."""
     columns = max((len(row) for row in rows), default=0)
@@ -182,8 +219,8 @@ def _plot_grid(
             top, left = number * (h + gap), column * (w + gap)
             mosaic[top : top + h, left : left + w] = picture
     mosaic = mosaic[: -gap or None, : -gap or None]
-    # 7 inches are left of the labels; a picture is at most 1.15 inches wide.
-    wide = min(7.0 / columns, 1.15)
+    # 7 inches are left of the labels; a picture is at most ``widest`` inches wide.
+    wide = min(7.0 / columns, widest)
     figure = new_figure(
         0.9 + len(rows) * wide * (h + gap) / (w + gap), title=title, caption=caption
     )

@@ -1,6 +1,7 @@
 """Figures of scores and costs: arrays in, matplotlib figures out, no files and no pyplot state.
 
-Tables of counts are in ``heatmaps.py``, pictures of patches and embeddings in ``pictures.py``.
+Tables of counts are in ``heatmaps.py``, pictures of patches and embeddings in ``pictures.py``,
+learning curves in ``curves.py``.
 Every figure is 900 px wide at 100 dots per inch, has a light background and colours that
 colour-blind readers can tell apart.
 """
@@ -17,11 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5230")
 """Okabe and Ito 2008, "Color Universal Design", less yellow, which is faint on white."""
@@ -90,7 +92,7 @@ def plot_ranking(
         title: heading inside the figure.
         caption: small print, e.g. ``synthetic scenes``.
     """
-    cells = _records(rows)
+    cells = records(rows)
     figure = new_figure(1.3 + 0.27 * len(cells), title=title, caption=caption)
     axes = figure.subplots()
     for place, cell in enumerate(cells):
@@ -109,7 +111,7 @@ def plot_ranking(
         + ("  (floor)" if cell["is_floor"] else "")
         for cell in cells
     ]
-    _rows_axis(axes, names, colors=[FLOOR if cell["is_floor"] else INK for cell in cells])
+    rows_axis(axes, names, colors=[FLOOR if cell["is_floor"] else INK for cell in cells])
     handles = [
         Line2D([], [], marker="o", color=PALETTE[0], label="method, with interval"),
         Line2D([], [], marker="D", color=FLOOR, markerfacecolor="white", label="floor"),
@@ -119,7 +121,7 @@ def plot_ranking(
         axes.axvline(chance, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         handles.append(Line2D([], [], color=MUTED, ls=(0, (4, 3)), lw=1, label="chance"))
     axes.set_xlabel(plain(metric, 80), color=INK)
-    _legend_above(axes, handles)
+    legend_above(axes, handles)
     return figure
 
 
@@ -136,7 +138,7 @@ def plot_recalls(
         title: heading inside the figure.
         caption: small print.
     """
-    cells = _records(rows)
+    cells = records(rows)
     classes = list(dict.fromkeys(cell["label"] for cell in cells))
     methods = list(dict.fromkeys(cell["method"] for cell in cells))
     step = 0.8 / max(len(methods), 1)
@@ -156,14 +158,31 @@ def plot_recalls(
         names.append(plain(name) + (n if name in defined else "  (absent)"))
         if place % 2:
             axes.axhspan(place - 0.5, place + 0.5, color="#f4f6f8", zorder=0)
-    _rows_axis(axes, names, colors=[INK if name in defined else MUTED for name in classes])
+    rows_axis(axes, names, colors=[INK if name in defined else MUTED for name in classes])
     axes.set_xlabel(plain(metric, 80), color=INK)
     axes.set_xlim(-0.02, 1.02)
     handles = [
         Line2D([], [], label=plain(name, 38), **marks(which)) for which, name in enumerate(methods)
     ]
-    _legend_above(axes, handles, columns=2)
+    legend_above(axes, handles, columns=2)
     return figure
+
+
+def pareto_front(seconds: ArrayLike, values: ArrayLike) -> NDArray[np.bool_]:
+    """Return which cells no other beats: as good and as cheap, and better in one of the two.
+
+    Args:
+        seconds: (N,) cost, less is better.
+        values: (N,) score, more is better.
+
+    Returns:
+        (N,) true on the front, which holds equal cells together.
+    """
+    cost, value = np.asarray(seconds, float), np.asarray(values, float)
+    no_worse = (cost[:, None] <= cost) & (value[:, None] >= value)
+    better = (cost[:, None] < cost) | (value[:, None] > value)
+    beaten: NDArray[np.bool_] = np.any(no_worse & better, axis=0)
+    return ~beaten
 
 
 def plot_cost(
@@ -174,7 +193,7 @@ def plot_cost(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Plot a score against its cost, with the cells that no other beats in both.
+    """Plot a score against its cost: filled markers and a stepped line are the Pareto front.
 
     Args:
         rows: columns ``backbone``, ``method``, ``value``, ``seconds`` (> 0, otherwise the cell
@@ -185,56 +204,55 @@ def plot_cost(
         caption: small print.
     """
     known = rows[(rows["seconds"] > 0) & rows["value"].notna()]
-    cells = sorted(_records(known), key=lambda cell: (cell["seconds"], -cell["value"]))
+    known = known.sort_values(["seconds", "value"], ascending=[True, False], kind="stable")
+    known = known.assign(is_front=pareto_front(known["seconds"], known["value"]))
+    cells = records(known)
+    front = [cell for cell in cells if cell["is_front"]]
     backbones = sorted(dict.fromkeys(cell["backbone"] for cell in cells))
     methods = sorted(dict.fromkeys(cell["method"] for cell in cells))
-    front: Rows = []
-    for cell in cells:
-        if not front or cell["value"] > front[-1]["value"]:
-            front.append(cell)
     num_lines = len(front) + len(backbones) + len(methods)
-    figure = new_figure(max(4.6, 1.0 + 0.185 * num_lines), title=title, caption=caption)
+    figure = new_figure(max(4.6, 1.2 + 0.185 * num_lines), title=title, caption=caption)
     axes = figure.subplots()
+    line: dict[str, Any] = {"color": INK, "linewidth": 1.4, "drawstyle": "steps-post"}
     axes.plot(
-        [cell["seconds"] for cell in front], [cell["value"] for cell in front],
-        color=MUTED, linewidth=1, drawstyle="steps-post", zorder=1,
-    )  # fmt: skip
+        [cell["seconds"] for cell in front], [cell["value"] for cell in front], zorder=2, **line
+    )
     for cell in cells:
-        color, fill = _color_and_fill(backbones.index(cell["backbone"]))
+        color = _shade(backbones.index(cell["backbone"]))
         marker = MARKERS[methods.index(cell["method"]) % len(MARKERS)]
         low, high = _bounds(cell)
         axes.vlines(cell["seconds"], low, high, color=color, alpha=0.35, linewidth=1.2, zorder=1)
         axes.scatter(
-            cell["seconds"], cell["value"], s=40, color=fill, edgecolor=color, linewidth=1.5,
-            marker=marker, zorder=3,
+            cell["seconds"], cell["value"], s=46 if cell["is_front"] else 34, marker=marker,
+            color=color if cell["is_front"] else "white", edgecolor=color, linewidth=1.5, zorder=3,
         )  # fmt: skip
-    handles: list[Line2D] = []
+    handles = [Line2D([], [], label="Pareto front (filled markers)", **line)]
     for number, cell in enumerate(front, start=1):
         axes.annotate(
             str(number), (cell["seconds"], cell["value"]), xytext=(0, 7), fontsize=8.5,
-            textcoords="offset points", ha="center", fontweight="bold", color=INK,
+            textcoords="offset points", ha="center", fontweight="bold", color=INK, zorder=4,
         )  # fmt: skip
         name = f"{number}  {plain(cell['backbone'], 22)} · {plain(cell['method'], 20)}"
         handles.append(Line2D([], [], ls="", label=name))
-    for index, name in enumerate(backbones):
-        color, fill = _color_and_fill(index)
-        handles.append(
-            Line2D([], [], ls="", marker="s", color=color, mfc=fill, label=plain(name, 26))
-        )
+    handles += [
+        Line2D([], [], ls="", marker="s", color=_shade(index), label=plain(name, 26))
+        for index, name in enumerate(backbones)
+    ]
     for index, name in enumerate(methods):
         marker = MARKERS[index % len(MARKERS)]
-        handles.append(Line2D([], [], ls="", marker=marker, color=MUTED, label=plain(name, 26)))
+        handles.append(
+            Line2D([], [], ls="", marker=marker, color=MUTED, mfc="white", label=plain(name, 26))
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(plain(seconds, 80), color=INK)
     axes.set_ylabel(plain(metric, 80), color=INK)
     axes.margins(0.06, 0.1)
-    _frame(axes, grid="both")
+    frame(axes, grid="both")
     figure.legend(
-        handles=handles, loc="outside right upper", fontsize=8, frameon=False, handletextpad=0.4,
-        title="numbers: not beaten in both", title_fontsize=8, alignment="left",
-    )  # fmt: skip
+        handles=handles, loc="outside right upper", fontsize=8, frameon=False, handletextpad=0.4
+    )
     return figure
 
 
@@ -259,16 +277,16 @@ def plot_timings(
             text, (at, place), xytext=(4, 0), textcoords="offset points", va="center",
             fontsize=8.5, color=INK,
         )  # fmt: skip
-    _rows_axis(axes, [plain(name, 44) for name in names], colors=[INK] * len(names))
+    rows_axis(axes, [plain(name, 44) for name in names], colors=[INK] * len(names))
     axes.set_xlim(0, max(float(np.nanmax(values, initial=0.0)) * 1.15, 1e-9))
     axes.set_xlabel("seconds", color=INK)
     return figure
 
 
-def _color_and_fill(index: int) -> tuple[str, str]:
-    """Return the edge and the inside of a marker; hollow ones serve a second round of colours."""
-    color = PALETTE[index % len(PALETTE)]
-    return color, "white" if index // len(PALETTE) % 2 else color
+def _shade(index: int) -> Any:
+    """Return the colour of number ``index``: a second round through the palette is darker."""
+    color = np.array(to_rgb(PALETTE[index % len(PALETTE)]))
+    return tuple((color * 0.55 ** (index // len(PALETTE))).tolist())
 
 
 @cache
@@ -276,7 +294,8 @@ def _glyphs() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
-def _records(rows: pd.DataFrame) -> Rows:
+def records(rows: pd.DataFrame) -> Rows:
+    """Return the rows as mappings from column to value."""
     return [{str(key): item for key, item in row.items()} for row in rows.to_dict("records")]
 
 
@@ -300,7 +319,8 @@ def _interval(
     axes.hlines(place, low, high, color=color, linewidth=linewidth, alpha=0.55, zorder=2)
 
 
-def _frame(axes: Axes, *, grid: Any) -> None:
+def frame(axes: Axes, *, grid: Any) -> None:
+    """Give axes the common look; ``grid`` is ``x``, ``y`` or ``both``."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
     axes.tick_params(which="both", colors=INK, labelsize=9, length=0)
@@ -308,16 +328,17 @@ def _frame(axes: Axes, *, grid: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _rows_axis(axes: Axes, names: Sequence[str], *, colors: Sequence[str]) -> None:
+def rows_axis(axes: Axes, names: Sequence[str], *, colors: Sequence[str]) -> None:
     """Name the rows 0...n-1 from top to bottom."""
-    _frame(axes, grid="x")
+    frame(axes, grid="x")
     axes.set_yticks(range(len(names)), names)
     for text, color in zip(axes.get_yticklabels(), colors, strict=True):
         text.set_color(color)
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _legend_above(axes: Axes, handles: list[Line2D], *, columns: int = 4) -> None:
+def legend_above(axes: Axes, handles: list[Line2D], *, columns: int = 4) -> None:
+    """Put a legend between the axes and the heading."""
     axes.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=8.5,
         frameon=False, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.2,

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import optuna
 import pyarrow as pa
 
-from benchmark.specs import Head
 from benchmark.tables import TRIALS
 
 NUM_STARTUP = 10
@@ -27,6 +26,25 @@ RUNG_PATCHES = 30_000
 three times as many."""
 KEEP = 3
 """One in so many goes on from a rung (successive halving, Jamieson and Talwalkar 2016)."""
+
+
+class Space(Protocol):
+    """What is searched: a head, or the recipe of fine-tuning."""
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether there is anything to search; otherwise one trial is all."""
+        ...
+
+    @property
+    def num_epochs(self) -> int | None:
+        """Upper bound of epochs of what is trained epoch by epoch; None: it is fitted at once."""
+        ...
+
+    @property
+    def suggest(self) -> Callable[[optuna.Trial], dict[str, Any]]:
+        """Draws one configuration."""
+        ...
 
 
 class Segment(NamedTuple):
@@ -91,24 +109,33 @@ class Search:
     """The search of one cell: batches of trials, rungs of epochs, then the refit."""
 
     def __init__(
-        self, head: Head, *, num_trials: int, seed: int, rungs: Sequence[int] = ()
+        self,
+        space: Space,
+        *,
+        num_trials: int,
+        seed: int,
+        rungs: Sequence[int] = (),
+        first: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin a search.
 
         Args:
-            head: what is tuned; one that is not searched gets one trial.
+            space: what is tuned; one that is not searched gets one trial.
             num_trials: of Optuna.
             seed: of the sampler.
-            rungs: epochs after which hopeless trials of an iterative head are stopped.
+            rungs: epochs after which hopeless trials of an iterative method are stopped.
+            first: the configuration of the first trial; None draws it like the others.
         """
-        self._head = head
-        self._num_trials = num_trials if head.is_searched else 1
+        self._space = space
+        self._num_trials = num_trials if space.is_searched else 1
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=NUM_STARTUP)
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         optuna.logging.set_verbosity(verbosity)
-        last = head.num_epochs or 0
+        if first is not None:
+            self._study.enqueue_trial(dict(first))
+        last = space.num_epochs or 0
         self._rungs = [*(rung for rung in rungs if rung < last), last]
         self._trials: list[_Trial] = []
         self._batch: list[_Trial] = []
@@ -201,7 +228,7 @@ class Search:
         return pa.Table.from_pylist(rows, schema=TRIALS)
 
     def _epochs(self, trial: _Trial) -> int:
-        return trial.best_epoch if self._head.num_epochs else 0
+        return trial.best_epoch if self._space.num_epochs else 0
 
     def _draw(self) -> None:
         begun = len(self._trials)
@@ -209,7 +236,7 @@ class Search:
         self._batch = []
         for number in range(begun, min(begun + size, self._num_trials)):
             handle = self._study.ask()
-            self._batch.append(_Trial(number, self._head.suggest(handle), handle))
+            self._batch.append(_Trial(number, self._space.suggest(handle), handle))
         self._trials += self._batch
         self._rung = 0
         self._enqueue(self._batch, 0)

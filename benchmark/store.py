@@ -170,6 +170,11 @@ class Artefact:
         """Write one JSON file: all of it, or nothing."""
         self.write_bytes(name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
+    def delete(self, name: str) -> None:
+        """Delete one file; one that is gone already is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self.store.fs.delete_file(self.file(name))
+
     def read_bytes(self, name: str) -> bytes:
         """Return the content of one file."""
         with self.store.fs.open_input_file(self.file(name)) as stream:

@@ -88,10 +88,18 @@ def _read_block(read: Callable[[Any], pa.Table], item: Any) -> list[pa.Table]:
     return [read(item)]
 
 
-def read_items(source: Items, *, num_items: int, num_cpus: float = TASK_CPUS) -> ray.data.Dataset:
+def read_items(
+    source: Items, *, num_items: int, num_cpus: float = TASK_CPUS, keeps_order: bool = False
+) -> ray.data.Dataset:
     """Return a dataset over ``source`` with the settings that keep it from hanging.
 
     The settings are copied into the dataset, so they are made before it.
+
+    Args:
+        source: the items.
+        num_items: how many there are.
+        num_cpus: that a read task books.
+        keeps_order: whether blocks come in the order of the items.
     """
     import ray.data
     from ray.data import ExecutionResources
@@ -104,6 +112,7 @@ def read_items(source: Items, *, num_items: int, num_cpus: float = TASK_CPUS) ->
     context.execution_options.resource_limits = ExecutionResources(
         object_store_memory=READ_AHEAD_BYTES
     )
+    context.execution_options.preserve_order = keeps_order
     dataset: ray.data.Dataset = ray.data.read_datasource(
         source, override_num_blocks=num_items, num_cpus=num_cpus
     )

@@ -78,6 +78,24 @@ TRIALS = pa.schema(
 ``state`` complete, pruned or failed."""
 
 
+CURVES = pa.schema(
+    [
+        pa.field("trial", pa.int32(), nullable=False),
+        pa.field("epoch", pa.int32(), nullable=False),
+        pa.field("train_loss", pa.float64(), nullable=False),
+        pa.field("val_score", pa.float64(), nullable=False),
+        pa.field("val_loss", pa.float64()),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("train_seconds", pa.float64()),
+    ]
+)
+"""One row per epoch of a fine-tuning, counted from one: ``train_loss`` is the mean over the
+epoch's patches (weighted and smoothed), ``val_score`` the balanced accuracy and ``val_loss`` the
+plain cross-entropy on val at its end, ``learning_rate`` that of the classification layer then,
+``seconds`` those of the epoch, ``train_seconds`` without its look at val."""
+
+
 def patches_schema(num_bands: int, patch_size: int) -> pa.Schema:
     """Return the schema of ``patches``: CANDIDATES plus ``image``.
 

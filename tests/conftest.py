@@ -28,6 +28,14 @@ from benchmark.progress import LoggedProgress  # noqa: E402
 from benchmark.store import Store  # noqa: E402
 from tests.scenes import write_scenes  # noqa: E402
 
+LONGEST = ("test_finetune", "test_interruption", "test_tune", "test_jobs", "test_embed")
+"""Files that take minutes, begun first: side by side, the rest then fills the other process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:

@@ -109,3 +109,66 @@ def test_a_setting_of_another_data_set_is_refused(experiment_content):
     content["dataset"] = {**content["dataset"], "val_fraction": 0.3}
     with pytest.raises(bm.UsageError, match="'val_fraction' does not apply to the data set"):
         api.check_names(build(content))
+
+
+def check_finetune(names, **table):
+    content = {
+        "name": "toy",
+        "backbones": names,
+        "dataset": {"name": "folder", "root": "images"},
+        "finetune": table,
+    }
+    api.check_names(build(content, where="x.toml"))
+
+
+def test_a_backbone_that_is_no_part_of_the_experiment_is_not_fine_tuned():
+    message = (
+        r"x\.toml \[finetune\]: backbone 'efficientnet_lite' is not among the experiment's\. "
+        r"Did you mean 'efficientnet_lite0'\?"
+    )
+    with pytest.raises(bm.UsageError, match=message):
+        check_finetune(["efficientnet_lite0", "random"], backbones=["efficientnet_lite"])
+    # In the catalog, but not in the experiment.
+    with pytest.raises(bm.UsageError, match=r"backbone 'random' is not among .* Known: effic"):
+        check_finetune(["efficientnet_lite0"], backbones=["random"])
+
+
+def test_a_backbone_without_weights_is_refused_by_name_with_those_that_can():
+    message = (
+        r"x\.toml \[finetune\]: backbone 'mean_color' has no weights and cannot be fine-tuned; "
+        r"those that can: efficientnet_lite0, random$"
+    )
+    with pytest.raises(bm.UsageError, match=message):
+        check_finetune(
+            ["mean_color", "efficientnet_lite0", "random"],
+            backbones=["efficientnet_lite0", "mean_color"],
+        )
+    with pytest.raises(bm.UsageError, match=r"'mean_color' has .*none of the experiment's can$"):
+        check_finetune(["mean_color"], backbones=["mean_color"])
+
+
+def test_an_experiment_with_nothing_to_fine_tune_is_refused():
+    message = (
+        r"x\.toml \[finetune\]: there is nothing to fine-tune: mean_color, random have no weights "
+        r"or belong to the floor; those that can: random\. Name one with backbones = "
+    )
+    with pytest.raises(bm.UsageError, match=message):
+        check_finetune(["mean_color", "random"])
+    with pytest.raises(bm.UsageError, match=r"none of the experiment's can.*remove the table"):
+        check_finetune(["mean_color"])
+
+
+def test_what_can_be_fine_tuned_passes():
+    check_finetune(["mean_color", "efficientnet_lite0"])
+    check_finetune(["mean_color", "random"], backbones=["random"])
+    check_finetune(["efficientnet_lite0", "random"], backbones=["random", "efficientnet_lite0"])
+
+
+def test_mistakes_in_the_table_are_found_when_a_file_is_loaded(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(
+        'name = "x"\nbackbones = ["mean_color"]\n[finetune]\n'
+        '[dataset]\nname = "folder"\nroot = "images"\n'
+    )
+    with pytest.raises(bm.UsageError, match=r"x\.toml \[finetune\]: there is nothing to fine-tune"):
+        bm.load(path)

@@ -20,7 +20,7 @@ from benchmark.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGS = ("datasets", "backbones", "heads", "metrics")
-COMMANDS = ("list", "run", *STAGES.names(), "status", "prepare")
+COMMANDS = ("list", "run", *STAGES.names(), "status", "prepare", "export")
 ON_EXPERIMENT = ("run", *STAGES.names(), "status")
 
 
@@ -301,7 +301,8 @@ def test_the_grid_is_shown_as_json_and_nothing_is_written(
 def test_the_dry_run_of_a_stage_shows_its_cells_only(
     call: Call, experiment: Path, stage: str
 ) -> None:
-    answer = call(stage, experiment, "--dry-run", "--json", "--store", "elsewhere")
+    tuned = ("--set", 'finetune.backbones=["random"]')
+    answer = call(stage, experiment, "--dry-run", "--json", "--store", "elsewhere", *tuned)
     assert answer.code == 0
     document = json.loads(answer.out)
     assert document["store"] == "elsewhere"
@@ -361,6 +362,49 @@ def test_a_moved_folder_and_another_store_keep_what_is_complete(
     )
     cells = json.loads(answer.out)["cells"]
     assert [cell["status"] for cell in cells if cell["stage"] == "patches"] == ["complete"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--backbone", "mean_colour"],
+            "has no backbone 'mean_colour'. Did you mean 'mean_color'?",
+        ),
+        (["--backbone", "mean_color"], "does not fine-tune; add a table [finetune]"),
+        (
+            ["--backbone", "mean_color", "--method", "knm"],
+            "has no method 'knm'. Did you mean 'knn'?",
+        ),
+        (["--backbone", "mean_color", "--method", "knn"], "is not complete"),
+        (["--backbone", "mean_color", "--seed", "7"], "has no seed 7"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(
+    call: Call, experiment: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    assert message in call.fails("export", experiment, "--out", out, *arguments)
+    assert not out.exists()
+
+
+def test_an_upload_without_a_token_is_refused_before_anything_is_written(
+    call: Call, experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    command = ("export", experiment, "--backbone", "mean_color", "--out", tmp_path / "out")
+    text = call.fails(*command, "--method", "knn", "--push", "org/name")
+    assert "you are not logged in to the Hugging Face hub; run `hf auth login`" in text
+    assert "is no repository of the hub; write ORG/NAME" in call.fails(*command, "--push", "name")
+
+
+def test_a_table_that_fine_tunes_what_has_no_weights_is_refused(
+    call: Call, experiment: Path
+) -> None:
+    for stage in ("run", "finetune"):
+        text = call.fails(stage, experiment, "--set", "finetune.num_epochs=1")
+        assert "[finetune]: there is nothing to fine-tune: random, mean_color have no" in text
+        assert "those that can: random" in text
 
 
 def test_scores_that_are_not_there_are_said_to_be_missing(experiment: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pyarrow as pa
 import pytest
 import torch
 from pydantic import BaseModel
 
+from benchmark.catalog.handcrafted import FitPca
 from benchmark.cluster import Cluster
-from benchmark.config import DatasetConfig, Experiment, build
+from benchmark.config import BackboneOptions, DatasetConfig, Experiment, build
 from benchmark.context import CODE_VERSIONS, Context
 from benchmark.errors import UsageError
 from benchmark.progress import LoggedProgress
@@ -107,6 +108,7 @@ CONTENT: dict[str, Any] = {
     "seeds": [0, 1],
     "store": "runs",
     "dataset": {"name": "toy", "root": "here"},
+    "finetune": {},
 }
 
 
@@ -116,6 +118,7 @@ class Prints(NamedTuple):
     patches: str
     embed: str
     tune: tuple[str, ...]
+    finetune: tuple[str, ...]
     evaluate: str
     report: str
 
@@ -153,31 +156,34 @@ def context(
 
 def prints(given: Context) -> Prints:
     """Return the fingerprints as they are once every cell of the grid is complete."""
-    cells = given.prediction_cells()
-    for cell in cells:
+    for cell in given.prediction_cells():
         if not cell.artefact.is_complete:
             cell.artefact.commit({})
     return Prints(
         patches=given.patches.fingerprint,
         embed=given.embeddings(given.backbones[0]).fingerprint,
-        tune=tuple(cell.artefact.fingerprint for cell in cells),
+        tune=tuple(cell.artefact.fingerprint for cell in given.tune_cells()),
+        finetune=tuple(cell.artefact.fingerprint for cell in given.finetune_cells()),
         evaluate=given.scores().fingerprint,
         report=given.report().fingerprint,
     )
 
 
-ALL = {"patches", "embed", "tune", "evaluate", "report"}
-FROM_EMBED = ALL - {"patches"}
-FROM_TUNE = {"tune", "evaluate", "report"}
 FROM_EVALUATE = {"evaluate", "report"}
+FROM_TUNE = {"tune", *FROM_EVALUATE}
+FROM_EMBED = {"embed", *FROM_TUNE}
+FROM_FINETUNE = {"finetune", *FROM_EVALUATE}
+OF_BACKBONE = FROM_EMBED | FROM_FINETUNE
+OF_GRID = FROM_TUNE | FROM_FINETUNE
+ALL = {"patches", *OF_BACKBONE}
 
 # Every setting of an experiment file: another value, and the stages whose results it changes.
 SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "name": ("other", set()),
     "store": ("elsewhere", set()),
     "heads": (["epochs", "more"], FROM_TUNE),
-    "seeds": ([0, 1, 2], FROM_TUNE),
-    "backbones": (["net", "more"], FROM_TUNE),
+    "seeds": ([0, 1, 2], OF_GRID),
+    "backbones": (["net", "more"], OF_GRID),
     "dataset.root": ("there", set()),
     "dataset.patch_size": (64, ALL),
     "dataset.purity": (0.9, ALL),
@@ -196,8 +202,33 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "embed.precision": ("bfloat16", FROM_EMBED),
     "tune.num_trials": (11, FROM_TUNE),
     "tune.pruning": (False, FROM_TUNE),
-    "tune.refit": ("train+val", FROM_TUNE),
+    "tune.refit": ("train+val", OF_GRID),
     "tune.max_concurrent": (1, set()),
+    # Which cells there are, and where and how they run, is no part of a cell.
+    "finetune.backbones": (["net"], set()),
+    "finetune.num_workers": (2, set()),
+    "finetune.micro_batch": (3, set()),
+    "finetune.max_failures": (0, set()),
+    "finetune.checkpoint_every_s": (1.0, set()),
+    # Only the mode last_blocks, the mode lora, and a search, use these.
+    "finetune.num_blocks": (2, set()),
+    "finetune.lora_rank": (4, set()),
+    "finetune.pruning": (False, set()),
+    "finetune.num_trials": (2, FROM_FINETUNE),
+    "finetune.num_epochs": (6, FROM_FINETUNE),
+    "finetune.mode": ("lora", FROM_FINETUNE),
+    "finetune.batch_size": (16, FROM_FINETUNE),
+    "finetune.learning_rate": (0.01, FROM_FINETUNE),
+    "finetune.backbone_ratio": (0.2, FROM_FINETUNE),
+    "finetune.weight_decay": (0.0, FROM_FINETUNE),
+    "finetune.warmup": (0.0, FROM_FINETUNE),
+    "finetune.label_smoothing": (0.0, FROM_FINETUNE),
+    "finetune.class_weight": ("none", FROM_FINETUNE),
+    "finetune.augmentation": ("none", FROM_FINETUNE),
+    "finetune.clip_norm": (2.0, FROM_FINETUNE),
+    "finetune.patience": (1, FROM_FINETUNE),
+    "finetune.precision": ("bfloat16", FROM_FINETUNE),
+    "finetune.ingest": ("stream", FROM_FINETUNE),
     "evaluate.num_resamples": (10, FROM_EVALUATE),
     "evaluate.confidence": (0.9, FROM_EVALUATE),
     "evaluate.seed": (1, FROM_EVALUATE),
@@ -207,14 +238,21 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
 
 # They name another entry of a catalog, whose own fields are changed below.
 NOT_SETTINGS = {"dataset.name", "path"}
+# They change the backbone that the context is given, whose fields are changed below.
+NOT_SETTINGS |= {f"backbone.{name}" for name in BackboneOptions.model_fields}
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> set[str]:
     found = set()
     for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            found |= settings_of(annotation, f"{name}.")
+        # An optional table is a union of its model and None.
+        models = [
+            kind
+            for kind in (field.annotation, *get_args(field.annotation))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
+        if models:
+            found |= settings_of(models[0], f"{name}.")
         else:
             found.add(prefix + name)
     return found
@@ -263,22 +301,34 @@ def test_a_setting_that_does_not_apply_to_the_data_set_changes_nothing(tmp_path:
         assert before.changed(after) == ALL
 
 
-BACKBONE_CHANGES: dict[str, tuple[Any, bool]] = {
-    "name": ("other", True),
-    "description": ("other", False),
-    "family": ("other", False),
-    "build": (torch.nn.Conv2d, False),
-    "dim": (5, False),
-    "num_parameters": (5, False),
-    "source": ("other", False),
-    "license": ("other", False),
-    "image_size": (64, True),
-    "bands": (("blue", "green", "red"), True),
-    "mean": ((0.5,), True),
-    "std": ((0.5,), True),
-    "revision": (second_revision, True),
-    "is_floor": (True, False),
-    "version": (2, True),
+BACKBONE_CHANGES: dict[str, tuple[Any, set[str]]] = {
+    "name": ("other", OF_BACKBONE),
+    "description": ("other", set()),
+    "family": ("other", set()),
+    "build": (torch.nn.Conv2d, set()),
+    "dim": (5, set()),
+    "num_parameters": (5, set()),
+    "source": ("other", set()),
+    "license": ("other", set()),
+    "image_size": (64, OF_BACKBONE),
+    "resize_to": (64, OF_BACKBONE),
+    "interpolation": ("bicubic", OF_BACKBONE),
+    "is_rounded": (True, OF_BACKBONE),
+    "crops_like_torchvision": (True, OF_BACKBONE),
+    "bands": (("blue", "green", "red"), OF_BACKBONE),
+    "mean": ((0.5,), OF_BACKBONE),
+    "std": ((0.5,), OF_BACKBONE),
+    "hub_id": ("other", set()),
+    "revision": (second_revision, OF_BACKBONE),
+    # Whether it is fine-tuned changes the grid.
+    "is_floor": (True, FROM_FINETUNE),
+    "is_trainable": (False, FROM_FINETUNE),
+    "fit": (FitPca(num_components=5), OF_BACKBONE),
+    "depict": (print, set()),
+    "build_classifier": (torch.nn.Conv2d, set()),
+    "publish": (print, set()),
+    "options": ((("pooling", "cls"),), OF_BACKBONE),
+    "version": (2, OF_BACKBONE),
 }
 
 
@@ -287,14 +337,14 @@ def test_every_field_of_a_backbone_is_classified_here() -> None:
 
 
 @pytest.mark.parametrize("name", BACKBONE_CHANGES)
-def test_a_field_of_a_backbone_changes_embed_and_what_follows_or_nothing(
+def test_a_field_of_a_backbone_changes_what_it_computes_or_nothing(
     tmp_path: Path, name: str
 ) -> None:
-    value, changes = BACKBONE_CHANGES[name]
+    value, expected = BACKBONE_CHANGES[name]
     before = context(tmp_path)
     after = context(tmp_path)
     after.backbones = (dataclasses.replace(BACKBONE, **{name: value}),)
-    assert prints(before).changed(prints(after)) == (FROM_EMBED if changes else set())
+    assert prints(before).changed(prints(after)) == expected
 
 
 HEAD_CHANGES: dict[str, tuple[Any, bool]] = {
@@ -333,14 +383,23 @@ def test_settings_of_the_search_do_not_touch_a_head_without_one(tmp_path: Path) 
         assert before.changed(after) == set()
 
 
+FROM_STAGE = {
+    "patches": ALL,
+    "embed": FROM_EMBED,
+    "tune": FROM_TUNE,
+    "finetune": FROM_FINETUNE,
+    "evaluate": FROM_EVALUATE,
+    "report": {"report"},
+}
+
+
 @pytest.mark.parametrize("stage", CODE_VERSIONS)
 def test_the_code_version_of_a_stage_changes_it_and_what_follows(
     tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = prints(context(tmp_path))
     monkeypatch.setitem(CODE_VERSIONS, stage, CODE_VERSIONS[stage] + 1)
-    order = list(CODE_VERSIONS)
-    assert before.changed(prints(context(tmp_path))) == set(order[order.index(stage) :])
+    assert before.changed(prints(context(tmp_path))) == FROM_STAGE[stage]
 
 
 def test_a_new_metric_or_another_version_of_it_changes_the_scores_alone(tmp_path: Path) -> None:
@@ -358,9 +417,11 @@ def test_every_stage_has_a_code_version() -> None:
 def test_a_seed_changes_the_predictions_of_that_seed_only(tmp_path: Path) -> None:
     one = context(tmp_path, {"seeds": [0, 1]}).prediction_cells()
     other = context(tmp_path, {"seeds": [1, 2]}).prediction_cells()
-    paths = {cell.seed: cell.artefact.path for cell in one}
-    assert len(set(paths.values())) == 2
-    assert {cell.seed: cell.artefact.path for cell in other}[1] == paths[1]
+    paths = {(cell.method, cell.seed): cell.artefact.path for cell in one}
+    assert len(set(paths.values())) == 4
+    others = {(cell.method, cell.seed): cell.artefact.path for cell in other}
+    for method in ("epochs", "finetune"):
+        assert others[method, 1] == paths[method, 1]
     assert {cell.artefact.fingerprint for cell in one + other if cell.seed != 1}.isdisjoint(
         {cell.artefact.fingerprint for cell in one + other if cell.seed == 1}
     )
@@ -370,7 +431,7 @@ def test_a_neighbour_in_the_grid_changes_no_cell(tmp_path: Path) -> None:
     small = context(tmp_path).prediction_cells()
     changes = {"backbones": ["more", "net"], "heads": ["other", "epochs"], "seeds": [2, 1, 0]}
     large = context(tmp_path, changes).prediction_cells()
-    assert len(large) == 2 * 2 * 3
+    assert len(large) == 2 * (2 + 1) * 3
     assert {cell.artefact.path for cell in small} < {cell.artefact.path for cell in large}
 
 
@@ -378,12 +439,12 @@ def test_every_cell_of_the_grid_has_a_folder_of_its_own(tmp_path: Path) -> None:
     changes = {"backbones": ["net", "more"], "heads": ["epochs", "other"], "seeds": [0, 1, 2]}
     given = context(tmp_path, changes)
     cells = given.prediction_cells()
-    assert len({cell.artefact.path for cell in cells}) == 12
-    assert len({cell.label for cell in cells}) == 12
+    assert len({cell.artefact.path for cell in cells}) == 18
+    assert len({cell.label for cell in cells}) == 18
     assert {(cell.backbone, cell.method, cell.seed) for cell in cells} == {
         (backbone, head, seed)
         for backbone in ("net", "more")
-        for head in ("epochs", "other")
+        for head in ("epochs", "other", "finetune")
         for seed in (0, 1, 2)
     }
     assert {cell.train_set for cell in cells} == {"all"}
@@ -394,7 +455,9 @@ def test_the_scores_change_with_what_is_complete_and_the_report_with_the_gaps(
 ) -> None:
     given = context(tmp_path)
     nothing, no_report = given.scores().fingerprint, given.report().fingerprint
-    first, second = given.prediction_cells()
+    first, second, *others = given.prediction_cells()
+    for cell in others:
+        cell.artefact.commit({})
     first.artefact.commit({})
     half, half_report = given.scores().fingerprint, given.report().fingerprint
     given.fail(second.artefact, "out of memory")
@@ -421,6 +484,86 @@ def test_a_cell_that_failed_is_kept_in_this_run_where_the_store_is_gone(tmp_path
     given = context(tmp_path)
     given.failures[given.patches.path] = "the store is gone"
     assert given.status(given.patches) == ("failed", "the store is gone")
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "value"),
+    [
+        ({"finetune.mode": "last_blocks"}, "finetune.num_blocks", 2),
+        ({"finetune.mode": "lora"}, "finetune.lora_rank", 4),
+        ({"finetune.num_trials": 2}, "finetune.pruning", False),
+    ],
+)
+def test_what_a_mode_or_a_search_uses_is_part_of_its_result(
+    tmp_path: Path, base: dict[str, Any], key: str, value: Any
+) -> None:
+    before = prints(context(tmp_path, base))
+    assert before.changed(prints(context(tmp_path, {**base, key: value}))) == FROM_FINETUNE
+
+
+def test_without_the_table_nothing_is_fine_tuned(tmp_path: Path) -> None:
+    given = context(tmp_path, {"finetune": None})
+    assert given.finetuned_backbones == ()
+    assert given.finetune_cells() == []
+    assert given.prediction_cells() == given.tune_cells()
+    with pytest.raises(ValueError, match="does not fine-tune"):
+        given.finetuned_inputs(BACKBONE, 0)
+
+
+def test_the_table_changes_no_cell_of_a_head(tmp_path: Path) -> None:
+    before = prints(context(tmp_path, {"finetune": None}))
+    assert before.changed(prints(context(tmp_path))) == FROM_FINETUNE
+
+
+def some_backbones() -> tuple[Backbone, ...]:
+    return (
+        BACKBONE,
+        dataclasses.replace(BACKBONE, name="floor", is_floor=True),
+        dataclasses.replace(BACKBONE, name="moments", is_trainable=False),
+        dataclasses.replace(BACKBONE, name="more"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (None, ["net", "more"]),
+        (["floor"], ["floor"]),
+        # In the order of the experiment, as all of its cells.
+        (["more", "floor", "net"], ["net", "floor", "more"]),
+    ],
+)
+def test_floors_and_what_has_no_weights_are_fine_tuned_only_where_they_are_named(
+    tmp_path: Path, named: list[str] | None, expected: list[str]
+) -> None:
+    given = context(tmp_path, {"finetune": {} if named is None else {"backbones": named}})
+    given.backbones = some_backbones()
+    assert [item.name for item in given.finetuned_backbones] == expected
+    cells = given.finetune_cells()
+    assert [(cell.backbone, cell.seed) for cell in cells] == [
+        (name, seed) for name in expected for seed in (0, 1)
+    ]
+    assert {(cell.stage, cell.method) for cell in cells} == {("finetune", "finetune")}
+    assert len({cell.artefact.path for cell in cells}) == len(cells)
+
+
+def test_naming_what_is_fine_tuned_anyway_changes_no_cell(tmp_path: Path) -> None:
+    paths = []
+    for table in ({}, {"backbones": ["net", "more"]}, {"backbones": ["net"]}):
+        given = context(tmp_path, {"finetune": table})
+        given.backbones = some_backbones()
+        paths.append([cell.artefact.path for cell in given.finetune_cells()])
+    assert paths[0] == paths[1]
+    assert paths[0][:2] == paths[2]
+
+
+def test_the_inputs_of_a_fine_tuning_hold_what_it_depends_on(tmp_path: Path) -> None:
+    given = context(tmp_path, {"tune.refit": "train+val"})
+    inputs = given.finetuned_inputs(BACKBONE, 1)
+    assert inputs["seed"] == 1
+    assert inputs["refit"] == "train+val"
+    assert inputs["patches"] == given.patches.fingerprint
+    assert inputs["backbone"]["revision"] == "1" * 8
 
 
 def test_the_record_of_a_cell_has_the_keys_of_design(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmark.headline import name_method, write_headline
 from benchmark.page import (
     MISSING,
     Confusion,
@@ -18,8 +19,8 @@ from benchmark.page import (
     RankingRow,
     ReportData,
     Table,
+    Verdict,
     render_report,
-    write_headline,
 )
 from tests.browser import find_browser, run_browser
 
@@ -69,6 +70,8 @@ def report(**changes: object) -> ReportData:
         absent_classes=("barren", EVIL),
         notes=("The split is random.", EVIL),
         metrics=(Table.from_frame(frame, title="All metrics", caption=EVIL),),
+        verdicts=(Verdict(backbone=EVIL, head=EVIL, sentence=f"fine-tuning {EVIL}"),),
+        comparisons=(Table(title="Frozen?", columns=("backbone", EVIL), rows=((EVIL, EVIL),)),),
         recalls=(Table(title="Recall", columns=("cell", EVIL), rows=((EVIL, None),)),),
         confusions=(
             Confusion(title=EVIL, classes=names, counts=((64, 2, 0), (1, 1987, 0), (0, 0, 0))),
@@ -185,6 +188,53 @@ def test_headlines() -> None:
     assert write_headline(RANKING, ties=[]).endswith("over every other row is detectable.")
     assert "detectable" not in write_headline(RANKING)
     assert "(90 % interval" in write_headline(RANKING, confidence=0.9)
+
+
+def test_frozen_or_fine_tuned_stands_after_the_ranking() -> None:
+    verdict = Verdict(
+        backbone="efficientnet_lite0",
+        head="mlp",
+        sentence="fine-tuning gains 4.1 points [2.0, 6.3] for 38 times the device-seconds",
+    )
+    pictures = (Picture(section="finetune", title="What fine-tuning gains", png=PNG),)
+    text = render_report(report(verdicts=(verdict,), pictures=pictures))
+    page = Page(text)
+    assert (
+        "With efficientnet_lite0 (frozen: with mlp), fine-tuning gains 4.1 points [2.0, 6.3] "
+        "for 38 times the device-seconds."
+    ) in page.text
+    assert "Frozen?" in page.text
+    places = [text.index(f'<section id="{name}"') for name in ("ranking", "finetune", "classes")]
+    assert places == sorted(places)
+    assert text.index("What fine-tuning gains") > places[1]
+
+
+def test_without_fine_tuning_there_is_no_section() -> None:
+    text = render_report(report(verdicts=(), comparisons=()))
+    assert "Frozen or fine-tuned" not in text
+    assert 'id="finetune"' not in text
+
+
+def test_curves_without_a_comparison_say_why() -> None:
+    pictures = (Picture(section="finetune", title="Learning curves", png=PNG),)
+    page = Page(render_report(report(verdicts=(), comparisons=(), pictures=pictures)))
+    assert "No fine-tuned backbone has a frozen one to compare with" in page.text
+
+
+def test_the_headline_ends_with_the_best_backbones_verdict() -> None:
+    verdicts = [
+        Verdict(backbone="mean_color", head="mlp", sentence="fine-tuning is odd"),
+        Verdict(backbone="efficientnet_lite0", head="knn", sentence="fine-tuning gains 4.1 points"),
+    ]
+    assert write_headline(RANKING, ties=[], verdicts=verdicts).endswith(
+        "detectable. With efficientnet_lite0, fine-tuning gains 4.1 points."
+    )
+    assert write_headline(RANKING, verdicts=verdicts[:1]).endswith(
+        "With mean_color, fine-tuning is odd."
+    )
+    tuned = dataclasses.replace(RANKING[0], method="finetune")
+    assert write_headline([tuned]).startswith("Fine-tuned efficientnet_lite0 leads with 0.864")
+    assert name_method("a", "finetune") == "fine-tuned a"
 
 
 def test_an_unknown_section_is_refused() -> None:

@@ -9,10 +9,11 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmark import heatmaps, pictures, plots
+from benchmark import curves, heatmaps, pictures, plots
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -86,6 +87,41 @@ def projection(num_classes: int) -> Figure:
     return pictures.plot_projection(points, labels, splits, names, explained=explained)
 
 
+def gains(num_rows: int) -> pd.DataFrame:
+    gain = np.linspace(0.08, -0.05, num_rows)
+    return pd.DataFrame(
+        {
+            "backbone": [f"{BACKBONES[n % 3]}{n}" for n in range(num_rows)],
+            "head": [METHODS[n % 3] for n in range(num_rows)],
+            "gain": gain,
+            "gain_low": gain - 0.03,
+            "gain_high": gain + 0.02,
+            "is_detectable": (gain > 0.03) | (gain < -0.02),
+        }
+    )
+
+
+def epochs(num_backbones: int, *, num_epochs: int = 5) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "backbone": class_names(max(num_backbones, 5))[n],
+                "seed": seed,
+                "trial": trial,
+                "epoch": epoch,
+                "val_score": 0.9 - 0.3 / epoch - 0.01 * n - 0.05 * (trial != 1),
+                "train_loss": 1.5 / epoch + 0.01 * n + 0.1 * trial,
+                "is_best": trial == 1,
+                "is_chosen": trial == 1 and epoch == num_epochs,
+            }
+            for n in range(num_backbones)
+            for seed in (0, 1)
+            for trial in range(3)
+            for epoch in range(1, num_epochs + 1)
+        ]
+    )
+
+
 FIGURES: dict[str, Callable[[int], Figure]] = {
     "ranking": lambda k: plots.plot_ranking(cells(30 if k > 2 else 2), chance=1 / k, title="T"),
     "recalls": lambda k: plots.plot_recalls(recall_rows(k), caption="synthetic scenes"),
@@ -93,9 +129,18 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "class counts": lambda k: heatmaps.plot_class_counts(class_counts(k)),
     "no patches": lambda k: heatmaps.plot_class_counts(class_counts(k) * 0),
     "cost": lambda k: plots.plot_cost(cells(60 if k > 2 else 2), caption="synthetic scenes"),
+    "gains": lambda k: curves.plot_gains(gains(k), title="a $ b"),
+    "no gain": lambda k: curves.plot_gains(gains(k).assign(gain=0.0, gain_low=0.0, gain_high=0.0)),
+    "curves": lambda k: curves.plot_curves(epochs(k), caption="synthetic scenes"),
+    "one epoch": lambda k: curves.plot_curves(epochs(k, num_epochs=1)),
     "timings": lambda k: plots.plot_timings(class_names(k), np.r_[NAN, np.full(k - 1, 1234.5)]),
     "examples": lambda k: pictures.plot_examples(
         [np.full((n % 4, 16, 16, 3), 99, np.uint8) for n in range(k)], class_names(k)
+    ),
+    "pairs": lambda k: pictures.plot_pairs(
+        *[[np.full((n % 4, 16, 16, 3), grey, np.uint8) for n in range(k)] for grey in (60, 160)],
+        class_names(k),
+        names=("patch", "reconstruction"),
     ),
     "embeddings": lambda k: pictures.plot_embeddings(
         [np.full((n % 4, 1280), float(n)) for n in range(k)], class_names(k), caption="x " * 200
@@ -185,3 +230,57 @@ def test_pictures_of_different_sizes_are_refused() -> None:
     rows = [np.zeros((1, size, size, 3), np.uint8) for size in (8, 9)]
     with pytest.raises(ValueError, match="different sizes"):
         pictures.plot_examples(rows, ["a", "b"])
+
+
+def test_the_pareto_front_holds_what_nothing_beats() -> None:
+    cells = {
+        "cheapest": (1.0, 0.50),
+        "as cheap, worse": (1.0, 0.40),
+        "dearer, as good": (2.0, 0.50),
+        "better": (5.0, 0.80),
+        "its twin": (5.0, 0.80),
+        "beaten in both": (9.0, 0.70),
+        "best": (100.0, 0.81),
+        "beyond": (200.0, 0.81),
+    }
+    seconds, values = np.array(list(cells.values())).T
+    front = plots.pareto_front(seconds, values)
+    found = {name for name, is_front in zip(cells, front, strict=True) if is_front}
+    assert found == {"cheapest", "better", "its twin", "best"}
+    assert plots.pareto_front([], []).tolist() == []
+
+
+def test_the_pareto_front_is_filled_and_named() -> None:
+    rows = cells(4).assign(value=[0.9, 0.8, 0.5, 0.6], seconds=[100.0, 10.0, 1.0, 20.0])
+    figure = plots.plot_cost(rows)
+    (line,) = figure.axes[0].lines
+    assert line.get_drawstyle() == "steps-post"
+    assert line.get_xydata().tolist() == [[1.0, 0.5], [10.0, 0.8], [100.0, 0.9]]
+    white = (1.0, 1.0, 1.0, 1.0)
+    points = figure.axes[0].findobj(PathCollection)
+    filled = {
+        tuple(item.get_offsets()[0]): tuple(item.get_facecolor()[0]) != white for item in points
+    }
+    assert filled == {(1.0, 0.5): True, (10.0, 0.8): True, (20.0, 0.6): False, (100.0, 0.9): True}
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0].startswith("Pareto front")
+
+
+def test_gains_show_zero_and_their_verdict() -> None:
+    axes = curves.plot_gains(gains(3).assign(gain_low=0.01, gain_high=0.09)).axes[0]
+    low, high = axes.get_xlim()
+    assert low < 0 < high
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names[0] == "efficientnet_lite00  ·  logistic_regression"
+
+
+def test_one_curve_per_seed_and_a_ring_on_the_epoch_that_was_kept() -> None:
+    figure = curves.plot_curves(epochs(2))
+    for axes in figure.axes:
+        colors = [line.get_color() for line in axes.lines]
+        assert [colors.count(plots.PALETTE[n]) for n in (0, 1)] == [2, 2]
+        assert len(colors) == 12
+        rings = [item for item in axes.collections if item.get_sizes().tolist() == [80]]
+        assert [item.get_offsets()[0][0] for item in rings] == [5.0] * 4
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[-2:] == ["epoch kept", "other trials"]

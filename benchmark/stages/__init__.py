@@ -33,6 +33,7 @@ STAGES: Registry[StageEntry] = Registry(
         StageEntry("patches", "Sample labelled patches from the source.", "PatchesStage"),
         StageEntry("embed", "Embed the patches with every backbone.", "EmbedStage"),
         StageEntry("tune", "Tune heads on the embeddings.", "TuneStage"),
+        StageEntry("finetune", "Fine-tune the backbones end to end.", "FinetuneStage"),
         StageEntry("evaluate", "Score the predictions, with intervals.", "EvaluateStage"),
         StageEntry("report", "Write the page that ranks the methods.", "ReportStage"),
     ],

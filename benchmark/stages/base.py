@@ -41,6 +41,14 @@ class Stage(ABC):
     def cells(self, context: Context) -> list[Cell]:
         """Return the cells of the stage, complete or not."""
 
+    def check(self, context: Context) -> None:
+        """Refuse what cannot work before an earlier stage has spent hours.
+
+        Raises:
+            UsageError: the user's input is wrong.
+        """
+        del context
+
     @abstractmethod
     def run(self, context: Context) -> StageResult:
         """Run every cell that is not complete and return how all of them stand.

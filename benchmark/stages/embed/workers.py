@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from benchmark import provenance
 from benchmark.errors import BenchmarkError, one_line
+from benchmark.fitted import read_fitted
 from benchmark.specs import Backbone
 from benchmark.store import Artefact
 from benchmark.tables import embeddings_column, images_array
@@ -127,7 +128,8 @@ class EmbedActor:
             plan = type(plan)(
                 **{**plan.to_json(), **{key: begun[key] for key in kept if key in begun}}
             )
-            self._embedder = Embedder(job.backbone, job.bands, plan)
+            state = None if job.backbone.fit is None else read_fitted(job.artefact)
+            self._embedder = Embedder(job.backbone, job.bands, plan, state)
             self._embedder.warm_up(pixels)
             self._number = number
         return self._embedder

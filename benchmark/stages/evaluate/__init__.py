@@ -39,7 +39,8 @@ class EvaluateStage(Stage):
         status, reason = context.status(artefact)
         result = StageResult(cells=[CellResult(cell=cell, status=status, reason=reason)])
         if status == "complete":
-            result = result.with_tables([ranking_table(artefact)])
+            tables = [ranking_table(artefact), comparison_table(artefact)]
+            result = result.with_tables([table for table in tables if table.rows])
         return result
 
 
@@ -65,3 +66,33 @@ def ranking_table(artefact: Artefact) -> TextTable:
         rows=rows,
         notes=(manifest["intervals"]["test"]["reason"], *manifest["notes"]),
     )
+
+
+def comparison_table(artefact: Artefact) -> TextTable:
+    """Return fine-tuned minus frozen as a table to print, without rows where nothing is both."""
+    comparison = artefact.read_table(names=["comparison.parquet"]).to_pylist()
+    rows = [
+        [
+            str(row["backbone"]),
+            str(row["head"]),
+            f"{100 * row['gain']:+.1f}",
+            f"[{100 * row['gain_low']:.1f}, {100 * row['gain_high']:.1f}]",
+            _times(row["ratio"]),
+            ("gains" if row["gain"] > 0 else "loses")
+            if row["is_detectable"]
+            else "no detectable difference",
+        ]
+        for row in comparison
+    ]
+    return TextTable(
+        title="Fine-tuned against frozen, balanced accuracy on test",
+        columns=("backbone", "head", "points", "interval", "times the device-seconds", "verdict"),
+        rows=rows,
+        notes=("Points are fine-tuned minus frozen with the head that is best on val.",),
+    )
+
+
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from benchmark import provenance
 from benchmark.catalog.metrics import HEADLINE
-from benchmark.context import Cell, Context
+from benchmark.context import FINETUNE, Cell, Context
 from benchmark.errors import BenchmarkError
 from benchmark.resampling import Resampling, draw_resamples, interval, resample
 from benchmark.specs import Metric
+from benchmark.stages.evaluate.comparison import Group, compare, read_costs, unlike_devices
+from benchmark.stages.evaluate.significance import holm, mcnemar
 from benchmark.statistics import summarise
 from benchmark.store import Artefact
 from benchmark.tables import CONFUSION, SCORES, check_table, vectors_array
@@ -61,6 +63,13 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     artefact.write_bytes("scores.csv", scores.to_pandas().to_csv(index=False).encode())
     ranking = evaluation.ranking(floors)
     artefact.write_table("ranking.parquet", pa.Table.from_pandas(ranking))
+    comparison = compare(
+        evaluation.groups(),
+        costs=read_costs(context, cells),
+        floors={item.name for item in context.heads if item.is_floor},
+        confidence=settings.confidence,
+    )
+    artefact.write_table("comparison.parquet", comparison)
     artefact.commit(
         {
             "inputs": context.scores_inputs(),
@@ -69,7 +78,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                 split: {"kind": item.kind, "reason": item.reason}
                 for split, item in evaluation.resamplings.items()
             },
-            "notes": evaluation.notes(ranking, floors),
+            "notes": [*evaluation.notes(ranking, floors), *unlike_devices(comparison)],
             "provenance": provenance.record(),
         }
     )
@@ -201,6 +210,23 @@ class Evaluation:
         rows = [{**_key(item), "counts": item.counts.tolist()} for item in self._scored]
         return pa.Table.from_pylist(rows, schema=CONFUSION)
 
+    def groups(self) -> list[Group]:
+        """Return what is compared on test: every method of every backbone, seeds together."""
+        found: dict[tuple[str, str], list[_Scored]] = {}
+        for item in self._scored:
+            if item.split == "test":
+                key = (item.cell.backbone or "", item.cell.method or "")
+                found.setdefault(key, []).append(item)
+        return [
+            Group(
+                cells=tuple(item.cell for item in items),
+                values=np.array([float(item.values[HEADLINE]) for item in items]),
+                resampled=np.mean([item.resampled[HEADLINE] for item in items], axis=0),
+                is_right=tuple(item.is_right for item in items),
+            )
+            for items in found.values()
+        ]
+
     def ranking(self, floors: set[str]) -> pd.DataFrame:
         """Rank methods on test by the headline metric, seeds taken together.
 
@@ -208,35 +234,30 @@ class Evaluation:
         is the leader minus the row on the same resamples, ``p_value`` the exact McNemar test of
         the first seed (McNemar 1947), corrected over the table after Holm (1979).
         """
-        groups: dict[tuple[str, str], list[_Scored]] = {}
-        for item in self._scored:
-            if item.split == "test":
-                groups.setdefault((item.cell.backbone or "", item.cell.method or ""), []).append(
-                    item
-                )
-        rows, drawn, right = [], [], []
-        for (backbone, method), items in groups.items():
-            values = np.array([float(item.values[HEADLINE]) for item in items])
-            resampled = np.mean([item.resampled[HEADLINE] for item in items], axis=0)
-            low, high = interval(resampled, self._confidence)
+        groups = self.groups()
+        rows = []
+        for group in groups:
+            low, high = interval(group.resampled, self._confidence)
             rows.append(
                 {
-                    "backbone": backbone,
-                    "method": method,
-                    "value": values.mean(),
+                    "backbone": group.backbone,
+                    "method": group.method,
+                    "value": group.value,
                     "ci_low": low,
                     "ci_high": high,
-                    "seed_std": values.std(ddof=1) if len(values) > 1 else None,
-                    "num_seeds": len(values),
-                    "is_floor": backbone in floors or method in floors,
-                    "seed_values": values.tolist(),
+                    "seed_std": group.values.std(ddof=1) if len(group.values) > 1 else None,
+                    "num_seeds": len(group.values),
+                    # Fine-tuning learns, whatever the weights that it begins with.
+                    "is_floor": not group.is_finetuned
+                    and (group.backbone in floors or group.method in floors),
+                    "seed_values": group.values.tolist(),
                 }
             )
-            drawn.append(resampled)
-            right.append(items[0].is_right)
+        drawn = [group.resampled for group in groups]
+        right = [group.is_right[0] for group in groups]
         order = sorted(range(len(rows)), key=lambda i: (-rows[i]["value"], i))
         leader = order[0]
-        p_values = _holm([_mcnemar(right[leader], right[i]) for i in order[1:]])
+        p_values = holm([mcnemar(right[leader], right[i]) for i in order[1:]])
         for rank, i in enumerate(order, start=1):
             low, high = interval(drawn[leader] - drawn[i], self._confidence)
             rows[i] |= {
@@ -264,7 +285,12 @@ class Evaluation:
             if item.split != "test" or item.cell.method in floors:
                 continue
             twin = seen.setdefault(item.digest, item.cell)
-            if twin is not item.cell and twin.backbone != item.cell.backbone:
+            # Heads of one backbone may agree, and need not depend on the seed; fine-tuning does.
+            is_suspicious = twin.backbone != item.cell.backbone or FINETUNE in (
+                twin.method,
+                item.cell.method,
+            )
+            if twin is not item.cell and is_suspicious:
                 notes.append(
                     f"{item.cell.label} and {twin.label} give identical scores for every patch: "
                     "one of them is probably broken."
@@ -285,22 +311,3 @@ def _key(item: _Scored) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Return the exact two-sided McNemar p-value of two methods on the same patches."""
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    table = [
-        [int((one & other).sum()), int((one & ~other).sum())],
-        [int((~one & other).sum()), int((~one & ~other).sum())],
-    ]
-    return float(mcnemar(table, exact=True).pvalue)
-
-
-def _holm(p_values: Sequence[float]) -> list[float]:
-    from statsmodels.stats.multitest import multipletests
-
-    if not p_values:
-        return []
-    return [float(value) for value in multipletests(p_values, method="holm")[1]]

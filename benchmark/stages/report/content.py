@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
-from benchmark.context import Context
-from benchmark.page import RankingRow, ReportData, write_headline
+from benchmark.context import FINETUNE, Context
+from benchmark.headline import name_method, write_headline
+from benchmark.page import RankingRow, ReportData, Verdict
 from benchmark.stages.report.content_tables import (
     class_counts,
     confusions,
@@ -18,12 +21,14 @@ from benchmark.stages.report.content_tables import (
     stage_times,
     tune_times,
 )
+from benchmark.stages.report.depictions import depiction_pictures
 from benchmark.stages.report.figures import (
     confusion_pictures,
     data_pictures,
     embedding_pictures,
     ranking_pictures,
 )
+from benchmark.stages.report.finetuning import comparisons, finetune_pictures, finetune_times
 from benchmark.stages.report.results import Results
 
 
@@ -34,32 +39,46 @@ def collect(context: Context) -> ReportData:
     ranking = _ranking_rows(results)
     confidence = experiment.evaluate.confidence
     ties = [
-        f"{row.backbone} with {row.method}" for row in results.ranking.itertuples() if row.is_tie
+        name_method(row.backbone, row.method) for row in results.ranking.itertuples() if row.is_tie
     ]
+    verdicts = tuple(
+        Verdict(backbone=row.backbone, head=row.head, sentence=row.sentence)
+        for row in results.comparison.itertuples()
+    )
+    tables = [times(results) for times in (stage_times, embed_times, tune_times, finetune_times)]
     present = set(results.num_test_patches().nonzero()[0].tolist())
     return ReportData(
         title=experiment.report.title or f"Benchmark: {experiment.name}",
         experiment=experiment.name,
         dataset=results.context.dataset.name,
         is_synthetic=results.is_synthetic,
-        headline=write_headline(ranking, confidence=confidence, ties=ties),
+        headline=write_headline(ranking, confidence=confidence, ties=ties, verdicts=verdicts),
         confidence=confidence,
         interval_reason=results.evaluated["intervals"]["test"]["reason"],
         ranking=ranking,
         absent_classes=tuple(name for k, name in enumerate(results.classes) if k not in present),
-        notes=(*results.patches["notes"], *_problem_notes(results), *results.evaluated["notes"]),
+        notes=(
+            *results.patches["notes"],
+            *_problem_notes(results),
+            *results.evaluated["notes"],
+            *_training_notes(results),
+        ),
         metrics=(differences(results), metrics(results)),
+        verdicts=verdicts,
+        comparisons=comparisons(results),
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
         confusions=confusions(results),
         class_counts=(class_counts(results),),
-        timings=(stage_times(results), embed_times(results), tune_times(results)),
+        timings=tuple(table for table in tables if table.rows),
         problems=problems(results),
         provenance=origins(results),
         pictures=(
             *ranking_pictures(results, ranking),
+            *finetune_pictures(results),
             *confusion_pictures(results),
             *data_pictures(results),
             *embedding_pictures(results),
+            *depiction_pictures(results),
         ),
     )
 
@@ -69,11 +88,9 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
     for row in results.ranking.itertuples():
         manifests = [
             manifest
-            for cell, manifest in results.tuned.items()
+            for cell, manifest in results.manifests.items()
             if (cell.backbone, cell.method) == (row.backbone, row.method)
         ]
-        tuned_s = sum(manifest["seconds"]["device"] for manifest in manifests)
-        embedded_s = results.embed[row.backbone]["seconds"]["device"]
         rows.append(
             RankingRow(
                 rank=row.rank,
@@ -86,11 +103,26 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
                 num_seeds=row.num_seeds,
                 is_floor=row.is_floor,
                 num_trials=manifests[0]["num_trials"] if manifests else None,
-                seconds=embedded_s + tuned_s,
+                seconds=_device_seconds(results, row.backbone, row.method, manifests),
                 seed_values=tuple(row.seed_values),
             )
         )
     return tuple(rows)
+
+
+def _device_seconds(
+    results: Results, backbone: str, method: str, manifests: list[dict[str, Any]]
+) -> float | None:
+    """Return those of one seed, the mean over seeds, as the comparison counts them."""
+    if not manifests:
+        return None
+    own_s = sum(manifest["seconds"]["device"] for manifest in manifests) / len(manifests)
+    # Fine-tuning reads patches: it pays for no embeddings.
+    if method == FINETUNE:
+        return float(own_s)
+    if backbone not in results.embed:
+        return None
+    return float(own_s + results.embed[backbone]["seconds"]["device"])
 
 
 def _problem_notes(results: Results) -> list[str]:
@@ -100,3 +132,15 @@ def _problem_notes(results: Results) -> list[str]:
     shown = "; ".join(f"{item['path']}: {item['reason']}" for item in found[:5])
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return [f"{len(found)} unreadable files were skipped (on_error = skip): {shown}{more}."]
+
+
+def _training_notes(results: Results) -> list[str]:
+    """Return what fine-tuning had to change by itself, the same note of several seeds once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell, manifest in results.finetuned.items():
+        for note in dict.fromkeys(manifest.get("notes", [])):
+            found.setdefault((cell.backbone or "", note), []).append(str(cell.seed))
+    return [
+        f"{backbone} / {FINETUNE} / seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: {note}"
+        for (backbone, note), seeds in found.items()
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmark.headline import name_method
 from benchmark.page import Confusion, ProblemRow, Table
 from benchmark.provenance import library_versions
 from benchmark.stages.report.results import Results
@@ -26,7 +27,7 @@ def differences(results: Results) -> Table:
                 100 * row.difference,
                 100 * row.difference_low,
                 100 * row.difference_high,
-                _p_text(row.p_value),
+                p_text(row.p_value),
                 verdict,
             )
         )
@@ -37,14 +38,17 @@ def differences(results: Results) -> Table:
         rows=tuple(rows),
         num_headers=2,
         caption=(
-            f"{leader['backbone']} with {leader['method']} minus each row, in points of "
+            f"{name_method(leader['backbone'], leader['method'])} minus each row, in points of "
             "balanced accuracy, on the same resamples. The exact McNemar test compares "
             "accuracies (first seed), Holm-corrected over the table."
         ),
     )
 
 
-def _p_text(value: float) -> str:
+def p_text(value: float | None) -> str | None:
+    """Return a p-value as it is shown."""
+    if value is None or np.isnan(value):
+        return None
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -199,7 +203,7 @@ def problems(results: Results) -> tuple[ProblemRow, ...]:
     """Return the cells without a result."""
     rows = []
     for cell in results.context.prediction_cells():
-        if cell not in results.tuned:
+        if cell not in results.manifests:
             status, reason = results.context.status(cell.artefact)
             rows.append(ProblemRow(cell=cell.label, status=status, reason=reason))
     return tuple(rows)
@@ -217,8 +221,15 @@ def origins(results: Results) -> dict[str, str]:
         "machine": record["machine"],
         "computed": record["written"],
     }
-    for name, manifest in results.embed.items():
-        revision = manifest["inputs"]["backbone"]["revision"]
-        found[f"weights of {name}"] = revision or "none"
-        found[f"embeddings of {name}"] = manifest["fingerprint"]
+    finetuned = {cell.backbone for cell in results.finetuned}
+    for backbone in results.context.backbones:
+        name = backbone.name
+        if name in results.embed:
+            revision = results.embed[name]["inputs"]["backbone"]["revision"]
+            found[f"weights of {name}"] = revision or "none"
+            found[f"embeddings of {name}"] = results.embed[name]["fingerprint"]
+        elif name in finetuned:
+            found[f"weights of {name}"] = backbone.revision() or "none"
+    for cell, manifest in results.finetuned.items():
+        found[f"fine-tuning of {cell.backbone}, seed {cell.seed}"] = manifest["fingerprint"]
     return found | library_versions()

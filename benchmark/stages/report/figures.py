@@ -10,38 +10,42 @@ import pandas as pd
 
 from benchmark import heatmaps, pictures, plots
 from benchmark.page import Picture, RankingRow
+from benchmark.stages.report.patches import EXAMPLE_SEED, pick_patches, red_green_blue
 from benchmark.stages.report.results import Results
-from benchmark.tables import images_array, vectors_array
+from benchmark.tables import vectors_array
 
 MAX_HEAT_MAPS = 4
 MAX_RECALLS = 6
 MAX_PROJECTIONS = 6
 MAX_POINTS = 4000
 """Points of a projection: more hide one another."""
-EXAMPLE_SEED = 0
 
 
 def ranking_pictures(results: Results, ranking: Sequence[RankingRow]) -> list[Picture]:
     """Return the ranking, recalls per class, and cost."""
     frame = pd.DataFrame([vars(row) for row in ranking])
     chance = 1.0 / int((results.num_test_patches() > 0).sum())
+    # A column of None only would compare as objects.
+    frame["seconds"] = pd.to_numeric(frame["seconds"])
     cost = frame[frame["seconds"] > 0]
     found = [
-        _picture(
+        picture(
             results,
             "ranking",
             "Ranking",
             plots.plot_ranking(frame, chance=chance, caption=results.caption),
         ),
-        _picture(results, "classes", "Recall per class", _recall_figure(results)),
+        picture(results, "classes", "Recall per class", _recall_figure(results)),
     ]
     if len(cost):
         found.append(
-            _picture(
+            picture(
                 results,
                 "cost",
                 "Balanced accuracy against device-seconds",
-                plots.plot_cost(cost, caption=results.caption),
+                plots.plot_cost(
+                    cost, seconds="device-seconds of one seed", caption=results.caption
+                ),
             )
         )
     return found
@@ -71,7 +75,7 @@ def _recall_figure(results: Results) -> Any:
 def confusion_pictures(results: Results) -> list[Picture]:
     """Return heat maps of the best methods."""
     return [
-        _picture(
+        picture(
             results,
             "confusion",
             f"Confusion of {name}",
@@ -90,16 +94,18 @@ def data_pictures(results: Results) -> list[Picture]:
         ]
     ).set_index(["split", "region"])[list(results.classes)]
     found = [
-        _picture(
+        picture(
             results,
             "data",
             "Patches per split and region",
             heatmaps.plot_class_counts(counts, caption=results.caption),
         )
     ]
-    examples = _examples(results)
+    patches = pick_patches(results, results.context.experiment.report.num_examples)
+    at = red_green_blue(results.patches["bands"])
+    examples = [images[:, at].transpose(0, 2, 3, 1) for images in patches]
     found.append(
-        _picture(
+        picture(
             results,
             "data",
             "Example patches of each class",
@@ -107,33 +113,6 @@ def data_pictures(results: Results) -> list[Picture]:
         )
     )
     return found
-
-
-def _examples(results: Results) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Return uint8 (n, H, W, 3) of each class, from as few parts as will do."""
-    wanted = results.context.experiment.report.num_examples
-    bands = results.patches["bands"]
-    at = [bands.index(name) for name in ("red", "green", "blue") if name in bands]
-    at = at if len(at) == 3 else [0, min(1, len(bands) - 1), min(2, len(bands) - 1)]
-    found: list[list[Any]] = [[] for _ in results.classes]
-    size = results.patches["patch_size"]
-    artefact = results.context.patches
-    names = [part["name"] for part in results.patches["parts"] if part["num_rows"]]
-    order = np.random.default_rng(EXAMPLE_SEED).permutation(len(names))
-    for index in order:
-        labels = artefact.read_table(names=[names[index]], columns=["patch_id", "label"])
-        rows = labels["label"].to_numpy()
-        needed = [k for k in range(len(found)) if len(found[k]) < wanted and (rows == k).any()]
-        if not needed:
-            continue
-        part = artefact.read_table(names=[names[index]], columns=["patch_id", "image"])
-        images = images_array(part["image"], (len(bands), size, size))
-        for k in needed:
-            # A few of each part, so that one scene does not fill the row.
-            few = max(1, wanted // 3)
-            picked = np.flatnonzero(rows == k)[: min(few, wanted - len(found[k]))]
-            found[k] += [images[i][at].transpose(1, 2, 0) for i in picked]
-    return [np.stack(items) if items else np.empty((0, size, size, 3), np.uint8) for items in found]
 
 
 def embedding_pictures(results: Results) -> list[Picture]:
@@ -150,7 +129,7 @@ def embedding_pictures(results: Results) -> list[Picture]:
         few = np.sort(np.random.default_rng(EXAMPLE_SEED).permutation(len(vectors))[:MAX_POINTS])
         projection = pictures.project(vectors[few], splits[few] == "train")
         found.append(
-            _picture(
+            picture(
                 results,
                 "embeddings",
                 f"Principal components of {name}",
@@ -167,7 +146,7 @@ def embedding_pictures(results: Results) -> list[Picture]:
         )
         grids = [vectors[labels == k][:6] for k in range(len(results.classes))]
         found.append(
-            _picture(
+            picture(
                 results,
                 "embeddings",
                 f"Embeddings of {name} as rectangles",
@@ -179,7 +158,8 @@ def embedding_pictures(results: Results) -> list[Picture]:
     return found
 
 
-def _picture(results: Results, section: Any, title: str, figure: Any) -> Picture:
+def picture(results: Results, section: Any, title: str, figure: Any) -> Picture:
+    """Render a figure for a section of the page."""
     return Picture(
         section=section,
         title=title,

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.context import Context
+from benchmark.context import FINETUNE, Context
+from benchmark.headline import name_method
 
 
 class Results:
@@ -20,6 +21,7 @@ class Results:
         self.scores = scores.read_table(names=["scores.parquet"]).to_pandas()
         confusion = scores.read_table(names=["confusion.parquet"]).to_pandas()
         self.confusion = confusion[confusion["split"] == "test"]
+        self.comparison = scores.read_table(names=["comparison.parquet"]).to_pandas()
         self.patches = context.patches.manifest()
         self.classes = tuple(self.patches["classes"])
         self.is_synthetic = bool(self.patches["is_synthetic"])
@@ -29,8 +31,17 @@ class Results:
             for item in context.backbones
             if context.embeddings(item).is_complete
         }
-        self.cells = [cell for cell in context.prediction_cells() if cell.artefact.is_complete]
-        self.tuned = {cell: cell.artefact.manifest() for cell in self.cells}
+        self.manifests = {
+            cell: cell.artefact.manifest()
+            for cell in context.prediction_cells()
+            if cell.artefact.is_complete
+        }
+        self.tuned = {
+            cell: item for cell, item in self.manifests.items() if cell.method != FINETUNE
+        }
+        self.finetuned = {
+            cell: item for cell, item in self.manifests.items() if cell.method == FINETUNE
+        }
 
     def num_test_patches(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the number of test patches of each class, (K,)."""
@@ -45,7 +56,7 @@ class Results:
                 self.confusion["method"] == row.method
             )
             first = self.confusion[at].iloc[0]
-            name = f"{row.backbone} with {row.method}"
+            name = name_method(row.backbone, row.method)
             if row.num_seeds > 1:
                 name += f", seed {first['seed']}"
             found.append((name, _counts(first["counts"])))

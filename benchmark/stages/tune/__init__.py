@@ -14,7 +14,7 @@ class TuneStage(Stage):
 
     def cells(self, context: Context) -> list[Cell]:
         """Return one cell for each backbone, head and seed."""
-        return context.prediction_cells()
+        return context.tune_cells()
 
     def run(self, context: Context) -> StageResult:
         """Search every cell that is not complete and whose embeddings are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ from ray import tune
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.fitting import Rows, fit_segment, refit, scores_of_all
 from benchmark.search import Outcome, Segment
+from benchmark.searching import outcome_row
 from benchmark.stages.tune.job import Job
 from benchmark.tables import check_table, predictions_schema
 
@@ -43,14 +43,7 @@ class SegmentTrial(tune.Trainable):
             outcome = self._run(number, segment)
         except (BenchmarkError, ValueError, ArithmeticError, MemoryError, OSError) as error:
             outcome = Outcome([], time.time() - began, error=one_line(error))
-        return {
-            "score": max(outcome.scores, default=0.0),
-            # As text, since Ray Tune flattens what it hands to a searcher.
-            "outcome": json.dumps(outcome._asdict()),
-            "began": began,
-            "ended": time.time(),
-            "done": True,
-        }
+        return outcome_row(outcome, began=began, ended=time.time())
 
     def _run(self, number: int, segment: Segment) -> Outcome:
         job = self._jobs[number]

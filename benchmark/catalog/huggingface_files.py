@@ -1,0 +1,265 @@
+"""The files of a transformers checkpoint: a folder, or a repository of the Hugging Face hub.
+
+Nothing here imports torch or transformers, so that an experiment is checked at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.catalog.huggingface_header import read_header
+from benchmark.errors import UsageError, one_line
+
+CONFIG = "config.json"
+PROCESSOR = "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where a checkpoint is; it pickles, and a worker finds the files on its own node."""
+
+    name: str
+    """As the user wrote it, with ``hf:``."""
+    where: str
+    """Begins messages."""
+    path: str | None = None
+    """The folder; None: on the hub."""
+    repo: str = ""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    trusts_code: bool = False
+    """Whether Python code that comes with it may be run."""
+
+    @property
+    def what(self) -> str:
+        """What begins a message about it."""
+        prefix = f"{self.where}: " if self.where else ""
+        return f"{prefix}backbone '{self.name}'"
+
+    @property
+    def fetch_line(self) -> str:
+        """The command that fetches it from the hub."""
+        revision = f" --revision {self.revision}" if self.revision else ""
+        return f"hf download {self.repo}{revision}"
+
+    def file(self, name: str) -> Path | None:
+        """Return one file, from the folder or the hub's cache, fetched where it is not there yet.
+
+        Returns: None where the checkpoint has no such file.
+
+        Raises:
+            UsageError: the hub has no such repository, or cannot be reached.
+        """
+        found, is_certain = self._look_up(name)
+        return found if is_certain else self._fetch(name)
+
+    def has(self, name: str) -> bool:
+        """Return whether a file is on this machine; fetches nothing."""
+        return self._look_up(name)[0] is not None
+
+    def _look_up(self, name: str) -> tuple[Path | None, bool]:
+        """Return a file on this machine, and whether that is the last word on it."""
+        if self.path is not None:
+            found = Path(self.path) / name
+            return (found if found.is_file() else None), True
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self.repo, name, revision=self.revision)
+        if isinstance(cached, str):
+            return Path(cached), True
+        # The cache also remembers what a repository lacks.
+        return None, cached is not None
+
+    def _fetch(self, name: str) -> Path | None:
+        from huggingface_hub import errors, hf_hub_download
+
+        self._check_reachable(name)
+        try:
+            return Path(hf_hub_download(self.repo, name, revision=self.revision))
+        except errors.RevisionNotFoundError:
+            raise UsageError(f"{self.what}: the hub has no such revision") from None
+        except (errors.GatedRepoError, errors.RepositoryNotFoundError):
+            raise UsageError(
+                f"{self.what}: the hub has no such repository, or it is not open to you; check "
+                "the name, or log in with `hf auth login`"
+            ) from None
+        except errors.RemoteEntryNotFoundError:
+            return None
+        except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+            raise UsageError(
+                f"{self.what}: {name} cannot be fetched ({one_line(error, limit=120)}); try "
+                f"`{self.fetch_line}`"
+            ) from None
+
+    def _check_reachable(self, name: str) -> None:
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE or not is_reachable(constants.ENDPOINT):
+            raise UsageError(
+                f"{self.what}: {name} is not in the local Hugging Face cache and the hub cannot "
+                f"be reached; where it can be, run `{self.fetch_line}`"
+            )
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Return the content of a JSON file, or None where there is none.
+
+        Raises:
+            UsageError: it is not a JSON object.
+        """
+        path = self.file(name)
+        if path is None:
+            return None
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, OSError) as error:
+            raise UsageError(f"{self.what}: {path} is no JSON: {one_line(error)}") from None
+        if not isinstance(content, dict):
+            raise UsageError(f"{self.what}: {path} holds no JSON object")
+        return content
+
+    def weights(self) -> list[Path]:
+        """Return the safetensors files: one, or all shards.
+
+        Raises:
+            UsageError: there are none, or a shard is absent.
+        """
+        # A cache with the shards need not know that there is no single file.
+        single = None if self.has(INDEX) and not self.has(WEIGHTS) else self.file(WEIGHTS)
+        if single is not None:
+            return [single]
+        index = self.read_json(INDEX)
+        if index is None:
+            raise UsageError(f"{self.what}: {self._why_no_weights()}")
+        names = index.get("weight_map")
+        if not isinstance(names, dict) or not names:
+            raise UsageError(f"{self.what}: {INDEX} has no weight_map")
+        shards = {name: self.file(name) for name in sorted(set(names.values()))}
+        missing = [name for name, path in shards.items() if path is None]
+        if missing:
+            raise UsageError(f"{self.what}: the weights {missing[0]} are missing; fetch them")
+        return [path for path in shards.values() if path is not None]
+
+    def _why_no_weights(self) -> str:
+        text = f"there is no {WEIGHTS}"
+        if self.path is not None and not (Path(self.path) / "pytorch_model.bin").is_file():
+            return f"{text} in {self.path}; put the weights there"
+        return (
+            f"{text}, and other formats can run code when they are opened: load the checkpoint "
+            "with transformers where you trust it, and save it with save_pretrained()"
+        )
+
+    def headers(self) -> list[Mapping[str, Any]]:
+        """Return the headers of all weights; of those not fetched yet, from the hub.
+
+        Raises:
+            UsageError: there are no weights, or they are not whole.
+        """
+        if self.path is not None or self.has(WEIGHTS) or self.has(INDEX):
+            return [read_header(path, what=self.what) for path in self.weights()]
+        from huggingface_hub import errors, get_safetensors_metadata
+
+        self._check_reachable(WEIGHTS)
+        # The HTTP library differs between versions of the hub's client; this is its base error.
+        http_error: Any = errors.HfHubHTTPError.__mro__[1]
+        try:
+            files = get_safetensors_metadata(self.repo, revision=self.revision).files_metadata
+        except errors.NotASafetensorsRepoError:
+            raise UsageError(f"{self.what}: {self._why_no_weights()}") from None
+        except (http_error, errors.SafetensorsParsingError, OSError) as error:
+            raise UsageError(
+                f"{self.what}: its weights cannot be read ({one_line(error, limit=120)}); try "
+                f"`{self.fetch_line}`"
+            ) from None
+        return [
+            {name: {"shape": info.shape} for name, info in file.tensors.items()}
+            for file in files.values()
+        ]
+
+    def folder(self) -> Path:
+        """Return the folder on this node, with every file in it that loading needs."""
+        config = self.file(CONFIG)
+        if config is None:
+            raise UsageError(f"{self.what}: there is no {CONFIG}")
+        self.file(PROCESSOR)
+        self.weights()
+        self.code()
+        return config.parent
+
+    def code(self) -> list[Path]:
+        """Return the modules that come with it, where their code may be run.
+
+        Raises:
+            UsageError: they are in another repository, or absent.
+        """
+        if not self.trusts_code:
+            return []
+        named = [
+            item
+            for name in (CONFIG, PROCESSOR)
+            for value in ((self.read_json(name) or {}).get("auto_map") or {}).values()
+            for item in (value if isinstance(value, list) else [value])
+            if isinstance(item, str)
+        ]
+        waiting, found = [item.partition(".")[0] for item in named], dict[str, Path]()
+        while waiting:
+            name = waiting.pop()
+            if name in found:
+                continue
+            if "--" in name:
+                raise UsageError(
+                    f"{self.what}: its code is in another repository ({name.partition('--')[0]}), "
+                    "which has no fixed version; fetch both, and name the folder"
+                )
+            path = self.file(f"{name}.py")
+            if path is None:
+                raise UsageError(f"{self.what}: its module {name}.py is missing; fetch it")
+            found[name] = path
+            waiting += re.findall(r"^\s*from\s+\.(\w+)\s+import", path.read_text("utf-8"), re.M)
+        return [found[name] for name in sorted(found)]
+
+
+def locate(name: str, *, where: str) -> Checkpoint:
+    """Return the checkpoint that ``hf:PATH`` or ``hf:ORG/NAME[@REVISION]`` means.
+
+    Raises:
+        UsageError: it is neither a folder nor the name of a repository.
+    """
+    prefix = f"{where}: " if where else ""
+    given = name.removeprefix("hf:")
+    path = Path(given).expanduser()
+    if given and path.is_dir():
+        # Workers run in another folder.
+        return Checkpoint(name=name, where=where, path=str(path.resolve()))
+    if given.startswith(("./", "../", "/", "~")):
+        raise UsageError(f"{prefix}backbone '{name}': there is no folder {path.absolute()}")
+    match = _HUB_ID.fullmatch(given)
+    if match is None:
+        raise UsageError(
+            f"{prefix}backbone '{name}': neither a folder nor a model of the hub; write "
+            "hf:PATH/TO/FOLDER or hf:ORG/NAME, with @REVISION if you like"
+        )
+    return Checkpoint(name=name, where=where, repo=match[1], revision=match[2])
+
+
+def is_reachable(endpoint: str) -> bool:
+    """Return whether the hub answers, without the half minute of its client's retries."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return True
+    host = endpoint.partition("://")[2].partition("/")[0]
+    name, _, port = host.partition(":")
+    try:
+        socket.create_connection((name, int(port or 443)), timeout=3).close()
+    except OSError:
+        return False
+    return True

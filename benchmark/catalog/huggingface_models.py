@@ -1,0 +1,330 @@
+"""Networks of transformers, built from local files and checked against what was promised."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from benchmark.catalog.huggingface_files import CONFIG, Checkpoint
+from benchmark.catalog.options import AS_IT_IS, Reading
+from benchmark.config import options_place
+from benchmark.errors import UsageError, one_line
+
+if TYPE_CHECKING:
+    import torch
+
+TOWERS = frozenset({"clip", "siglip"})
+"""Models of images and text whose part for images is a model of its own."""
+TOWER_PREFIX = "vision_model."
+"""Begins the names of its tensors."""
+
+_POOLER = "pooler"
+"""What follows the last hidden state in a base model: not used by the mean over it."""
+
+_CLASS_TOKENS = ("cls_token", "class_embedding")
+"""How the parameter of a class token is called."""
+
+
+def build_pooled(checkpoint: Checkpoint, reading: Reading = AS_IT_IS) -> torch.nn.Module:
+    """Build a hidden state, pooled as ``reading`` says: (B, 3, H, W) to (B, D).
+
+    Raises:
+        UsageError: the weights do not fit the model, or it has no class token or pooler.
+    """
+    from transformers import AutoModel
+
+    has_pooler = reading.pooling == "pooler"
+    model, info = _load(checkpoint, AutoModel, **pooler_arguments(checkpoint, reading))
+    _check_tensors(
+        checkpoint, model, info, is_new=_is_counter if has_pooler else _is_unused, keeps=has_pooler
+    )
+    _index_positions(model, reading)
+    return read_off(checkpoint, model, reading).eval()
+
+
+def read_off(checkpoint: Checkpoint, model: torch.nn.Module, reading: Reading) -> torch.nn.Module:
+    """Return a base model of transformers as a module that gives embeddings.
+
+    Raises:
+        UsageError: it has no class token.
+    """
+    from benchmark.pooling import PooledModel
+
+    names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    if reading.pooling.startswith("cls") and not names & set(_CLASS_TOKENS):
+        raise UsageError(
+            f'{checkpoint.what}: {type(model).__name__} has no class token; take pooling = "mean"'
+        )
+    return PooledModel(
+        model,
+        pooling=reading.pooling,
+        layer=reading.layer,
+        interpolates=interpolates(model, reading),
+    )
+
+
+def interpolates(model: torch.nn.Module, reading: Reading) -> bool:
+    """Return whether a model must be told to interpolate its positions to another size."""
+    parameters = inspect.signature(model.forward).parameters
+    return reading.image_size is not None and "interpolate_pos_encoding" in parameters
+
+
+def build_own_classifier(
+    checkpoint: Checkpoint, dim: int, num_classes: int, reading: Reading = AS_IT_IS
+) -> torch.nn.Module:
+    """Build the model's classifier with a new classification layer: (B, 3, H, W) to (B, K).
+
+    The layer's weights are drawn from torch's generator, whatever the checkpoint has there.
+
+    Raises:
+        UsageError: the weights do not fit the model.
+    """
+    from transformers import AutoModelForImageClassification
+
+    from benchmark.classifier import LinearClassifier
+    from benchmark.pooling import ImageClassifier
+
+    if not has_classifier(checkpoint):
+        return LinearClassifier(build_pooled(checkpoint, reading), dim, num_classes)
+    model, info = _load(checkpoint, AutoModelForImageClassification, num_labels=num_classes)
+    base = f"{model.base_model_prefix}."
+    names = [name for name, _ in model.named_parameters()]
+    heads = sorted({name.partition(".")[0] for name in names if not name.startswith(base)})
+    if not heads or all(not name.startswith(base) for name in names):
+        # Without a base model, body and head cannot be told apart.
+        return LinearClassifier(build_pooled(checkpoint, reading), dim, num_classes)
+    _check_tensors(
+        checkpoint, model, info, is_new=lambda name: not name.startswith(base) or _is_unused(name)
+    )
+    for name in heads:
+        _reset(getattr(model, name))
+    prefixes = tuple(f"model.{name}." for name in heads)
+    _index_positions(model, reading)
+    return ImageClassifier(
+        model,
+        prefixes[0] if len(prefixes) == 1 else prefixes,
+        interpolates=interpolates(model, reading),
+    )
+
+
+def _index_positions(model: Any, reading: Reading) -> None:
+    """Let transformers compute the index of relative positions now, as an ordinary tensor.
+
+    It keeps the first that is computed for a window, for all models of the process; one that
+    was made in inference mode could not be trained with.
+    """
+    import torch
+
+    patch = getattr(model.config, "patch_size", None)
+    for module in model.modules():
+        if not hasattr(module, "generate_relative_position_index"):
+            continue
+        window = module.window_size
+        if reading.image_size and isinstance(patch, int):
+            window = (reading.image_size // patch,) * 2
+        with torch.inference_mode(False), torch.device("cpu"):
+            module.generate_relative_position_index(tuple(window))
+
+
+def has_classifier(checkpoint: Checkpoint) -> bool:
+    """Return whether transformers has an image classifier for this kind of model."""
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+    return type(load_config(checkpoint)) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+
+def load_config(checkpoint: Checkpoint) -> Any:
+    """Return the configuration of transformers: of the part of the model that takes images.
+
+    Raises:
+        UsageError: this version of transformers does not know the model, or the file is wrong.
+    """
+    from transformers import AutoConfig, ViTConfig
+
+    auto: Any = AutoConfig
+    try:
+        config = auto.from_pretrained(
+            checkpoint.folder(), trust_remote_code=checkpoint.trusts_code, local_files_only=True
+        )
+        if config.model_type in TOWERS:
+            return config.vision_config
+        if config.model_type == "vit_mae":
+            # Its own class hides most patches, at random; the encoder is that of ViT.
+            return ViTConfig.from_dict({**config.to_dict(), "model_type": "vit"})
+        return config
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        if not checkpoint.trusts_code and "auto_map" in (checkpoint.read_json(CONFIG) or {}):
+            raise UsageError(
+                f"{checkpoint.what}: runs Python code that comes with it; read that code and, "
+                "where you trust it, set trust_remote_code = true under "
+                f"{options_place(checkpoint.name)}"
+            ) from None
+        raise UsageError(
+            f"{checkpoint.what}: transformers cannot read its config.json: {first_line(error)}"
+        ) from None
+
+
+def load_processor(checkpoint: Checkpoint) -> Any:
+    """Return the image processor of transformers.
+
+    Raises:
+        UsageError: this version of transformers does not know it, or the file is wrong.
+    """
+    from transformers import AutoImageProcessor
+
+    auto: Any = AutoImageProcessor
+    try:
+        return auto.from_pretrained(
+            checkpoint.folder(), trust_remote_code=checkpoint.trusts_code, local_files_only=True
+        )
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        raise UsageError(
+            f"{checkpoint.what}: transformers cannot use its preprocessor_config.json: "
+            f"{first_line(error)}"
+        ) from None
+
+
+def _load(
+    checkpoint: Checkpoint, kind: Any, *, num_labels: int | None = None, **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Load a model in float32; return it and what was found of its tensors."""
+    import torch
+    from safetensors import SafetensorError
+
+    config = load_config(checkpoint)
+    if num_labels is not None:
+        config.num_labels = num_labels
+    # A file that is not whole has a message of its own.
+    checkpoint.headers()
+    try:
+        with quiet_transformers():
+            model, info = kind.from_pretrained(
+                checkpoint.folder(),
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=checkpoint.trusts_code,
+                local_files_only=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
+        raise UsageError(
+            f"{checkpoint.what}: transformers cannot load it: {first_line(error)}"
+        ) from None
+    return model, info
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep reports and progress bars of transformers out of the log; errors still raise."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def pooler_arguments(checkpoint: Checkpoint, reading: Reading) -> dict[str, Any]:
+    """Return the arguments that leave the pooler out of a base model, where it is not read.
+
+    Raises:
+        UsageError: transformers has no base model of this kind.
+    """
+    from transformers import MODEL_MAPPING
+
+    config = load_config(checkpoint)
+    try:
+        kind: Any = MODEL_MAPPING[type(config)]
+    except KeyError:
+        if checkpoint.trusts_code:
+            return {}
+        raise UsageError(
+            f"{checkpoint.what}: transformers has no base model for '{config.model_type}'"
+        ) from None
+    parameters = inspect.signature(kind).parameters
+    has_pooler = reading.pooling == "pooler"
+    return {"add_pooling_layer": has_pooler} if "add_pooling_layer" in parameters else {}
+
+
+def _check_tensors(
+    checkpoint: Checkpoint,
+    model: Any,
+    info: dict[str, Any],
+    *,
+    is_new: Callable[[str], bool],
+    keeps: bool = False,
+) -> None:
+    """Raise UsageError where tensors are missing, left over or of another shape.
+
+    Args:
+        checkpoint: what was loaded.
+        model: into which it was.
+        info: of ``from_pretrained``.
+        is_new: whether a tensor of the model need not be in the checkpoint.
+        keeps: whether the pooler of the checkpoint is used.
+    """
+    prefix = f"{model.base_model_prefix}."
+    if model.config.model_type.removesuffix("_vision_model") in TOWERS:
+        prefix = TOWER_PREFIX
+    stored = {name for header in checkpoint.headers() for name in header}
+    # Under the base model's prefix are its tensors, beside them those of another head. Where
+    # nothing has the prefix, all are the base model's.
+    has_prefix = any(name.startswith(prefix) for name in stored)
+    beside = {name.partition(".")[0] for name in stored if not name.startswith(prefix)}
+    left_over = [
+        name
+        for name in info["unexpected_keys"]
+        if not (_is_counter(name) if keeps else _is_unused(name))
+        and not (has_prefix and name.partition(".")[0] in beside)
+    ]
+    absent = [name for name in info["missing_keys"] if not is_new(name)]
+    misshapen = [item[0] for item in info["mismatched_keys"] if not is_new(item[0])]
+    for problem, wrong in (
+        ("lack the tensor", absent),
+        ("have another shape of the tensor", misshapen),
+        ("have, and the model has not, the tensor", left_over),
+    ):
+        if wrong:
+            rest = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise UsageError(
+                f"{checkpoint.what}: its weights {problem} '{min(wrong)}'{rest}; config.json and "
+                "weights are not of one model"
+            )
+
+
+def _is_unused(name: str) -> bool:
+    return _POOLER in name.split(".") or _is_counter(name)
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith(("num_batches_tracked", "position_ids"))
+
+
+def _reset(module: torch.nn.Module) -> None:
+    """Draw the weights of a classification layer anew, as ``LinearClassifier`` draws them."""
+    import torch
+
+    for child in module.modules():
+        if isinstance(child, torch.nn.Linear):
+            torch.nn.init.trunc_normal_(child.weight, std=0.01)
+            if child.bias is not None:
+                torch.nn.init.zeros_(child.bias)
+        elif callable(reset := getattr(child, "reset_parameters", None)):
+            reset()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else one_line(error)

@@ -1,0 +1,152 @@
+"""Fine-tuned classifiers as folders that the pipeline of transformers loads unchanged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from benchmark.catalog.huggingface_files import Checkpoint
+from benchmark.errors import UsageError
+from benchmark.specs import Backbone, Publication
+
+if TYPE_CHECKING:
+    import torch
+
+
+def publish_transformers(checkpoint: Checkpoint, publication: Publication) -> None:
+    """Write a classifier of transformers, with its image processor.
+
+    Raises:
+        UsageError: transformers has no classifier of this kind, or the state is of another.
+    """
+    from transformers import AutoModelForImageClassification
+
+    from benchmark.catalog.huggingface_models import (
+        load_config,
+        load_processor,
+        quiet_transformers,
+    )
+
+    auto: Any = AutoModelForImageClassification
+
+    what = f"backbone '{publication.backbone.name}'"
+    _check_options(publication.backbone, can_have=())
+    state = _renamed(publication.state, {"model.": ""}, what)
+    config = load_config(checkpoint)
+    config.id2label = dict(enumerate(publication.classes))
+    config.label2id = {name: k for k, name in enumerate(publication.classes)}
+    config.problem_type = "single_label_classification"
+    with quiet_transformers():
+        try:
+            model = auto.from_config(config, trust_remote_code=False)
+        except ValueError:
+            raise UsageError(
+                f"{what}: transformers has no image classifier for '{config.model_type}'; export "
+                "a head on its embedding instead (--method)"
+            ) from None
+        _load_state(model, state, what)
+        # Training may have loaded half-precision weights; what it trained is float32.
+        model.float().save_pretrained(publication.folder)
+        load_processor(checkpoint).save_pretrained(publication.folder)
+
+
+def publish_timm(
+    architecture: str,
+    publication: Publication,
+    *,
+    classifier: str | tuple[str, ...] = "classifier",
+    model_args: dict[str, Any] | None = None,
+) -> None:
+    """Write a classifier of timm as transformers wraps it (``TimmWrapperForImageClassification``).
+
+    Args:
+        architecture: timm's name.
+        publication: the state is that of ``LinearClassifier`` on timm's network.
+        classifier: timm's name of the classification layer; of several, none can be published.
+        model_args: what ``timm.create_model`` is given beside.
+
+    Raises:
+        UsageError: the state is of another kind of classifier.
+    """
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+    from benchmark.catalog.huggingface_models import quiet_transformers
+
+    backbone = publication.backbone
+    what = f"backbone '{backbone.name}'"
+    _check_options(backbone, can_have=("image_size",))
+    if not isinstance(classifier, str):
+        raise UsageError(
+            f"{what}: a network with {len(classifier)} classification layers cannot be published; "
+            "export a head on its embedding instead (--method)"
+        )
+    size = backbone.image_size or 224
+    state = _renamed(
+        publication.state,
+        {"body.": "timm_model.", "head.": f"timm_model.{classifier}."},
+        what,
+    )
+    config = TimmWrapperConfig.from_dict(
+        {
+            "architecture": architecture,
+            "label_names": list(publication.classes),
+            "num_classes": len(publication.classes),
+            "problem_type": "single_label_classification",
+            "model_args": model_args or None,
+            "pretrained_cfg": {
+                "architecture": architecture,
+                "input_size": [3, size, size],
+                "interpolation": backbone.interpolation,
+                "mean": list(backbone.mean) * (3 // len(backbone.mean)),
+                "std": list(backbone.std) * (3 // len(backbone.std)),
+                "crop_pct": _crop_share(size, backbone.resize_to or size),
+                "crop_mode": "center",
+                "fixed_input_size": False,
+            },
+        }
+    )
+    with quiet_transformers():
+        model = TimmWrapperForImageClassification(config)
+        _load_state(model, state, what)
+        model.save_pretrained(publication.folder)
+
+
+def _check_options(backbone: Backbone, *, can_have: Collection[str]) -> None:
+    for name, value in backbone.options:
+        if name not in can_have:
+            text = list(value) if isinstance(value, tuple) else value
+            raise UsageError(
+                f"backbone '{backbone.name}': with {name} = {text} the pipeline of transformers "
+                "would not do the same; export a head on its embedding instead (--method)"
+            )
+
+
+def _crop_share(size: int, resize_to: int) -> float:
+    """Return the share from which timm computes ``resize_to`` as floor(size / share)."""
+    share = size / resize_to
+    # Half a pixel more keeps rounding errors from taking a whole one away.
+    return share if math.floor(size / share) == resize_to else size / (resize_to + 0.5)
+
+
+def _renamed(state: Any, prefixes: dict[str, str], what: str) -> dict[str, torch.Tensor]:
+    """Return the state with other prefixes; every name must have one of the old ones."""
+    renamed = {}
+    for name, tensor in state.items():
+        old = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+        if old is None:
+            raise UsageError(
+                f"{what}: the tensor '{name}' is of no classifier that can be published; export a "
+                "head on its embedding instead (--method)"
+            )
+        renamed[prefixes[old] + name.removeprefix(old)] = tensor
+    return renamed
+
+
+def _load_state(model: Any, state: dict[str, torch.Tensor], what: str) -> None:
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:200]
+        raise UsageError(f"{what}: the fine-tuned weights do not fit the model: {text}") from None
+    model.eval()

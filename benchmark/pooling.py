@@ -1,0 +1,115 @@
+"""Models of other libraries as plain modules: pixels in, one tensor out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+Pooling = Literal["mean", "cls", "cls+mean", "pooler"]
+
+
+class PooledModel(torch.nn.Module):
+    """A hidden state of a model, pooled over tokens or positions."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        *,
+        pooling: Pooling = "mean",
+        layer: int = -1,
+        interpolates: bool = False,
+    ) -> None:
+        """Wrap a model whose output has ``last_hidden_state``, (B, T, D) or (B, D, H, W).
+
+        Args:
+            model: of transformers.
+            pooling: the mean over tokens or positions; the first token, which is the class token;
+                both, the class token first; or the output of the model's own pooler.
+            layer: hidden layer, counted from the end; -1 is the last hidden state.
+            interpolates: tell the model to interpolate its positions to the size of its input.
+        """
+        super().__init__()
+        self.model = model
+        self.pooling = pooling
+        self.layer = layer
+        self._arguments: dict[str, bool] = {}
+        if interpolates:
+            self._arguments["interpolate_pos_encoding"] = True
+        if layer != -1:
+            self._arguments["output_hidden_states"] = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return embeddings float32 (B, D) of normalised pixels (B, C, H, W).
+
+        Raises:
+            ValueError: the hidden state has another number of dimensions, there is no class
+                token or pooler, or no such layer.
+        """
+        output = self.model(pixel_values=x, **self._arguments)
+        if self.pooling == "pooler":
+            pooled: torch.Tensor | None = getattr(output, "pooler_output", None)
+            if pooled is None:
+                raise ValueError("the model has no pooler")
+            return pooled.float().flatten(1)
+        state: torch.Tensor = output.last_hidden_state
+        if self.layer != -1:
+            states = output.hidden_states
+            if len(states) < -self.layer:
+                raise ValueError(f"the model has {len(states)} hidden layers, not {-self.layer}")
+            state = states[self.layer]
+        if state.ndim not in (3, 4):
+            raise ValueError(f"a hidden state of shape {tuple(state.shape)} cannot be pooled")
+        if self.pooling == "mean":
+            return state.float().mean(dim=1 if state.ndim == 3 else (2, 3))
+        if state.ndim == 4:
+            raise ValueError("the model has no class token")
+        token = state[:, 0].float()
+        if self.pooling == "cls":
+            return token
+        return torch.cat([token, state.float().mean(dim=1)], dim=1)
+
+
+class SpectralModel(torch.nn.Module):
+    """A model that is told the wavelengths of its bands: (B, C, H, W) to (B, D)."""
+
+    def __init__(self, model: torch.nn.Module, wavelengths: Sequence[float]) -> None:
+        """Wrap a model that takes pixels and the wavelengths of their bands, in micrometres."""
+        super().__init__()
+        self.model = model
+        self.wavelengths = list(wavelengths)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return embeddings (B, D) of normalised pixels (B, C, H, W)."""
+        embeddings: torch.Tensor = self.model(x, self.wavelengths)
+        return embeddings
+
+
+class ImageClassifier(torch.nn.Module):
+    """A model with its own classification layer: (B, C, H, W) to logits (B, K)."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        head_prefix: str | tuple[str, ...],
+        *,
+        interpolates: bool = False,
+    ) -> None:
+        """Wrap a model whose output has ``logits``.
+
+        Args:
+            model: of transformers, for image classification.
+            head_prefix: begins the names of the parameters of the classification layer, with
+                ``model.`` before them.
+            interpolates: tell the model to interpolate its positions to the size of its input.
+        """
+        super().__init__()
+        self.model = model
+        self.head_prefix = head_prefix
+        self._arguments = {"interpolate_pos_encoding": True} if interpolates else {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits float32 (B, K) of normalised pixels (B, C, H, W)."""
+        logits: torch.Tensor = self.model(pixel_values=x, **self._arguments).logits
+        return logits.float()

@@ -1,0 +1,194 @@
+"""Many searches as one run of Ray Tune, for heads and for fine-tuning alike.
+
+Its trials are the segments that the searches ask for, so that searches of different cells run
+side by side, processes are reused, and a cell is committed as soon as its own search is over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from benchmark.context import Cell, Context
+from benchmark.errors import BenchmarkError
+from benchmark.progress import StageProgress
+from benchmark.search import Outcome, Search, Segment
+
+NO_OUTCOME = Outcome([], 0.0)
+
+
+@dataclass(frozen=True)
+class CellSearch:
+    """The search of one cell, and what completes it."""
+
+    cell: Cell
+    search: Search
+    commit: Callable[[Search, Outcome], None]
+    """Write the cell's artefact, given the search and the outcome of its refit; may raise
+    BenchmarkError."""
+    is_iterative: bool
+    """Whether trials are trained in rungs."""
+
+
+def outcome_row(outcome: Outcome, *, began: float, ended: float) -> dict[str, Any]:
+    """Return what a trial of Ray Tune reports for a segment that ran between two times."""
+    return {
+        "score": max(outcome.scores, default=0.0),
+        # As text, since Ray Tune flattens what it hands to a searcher.
+        "outcome": json.dumps(outcome._asdict()),
+        "began": began,
+        "ended": ended,
+        "done": True,
+    }
+
+
+def run_searches(
+    searcher: CellSearcher,
+    trainable: Any,
+    *,
+    resources: Mapping[str, float],
+    slots: int,
+    max_failures: int,
+) -> None:
+    """Run the segments of ``searcher`` until it has none left.
+
+    Args:
+        searcher: hands out segments.
+        trainable: of Ray Tune; runs one segment.
+        resources: that one trial books, e.g. ``{"cpu": 1}``.
+        slots: how many trials fit side by side.
+        max_failures: how often a trial whose process died is started again.
+    """
+    # One prequeued trial for each slot: a free slot never waits for the driver.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+    with tempfile.TemporaryDirectory(prefix="benchmark-search-") as folder:
+        tune.Tuner(
+            tune.with_resources(trainable, dict(resources)),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                reuse_actors=True,
+                metric="score",
+                mode="max",
+            ),
+            run_config=tune.RunConfig(
+                name="searches",
+                storage_path=folder,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=max_failures),
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_frequency=0, checkpoint_at_end=False
+                ),
+            ),
+        ).fit()
+
+
+class CellSearcher(Searcher):
+    """Hands the segments of many searches to Ray Tune and commits each cell when it is over."""
+
+    def __init__(
+        self,
+        context: Context,
+        items: Sequence[CellSearch],
+        progress: StageProgress,
+        slots: int,
+    ) -> None:
+        super().__init__(metric="score", mode="max")
+        self._context = context
+        self._items = items
+        self._progress = progress
+        self._slots = slots
+        self._running: dict[str, tuple[int, Segment]] = {}
+        # What is trained in rungs comes first: while a rung waits for its last trial, the trials
+        # of others fill the slots, whose processes Ray Tune would end otherwise.
+        order = {item.cell.backbone: place for place, item in reversed(list(enumerate(items)))}
+        self._open = sorted(
+            range(len(items)),
+            key=lambda n: (order[items[n].cell.backbone], not items[n].is_iterative, n),
+        )
+        self._started: set[int] = set()
+        self._refits: dict[int, Outcome] = {}
+        self._spans: list[tuple[float, float]] = []
+
+    @property
+    def busy_share(self) -> float:
+        """The share of time that slots were busy since the first trial began."""
+        if not self._spans:
+            return 0.0
+        began, ended = min(span[0] for span in self._spans), max(span[1] for span in self._spans)
+        busy = sum(end - begin for begin, end in self._spans)
+        return busy / (self._slots * max(ended - began, 1e-9))
+
+    @property
+    def first(self) -> int:
+        """The item that is searched first."""
+        return self._open[0]
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next segment of the first search that has one."""
+        if not self._open:
+            return Searcher.FINISHED
+        for number in self._open:
+            segment = self._items[number].search.next()
+            if segment is not None:
+                if number not in self._started:
+                    self._started.add(number)
+                    self._progress.start(self._items[number].cell.label)
+                self._running[trial_id] = (number, segment)
+                return {"job": number, "segment": segment._asdict()}
+        return None
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Give the outcome to its search and finish the cell where it was the last."""
+        if trial_id not in self._running:
+            return
+        number, segment = self._running.pop(trial_id)
+        if error or not result or "outcome" not in result:
+            outcome = Outcome([], 0.0, error="its worker process died (out of memory?)")
+        else:
+            outcome = Outcome(**json.loads(result["outcome"]))
+            self._spans.append((result["began"], result["ended"]))
+        search = self._items[number].search
+        running = search.num_running
+        search.tell(segment, outcome)
+        if segment.kind == "fit":
+            self._progress.advance(running - search.num_running)
+        else:
+            self._refits[number] = outcome
+        if outcome.error and segment.kind == "refit":
+            self._end(number, outcome.error)
+        elif search.is_finished:
+            self._end(number, "" if search.best else f"all trials failed: {search.first_error()}")
+
+    def _end(self, number: int, reason: str) -> None:
+        self._open.remove(number)
+        item = self._items[number]
+        if not reason:
+            try:
+                item.commit(item.search, self._refits.get(number, NO_OUTCOME))
+            except BenchmarkError as error:
+                reason = str(error)
+        if reason:
+            self._context.fail(item.cell.artefact, reason)
+            self._progress.failed(item.cell.label, reason)
+        else:
+            self._progress.done(item.cell.label)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray Tune stores its searcher to restore a run; this one begins anew instead.
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """An interrupted search begins anew: it is repeatable."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """There is nothing to restore."""

@@ -1,0 +1,156 @@
+"""Backbones that learn from train before they embed: one Ray task for each."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmark import provenance
+from benchmark.context import Cell, Context
+from benchmark.errors import BenchmarkError, UsageError, one_line
+from benchmark.feeds import count_rows
+from benchmark.fitted import FITTED, write_fitted
+from benchmark.specs import Backbone, Fitted
+from benchmark.store import Artefact
+from benchmark.tables import images_array
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger("benchmark")
+
+BATCH_BYTES = 16 * 2**20
+"""Patches that are prepared at once, as float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What one backbone learns from, and where its state goes."""
+
+    backbone: Backbone
+    artefact: Artefact
+    patches: Artefact
+    bands: tuple[str, ...]
+    shape: tuple[int, int, int]
+    """(C, H, W) of a patch."""
+    num_threads: int
+
+
+class StoredTrain:
+    """The patches of train in a store, as a backbone is fed them (``specs.TrainPatches``)."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        patches: Artefact,
+        bands: Sequence[str],
+        shape: tuple[int, int, int],
+    ) -> None:
+        """Read the table ``patches``, whose images have ``shape``."""
+        from benchmark.network import Preprocessing
+
+        self._patches = patches
+        self._shape = shape
+        self._preprocess = Preprocessing(backbone, bands)
+        self._counts = count_rows(patches, ("train",))
+        _, height, width = shape
+        size = backbone.image_size
+        self.shape = (self._preprocess.num_bands, size or height, size or width)
+        self.num_patches = sum(self._counts.values())
+
+    def batches(self, first: int = 0) -> Iterator[NDArray[np.float32]]:
+        """Yield batches (n, C, H, W) of patches in the order of the parts."""
+        import torch
+
+        size = max(1, BATCH_BYTES // (4 * int(np.prod(self.shape))))
+        for name, count in self._counts.items():
+            if first >= count:
+                first -= count
+                continue
+            table = self._patches.read_table(names=[name], columns=["image"], splits=("train",))
+            images = images_array(table["image"], self._shape)
+            for start in range(first, count, size):
+                with torch.inference_mode():
+                    x = self._preprocess(torch.from_numpy(np.array(images[start : start + size])))
+                yield x.numpy()
+            first = 0
+
+
+def learn(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> dict[str, str]:
+    """Fit the backbones that need it and have no state yet.
+
+    Returns: why backbones failed, by name.
+    """
+    import ray
+
+    failures = {}
+    for backbone, cell in pending:
+        if backbone.fit is None or cell.artefact.has(FITTED):
+            continue
+        num_cpus = _free_cpus(context)
+        manifest = context.patches.manifest()
+        side = int(manifest["patch_size"])
+        lesson = Lesson(
+            backbone=backbone,
+            artefact=cell.artefact,
+            patches=context.patches,
+            bands=tuple(manifest["bands"]),
+            shape=(len(manifest["bands"]), side, side),
+            num_threads=max(1, num_cpus),
+        )
+        task = ray.remote(num_cpus=num_cpus, max_retries=1)(fit_and_write)
+        try:
+            facts = ray.get(task.remote(lesson))
+        except UsageError:
+            raise
+        except Exception as error:  # Ray raises what the worker raised, of any type
+            failures[backbone.name] = f"it could not be fitted on train: {one_line(error)}"
+            logger.warning("embed: %s: %s", backbone.name, failures[backbone.name])
+        else:
+            context.progress.message(
+                f"embed: {backbone.name} is fitted on {facts['num_patches']} patches of train "
+                f"({facts['seconds']:.0f} s)"
+            )
+    return failures
+
+
+def _free_cpus(context: Context) -> int:
+    """Return how many CPUs to book: those of the largest node, or one where others hold some."""
+    resources = context.cluster.connect()
+    free = context.cluster.wait_for_cpus(resources.num_cpus)
+    if free >= resources.num_cpus:
+        return int(resources.node_cpus or resources.num_cpus)
+    return 1 if free >= 1 else 0
+
+
+def fit_and_write(lesson: Lesson) -> dict[str, Any]:
+    """Fit one backbone, write its state, and return its facts (a Ray task).
+
+    Raises:
+        BenchmarkError: it cannot learn from these patches, or the store cannot be written.
+    """
+    import torch
+
+    fit = lesson.backbone.fit
+    if fit is None:
+        raise ValueError(f"backbone '{lesson.backbone.name}' learns nothing")
+    torch.set_num_threads(lesson.num_threads)
+    began = time.perf_counter()
+    train = StoredTrain(lesson.backbone, lesson.patches, lesson.bands, lesson.shape)
+    fitted = fit(train)
+    for name, tensor in fitted.state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise BenchmarkError(f"'{name}' of what was fitted is not finite")
+    facts = {
+        **fitted.facts,
+        "seconds": round(time.perf_counter() - began, 3),
+        "num_threads": lesson.num_threads,
+        "peak_memory_bytes": provenance.peak_memory_bytes(),
+    }
+    write_fitted(lesson.artefact, Fitted(fitted.state, facts))
+    return facts

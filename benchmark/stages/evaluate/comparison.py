@@ -1,0 +1,278 @@
+"""Fine-tuned against frozen, backbone by backbone, on the same resamples of test.
+
+One sign everywhere: a gain is fine-tuned minus frozen, so that above zero fine-tuning is ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from benchmark.context import FINETUNE, Cell, Context
+from benchmark.resampling import interval
+from benchmark.stages.evaluate.significance import holm, mcnemar
+from benchmark.tables import check_table
+
+COMPARISON = pa.schema(
+    [
+        pa.field("backbone", pa.string(), nullable=False),
+        pa.field("head", pa.string(), nullable=False),
+        pa.field("head_val_score", pa.float64(), nullable=False),
+        pa.field("frozen_value", pa.float64(), nullable=False),
+        pa.field("finetuned_value", pa.float64(), nullable=False),
+        pa.field("gain", pa.float64(), nullable=False),
+        pa.field("gain_low", pa.float64(), nullable=False),
+        pa.field("gain_high", pa.float64(), nullable=False),
+        pa.field("is_detectable", pa.bool_(), nullable=False),
+        pa.field("p_value", pa.float64()),
+        pa.field("frozen_seeds", pa.int32(), nullable=False),
+        pa.field("finetuned_seeds", pa.int32(), nullable=False),
+        pa.field("frozen_seconds", pa.float64()),
+        pa.field("finetuned_seconds", pa.float64()),
+        pa.field("ratio", pa.float64()),
+        pa.field("frozen_device", pa.string()),
+        pa.field("finetuned_device", pa.string()),
+        pa.field("sentence", pa.string(), nullable=False),
+    ]
+)
+"""One row per backbone that has both. ``head`` is the frozen side's, chosen by
+``head_val_score``; values are balanced accuracies on test, the mean over seeds, and ``gain`` the
+fine-tuned minus the frozen one with its percentile interval. ``p_value`` is the exact McNemar
+test of the first common seed, Holm-corrected over the rows; null without a common seed. Seconds
+are device-seconds of one seed, the mean over seeds, ``ratio`` fine-tuned over frozen; null where
+unknown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One method of one backbone on test, its seeds together.
+
+    Attributes:
+        cells: one per seed.
+        values: (seeds,) the headline metric.
+        resampled: (R,) the mean over seeds of the headline metric of every resample.
+        is_right: for each seed, (N,) whether a patch is classified correctly.
+    """
+
+    cells: tuple[Cell, ...]
+    values: NDArray[np.float64]
+    resampled: NDArray[np.float64]
+    is_right: tuple[NDArray[np.bool_], ...]
+
+    @property
+    def backbone(self) -> str:
+        """Its backbone's name."""
+        return self.cells[0].backbone or ""
+
+    @property
+    def method(self) -> str:
+        """A head's name, or ``finetune``."""
+        return self.cells[0].method or ""
+
+    @property
+    def is_finetuned(self) -> bool:
+        """Whether the backbone itself was trained."""
+        return self.method == FINETUNE
+
+    @property
+    def value(self) -> float:
+        """The mean over seeds."""
+        return float(self.values.mean())
+
+
+class Cost(NamedTuple):
+    """What one cell took, and how well it did on val.
+
+    ``seconds`` are those of the device, embeddings included where it needs them; None: unknown.
+    """
+
+    val_score: float
+    seconds: float | None
+    device: str | None
+
+
+def read_costs(context: Context, cells: Iterable[Cell]) -> dict[Cell, Cost]:
+    """Read from the manifests what complete cells of predictions took.
+
+    Embeddings count once in each cell that uses them, as if it had been the only one.
+    """
+    embedded: dict[str, dict[str, Any]] = {}
+    for backbone in context.backbones:
+        artefact = context.embeddings(backbone)
+        if artefact.is_complete:
+            embedded[backbone.name] = artefact.manifest()
+    found = {}
+    for cell in cells:
+        manifest = cell.artefact.manifest()
+        val_score, seconds = _number(manifest, "val_score"), _number(manifest, "seconds", "device")
+        if cell.method == FINETUNE:
+            device = manifest.get("plan", {}).get("device")
+        else:
+            # Embeddings that were deleted since took time too, but nobody knows how much.
+            first = embedded.get(cell.backbone or "", {})
+            embed_s, device = _number(first, "seconds", "device"), first.get("device", {})
+            seconds = None if seconds is None or embed_s is None else embed_s + seconds
+            device = device.get("device")
+        score = -np.inf if val_score is None else val_score
+        found[cell] = Cost(score, seconds, None if device is None else str(device))
+    return found
+
+
+def compare(
+    groups: Sequence[Group],
+    *,
+    costs: Mapping[Cell, Cost],
+    floors: set[str],
+    confidence: float,
+) -> pa.Table:
+    """Compare every backbone that was fine-tuned with the same one frozen.
+
+    The frozen side is the head with the best val score, the mean over its seeds: test has no
+    part in the choice.
+
+    Args:
+        groups: scored on the same resamples.
+        costs: of every cell of ``groups``.
+        floors: names of heads that are no frozen side.
+        confidence: of the intervals.
+
+    Returns:
+        Rows of ``COMPARISON`` in the order of ``groups``; none where no backbone has both.
+    """
+    rows: list[dict[str, Any]] = []
+    for tuned in groups:
+        frozen = [
+            group
+            for group in groups
+            if group.backbone == tuned.backbone
+            and not group.is_finetuned
+            and group.method not in floors
+        ]
+        if tuned.is_finetuned and frozen:
+            best = max(frozen, key=lambda group: _val_score(group, costs))
+            rows.append(_row(best, tuned, costs, confidence))
+    tested = [row for row in rows if row["p_value"] is not None]
+    corrected = holm([row["p_value"] for row in tested])
+    for row, p_value in zip(tested, corrected, strict=True):
+        row["p_value"] = p_value
+    return check_table(pa.Table.from_pylist(rows, schema=COMPARISON), COMPARISON, what="comparison")
+
+
+def _row(
+    frozen: Group, tuned: Group, costs: Mapping[Cell, Cost], confidence: float
+) -> dict[str, Any]:
+    low, high = interval(tuned.resampled - frozen.resampled, confidence)
+    frozen_s, tuned_s = _seconds(frozen, costs), _seconds(tuned, costs)
+    row: dict[str, Any] = {
+        "backbone": tuned.backbone,
+        "head": frozen.method,
+        "head_val_score": _val_score(frozen, costs),
+        "frozen_value": frozen.value,
+        "finetuned_value": tuned.value,
+        "gain": tuned.value - frozen.value,
+        "gain_low": low,
+        "gain_high": high,
+        "is_detectable": bool(low > 0.0 or high < 0.0),
+        "p_value": _p_value(frozen, tuned),
+        "frozen_seeds": len(frozen.cells),
+        "finetuned_seeds": len(tuned.cells),
+        "frozen_seconds": frozen_s,
+        "finetuned_seconds": tuned_s,
+        "ratio": tuned_s / frozen_s if frozen_s and tuned_s is not None else None,
+        "frozen_device": costs[frozen.cells[0]].device,
+        "finetuned_device": costs[tuned.cells[0]].device,
+    }
+    return row | {"sentence": write_sentence(row["gain"], low, high, row["ratio"])}
+
+
+def write_sentence(gain: float, low: float, high: float, ratio: float | None) -> str:
+    """Return what fine-tuning brings and costs, in plain words and without a full stop.
+
+    Args:
+        gain: balanced accuracy, fine-tuned minus frozen.
+        low: lower end of its interval.
+        high: its upper end.
+        ratio: device-seconds, fine-tuned over frozen; None: unknown.
+    """
+    points = [100 * gain, 100 * low, 100 * high]
+    # A detectable difference must not look as if its interval began at zero.
+    is_small = (low > 0.0 or high < 0.0) and min(abs(points[1]), abs(points[2])) < 0.05
+    digits = 2 if is_small else 1
+    cost = cost_words(ratio)
+    if low > 0.0:
+        shown = [_decimal(value, digits) for value in points]
+        text = f"fine-tuning gains {shown[0]} points [{shown[1]}, {shown[2]}]"
+        return f"{text} for {cost}" if cost else text
+    if high < 0.0:
+        shown = [_decimal(-value, digits) for value in points]
+        text = f"fine-tuning loses {shown[0]} points [{shown[2]}, {shown[1]}]"
+        return f"{text} at {cost}" if cost else text
+    shown = [_decimal(value, digits) for value in points]
+    sign = "+" if float(shown[0]) > 0 else ""
+    text = (
+        "fine-tuning makes no detectable difference "
+        f"({sign}{shown[0]} points [{shown[1]}, {shown[2]}])"
+    )
+    return f"{text} at {cost}" if cost else text
+
+
+def cost_words(ratio: float | None) -> str:
+    """Return device-seconds in words, e.g. ``38 times the device-seconds``; empty: unknown."""
+    if ratio is None:
+        return ""
+    if ratio >= 9.95:
+        return f"{ratio:,.0f} times the device-seconds"
+    if ratio >= 1.05:
+        return f"{ratio:.1f} times the device-seconds"
+    if ratio > 0.95:
+        return "about the same device-seconds"
+    if ratio >= 0.01:
+        return f"{100 * ratio:.0f} % of the device-seconds"
+    return "less than 1 % of the device-seconds"
+
+
+def unlike_devices(comparison: pa.Table) -> list[str]:
+    """Return a note for every row whose two sides ran on different kinds of device."""
+    return [
+        f"{row['backbone']}: fine-tuning ran on {row['finetuned_device']}, its embeddings on "
+        f"{row['frozen_device']}, whose device-seconds are not alike."
+        for row in comparison.to_pylist()
+        if None not in (row["frozen_device"], row["finetuned_device"])
+        # A GPU goes by its own name in one manifest and as "cuda" in the other.
+        and (row["frozen_device"] == "cpu") != (row["finetuned_device"] == "cpu")
+    ]
+
+
+def _val_score(group: Group, costs: Mapping[Cell, Cost]) -> float:
+    return float(np.mean([costs[cell].val_score for cell in group.cells]))
+
+
+def _seconds(group: Group, costs: Mapping[Cell, Cost]) -> float | None:
+    known = [costs[cell].seconds for cell in group.cells]
+    found = [value for value in known if value is not None]
+    return float(np.mean(found)) if len(found) == len(known) else None
+
+
+def _p_value(frozen: Group, tuned: Group) -> float | None:
+    ours = {cell.seed: right for cell, right in zip(frozen.cells, frozen.is_right, strict=True)}
+    for cell, right in zip(tuned.cells, tuned.is_right, strict=True):
+        if cell.seed in ours:
+            return mcnemar(ours[cell.seed], right)
+    return None
+
+
+def _number(manifest: Mapping[str, Any], *keys: str) -> float | None:
+    value: Any = manifest
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return None if value is None else float(value)
+
+
+def _decimal(value: float, digits: int) -> str:
+    # Adding zero turns the minus zero that rounding may leave into zero.
+    return f"{round(value, digits) + 0.0:.{digits}f}"

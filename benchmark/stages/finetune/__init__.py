@@ -1,0 +1,48 @@
+"""``finetune``: backbones trained end to end on the patches, on Ray Train."""
+
+from __future__ import annotations
+
+from benchmark.bands import band_indices
+from benchmark.context import Cell, Context
+from benchmark.errors import UsageError
+from benchmark.stages.base import Stage, StageResult
+
+
+class FinetuneStage(Stage):
+    """Patches to predictions of fine-tuned backbones."""
+
+    name = "finetune"
+
+    def cells(self, context: Context) -> list[Cell]:
+        """Return one cell for each backbone that is fine-tuned, and seed."""
+        return context.finetune_cells()
+
+    def check(self, context: Context) -> None:
+        """Refuse what cannot work: bands, modes, more workers than there are, too large a batch."""
+        config = context.experiment.finetune
+        if config is None or all(cell.artefact.is_complete for cell in self.cells(context)):
+            return
+        for backbone in context.finetuned_backbones:
+            band_indices(backbone, context.source.bands)
+        if context.patches.is_complete and config.batch_size > context.num_train:
+            raise UsageError(
+                f"{context.experiment.path} [finetune]: batch_size = {config.batch_size}, but "
+                f"train has {context.num_train} patches; set it to {context.num_train} at most"
+            )
+        from benchmark.stages.finetune.pipeline import check
+
+        check(context)
+
+    def run(self, context: Context) -> StageResult:
+        """Fine-tune every cell that is not complete."""
+        self.check(context)
+        cells = self.cells(context)
+        pending = [cell for cell in cells if not cell.artefact.is_complete]
+        if pending and not context.patches.is_complete:
+            for cell in pending:
+                context.block(cell.artefact, context.patches)
+        elif pending:
+            from benchmark.stages.finetune.pipeline import compute
+
+            compute(context, pending)
+        return StageResult(cells=self.status(context))

@@ -1,0 +1,204 @@
+"""All fine-tunings of an experiment as one run of searches, each trial with its own trainer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from ray import tune
+
+from benchmark import provenance
+from benchmark.adaptation import select_parts
+from benchmark.bands import band_indices
+from benchmark.classifier import build_classifier
+from benchmark.config import FinetuneConfig
+from benchmark.context import FINETUNE, Cell, Context
+from benchmark.errors import BenchmarkError
+from benchmark.finetuning import SEGMENT, SMALLER, WEIGHTS, Job, forget_failures, read_log
+from benchmark.recipe import RecipeSpace
+from benchmark.search import Outcome, Search
+from benchmark.searching import CellSearch, CellSearcher, run_searches
+from benchmark.stages.finetune.workers import SegmentTrial
+from benchmark.tables import CURVES
+from benchmark.teams import Team, plan_team
+
+logger = logging.getLogger("benchmark")
+
+DRIVER_CPUS = 0.01
+"""What a trial books that only waits for the workers of its trainer."""
+
+
+def check(context: Context) -> None:
+    """Refuse more workers than there is room for, and a mode that a backbone cannot have.
+
+    Raises:
+        UsageError: says what there is, or what would do.
+    """
+    _plan(context, 1)
+    config = _config(context)
+    if config.mode in ("lora", "last_blocks"):
+        for backbone in context.finetuned_backbones:
+            bands = band_indices(backbone, context.source.bands)
+            model = build_classifier(backbone, len(bands), len(context.source.classes))
+            select_parts(model, config, name=backbone.name)
+
+
+def compute(context: Context, cells: Sequence[Cell]) -> float:
+    """Fine-tune these cells; a failed one is recorded, not raised.
+
+    Returns: the share of time that slots were busy, from the first trial's begin to the last
+    one's end.
+    """
+    config = _config(context)
+    space = RecipeSpace(config)
+    searches = [
+        Search(
+            space,
+            num_trials=config.num_trials,
+            seed=cell.seed or 0,
+            rungs=space.rungs() if config.pruning and space.is_searched else (),
+            first=space.first,
+        )
+        for cell in cells
+    ]
+    team = _plan(context, sum(search.num_trials for search in searches), waits=True)
+    jobs = _jobs(context, cells, team)
+    items = [
+        CellSearch(
+            cell=cell,
+            search=search,
+            commit=partial(commit, context, job, team),
+            is_iterative=True,
+        )
+        for cell, search, job in zip(cells, searches, jobs, strict=True)
+    ]
+    context.progress.message(f"finetune: {team.reason}")
+    progress = context.progress.stage(
+        FINETUNE,
+        num_cells=len(cells),
+        num_items=sum(search.num_trials for search in searches),
+        unit="trials",
+    )
+    searcher = CellSearcher(context, items, progress, team.num_slots)
+    resources = {"cpu": team.num_cpus if team.is_alone else DRIVER_CPUS}
+    if team.is_alone and team.num_gpus:
+        resources["gpu"] = team.num_gpus
+    try:
+        run_searches(
+            searcher,
+            tune.with_parameters(SegmentTrial, jobs=jobs, team=team),
+            resources=resources,
+            slots=team.num_slots,
+            max_failures=config.max_failures,
+        )
+    finally:
+        progress.close()
+    return searcher.busy_share
+
+
+def commit(context: Context, job: Job, team: Team, search: Search, refit: Outcome) -> None:
+    """Write trials and curves of a search that is over, complete its artefact, and tidy up.
+
+    Raises:
+        BenchmarkError: no trial won, or the store cannot be written.
+    """
+    best = search.best
+    if best is None:
+        raise BenchmarkError("the search has no best trial")
+    artefact = job.artefact
+    logs = {number: read_log(artefact, number) for number in range(search.num_trials)}
+    rows = [
+        {"trial": number, **row} for number, log in logs.items() for row in log.get("curve", ())
+    ]
+    log = logs[best.trial]
+    artefact.write_table("trials.parquet", search.trials_table())
+    artefact.write_table("curve.parquet", pa.Table.from_pylist(rows, schema=CURVES))
+    # Of the checkpoints only the best weights stay.
+    for name in artefact.files():
+        if name.startswith(("trial-", SEGMENT, "refit-", SMALLER)):
+            artefact.delete(name)
+    artefact.commit(
+        {
+            "inputs": context.finetuned_inputs(job.backbone, job.seed),
+            "method": FINETUNE,
+            "mode": job.config.mode,
+            "seed": job.seed,
+            "params": {**RecipeSpace(job.config).first, **best.params},
+            "num_epochs": log["best_epoch"],
+            "val_score": best.val_score,
+            "num_trials": search.num_trials,
+            "refit": job.refit,
+            "weights": WEIGHTS,
+            "num_trained": log.get("num_trained"),
+            "peak_memory_bytes": log.get("peak_memory_bytes"),
+            "notes": list(dict.fromkeys(note for item in logs.values() for note in item["notes"]))
+            if all(logs.values())
+            else log.get("notes", []),
+            "plan": {**log.get("plan", {}), "team": team.reason},
+            "seconds": {
+                "trials": round(search.seconds, 3),
+                "refit": round(refit.seconds, 3),
+                "device": round(search.seconds + refit.seconds, 3),
+            },
+            "provenance": provenance.record(),
+        }
+    )
+
+
+def _config(context: Context) -> FinetuneConfig:
+    config = context.experiment.finetune
+    if config is None:
+        raise ValueError("the experiment does not fine-tune")
+    return config
+
+
+def _plan(context: Context, num_trials: int, *, waits: bool = False) -> Team:
+    config = _config(context)
+    asked = None if config.num_workers == "auto" else config.num_workers
+    resources = context.cluster.connect()
+    if waits and asked is None:
+        # What an earlier stage, or somebody else, still holds is not there for trials.
+        free = context.cluster.wait_for_cpus(resources.num_cpus)
+        resources = resources._replace(num_cpus=max(1.0, free))
+    return plan_team(resources, num_workers=asked, num_trials=num_trials)
+
+
+def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
+    manifest = context.patches.manifest()
+    bands = tuple(manifest["bands"])
+    backbones = {item.name: item for item in context.finetuned_backbones}
+    train = _counts(manifest, ("train",))
+    refit = context.experiment.tune.refit
+    jobs = []
+    for cell in cells:
+        # An interrupted training goes on with the workers of its begin: another number of
+        # threads or workers adds up in another order.
+        forget_failures(cell.artefact)
+        begun: dict[str, Any] = cell.artefact.begin(
+            {"num_workers": team.num_workers, "num_threads": team.num_threads}
+        )
+        jobs.append(
+            Job(
+                backbone=backbones[cell.backbone or ""],
+                config=_config(context),
+                seed=cell.seed or 0,
+                refit=refit,
+                class_counts=train,
+                refit_counts=_counts(manifest, ("train", "val")) if "val" in refit else train,
+                bands=bands,
+                shape=(len(bands), manifest["patch_size"], manifest["patch_size"]),
+                patches=context.patches,
+                artefact=cell.artefact,
+                num_threads=begun["num_threads"],
+                num_workers=team.num_workers,
+            )
+        )
+    return jobs
+
+
+def _counts(manifest: dict[str, Any], splits: Sequence[str]) -> tuple[int, ...]:
+    rows = [row["counts"] for row in manifest["class_counts"] if row["split"] in splits]
+    return tuple(sum(row[name] for row in rows) for name in manifest["classes"])

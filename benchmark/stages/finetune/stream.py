@@ -1,0 +1,145 @@
+"""Train as a stream: Ray Data reads part files in a new order in every epoch.
+
+For splits larger than memory. A window of patches is shuffled on top of the order of the
+parts; every patch still comes exactly once in an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from benchmark.feeds import WHOLE, Batch, Shard, count_rows
+from benchmark.store import Artefact
+from benchmark.streaming import Items, read_items
+from benchmark.tables import images_array
+
+WINDOW_BYTES = 256 * 2**20
+"""Patches that are shuffled together, for each worker."""
+
+
+class StreamFeed:
+    """One worker's part files of train, read anew in every epoch."""
+
+    def __init__(
+        self,
+        patches: Artefact,
+        shape: tuple[int, int, int],
+        splits: Sequence[str],
+        *,
+        batch_size: int,
+        seed: int,
+        shard: Shard = WHOLE,
+        window: int | None = None,
+    ) -> None:
+        """Stream the rows of ``splits``.
+
+        Args:
+            patches: the table.
+            shape: (C, H, W) of a patch.
+            splits: whose rows.
+            batch_size: patches of one step, of all workers together.
+            seed: of the orders.
+            shard: which worker this one is.
+            window: patches that are shuffled together; None takes ``WINDOW_BYTES`` of them.
+        """
+        self._patches = patches
+        self._shape = shape
+        self._splits = tuple(splits)
+        self._seed = seed
+        self._shard = shard
+        self._rows = count_rows(patches, splits)
+        self._share = max(1, batch_size // shard.world)
+        self._window = window or max(2, WINDOW_BYTES // int(np.prod(shape)))
+        # Parts are dealt anew in every epoch; the fullest hand of any deal bounds the steps.
+        self._num_steps = max(
+            -(-sum(self._rows[name] for name in hand) // self._share) for hand in self._deal(0)
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Batches of an epoch: as many as the worker with the most patches needs."""
+        return self._num_steps
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yield this worker's batches of an epoch; those before ``first_step`` are read over."""
+        hands = self._deal(epoch)
+        totals = [sum(self._rows[name] for name in hand) for hand in hands]
+        batches = self._read(hands[self._shard.rank], epoch)
+        for step in range(self._num_steps):
+            begin = step * self._share
+            sizes = [min(max(0, total - begin), self._share) for total in totals]
+            table = next(batches) if sizes[self._shard.rank] else None
+            if step < first_step:
+                continue
+            before = sum(sizes[: self._shard.rank])
+            yield self._batch(table, before, sum(sizes))
+
+    def _deal(self, epoch: int) -> list[list[str]]:
+        """Deal the parts to the workers, each to the one with the fewest patches so far.
+
+        The deal is the same in every epoch, so that all workers know the number of steps; the
+        order in which a worker reads its parts changes.
+        """
+        hands: list[list[str]] = [[] for _ in range(self._shard.world)]
+        sums = [0] * self._shard.world
+        for name in sorted(self._rows, key=lambda item: (-self._rows[item], item)):
+            place = sums.index(min(sums))
+            hands[place].append(name)
+            sums[place] += self._rows[name]
+        for place, hand in enumerate(hands):
+            order = np.random.default_rng([self._seed, epoch, place]).permutation(len(hand))
+            hands[place] = [hand[i] for i in order]
+        return hands
+
+    def _read(self, names: Sequence[str], epoch: int) -> Iterator[pa.Table]:
+        if not names:
+            return
+        source = Items(
+            "train",
+            names,
+            _ReadRows(self._patches, self._splits),
+            item_bytes=max(self._rows.values()) * int(np.prod(self._shape)),
+        )
+        dataset = read_items(source, num_items=len(names), keeps_order=True)
+        yield from dataset.iter_batches(
+            batch_size=self._share,
+            batch_format="pyarrow",
+            local_shuffle_buffer_size=self._window,
+            local_shuffle_seed=(self._seed * 1_000_003 + epoch * 1009 + self._shard.rank) % 2**31,
+        )
+
+    def _batch(self, table: pa.Table | None, before: int, num_global: int) -> Batch:
+        if table is None:
+            return Batch(
+                np.empty(0, np.str_),
+                torch.empty((0, *self._shape), dtype=torch.uint8),
+                torch.empty(0, dtype=torch.int64),
+                torch.empty(0, dtype=torch.int64),
+                num_global,
+            )
+        count = table.num_rows
+        pixels = images_array(table["image"], self._shape)
+        return Batch(
+            table["patch_id"].to_numpy().astype(np.str_),
+            torch.from_numpy(np.array(pixels)),
+            torch.from_numpy(table["label"].to_numpy().astype(np.int64)),
+            torch.arange(before, before + count),
+            num_global,
+        )
+
+
+class _ReadRows:
+    """Reads the rows of some splits of one part into one block."""
+
+    def __init__(self, patches: Artefact, splits: tuple[str, ...]) -> None:
+        self._patches = patches
+        self._splits = splits
+
+    def __call__(self, name: str) -> pa.Table:
+        return self._patches.read_table(
+            names=[name], columns=["patch_id", "label", "image"], splits=self._splits
+        )

@@ -1,0 +1,185 @@
+"""What runs in Ray's processes: a trial that builds a trainer, and the trainer's workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+import uuid
+from typing import Any
+
+import torch
+from ray import train, tune
+from ray.train.torch import TorchTrainer, get_device
+
+from benchmark.config import FinetuneConfig
+from benchmark.errors import BenchmarkError, one_line
+from benchmark.feeds import Feed, MemoryFeed, Shard, read_samples
+from benchmark.finetuning import Job, Worker, segment_name
+from benchmark.search import Outcome, Segment
+from benchmark.searching import outcome_row
+from benchmark.stages.finetune.stream import StreamFeed
+from benchmark.teams import Team
+from benchmark.training import MemoryShort, Ranks
+
+MEMORY_SHARE = 0.4
+"""Of the free memory of a node, or of a GPU, that train may take before it is streamed."""
+
+
+class SegmentTrial(tune.Trainable):
+    """One segment of one search, run by a trainer of its own; the process is reused."""
+
+    def setup(
+        self, config: dict[str, Any], jobs: list[Job] | None = None, team: Team | None = None
+    ) -> None:
+        """Keep what all segments share."""
+        self._jobs = jobs or []
+        self._team = team
+        self._work = config
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next segment."""
+        self._work = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Run the segment; a failure is an outcome, not a crash."""
+        job, segment = self._jobs[self._work["job"]], Segment(**self._work["segment"])
+        began = time.time()
+        if self._team is None or self._team.is_alone:
+            # In this process: no worker group to start.
+            scaling, run_config = train.ScalingConfig(num_workers=0), train.RunConfig()
+            outcome = _fit(job, segment, scaling, run_config)
+        else:
+            with tempfile.TemporaryDirectory(prefix="benchmark-train-") as folder:
+                outcome = _fit(job, segment, *_group(self._team, job, folder))
+        return outcome_row(outcome, began=began, ended=time.time())
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Segments keep their own checkpoints in the store."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Segments keep their own checkpoints in the store."""
+
+
+def _group(team: Team, job: Job, folder: str) -> tuple[train.ScalingConfig, train.RunConfig]:
+    resources = {"CPU": team.num_cpus}
+    if team.num_gpus:
+        resources["GPU"] = team.num_gpus
+    scaling = train.ScalingConfig(
+        num_workers=team.num_workers,
+        use_gpu=team.num_gpus > 0,
+        resources_per_worker=resources,
+    )
+    run_config = train.RunConfig(
+        name=uuid.uuid4().hex,
+        storage_path=folder,
+        failure_config=train.FailureConfig(max_failures=job.config.max_failures),
+    )
+    return scaling, run_config
+
+
+def _fit(
+    job: Job, segment: Segment, scaling: train.ScalingConfig, run_config: train.RunConfig
+) -> Outcome:
+    trainer = TorchTrainer(
+        run_worker,  # type: ignore[arg-type]
+        train_loop_config={"job": job, "segment": segment},
+        scaling_config=scaling,
+        run_config=run_config,
+    )
+    try:
+        result: Any = trainer.fit()
+        return Outcome(**result.return_value)
+    except train.TrainingFailedError as error:
+        return Outcome([], 0.0, error=f"its workers died: {one_line(error)}")
+
+
+def run_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """Run a segment on this worker and return its outcome (the loop of Ray Train).
+
+    What retrying cannot mend is an outcome; what it can, a killed process or too little memory,
+    ends the worker, and Ray starts the group again.
+
+    Returns: the outcome as plain values.
+
+    Raises:
+        RuntimeError: this worker of several failed, for a reason that is recorded in the store.
+        Exception: what a worker of several could not tell from the death of another.
+    """
+    job, segment = config["job"], config["segment"]
+    logging.getLogger("benchmark").setLevel(logging.INFO)
+    place = train.get_context()
+    ranks = Ranks(place.get_world_rank(), place.get_world_size(), _device())
+    worker = Worker(job, ranks, _Opener(job, place.get_local_world_size()), _report)
+    was_recorded = job.artefact.has(segment_name(segment))
+    try:
+        outcome = worker.run(segment)
+    except MemoryShort:
+        raise
+    except BenchmarkError as error:
+        outcome = Outcome([], 0.0, error=str(error))
+    except Exception as error:  # of any type: a backbone's code is not ours
+        if ranks.world > 1:
+            # Perhaps only the echo of another worker's death: Ray starts the group again.
+            raise
+        outcome = Outcome([], 0.0, error=one_line(error))
+    if outcome.error and ranks.world > 1 and not was_recorded:
+        # The others may wait for this one: the group ends, and finds the outcome when it is
+        # started again.
+        job.artefact.write_json(segment_name(segment), outcome._asdict())
+        raise RuntimeError(outcome.error)
+    return outcome._asdict()
+
+
+def _device() -> torch.device:
+    # In a trial's own process Ray Train has set up no device.
+    if train.get_context().get_world_size() > 1:
+        return torch.device(get_device())
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _report(row: dict[str, float]) -> None:
+    train.report(dict(row))
+
+
+class _Opener:
+    """Opens train in memory where it fits, and as a stream elsewhere."""
+
+    def __init__(self, job: Job, workers_here: int) -> None:
+        self._job = job
+        self._workers_here = max(1, workers_here)
+        self._held: tuple[tuple[str, ...], Any] | None = None
+
+    def __call__(self, splits: tuple[str, ...], config: FinetuneConfig, ranks: Ranks) -> Feed:
+        job, shard = self._job, Shard(ranks.rank, ranks.world)
+        counts = job.class_counts if splits == ("train",) else job.refit_counts
+        c, h, w = job.shape
+        num_bytes = sum(counts) * c * h * w
+        if config.ingest == "stream" or (
+            config.ingest == "auto" and num_bytes > MEMORY_SHARE * self._free_bytes()
+        ):
+            return StreamFeed(
+                job.patches,
+                job.shape,
+                splits,
+                batch_size=config.batch_size,
+                seed=job.seed,
+                shard=shard,
+            )
+        samples = read_samples(job.patches, job.shape, splits)
+        if ranks.device.type == "cuda" and num_bytes < MEMORY_SHARE * _free_on_gpu(ranks.device):
+            samples = samples._replace(
+                pixels=samples.pixels.to(ranks.device), labels=samples.labels.to(ranks.device)
+            )
+        return MemoryFeed(samples, batch_size=config.batch_size, seed=job.seed, shard=shard)
+
+    def _free_bytes(self) -> float:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return free / self._workers_here
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)

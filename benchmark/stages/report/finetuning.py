@@ -1,0 +1,181 @@
+"""The section "Frozen or fine-tuned" of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from benchmark import curves
+from benchmark.page import Picture, Table
+from benchmark.stages.report.content_tables import p_text
+from benchmark.stages.report.figures import picture
+from benchmark.stages.report.results import Results
+
+
+def comparisons(results: Results) -> tuple[Table, ...]:
+    """Return fine-tuned against frozen as a table, or nothing where no backbone has both."""
+    if results.comparison.empty:
+        return ()
+    rows = [
+        (
+            row.backbone,
+            row.head,
+            100 * row.frozen_value,
+            100 * row.finetuned_value,
+            100 * row.gain,
+            100 * row.gain_low,
+            100 * row.gain_high,
+            p_text(row.p_value),
+            _rounded(row.frozen_seconds),
+            _rounded(row.finetuned_seconds),
+            _rounded(row.ratio),
+            _verdict(row.gain, row.is_detectable),
+        )
+        for row in results.comparison.itertuples()
+    ]
+    return (
+        Table(
+            title="Fine-tuned against frozen",
+            columns=(
+                "backbone",
+                "frozen head",
+                "frozen, %",
+                "fine-tuned, %",
+                "points gained",
+                "low",
+                "high",
+                "McNemar p",
+                "frozen, s",
+                "fine-tuned, s",
+                "times",
+                "verdict",
+            ),
+            rows=tuple(rows),
+            num_headers=2,
+            decimals=1,
+            caption=(
+                "Balanced accuracy on test, the mean over seeds. Points are fine-tuned minus "
+                "frozen, on the same resamples, so the interval is that of the test set and not "
+                "of the seeds. The head is the one with the best score on val. The exact McNemar "
+                "test compares accuracies (first common seed), Holm-corrected over the table. "
+                "Seconds are device-seconds of one seed: all trials and the refit, and for the "
+                "frozen backbone the embedding, but not the searches of other heads."
+            ),
+        ),
+    )
+
+
+def _verdict(gain: float, is_detectable: bool) -> str:
+    if not is_detectable:
+        return "no detectable difference"
+    return "gains" if gain > 0 else "loses"
+
+
+def _rounded(value: float | None) -> float | int | None:
+    if value is None or pd.isna(value):
+        return None
+    return round(value) if value >= 10 else value
+
+
+def finetune_times(results: Results) -> Table:
+    """Return what each fine-tuning cost, and how it ran."""
+    rows = []
+    for cell, manifest in results.finetuned.items():
+        peak = manifest.get("peak_memory_bytes")
+        rows.append(
+            (
+                cell.backbone,
+                cell.seed,
+                manifest.get("mode"),
+                manifest["num_trials"],
+                manifest.get("num_epochs"),
+                manifest["val_score"],
+                manifest["seconds"]["trials"],
+                manifest["seconds"]["refit"],
+                manifest["seconds"]["device"],
+                None if peak is None else peak / 2**20,
+                _how(manifest.get("plan", {})),
+            )
+        )
+    return Table(
+        title="finetune",
+        columns=(
+            "backbone",
+            "seed",
+            "mode",
+            "trials",
+            "best epoch",
+            "best val score",
+            "trials, s",
+            "refit, s",
+            "device-seconds",
+            "peak memory of a worker, MiB",
+            "how",
+        ),
+        rows=tuple(rows),
+        num_headers=2,
+    )
+
+
+def _how(plan: Mapping[str, Any]) -> str:
+    """Return a training's plan in words, as much of it as is known."""
+    parts = [str(plan[key]) for key in ("device", "precision") if plan.get(key) is not None]
+    for key, words in (
+        ("micro_batch", "micro-batch {}"),
+        ("num_workers", "workers {}"),
+        ("num_threads", "threads {}"),
+    ):
+        if plan.get(key) is not None:
+            parts.append(words.format(plan[key]))
+    return ", ".join(parts)
+
+
+def finetune_pictures(results: Results) -> list[Picture]:
+    """Return the paired differences and the learning curves, as far as there are any."""
+    found = []
+    if not results.comparison.empty:
+        found.append(
+            picture(
+                results,
+                "finetune",
+                "What fine-tuning gains",
+                curves.plot_gains(results.comparison, caption=results.caption),
+            )
+        )
+    rows = learning_curves(results)
+    if not rows.empty:
+        found.append(
+            picture(
+                results,
+                "finetune",
+                "Learning curves of fine-tuning",
+                curves.plot_curves(rows, caption=results.caption),
+            )
+        )
+    return found
+
+
+def learning_curves(results: Results) -> pd.DataFrame:
+    """Return every epoch of every fine-tuning, as ``curves.plot_curves`` takes them."""
+    parts = []
+    for cell, manifest in results.finetuned.items():
+        if not cell.artefact.has("curve.parquet"):
+            continue
+        frame = cell.artefact.read_table(names=["curve.parquet"]).to_pandas()
+        trials = cell.artefact.read_table(names=["trials.parquet"]).to_pandas()
+        frame["is_best"] = frame["trial"] == _best_trial(trials)
+        frame["is_chosen"] = frame["is_best"] & (frame["epoch"] == manifest["num_epochs"])
+        parts.append(frame.assign(backbone=cell.backbone, seed=cell.seed))
+    return pd.concat(parts) if parts else pd.DataFrame()
+
+
+def _best_trial(trials: pd.DataFrame) -> int | None:
+    """Return the trial that the search chose: the first of the best, a pruned one in need."""
+    for state in ("complete", "pruned"):
+        ended = trials[(trials["state"] == state) & trials["val_score"].notna()]
+        if len(ended):
+            best = ended.sort_values(["val_score", "trial"], ascending=[False, True]).iloc[0]
+            return int(best["trial"])
+    return None

@@ -1,0 +1,60 @@
+"""A few patches of each class, for figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmark.stages.report.results import Results
+from benchmark.tables import images_array
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EXAMPLE_SEED = 0
+
+
+def pick_patches(
+    results: Results, count: int, *, splits: Sequence[str] | None = None
+) -> list[NDArray[np.uint8]]:
+    """Return uint8 (n, C, H, W) of each class, n at most ``count``, from as few parts as will do.
+
+    Args:
+        results: of the experiment.
+        count: patches of a class.
+        splits: of which splits; None: of any.
+    """
+    num_bands, size = len(results.patches["bands"]), results.patches["patch_size"]
+    found: list[list[Any]] = [[] for _ in results.classes]
+    artefact = results.context.patches
+    names = [part["name"] for part in results.patches["parts"] if part["num_rows"]]
+    order = np.random.default_rng(EXAMPLE_SEED).permutation(len(names))
+    # A few of each part, so that one scene does not fill the row; then what is still missing.
+    few = max(1, count // 3)
+    for start, stop in ((0, few), (few, None)):
+        for index in order:
+            read = partial(artefact.read_table, names=[names[index]], splits=splits)
+            rows = read(columns=["patch_id", "label"])["label"].to_numpy()
+            picked = {
+                k: np.flatnonzero(rows == k)[start:stop][: count - len(items)]
+                for k, items in enumerate(found)
+            }
+            if not any(len(at) for at in picked.values()):
+                continue
+            part = read(columns=["patch_id", "image"])
+            images = images_array(part["image"], (num_bands, size, size))
+            for k, at in picked.items():
+                found[k] += [images[i] for i in at]
+        if all(len(items) == count for items in found):
+            break
+    empty = np.empty((0, num_bands, size, size), np.uint8)
+    return [np.stack(items) if items else empty for items in found]
+
+
+def red_green_blue(bands: Sequence[str]) -> list[int]:
+    """Return the positions of the three bands that are shown; the first ones in need."""
+    at = [list(bands).index(name) for name in ("red", "green", "blue") if name in bands]
+    return at if len(at) == 3 else [0, min(1, len(bands) - 1), min(2, len(bands) - 1)]

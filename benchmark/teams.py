@@ -1,0 +1,72 @@
+"""How many workers, cores and GPUs a training gets, and how many trainings run side by side."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from benchmark.cluster import Resources
+from benchmark.errors import UsageError
+
+FEEDING_CPUS = 0.5
+"""Left free beside trainings, for the tasks that read and for Ray's own."""
+
+
+class Team(NamedTuple):
+    """The workers of one training, equal to one another."""
+
+    num_workers: int
+    num_cpus: float
+    """That Ray books for each worker."""
+    num_gpus: float
+    num_threads: int
+    """Of torch, in each worker."""
+    num_slots: int
+    """Trainings that run side by side."""
+    reason: str
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one worker does everything, in the process of its trial."""
+        return self.num_workers == 1
+
+
+def plan_team(resources: Resources, *, num_workers: int | None, num_trials: int) -> Team:
+    """Share a cluster between trainings.
+
+    Trials beside one another need no communication, so a cluster is filled with them first;
+    only GPUs that would stay idle join a training as further workers.
+
+    Args:
+        resources: of the cluster; ``node_cpus`` bounds the threads of a worker.
+        num_workers: as the user asked; None chooses.
+        num_trials: that can run at once, of all cells together.
+
+    Raises:
+        UsageError: more workers are asked for than the cluster has CPUs or GPUs.
+    """
+    cpus, gpus = int(resources.num_cpus), int(resources.num_gpus)
+    if cpus < 1:
+        raise UsageError("the Ray cluster has no CPU: add a node with CPUs")
+    on_gpu = gpus > 0
+    units, unit = (gpus, "GPUs") if on_gpu else (cpus, "CPUs")
+    if num_workers is not None and num_workers > units:
+        raise UsageError(
+            f"[finetune] num_workers = {num_workers}: the cluster has {units} {unit}, at least "
+            'one for each worker; ask for fewer, or write "auto"'
+        )
+    count = num_workers or (max(1, gpus // num_trials) if on_gpu else 1)
+    slots = max(1, min(num_trials, units // count))
+    node_cpus = max(1, int(resources.node_cpus or cpus))
+    threads = max(1, min(cpus // (count * slots), node_cpus))
+    share = _floor(threads * max(0.0, cpus - FEEDING_CPUS) / max(cpus, count * slots * threads))
+    reason = (
+        f"{units} {unit} for {num_trials} trainings: {slots} side by side, of {count} "
+        f"{'worker' if count == 1 else 'workers'}, {threads} threads each"
+    )
+    return Team(count, share, 1.0 if on_gpu else 0.0, threads, slots, reason)
+
+
+def _floor(share: float) -> float:
+    # Ray counts in ten-thousandths of a CPU, and above one in whole CPUs only.
+    return math.floor(share * 1000) / 1000 if share < 1 else float(math.floor(share))

@@ -1,0 +1,648 @@
+"""Checkpoints of transformers as backbones: what they are fed, what comes out, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from benchmark.catalog.backbones import BACKBONES, find_backbone
+from benchmark.catalog.huggingface import resolve_huggingface
+from benchmark.catalog.huggingface_images import read_preprocessing
+from benchmark.classifier import build_classifier
+from benchmark.errors import UsageError
+from benchmark.network import Embedder, Preprocessing, plan_device
+from benchmark.specs import Backbone, Publication
+
+ROOT = Path(__file__).resolve().parents[2]
+UCMERCED = ROOT.parent / "shared/data/ucmerced-mini"
+MOBILENET = ROOT.parent / "shared/weights/mobilenet_v2_imagenet"
+
+RGB = ("red", "green", "blue")
+CLASSES = ("water", "trees", "roads")
+
+VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SIDES = {"image_size": 32, "patch_size": 8}
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def write_checkpoint(folder: Path, kind: str, *, num_labels: int = 3) -> Path:
+    """Write a tiny model of a kind, with weights drawn at random, as transformers saves it."""
+    torch.manual_seed(0)
+    if kind == "beit":
+        config: Any = transformers.BeitConfig(
+            **VIT, **SIDES, use_mean_pooling=True, num_labels=num_labels
+        )
+        model: Any = transformers.BeitForImageClassification(config)
+        processor: Any = transformers.BeitImageProcessor(
+            size={"height": 32, "width": 32}, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        )
+    elif kind == "convnext":
+        config = transformers.ConvNextConfig(
+            hidden_sizes=[8, 16, 24, 40], depths=[1, 1, 2, 1], num_labels=num_labels
+        )
+        model = transformers.ConvNextForImageClassification(config)
+        processor = transformers.ConvNextImageProcessor(
+            size={"shortest_edge": 64}, crop_pct=0.875, image_mean=MEAN, image_std=STD
+        )
+    elif kind == "vit":
+        model = transformers.ViTForImageClassification(
+            transformers.ViTConfig(**VIT, **SIDES, num_labels=num_labels)
+        )
+        processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
+    elif kind == "mobilenet_v2":
+        config = transformers.MobileNetV2Config(
+            depth_multiplier=0.35, image_size=64, num_labels=num_labels
+        )
+        model = transformers.MobileNetV2ForImageClassification(config)
+        processor = transformers.MobileNetV2ImageProcessor(
+            size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}
+        )
+    elif kind == "dinov3_vit":
+        config = transformers.DINOv3ViTConfig(**VIT, image_size=32, patch_size=8)
+        model = transformers.DINOv3ViTModel(config)
+        processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
+    elif kind == "mobilevit":
+        config = transformers.MobileViTConfig(
+            hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 56], image_size=64
+        )
+        model = transformers.MobileViTForImageClassification(config)
+        processor = transformers.ViTImageProcessor(size={"height": 64, "width": 64})
+    else:
+        raise ValueError(kind)
+    for name, buffer in model.named_buffers():
+        # Statistics that are not those of a new network, so that their loss would show.
+        if name.endswith("running_mean"):
+            buffer.uniform_(-0.1, 0.1)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a tiny checkpoint of a kind; it must not be changed."""
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def folder(kind: str) -> Path:
+        path = root / kind
+        return path if path.is_dir() else write_checkpoint(path, kind)
+
+    return folder
+
+
+def resolve(folder: Path) -> Backbone:
+    return resolve_huggingface(f"hf:{folder}", where="x.toml")
+
+
+def photos(limit: int = 3) -> list[Image.Image]:
+    if UCMERCED.is_dir():
+        found = [Image.open(path).convert("RGB") for path in sorted(UCMERCED.glob("*/*0.png"))]
+        return [picture.crop((0, 0, 224, 224)) for picture in found[:limit]]
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (limit, 16, 16, 3), np.uint8)
+    return [Image.fromarray(item).resize((224, 224), Image.Resampling.BICUBIC) for item in coarse]
+
+
+def as_pixels(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(picture).transpose(2, 0, 1)[None].copy())
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: item for key, item in content.items() if item != "-"}))
+
+
+KINDS = ["beit", "convnext", "vit", "mobilenet_v2"]
+DIMS = {"beit": 32, "convnext": 40, "vit": 32, "mobilenet_v2": 1280, "mobilevit": 56}
+
+
+# --- what comes out ---
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mobilevit"])
+def test_the_embedding_is_the_mean_of_the_last_hidden_state(
+    kind: str, checkpoint: Callable[[str], Path]
+) -> None:
+    backbone = resolve(checkpoint(kind))
+    assert backbone.dim == DIMS[kind]
+    model = transformers.AutoModel.from_pretrained(checkpoint(kind)).eval()
+    x = torch.randn(2, 3, backbone.image_size, backbone.image_size)
+    with torch.inference_mode():
+        state = model(pixel_values=x).last_hidden_state
+        found = backbone.build(3)(x)
+    expected = state.mean(dim=1) if state.ndim == 3 else state.mean(dim=(2, 3))
+    assert found.shape == (2, backbone.dim)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_embedder_takes_it_as_any_other_backbone(
+    kind: str, checkpoint: Callable[[str], Path]
+) -> None:
+    backbone = pickle.loads(pickle.dumps(resolve(checkpoint(kind))))
+    plan = plan_device(precision="float32", batch_size=2, num_threads=1, device="cpu")
+    patches = np.concatenate([as_pixels(item).numpy() for item in photos()])
+    embeddings, _ = Embedder(backbone, (*RGB, "nir"), plan)(
+        np.concatenate([patches, patches[:, :1]], axis=1)
+    )
+    alone, _ = Embedder(backbone, RGB, replace(plan, batch_size=1))(patches)
+    assert embeddings.shape == (3, backbone.dim)
+    np.testing.assert_allclose(embeddings, alone, rtol=1e-3, atol=1e-4 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_entry_is_resolved_without_torch(kind: str, checkpoint: Callable[[str], Path]) -> None:
+    code = (
+        "import sys; from benchmark.catalog.backbones import find_backbone\n"
+        f"b = find_backbone('hf:{checkpoint(kind)}'); b.revision()\n"
+        "print(b.dim, [m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"{DIMS[kind]} []"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_number_of_parameters_is_read_from_the_header(
+    kind: str, checkpoint: Callable[[str], Path]
+) -> None:
+    backbone = resolve(checkpoint(kind))
+    found = sum(item.numel() for item in backbone.build(3).parameters())
+    assert backbone.num_parameters == found
+
+
+def test_the_revision_follows_weights_and_config(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "vit"))
+    first = resolve(folder).revision()
+    assert first == resolve(folder).revision() == resolve(checkpoint("vit")).revision()
+    tensors = load_file(folder / "model.safetensors")
+    tensors["vit.layernorm.bias"] += 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    second = resolve(folder).revision()
+    edit_json(folder / "config.json", hidden_act="relu")
+    assert len({first, second, resolve(folder).revision()}) == 3
+
+
+# --- what it is fed ---
+
+
+def processors() -> dict[str, Any]:
+    square = {"height": 96, "width": 96}
+    return {
+        "mobilenet": transformers.MobileNetV2ImageProcessor(),
+        "mobilenet-small": transformers.MobileNetV2ImageProcessor(
+            size={"shortest_edge": 100}, crop_size={"height": 81, "width": 81}
+        ),
+        "beit": transformers.BeitImageProcessor(size=square),
+        "beit-crop": transformers.BeitImageProcessor(
+            size={"height": 256, "width": 256}, do_center_crop=True, crop_size=square, resample=2
+        ),
+        "convnext-crop": transformers.ConvNextImageProcessor(size={"shortest_edge": 224}),
+        "convnext-small": transformers.ConvNextImageProcessor(
+            size={"shortest_edge": 96}, crop_pct=0.95, resample=2
+        ),
+        "convnext-whole": transformers.ConvNextImageProcessor(size={"shortest_edge": 384}),
+        "vit": transformers.ViTImageProcessor(),
+        "vit-no-normalise": transformers.ViTImageProcessor(size=square, do_normalize=False),
+        "vit-scaled": transformers.ViTImageProcessor(
+            size=square, rescale_factor=1 / 127.5, image_mean=[1.0] * 3, image_std=[1.0] * 3
+        ),
+        "dinov2": transformers.BitImageProcessor(
+            size={"shortest_edge": 256}, image_mean=MEAN, image_std=STD
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", processors())
+def test_preprocessing_is_what_transformers_computes(name: str, tmp_path: Path) -> None:
+    processors()[name].save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    read = read_preprocessing(content, "vit", what="x")
+    assert read.is_known
+    entry = replace(
+        BACKBONES.get("random"),
+        image_size=read.image_size,
+        resize_to=read.resize_to,
+        interpolation=read.interpolation,
+        is_rounded=True,
+        mean=read.mean,
+        std=read.std,
+    )
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    preprocess = Preprocessing(entry, RGB)
+    for side in (64, 128, 224):
+        for picture in photos(2):
+            given = picture.crop((0, 0, side, side))
+            expected = processor(given, return_tensors="pt")["pixel_values"]
+            found = preprocess(as_pixels(given))
+            assert found.shape == expected.shape
+            levels = (found - expected).abs() * torch.tensor(read.std)[:, None, None].mul(255)
+            assert float(levels.max()) < 1.01
+            assert float(levels.mean()) < 0.3
+
+
+def test_old_files_that_leave_things_out_are_read_as_transformers_reads_them() -> None:
+    old = {"do_normalize": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    vit = read_preprocessing({**old, "size": 224}, "vit", what="x")
+    assert vit == (224, None, "bilinear", (0.5,) * 3, (0.5,) * 3, True)
+    beit = {
+        **old, "size": 224, "crop_size": 224, "do_center_crop": False, "resample": 2,
+        "feature_extractor_type": "BeitFeatureExtractor",
+    }  # fmt: skip
+    assert read_preprocessing(beit, "beit", what="x") == vit
+    convnext = {
+        **old, "size": 224, "crop_pct": 0.875, "resample": 3,
+        "feature_extractor_type": "ConvNextFeatureExtractor",
+    }  # fmt: skip
+    found = read_preprocessing(convnext, "convnext", what="x")
+    assert found[:3] == (224, 256, "bicubic")
+    assert read_preprocessing({**convnext, "size": 384}, "convnext", what="x")[:2] == (384, None)
+    assert read_preprocessing({**convnext, "crop_pct": None}, "convnext", what="x")[1] == 256
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resample": 1}, r"x: preprocessor_config.json has resample = 1; set 2"),
+        ({"image_mean": [0.5, 0.5]}, r"has image_mean = \[0.5, 0.5\]; give one number"),
+        ({"image_std": [0.5, 0.0, 0.5]}, r"has image_std = .*, not above 0"),
+        ({"size": {"height": 32, "width": 64}}, r"has no square size"),
+        ({"size": "big"}, r"has no square size"),
+        ({"do_center_crop": True, "crop_size": 64}, r"crops 64 px from 32 px"),
+    ],
+)
+def test_what_has_no_equal_is_refused(changes: dict[str, Any], message: str) -> None:
+    content = {
+        "image_processor_type": "ViTImageProcessor", "size": 32,
+        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, **changes,
+    }  # fmt: skip
+    with pytest.raises(UsageError, match=message):
+        read_preprocessing(content, "vit", what="x")
+
+
+# --- classifiers ---
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mobilevit"])
+def test_the_classifier_is_the_models_own_with_a_new_layer(
+    kind: str, checkpoint: Callable[[str], Path]
+) -> None:
+    backbone = resolve(checkpoint(kind))
+
+    def build() -> Any:
+        torch.manual_seed(5)
+        return build_classifier(backbone, 3, 3)
+
+    one, other = build(), build()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+    # Loaded by transformers, since it renames tensors of older checkpoints.
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(checkpoint(kind))
+    stored = loaded.state_dict()
+    fresh = dict(one.named_parameters())
+    head = {name for name in fresh if name.startswith(one.head_prefix)}
+    assert head == {"model.classifier.weight", "model.classifier.bias"}
+    # The checkpoint has three classes too: its layer is not kept for that.
+    assert not torch.equal(fresh["model.classifier.weight"], stored["classifier.weight"])
+    for name, value in fresh.items():
+        assert name in head or torch.equal(value, stored[name.removeprefix("model.")]), name
+    x = torch.randn(2, 3, backbone.image_size, backbone.image_size)
+    assert one(x).shape == (2, 3)
+    torch.manual_seed(6)
+    assert build_classifier(backbone, 3, 5)(x).shape == (2, 5)
+
+
+def test_a_model_without_a_classifier_gets_a_linear_layer(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    backbone = resolve(checkpoint("dinov3_vit"))
+    classifier = build_classifier(backbone, 3, 4)
+    assert classifier.head_prefix == "head."
+    assert classifier(torch.randn(1, 3, 32, 32)).shape == (1, 4)
+    publication = Publication(backbone, Path("out"), classifier.state_dict(), ("a", "b", "c", "d"))
+    with pytest.raises(UsageError, match=r"'.*' is of no classifier that can be published; export"):
+        backbone.publish(publication)
+
+
+# --- mistakes ---
+
+
+@pytest.fixture
+def broken(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A checkpoint to damage."""
+    return Path(shutil.copytree(checkpoint("vit"), tmp_path / "broken"))
+
+
+def write_torn(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def write_text(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("not weights at all")
+
+
+def write_bin(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+
+
+def write_lost_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-1-of-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), r"there is no config.json in .*broken"),
+        (lambda f: (f / "config.json").write_text("{"), r"config.json is no JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), r"config.json holds no JSON object"),
+        (lambda f: edit_json(f / "config.json", model_type="-"), r"has no model_type"),
+        (
+            lambda f: (f / "config.json").write_text('{"model_type": "bert", "vocab_size": 9}'),
+            r"'bert' is a text model; a backbone takes images alone",
+        ),
+        (
+            lambda f: (f / "config.json").write_text(
+                '{"model_type": "blip", "text_config": {}, "vision_config": {}}'
+            ),
+            r"'blip' is a model of images and text",
+        ),
+        (lambda f: (f / "preprocessor_config.json").unlink(), r"there is no preprocessor_config"),
+        (
+            lambda f: edit_json(f / "preprocessor_config.json", sampling_rate=16000),
+            r"is a model of sound",
+        ),
+        (lambda f: (f / "model.safetensors").unlink(), r"no model.safetensors in .*put the weigh"),
+        (write_bin, r"no model.safetensors, and other formats can run code .* save_pretrained"),
+        (write_torn, r"model.safetensors is no safetensors file, or not whole; fetch it again"),
+        (write_text, r"model.safetensors is no safetensors file, or not whole"),
+        (write_lost_shard, r"the weights model-1-of-2.safetensors are missing"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_one_clear_line(
+    damage: Callable[[Path], Any], message: str, broken: Path
+) -> None:
+    damage(broken)
+    with pytest.raises(UsageError, match=message) as caught:
+        resolve(broken)
+    assert str(caught.value).startswith(f"x.toml: backbone 'hf:{broken}'")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf:./nowhere", r"x.toml: backbone 'hf:./nowhere': there is no folder /.*/nowhere"),
+        ("hf:", r"neither a folder nor a model of the hub; write hf:PATH/TO/FOLDER or hf:ORG/NAME"),
+        ("hf:a/b/c", r"neither a folder nor a model of the hub"),
+    ],
+)
+def test_a_name_that_means_nothing_is_one_clear_line(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        find_backbone(name, where="x.toml")
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.pop("vit.embeddings.cls_token"),
+            r"weights lack the tensor '.*cls_token'; config.json and weights are not of one model",
+        ),
+        (
+            lambda t: t.update({"vit.encoder.layer.7.bias": torch.zeros(3)}),
+            r"weights have, and the model has not, the tensor '[.\w]*layers?.7.bias'",
+        ),
+        (
+            lambda t: t.update({"vit.layernorm.bias": torch.zeros(3)}),
+            r"weights have another shape of the tensor '.*layernorm.bias'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_prefixed", [True, False])
+def test_weights_that_do_not_fit_are_named(
+    change: Callable[[dict[str, torch.Tensor]], Any],
+    message: str,
+    is_prefixed: bool,
+    broken: Path,
+) -> None:
+    change_tensors(broken, change)
+    if not is_prefixed:
+        tensors = load_file(broken / "model.safetensors")
+        base = {name[4:]: item for name, item in tensors.items() if name.startswith("vit.")}
+        save_file(base, broken / "model.safetensors", metadata={"format": "pt"})
+    backbone = resolve(broken)
+    for build in (lambda: backbone.build(3), lambda: build_classifier(backbone, 3, 2)):
+        with pytest.raises(UsageError, match=message):
+            build()
+
+
+def test_a_base_model_without_any_head_is_loaded(broken: Path) -> None:
+    change_tensors(broken, lambda t: (t.pop("classifier.weight"), t.pop("classifier.bias")))
+    backbone = resolve(broken)
+    assert backbone.build(3)(torch.zeros(1, 3, 32, 32)).shape == (1, 32)
+    assert build_classifier(backbone, 3, 2)(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+
+
+def test_a_model_that_transformers_does_not_know_is_one_clear_line(broken: Path) -> None:
+    edit_json(broken / "config.json", model_type="vit_of_the_future")
+    with pytest.raises(UsageError, match=r"transformers cannot read its config.json: .*future"):
+        resolve(broken)
+
+
+def test_an_unknown_processor_is_compared_with_transformers(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("mobilevit"), tmp_path / "flipped"))
+    # MobileViT's own processor swaps red and blue.
+    transformers.MobileViTImageProcessor(
+        size={"shortest_edge": 64}, do_center_crop=False
+    ).save_pretrained(folder)
+    edit_json(folder / "preprocessor_config.json", image_mean=[0.0] * 3, image_std=[1.0] * 3)
+    backbone = resolve(folder)
+    with pytest.raises(UsageError, match=r"MobileViTImageProcessor\w* does more than resize"):
+        backbone.build(3)
+
+
+def test_two_bands_are_refused(checkpoint: Callable[[str], Path]) -> None:
+    with pytest.raises(UsageError, match=r"weights of 3 bands cannot take 2"):
+        resolve(checkpoint("vit")).build(2)
+
+
+def test_an_unknown_name_says_that_checkpoints_work_too() -> None:
+    with pytest.raises(
+        UsageError,
+        match=r"x.toml: unknown backbone 'randon'. Did you mean 'random'\? .*hf:ORG/NAME",
+    ):
+        find_backbone("randon", where="x.toml")
+    assert find_backbone("random") is BACKBONES.get("random")
+
+
+# --- the hub ---
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_cache(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A cache in which the hub's client has left a model, and no hub."""
+    from huggingface_hub import constants
+
+    cache = tmp_path / "hub"
+    folder = cache / "models--org--tiny"
+    shutil.copytree(checkpoint("beit"), folder / "snapshots" / COMMIT)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text(COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return cache
+
+
+@pytest.mark.parametrize("name", ["hf:org/tiny", "hf:org/tiny@main", f"hf:org/tiny@{COMMIT}"])
+def test_a_model_of_the_hub_is_taken_from_the_cache(name: str, hub_cache: Path) -> None:
+    backbone = resolve_huggingface(name, where="x.toml")
+    assert backbone.name == name
+    assert backbone.revision() == COMMIT
+    # A branch that moves on in the meantime changes nothing: workers build that commit.
+    (hub_cache / "models--org--tiny/refs/main").write_text("f" * 40)
+    assert backbone.build(3)(torch.zeros(1, 3, 32, 32)).shape == (1, 32)
+
+
+@pytest.mark.parametrize("is_offline", [True, False])
+def test_a_model_that_is_not_there_names_the_line_that_fetches_it(
+    is_offline: bool, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
+    # Nothing listens there.
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"run `hf download org/other --revision refs/pr/3`"):
+        resolve_huggingface("hf:org/other@refs/pr/3", where="x.toml")
+
+
+def test_a_network_of_timm_is_written_otherwise(hub_cache: Path) -> None:
+    config = hub_cache / f"models--org--tiny/snapshots/{COMMIT}/config.json"
+    config.write_text('{"architecture": "resnet18"}')
+    with pytest.raises(UsageError, match=r"is a network of timm; write timm:tiny"):
+        resolve_huggingface("hf:org/tiny", where="x.toml")
+
+
+def test_a_cache_without_the_weights_names_them(hub_cache: Path) -> None:
+    (hub_cache / f"models--org--tiny/snapshots/{COMMIT}/model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"model.safetensors is not in the local .* --revision 01"):
+        resolve_huggingface("hf:org/tiny", where="x.toml")
+
+
+# --- publishing ---
+
+RUN_PIPELINE = """
+import sys, json
+from transformers import pipeline
+count = int(sys.argv[1])
+for folder in sys.argv[2:2 + count]:
+    classify = pipeline("image-classification", model=folder)
+    found = classify(sys.argv[2 + count:], function_to_apply="none", top_k=100)
+    print(json.dumps([{item["label"]: item["score"] for item in scores} for scores in found]))
+assert "benchmark" not in sys.modules
+"""
+
+
+def pipeline_logits(folders: list[Path], pictures: list[Path]) -> list[np.ndarray]:
+    """Run the pipeline as a stranger would: another process, no network, no benchmark."""
+    arguments = [str(len(folders)), *map(str, folders), *map(str, pictures)]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_PIPELINE, *arguments],
+        cwd=folders[0],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return [np.array([[scores[name] for name in CLASSES] for scores in item]) for item in answers]
+
+
+def publish(backbone: Backbone, folder: Path) -> np.ndarray:
+    """Publish a classifier with a random last layer, and return its logits of the photographs."""
+    torch.manual_seed(1)
+    classifier = build_classifier(backbone, 3, len(CLASSES)).eval()
+    with torch.no_grad():
+        for name, parameter in classifier.named_parameters():
+            if name.startswith(classifier.head_prefix):
+                parameter.normal_(std=0.5)
+    folder.mkdir()
+    backbone.publish(Publication(backbone, folder, classifier.state_dict(), CLASSES))
+    with torch.inference_mode():
+        pixels = torch.cat([as_pixels(item) for item in photos()])
+        return classifier(Preprocessing(backbone, RGB)(pixels)).numpy()
+
+
+@pytest.mark.slow
+def test_the_pipeline_of_transformers_runs_what_is_published(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    backbones = [resolve(checkpoint(kind)) for kind in KINDS]
+    backbones += [BACKBONES.get("random"), BACKBONES.get("efficientnet_lite0")]
+    if MOBILENET.is_dir():
+        backbones.append(resolve(MOBILENET))
+    folders = [tmp_path / f"out{number}" for number in range(len(backbones))]
+    expected = [publish(*item) for item in zip(backbones, folders, strict=True)]
+    pictures = [tmp_path / f"photo{number}.png" for number in range(len(photos()))]
+    for path, picture in zip(pictures, photos(), strict=True):
+        picture.save(path)
+    found = pipeline_logits(folders, pictures)
+    for backbone, folder, one, two in zip(backbones, folders, expected, found, strict=True):
+        np.testing.assert_allclose(two, one, atol=0.02 * np.abs(one).max(), err_msg=backbone.name)
+        if backbone.name.startswith("hf:"):
+            # What is published can be benchmarked again.
+            again = resolve(folder)
+            assert (again.dim, again.image_size) == (backbone.dim, backbone.image_size)
+            assert (again.resize_to, again.mean) == (backbone.resize_to, backbone.mean)
+            again.build(3)
+
+
+@pytest.mark.skipif(not MOBILENET.is_dir(), reason=f"{MOBILENET} is not there")
+def test_the_real_mobilenet_is_a_backbone() -> None:
+    backbone = resolve(MOBILENET)
+    assert (backbone.dim, backbone.num_parameters) == (1280, 2_223_872)
+    assert (backbone.image_size, backbone.resize_to) == (224, 256)
+    model = transformers.AutoModelForImageClassification.from_pretrained(MOBILENET).eval()
+    x = Preprocessing(backbone, RGB)(torch.cat([as_pixels(item) for item in photos()]))
+    with torch.inference_mode():
+        expected = model(x, output_hidden_states=True).logits
+        found = model.classifier(backbone.build(3)(x))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,256 @@
+"""Fine-tuning on a real Ray: cells, resumption, several workers, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from benchmark.errors import UsageError
+from benchmark.stages.evaluate import EvaluateStage
+from benchmark.stages.finetune import FinetuneStage
+from benchmark.stages.patches import PatchesStage
+from benchmark.tables import CURVES, TRIALS, check_table, predictions_schema, vectors_array
+from tests.toys import build_forgetful, build_nan_gradients, build_suicidal, toy
+
+ROOT = Path(__file__).parents[2]
+
+RECIPE = {"num_epochs": 2, "batch_size": 32, "learning_rate": 0.01, "backbone_ratio": 1.0}
+
+
+@pytest.fixture(scope="module")
+def patches_store(tmp_path_factory):
+    return tmp_path_factory.mktemp("finetune") / "runs"
+
+
+@pytest.fixture
+def opened(ray_session, open_small, patches_store):
+    """Open contexts on one store that holds the patches."""
+
+    def open_with(backbones, store=patches_store, seeds=(0,), **recipe):
+        # Toys are made from a floor, which is fine-tuned only by name.
+        table = {**RECIPE, "backbones": [item.name for item in backbones], **recipe}
+        context = open_small(store=store, backbones=backbones, seeds=list(seeds), finetune=table)
+        assert PatchesStage().run(context).cells[0].status == "complete"
+        return context
+
+    return open_with
+
+
+def _run(context):
+    return {item.cell.backbone: item for item in FinetuneStage().run(context).cells}
+
+
+def _predictions(context, backbone, seed=0):
+    return context.finetuned(backbone, seed).read_table()
+
+
+@pytest.fixture(scope="module")
+def trained(ray_session, open_small_session, patches_store):
+    """One run of a good backbone, one whose loss breaks, and one short of memory."""
+    backbones = [
+        toy("searched"), toy("nan", build_nan_gradients), toy("forgetful", build_forgetful)
+    ]  # fmt: skip
+    table = {**RECIPE, "backbones": [item.name for item in backbones], "num_trials": 3}
+    context = open_small_session(store=patches_store, backbones=backbones, finetune=table)
+    assert PatchesStage().run(context).cells[0].status == "complete"
+    return (
+        context,
+        dict(zip(("searched", "nan", "forgetful"), backbones, strict=True)),
+        _run(context),
+    )
+
+
+def test_a_search_writes_predictions_trials_a_curve_and_the_best_weights(trained):
+    context, backbones, cells = trained
+    assert cells["searched"].status == "complete"
+    artefact = context.finetuned(backbones["searched"], 0)
+    splits = context.patches.read_table(columns=["patch_id", "split"]).to_pandas()
+    table = check_table(artefact.read_table(), predictions_schema(5), what="predictions")
+    wanted = splits.loc[splits["split"] != "train", "patch_id"].tolist()
+    assert table["patch_id"].to_pylist() == wanted
+    np.testing.assert_allclose(vectors_array(table["y_score"]).sum(axis=1), 1, atol=1e-4)
+    trials = check_table(artefact.read_table(names=["trials.parquet"]), TRIALS, what="trials")
+    first = json.loads(trials["params"][0].as_py())
+    assert first["learning_rate"] == 0.01 and first["num_epochs"] == 2
+    assert trials.num_rows == 3
+    curve = check_table(artefact.read_table(names=["curve.parquet"]), CURVES, what="curve")
+    manifest = artefact.manifest()
+    assert manifest["val_score"] == pytest.approx(max(curve["val_score"].to_pylist()))
+    assert manifest["seconds"]["device"] > 0
+    assert manifest["method"] == "finetune"
+    # Of the checkpoints only the best weights are left.
+    left = {path.name for path in Path(artefact.path).iterdir()}
+    assert left == {
+        "manifest.json", "model.safetensors", "curve.parquet", "part-000000.parquet",
+        "plan.json", "trials.parquet",
+    }  # fmt: skip
+
+
+def test_a_loss_that_is_not_finite_fails_its_cell_and_leaves_the_neighbours(trained):
+    _, _, cells = trained
+    assert cells["searched"].status == cells["forgetful"].status == "complete"
+    assert cells["nan"].status == "failed"
+    assert "the loss became nan in epoch 1" in cells["nan"].reason
+
+
+def test_too_little_memory_halves_the_micro_batch_and_says_so(trained):
+    context, backbones, _ = trained
+    (note,) = context.finetuned(backbones["forgetful"], 0).manifest()["notes"]
+    assert note == "forgetful: out of memory: the micro-batch was halved to 4"
+
+
+def test_fine_tuned_cells_are_scored(trained):
+    context, _, _ = trained
+    assert EvaluateStage().run(context).cells[0].status == "complete"
+    scores = context.scores().read_table(names=["scores.parquet"]).to_pandas()
+    assert set(scores["backbone"]) == {"searched", "forgetful"}
+    assert set(scores["method"]) == {"finetune"}
+
+
+def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_result(opened, tmp_path):
+    """A process that dies once, in the second epoch, costs at most the epoch it was in."""
+    flag = tmp_path / "died"
+    dying = toy("dying", partial(build_suicidal, str(flag), 25))
+    # The same network with the flag raised already: it never dies.
+    context = opened([dying], store=tmp_path / "dying")
+    assert _run(context)["dying"].status == "complete"
+    assert flag.exists()
+    calm = opened([dying], store=tmp_path / "calm")
+    assert _run(calm)["dying"].status == "complete"
+    assert _predictions(context, dying).equals(_predictions(calm, dying))
+    curves = [
+        item.finetuned(dying, 0)
+        .read_table(names=["curve.parquet"])
+        .drop(["seconds", "train_seconds"])
+        for item in (context, calm)
+    ]
+    assert curves[0].equals(curves[1])
+
+
+@pytest.mark.slow
+def test_two_workers_score_as_one_and_survive_a_kill(opened, tmp_path):
+    flag = tmp_path / "died"
+    backbone = toy("pair", partial(build_suicidal, str(flag), 13))
+    pair = opened([backbone], store=tmp_path / "pair", num_workers=2)
+    assert _run(pair)["pair"].status == "complete"
+    assert flag.exists()
+    one = opened([backbone], store=tmp_path / "one", num_workers=1)
+    assert _run(one)["pair"].status == "complete"
+    assert len(pair.finetuned(backbone, 0).files("part-")) == 2
+    tables = [vectors_array(_predictions(item, backbone)["y_score"]) for item in (pair, one)]
+    np.testing.assert_allclose(tables[0], tables[1], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_an_error_of_one_of_two_workers_ends_its_cell_without_a_hang(opened):
+    backbone = toy("nan pair", build_nan_gradients)
+    context = opened([backbone], num_workers=2, num_epochs=1)
+    cell = _run(context)["nan pair"]
+    assert cell.status == "failed"
+    assert "the loss became nan in epoch 1" in cell.reason
+
+
+def test_train_streamed_gives_every_patch_once_and_a_result(opened):
+    from benchmark.feeds import Shard
+    from benchmark.stages.finetune.stream import StreamFeed
+
+    backbone = toy("streamed")
+    context = opened([backbone], ingest="stream")
+    ids = context.patches.read_table(columns=["patch_id"], splits=("train",))["patch_id"]
+    seen = []
+    for rank in range(2):
+        feed = StreamFeed(
+            context.patches, (4, 32, 32), ("train",), batch_size=16, seed=0,
+            shard=Shard(rank, 2), window=40,
+        )  # fmt: skip
+        batches = list(feed.batches(1))
+        assert len(batches) == feed.num_steps
+        resumed = list(feed.batches(1, first_step=2))
+        assert [list(b.ids) for b in resumed] == [list(b.ids) for b in batches[2:]]
+        other = [str(i) for batch in feed.batches(2) for i in batch.ids]
+        mine = [str(i) for batch in batches for i in batch.ids]
+        assert mine != other and sorted(mine) == sorted(other)
+        seen += mine
+    assert sorted(seen) == ids.to_pylist()
+    assert _run(context)["streamed"].status == "complete"
+
+
+def test_a_batch_larger_than_train_is_refused(opened):
+    context = opened([toy("large")], batch_size=4000)
+    with pytest.raises(UsageError, match=r"batch_size = 4000, but train has \d+ patches"):
+        FinetuneStage().check(context)
+
+
+def test_more_workers_than_cpus_are_refused(opened):
+    context = opened([toy("crowded")], num_workers=5)
+    with pytest.raises(UsageError, match=r"num_workers = 5: the cluster has 2 CPUs"):
+        FinetuneStage().check(context)
+
+
+def test_lora_without_linear_layers_is_refused_before_anything_starts(opened):
+    context = opened([toy("convolutions")], mode="lora")
+    with pytest.raises(UsageError, match="'convolutions' has no linear layers"):
+        FinetuneStage().check(context)
+
+
+def test_missing_patches_block_the_cells(ray_session, open_small):
+    backbone = replace(toy("early"), version=99)
+    context = open_small(backbones=[backbone], finetune={**RECIPE, "backbones": ["early"]})
+    (item,) = FinetuneStage().run(context).cells
+    assert (item.status, item.reason) == (
+        "failed",
+        "patches is missing: run `benchmark patches` first",
+    )
+
+
+DRIVER = """
+import sys
+from benchmark.api import open_context
+from benchmark.config import build
+from benchmark.context import Context
+from benchmark.stages.finetune import FinetuneStage
+from tests.toys import build_slow, toy
+
+content = {
+    "name": "killed", "backbones": ["random"], "heads": ["majority"],
+    "dataset": {"name": "chesapeake", "root": sys.argv[1], "patch_size": 32, "per_region": 40},
+    "finetune": {"num_epochs": 3, "backbones": ["random"]},
+}
+with open_context(build(content), store=sys.argv[2]) as context:
+    context.backbones = (toy("random", build_slow),)
+    (cell,) = FinetuneStage().run(context).cells
+    print(cell.status, cell.cell.artefact.path)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_where_it_was(trained, scenes):
+    context, _, _ = trained
+    store = Path(context.store.root)
+    command = [sys.executable, "-c", DRIVER, str(scenes), str(store)]
+    process = subprocess.Popen(command, start_new_session=True, cwd=ROOT)
+    deadline = time.monotonic() + 100
+    while not (logs := list(store.glob("finetune/*random*/trial-000-log.json"))):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    # The checkpoint follows the log at once; an epoch takes two seconds.
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = json.loads(logs[0].read_text())["curve"]
+    assert 1 <= len(before) < 3
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("complete")
+    curve = pq.read_table(logs[0].parent / "curve.parquet").to_pylist()
+    # The epochs that were complete have not been computed again: their seconds are the same.
+    assert len(curve) == 3
+    assert [row["seconds"] for row in curve[: len(before)]] == [row["seconds"] for row in before]
