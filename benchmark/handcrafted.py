@@ -7,6 +7,8 @@ the precision of the run.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,7 +37,7 @@ LBP_GLCM_DIM = sum(points + 2 for points, _ in LBP_CIRCLES) + len(GLCM_PROPERTIE
 ) * len(GLCM_ANGLES)
 
 
-class PictureFeatures(torch.nn.Module):
+class PictureFeatures(torch.nn.Module, ABC):
     """Features of one grey picture at a time: (B, C, H, W) to (B, D), on the CPU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -44,9 +46,9 @@ class PictureFeatures(torch.nn.Module):
         features = [self.describe(picture, num_bands) for picture in sum_bands(x)]
         return torch.from_numpy(np.stack(features).astype(np.float32)).to(x.device)
 
+    @abstractmethod
     def describe(self, picture: NDArray[np.float64], num_bands: int) -> NDArray[np.float64]:
         """Return the features (D,) of the sum (H, W) of so many bands of 0...255."""
-        raise NotImplementedError
 
 
 class Hog(PictureFeatures):
