@@ -1,7 +1,7 @@
 """Patches on their way to a training: batches of train, and the rows of val and test.
 
-Every patch of train comes exactly once in an epoch. Shards of a batch go to the workers; which
-patches a batch holds does not depend on how many there are.
+Every patch of train comes exactly once in an epoch, and shards of a batch go to the workers. In
+memory, which patches a batch holds does not depend on how many workers there are.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class SplitReader:
         self._split = split
         self._with_labels = with_labels
         self._keep_bytes = keep_bytes
-        self._names = _parts_of(patches, split)[shard.rank :: shard.world]
+        self._names = list(count_rows(patches, (split,)))[shard.rank :: shard.world]
         self._kept: dict[str, Samples] = {}
 
     def __iter__(self) -> Iterator[Samples]:
@@ -190,10 +190,6 @@ class SplitReader:
                     self._keep_bytes -= samples.pixels.numel()
                     self._kept[name] = samples
             yield samples
-
-
-def _parts_of(patches: Artefact, split: str) -> list[str]:
-    return list(count_rows(patches, (split,)))
 
 
 def count_rows(patches: Artefact, splits: Sequence[str]) -> dict[str, int]:

@@ -169,7 +169,8 @@ class Worker:
             feed = self._open_feed(("train", "val"), config, self._ranks)
             training = self._build(config, feed, job.refit_counts)
             place = self._resume(training, "refit-last.safetensors")
-            while place.epoch < read_log(artefact, segment.trial)["best_epoch"]:
+            num_epochs = read_log(artefact, segment.trial)["best_epoch"]
+            while place.epoch < num_epochs:
                 self._train_epoch(training, feed, place, "refit-last.safetensors")
                 self._close_epoch(training, place)
                 if self._ranks.rank == 0:

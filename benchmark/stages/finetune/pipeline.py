@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,8 +23,6 @@ from benchmark.searching import CellSearch, CellSearcher, run_searches
 from benchmark.stages.finetune.workers import SegmentTrial
 from benchmark.tables import CURVES
 from benchmark.teams import Team, plan_team
-
-logger = logging.getLogger("benchmark")
 
 DRIVER_CPUS = 0.01
 """What a trial books that only waits for the workers of its trainer."""

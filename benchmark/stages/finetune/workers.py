@@ -150,7 +150,6 @@ class _Opener:
     def __init__(self, job: Job, workers_here: int) -> None:
         self._job = job
         self._workers_here = max(1, workers_here)
-        self._held: tuple[tuple[str, ...], Any] | None = None
 
     def __call__(self, splits: tuple[str, ...], config: FinetuneConfig, ranks: Ranks) -> Feed:
         job, shard = self._job, Shard(ranks.rank, ranks.world)
