@@ -1,6 +1,7 @@
 # make demo    a report on synthetic scenes, in minutes (sets everything up first)
 # make test    all tests           make test-fast   the default subset
 # make check   ruff and mypy       make perf        the measurements of docs/PERFORMANCE.md
+# make audit   known vulnerabilities of the pinned versions (a minute; needs the registry's list)
 
 PYTHON ?= python3
 VENV   := .venv
@@ -9,7 +10,7 @@ STAMP  := $(VENV)/.up-to-date
 # Two processes of tests, each with a Ray of its own, which mostly waits for processes to start.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast check perf setup clean
+.PHONY: demo test test-fast check audit perf setup clean
 
 setup: $(STAMP)
 
@@ -35,6 +36,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: setup
+	$(BIN)/python .ci/audit.py
 
 perf: setup
 	$(BIN)/python -m perf.run

@@ -17,6 +17,7 @@ from benchmark.cluster import Cluster
 from benchmark.config import Experiment, FinetuneConfig
 from benchmark.context import CellResult, Context
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
+from benchmark.filesystems import join
 from benchmark.progress import LoggedProgress, Progress
 from benchmark.stages import STAGES
 from benchmark.store import Store
@@ -145,7 +146,7 @@ def open_context(
     """Resolve an experiment's names and open its store; close what was started at the end."""
     check_names(experiment)
     with Cluster(address) as cluster:
-        yield Context(
+        context = Context(
             experiment=experiment,
             dataset=DATASETS.get(experiment.dataset.name),
             backbones=_backbones(experiment),
@@ -155,6 +156,8 @@ def open_context(
             cluster=cluster,
             progress=progress or LoggedProgress(),
         )
+        with context.leases:
+            yield context
 
 
 def run(
@@ -214,7 +217,7 @@ def run_stage(
     with open_context(experiment, store=store, address=address, progress=progress) as context:
         context.store.check_writable()
         result = entry.load().run(context)
-        return result, _path_of(context, name) or f"{context.store.uri}/{name}"
+        return result, _path_of(context, name) or join(context.store.uri, name)
 
 
 def export(
@@ -291,7 +294,7 @@ def _path_of(context: Context, stage: str) -> str | None:
     found = artefact()
     if not found.is_complete:
         return None
-    return f"{found.uri}/{name}" if name else found.uri
+    return found.file_uri(name) if name else found.uri
 
 
 def load_head(artefact: str | Path) -> Any:

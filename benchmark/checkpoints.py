@@ -82,7 +82,7 @@ def read_checkpoint(
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
-        raise CellError(f"{artefact.uri}/{name} does not fit this training: {first}") from None
+        raise CellError(f"{artefact.file_uri(name)} does not fit this training: {first}") from None
     return place
 
 
@@ -112,7 +112,9 @@ def _read(artefact: Artefact, name: str, content: bytes) -> dict[str, torch.Tens
     try:
         return dict(load(content))
     except (SafetensorError, ValueError) as error:
-        raise CellError(f"{artefact.uri}/{name} is torn or no safetensors file: {error}") from None
+        raise CellError(
+            f"{artefact.file_uri(name)} is torn or no safetensors file: {error}"
+        ) from None
 
 
 def _check_shapes(weights: Mapping[str, torch.Tensor], model: torch.nn.Module) -> None:

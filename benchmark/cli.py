@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from benchmark.errors import BenchmarkError, UsageError, did_you_mean
+from benchmark.errors import BenchmarkError, Interrupted, UsageError
+from benchmark.printing import (
+    complain,
+    open_stderr_progress,
+    open_stdout,
+    print_json,
+    print_tables,
+    say,
+)
 from benchmark.stages import STAGES
 
 if TYPE_CHECKING:
@@ -19,7 +27,6 @@ if TYPE_CHECKING:
 
     from benchmark.config import Experiment
     from benchmark.context import CellResult
-    from benchmark.stages.base import TextTable
 
 app = typer.Typer(
     name="benchmark",
@@ -51,9 +58,19 @@ DryRunOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
-def main() -> None:
-    """Run the command line and exit with its code (the console script)."""
-    sys.exit(invoke(sys.argv[1:]))
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code (the console script).
+
+    SIGTERM, which `ray job stop` sends, ends a command as Ctrl-C does.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    # A second one ends the process at once.
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def invoke(arguments: Sequence[str]) -> int:
@@ -64,9 +81,9 @@ def invoke(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), standalone_mode=False, prog_name="benchmark")
     except BenchmarkError as error:
-        return _complain(str(error), error.exit_code)
+        return complain(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; what is complete is kept, run again to go on", 130)
+        code = Interrupted.exit_code
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:
@@ -77,7 +94,10 @@ def invoke(arguments: Sequence[str]) -> int:
             # No command was given: its message is the help.
             sys.stderr.write(f"{message}\n")
             return 2
-        return _complain(" ".join(message.split()), 2)
+        return complain(" ".join(message.split()), 2)
+    if code == Interrupted.exit_code:
+        # Typer answers Ctrl-C with this code, and says nothing.
+        return complain("interrupted; what is complete is kept, run again to go on", code)
     return code if isinstance(code, int) else 0
 
 
@@ -87,9 +107,11 @@ def list_catalog(
     as_json: JsonOption = False,
 ) -> None:
     """List what can be benchmarked."""
-    rows = _catalog_rows(catalog)
+    from benchmark.listing import catalog_rows, source_lines
+
+    rows = catalog_rows(catalog)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     from rich.table import Table
 
@@ -98,9 +120,11 @@ def list_catalog(
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    _stdout().print(table)
+    open_stdout().print(table)
     if catalog == "backbones":
-        _say_sources()
+        say("\nand any model of these sources, by its name in an experiment file:")
+        for line in source_lines():
+            say(line)
 
 
 @app.command()
@@ -119,18 +143,18 @@ def run(
     if dry_run:
         return _show_status(loaded, store, as_json, prefix="dry run: ")
     began = time.monotonic()
-    with _progress() as progress:
+    with open_stderr_progress() as progress:
         result = api.run(loaded, store=store, address=address, progress=progress)
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
-        _print_tables(result.tables)
+        print_tables(result.tables)
         num_done = sum(item.status == "complete" for item in result.cells)
-        _say(
+        say(
             f"{num_done} of {len(result.cells)} cells complete in {result.store}, "
             f"{time.monotonic() - began:.1f} s"
         )
-        _say(result.report or result.store)
+        say(result.report or result.store)
     return _exit_code(result.failed)
 
 
@@ -148,16 +172,16 @@ def _stage_command(name: str, summary: str) -> Callable[..., int]:
         loaded = api.load(experiment, settings or ())
         if dry_run:
             return _show_status(loaded, store, as_json, prefix="dry run: ", stage=name)
-        with _progress() as progress:
+        with open_stderr_progress() as progress:
             result, path = api.run_stage(
                 name, loaded, store=store, address=address, progress=progress
             )
         if as_json:
             cells = [item.to_json() for item in result.cells]
-            _print_json({"store": store or loaded.store, "path": path, "cells": cells})
+            print_json({"store": store or loaded.store, "path": path, "cells": cells})
         else:
-            _print_tables(result.tables)
-            _say(path)
+            print_tables(result.tables)
+            say(path)
         return _exit_code([item for item in result.cells if item.status == "failed"])
 
     command.__doc__ = summary
@@ -179,6 +203,42 @@ def status(
     from benchmark import api
 
     return _show_status(api.load(experiment, settings or ()), store, as_json)
+
+
+@app.command()
+def submit(
+    experiment: ExperimentArg,
+    settings: SetOption = None,
+    store: StoreOption = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="URL", help="The cluster's job server: http://HOST:8265.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show the log; end with the run, and with its code.")
+    ] = False,
+    runtime_env: Annotated[
+        str, typer.Option(metavar="none|pip|uv", help="Packages that the cluster installs first.")
+    ] = "none",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the cluster; submit no run.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Run all stages as a job of a Ray cluster, which is checked first."""
+    from benchmark.cli_submit import Options, submit_experiment
+
+    return submit_experiment(
+        experiment,
+        Options(
+            settings=tuple(settings or ()),
+            store=store,
+            address=address,
+            follow=follow,
+            runtime_env=runtime_env,
+            dry_run=dry_run,
+            as_json=as_json,
+        ),
+    )
 
 
 @app.command()
@@ -204,12 +264,12 @@ def prepare(
     options = {key: value for key, value in given.items() if value is not None}
     if options and dataset != "synthetic":
         raise UsageError(f"prepare: --{next(iter(options))} applies to synthetic only")
-    with _progress() as progress:
+    with open_stderr_progress() as progress:
         path = entry.prepare(root, progress=progress, **options)
     if as_json:
-        _print_json({"dataset": dataset, "root": str(path)})
+        print_json({"dataset": dataset, "root": str(path)})
     else:
-        _say(str(path))
+        say(str(path))
 
 
 @app.command()
@@ -238,58 +298,11 @@ def export(
         loaded, backbone=backbone, method=method, seed=seed, out=out, repo=push, store=store
     )
     if as_json:
-        _print_json({"path": str(folder), "pushed": address})
+        print_json({"path": str(folder), "pushed": address})
         return
     if address:
-        _say(address)
-    _say(str(folder))
-
-
-def _catalog_rows(catalog: str) -> list[dict[str, Any]]:
-    if catalog == "datasets":
-        from benchmark.catalog.datasets import DATASETS
-
-        return [
-            {"name": item.name, "description": item.description, "license": item.license or "-"}
-            for item in DATASETS
-        ]
-    if catalog == "backbones":
-        from benchmark.catalog.backbones import BACKBONES
-
-        return [
-            {
-                "name": item.name,
-                "dim": item.dim or ("fitted" if item.fit else "2 per band"),
-                "parameters": f"{item.num_parameters / 1e6:.1f} M",
-                "input": f"{item.image_size} px" if item.image_size else "native",
-                "bands": ", ".join(item.bands) if item.bands else "all",
-                "source": item.source,
-                "license": item.license,
-            }
-            for item in BACKBONES
-        ]
-    if catalog == "heads":
-        from benchmark.catalog.heads import HEADS
-
-        return [{"name": item.name, "description": item.description} for item in HEADS]
-    if catalog == "metrics":
-        from benchmark.catalog.metrics import METRICS
-
-        return [
-            {"name": item.name, "better": item.direction, "description": item.description}
-            for item in METRICS
-        ]
-    known = ("datasets", "backbones", "heads", "metrics")
-    raise UsageError(f"list: unknown catalog '{catalog}'.{did_you_mean(catalog, known)}")
-
-
-def _say_sources() -> None:
-    from benchmark.catalog.backbones import SOURCES
-
-    _say("\nand any model of these sources, by its name in an experiment file:")
-    width = max(map(len, SOURCES))
-    for name, text in SOURCES.items():
-        _say(f"{name:<{width}}  {text}")
+        say(address)
+    say(str(folder))
 
 
 def _show_status(
@@ -308,7 +321,7 @@ def _show_status(
         if stage is None or item.cell.stage == stage
     ]
     if as_json:
-        _print_json(
+        print_json(
             {
                 "store": store or experiment.store,
                 "cells": [item.to_json() for item in results],
@@ -326,47 +339,11 @@ def _show_status(
         table.add_row(
             item.cell.stage, Text(item.cell.label), Text(state), Text(item.cell.artefact.uri)
         )
-    _stdout().print(table)
+    open_stdout().print(table)
     complete = sum(item.status == "complete" for item in results)
-    _say(f"{prefix}{complete} of {len(results)} cells complete")
-    _say(store or experiment.store)
+    say(f"{prefix}{complete} of {len(results)} cells complete")
+    say(store or experiment.store)
     return 0
-
-
-def _progress() -> Any:
-    from rich.console import Console
-
-    from benchmark.console import open_progress
-
-    return open_progress(Console(stderr=True))
-
-
-def _print_tables(tables: Sequence[TextTable]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    for item in tables:
-        table = Table(
-            title=Text(item.title),
-            title_justify="left",
-            box=None,
-            header_style="bold",
-            pad_edge=False,
-        )
-        for index, column in enumerate(item.columns):
-            numeric = index > 0 and all(_is_number(row[index]) for row in item.rows)
-            table.add_column(Text(column), justify="right" if numeric else "left")
-        for row in item.rows:
-            table.add_row(*(Text(value) for value in row))
-        console = _stdout()
-        console.print(table)
-        for note in item.notes:
-            console.print(Text(note))
-        console.print()
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "").replace("-", "").strip().isdigit() or text == "-"
 
 
 def _exit_code(failed: Sequence[CellResult]) -> int:
@@ -374,25 +351,5 @@ def _exit_code(failed: Sequence[CellResult]) -> int:
         reasons = dict.fromkeys(item.reason for item in failed)
         first = next(iter(reasons))
         more = f" (and {len(reasons) - 1} other reasons: see status)" if len(reasons) > 1 else ""
-        _complain(f"{len(failed)} cells failed: {first}{more}", 1)
+        complain(f"{len(failed)} cells failed: {first}{more}", 1)
     return 1 if failed else 0
-
-
-def _stdout() -> Any:
-    from rich.console import Console
-
-    # A pipe has no width: lines must not be folded there.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 500, soft_wrap=False)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-def _print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
-
-
-def _complain(text: str, code: int) -> int:
-    sys.stderr.write(f"benchmark: {' '.join(text.splitlines())}\n")
-    return code

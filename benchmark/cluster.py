@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,11 +79,11 @@ class Cluster:
             address = self.address or os.environ.get("RAY_ADDRESS") or "local"
             # A local Ray makes a token and switches to it by itself; a cluster's token is used
             # only in this mode.
-            if address != "local" and _has_token():
+            if address != "local" and has_token():
                 os.environ.setdefault("RAY_AUTH_MODE", "token")
             settings = {"include_dashboard": False, **options} if address == "local" else {}
             try:
-                with _quiet_backend():
+                with _quiet_backend(), _kept_sigterm():
                     ray.init(
                         address=address,
                         log_to_driver=False,
@@ -97,6 +99,7 @@ class Cluster:
                     "the address, and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
                 ) from None
             self._owns = True
+            _protect_token()
             _quieten()
         found = ray.cluster_resources()
         return Resources(
@@ -170,13 +173,33 @@ def _quiet_backend() -> Iterator[None]:
                     os.write(2, line)
 
 
+@contextmanager
+def _kept_sigterm() -> Iterator[None]:
+    """Keep what the command line does at SIGTERM: Ray puts a handler of its own in its place."""
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(ours) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)
+
+
 def _quieten() -> None:
     # Ray's own progress lines would stand between ours.
     for name in ("ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _has_token() -> bool:
+def _protect_token() -> None:
+    # Ray makes it readable for everybody on this machine, who could then run code as us.
+    path = Path("~/.ray/auth_token").expanduser()
+    with suppress(OSError):
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+
+
+def has_token() -> bool:
+    """Return whether this machine holds a token for Ray clusters."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return True
     return Path("~/.ray/auth_token").expanduser().is_file()
@@ -217,6 +240,7 @@ def plan_pool(resources: Resources, *, num_actors: int | None, wants_gpu: bool =
             f'ask for at most {8 * cpus}, or write "auto"'
         )
     share = 0.0 if cpus == 1 else _floor((cpus - 1) / count)
+    # One thread, however many actors: another number adds up in another order.
     reason = f"{cpus} CPUs, no GPU: actors of one thread, a CPU left for reading and writing"
     return Pool(count, min(1.0, share), 0.0, 1, reason)
 

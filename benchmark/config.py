@@ -95,7 +95,13 @@ class EmbedConfig(Section):
 
     batch_size: PositiveInt | Literal["auto"] = "auto"
     num_actors: PositiveInt | Literal["auto"] = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    num_threads: PositiveInt | Literal["auto"] = "auto"
+    """Threads of one actor."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: bfloat16 where the device computes it, if embeddings stay what they are."""
+    channels_last: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
+    """Whether ``torch.compile`` is used; ``auto``: where it pays for the number of patches."""
 
 
 class TuneConfig(Section):

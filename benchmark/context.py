@@ -15,6 +15,7 @@ from benchmark.cluster import Cluster
 from benchmark.config import Experiment
 from benchmark.digest import fingerprint
 from benchmark.errors import CellError
+from benchmark.lease import Leases
 from benchmark.progress import Progress
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store import Artefact, Status, Store
@@ -25,7 +26,7 @@ CODE_VERSIONS = {
     "tune": 1,
     "finetune": 1,
     "evaluate": 2,
-    "report": 2,
+    "report": 3,
 }
 """Raised by hand when a stage's code changes what it computes."""
 
@@ -118,6 +119,11 @@ class Context:
     def dataset_digest(self) -> str:
         """The digest of the source files."""
         return self.source.digest()
+
+    @cached_property
+    def leases(self) -> Leases:
+        """What this run has leased of the store; other runs leave that alone."""
+        return Leases(self.store, group=self.experiment.name)
 
     def status(self, artefact: Artefact) -> tuple[Status, str]:
         """Return how an artefact stands, counting what failed in this run."""

@@ -18,6 +18,12 @@ class UsageError(BenchmarkError):
     exit_code = 2
 
 
+class Interrupted(BenchmarkError):
+    """Ctrl-C or SIGTERM ended the command (exit code 130)."""
+
+    exit_code = 130
+
+
 class CellError(BenchmarkError):
     """One cell failed; its neighbours go on (exit code 1 at the end)."""
 
@@ -53,3 +59,9 @@ def one_line(error: BaseException, *, limit: int = 400) -> str:
     if not isinstance(error, BenchmarkError) and not text.startswith(type(error).__name__):
         text = f"{type(error).__name__}: {text}"
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def first_line(text: object, *, limit: int = 300) -> str:
+    """Return the first line of a message, or the name of its type where it is empty."""
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    return lines[0][:limit] if lines else type(text).__name__

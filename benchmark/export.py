@@ -45,7 +45,8 @@ from PIL import Image
 import benchmark as bm
 from benchmark.catalog.backbones import find_backbone
 from benchmark.config import BackboneOptions
-from benchmark.network import Embedder, plan_device
+from benchmark.devices import plan_device
+from benchmark.network import Embedder
 
 folder = Path("path/to/this/folder")
 config = json.loads((folder / "config.json").read_text())
@@ -269,8 +270,8 @@ def _write_finetuned(cell: Exported, folder: Path) -> None:
         state = load(cell.artefact.read_bytes(WEIGHTS))
     except SafetensorError as error:
         raise BenchmarkError(
-            f"{cell.artefact.uri}/{WEIGHTS} is damaged ({one_line(error)}): delete the artefact "
-            "and run again"
+            f"{cell.artefact.file_uri(WEIGHTS)} is damaged ({one_line(error)}): delete the "
+            "artefact and run again"
         ) from None
     publish = cell.backbone.publish
     if publish is None:
@@ -303,7 +304,7 @@ def _write_head(cell: Exported, folder: Path) -> None:
         "is_rounded": backbone.is_rounded,
         "mean": list(backbone.mean),
         "std": list(backbone.std),
-        "precision": context.experiment.embed.precision,
+        "precision": (embeddings.plan() or {}).get("precision", "auto"),
         "head": cell.method,
         "params": manifest["params"],
         "classes": patches["classes"],
@@ -313,10 +314,8 @@ def _write_head(cell: Exported, folder: Path) -> None:
 
 def _stored_dim(embeddings: Artefact) -> int | None:
     """Return the length of stored embeddings, or None where they are gone."""
-    import pyarrow.parquet as pq
-
     names = embeddings.files("part-")
     if not names:
         return None
-    schema = pq.read_schema(embeddings.file(names[0]), filesystem=embeddings.store.fs)
+    schema = embeddings.read_schema(names[0])
     return int(schema.field("embedding").type.list_size)

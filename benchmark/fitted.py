@@ -76,5 +76,5 @@ def read_facts(artefact: Artefact) -> dict[str, Any]:
 
 def _damaged(artefact: Artefact, error: Exception) -> CellError:
     return CellError(
-        f"{artefact.uri}/{FITTED} is damaged ({error}): delete the artefact and run again"
+        f"{artefact.file_uri(FITTED)} is damaged ({error}): delete the artefact and run again"
     )

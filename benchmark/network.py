@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from benchmark.bands import band_indices
-from benchmark.errors import CellError
+from benchmark.devices import DevicePlan, keep_compiled
+from benchmark.errors import CellError, one_line
 from benchmark.folding import fold_batch_norms
 from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Precision = Literal["float32", "bfloat16"]
-
-CPU_BATCH = 4
-"""Largest batch whose activations stay in a core's cache: measured in docs/PERFORMANCE.md."""
-GPU_BATCH = 128
 EXAMPLE_SIZE = 64
 """Side of the picture on which folding is checked, for backbones that take any size."""
 
@@ -147,79 +143,36 @@ class Network(torch.nn.Module):
         return embeddings.float()
 
 
-@dataclass(frozen=True, kw_only=True)
-class DevicePlan:
-    """How a network runs: may change the last bits of an embedding, never its meaning."""
-
-    device: str
-    precision: Precision
-    channels_last: bool
-    batch_size: int
-    num_threads: int
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain values, for the plan and the manifest of an artefact."""
-        return asdict(self)
-
-
-def plan_device(
-    *,
-    precision: Precision,
-    batch_size: int | None,
-    num_threads: int,
-    device: str | None = None,
-) -> DevicePlan:
-    """Choose device, layout and batch size, and say why.
-
-    Args:
-        precision: of the forward pass; an explicit setting, since it changes results.
-        batch_size: as the user asked; None chooses.
-        num_threads: torch threads of this process.
-        device: ``cpu`` or ``cuda``; None takes a GPU where there is one.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cpu":
-        reason = "CPU: channels-last and small batches that stay in a core's cache"
-        return DevicePlan(
-            device=device,
-            precision=precision,
-            channels_last=True,
-            batch_size=batch_size or CPU_BATCH,
-            num_threads=num_threads,
-            reason=reason,
-        )
-    return DevicePlan(
-        device=device,
-        precision=precision,
-        channels_last=True,
-        batch_size=batch_size or GPU_BATCH,
-        num_threads=num_threads,
-        reason="GPU: channels-last, batches that fill it",
-    )
-
-
 class InputStats:
-    """Running minimum, mean and maximum of the tensor that a backbone was fed."""
+    """Running minimum, mean and maximum of the tensor that a backbone was fed.
+
+    They stay on the device until they are asked for: reading a number waits for the device.
+    """
 
     def __init__(self) -> None:
-        self._low = float("inf")
-        self._high = float("-inf")
-        self._sum = 0.0
+        self._low: list[torch.Tensor] = []
+        self._high: list[torch.Tensor] = []
+        self._sums: list[torch.Tensor] = []
         self._count = 0
 
     def add(self, x: torch.Tensor) -> None:
         """Count one batch."""
         low, high = torch.aminmax(x)
-        self._low = min(self._low, float(low))
-        self._high = max(self._high, float(high))
-        self._sum += float(x.mean()) * x.numel()
+        self._low.append(low)
+        self._high.append(high)
+        self._sums.append(x.mean().double() * x.numel())
         self._count += x.numel()
 
     def summary(self) -> dict[str, float]:
         """Return ``min``, ``mean``, ``max`` and ``count`` (of values)."""
-        mean = self._sum / max(1, self._count)
-        return {"min": self._low, "mean": mean, "max": self._high, "count": float(self._count)}
+        if not self._count:
+            return {"min": math.inf, "mean": 0.0, "max": -math.inf, "count": 0.0}
+        return {
+            "min": float(torch.stack(self._low).min()),
+            "mean": float(torch.stack(self._sums).sum()) / self._count,
+            "max": float(torch.stack(self._high).max()),
+            "count": float(self._count),
+        }
 
 
 class Embedder:
@@ -245,7 +198,7 @@ class Embedder:
             CellError: the backbone is fitted, and there is no state.
         """
         self.name = backbone.name
-        self.plan = plan
+        keep_compiled()
         torch.set_num_threads(plan.num_threads)
         network = Network(backbone, bands, state).eval()
         size = backbone.image_size or EXAMPLE_SIZE
@@ -253,15 +206,44 @@ class Embedder:
         network.backbone = fold_batch_norms(
             network.backbone, example.reshape(1, network.num_bands, size, size)
         )
-        network = network.to(plan.device)
-        if plan.channels_last:
-            network = network.to(memory_format=torch.channels_last)
-        self._network = network
+        self._network = network.to(plan.device)
+        self._model: Callable[[torch.Tensor], torch.Tensor] = self._network.backbone
+        self._mode: DevicePlan | None = None
+        self.adopt(plan)
+
+    def adopt(self, plan: DevicePlan) -> bool:
+        """Run as ``plan`` says from now on, on the same device; return whether that is new.
+
+        A compiled model is compiled by the next batch.
+        """
+        self.plan = plan
+        mode = replace(plan, reason="")
+        if mode == self._mode:
+            return False
+        self._mode = mode
+        torch.set_num_threads(plan.num_threads)
+        self._network.to(memory_format=_layout(plan))
+        self._model = self._network.backbone
         self._dtype = torch.bfloat16 if plan.precision == "bfloat16" else None
+        if plan.is_compiled:
+            # What it knows of another model is forgotten.
+            torch.compiler.reset()
+            self._model = torch.compile(self._network.backbone, dynamic=False)
+        return True
 
     def warm_up(self, pixels: NDArray[np.uint8]) -> None:
-        """Run one batch and forget it: the first pass plans memory and kernels."""
-        self._forward(pixels[: self.plan.batch_size], InputStats())
+        """Run one batch and forget it: the first pass plans memory and kernels, or compiles.
+
+        Where the model cannot be compiled, it is not, and the plan says why.
+        """
+        try:
+            self.run_batch(pixels[: self.plan.batch_size])
+        except Exception as error:  # the compiler raises errors of many types
+            if not self.plan.is_compiled:
+                raise
+            reason = f"{self.plan.reason}; not compiled here: {one_line(error)}"
+            self.adopt(replace(self.plan, is_compiled=False, reason=reason))
+            self.run_batch(pixels[: self.plan.batch_size])
 
     def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], InputStats]:
         """Embed patches in batches of the plan.
@@ -277,7 +259,8 @@ class Embedder:
         stats = InputStats()
         size = self.plan.batch_size
         parts = [self._forward(pixels[i : i + size], stats) for i in range(0, len(pixels), size)]
-        embeddings = np.concatenate(parts)
+        # Fetched once, so that the device never waits for this process between two batches.
+        embeddings: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         finite = np.isfinite(embeddings).all(axis=1)
         if not finite.all():
             bad = int((~finite).sum())
@@ -287,20 +270,30 @@ class Embedder:
             )
         return embeddings, stats
 
-    def _forward(self, pixels: NDArray[np.uint8], stats: InputStats) -> NDArray[np.float32]:
-        layout = torch.channels_last if self.plan.channels_last else torch.contiguous_format
-        on_gpu = self.plan.device != "cpu"
+    def run_batch(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed one batch, uint8 (B, C, H, W) to float32 (B, D), whatever comes out."""
+        result: NDArray[np.float32] = self._forward(pixels, InputStats()).cpu().numpy()
+        return result
+
+    def _forward(self, pixels: NDArray[np.uint8], stats: InputStats) -> torch.Tensor:
+        plan = self.plan
+        count = len(pixels)
         with torch.inference_mode():
             # The batch is a view of shared memory that must not be written; a copy of it is
             # what goes to the device.
             batch = torch.from_numpy(np.array(pixels))
-            if on_gpu:
-                batch = batch.pin_memory().to(self.plan.device, non_blocking=True)
-            x = self._network.preprocess(batch).contiguous(memory_format=layout)
+            if plan.device != "cpu":
+                batch = batch.pin_memory().to(plan.device, non_blocking=True)
+            x = self._network.preprocess(batch)
             stats.add(x)
-            with torch.autocast(
-                self.plan.device, dtype=self._dtype, enabled=self._dtype is not None
-            ):
-                embeddings = self._network.backbone(x)
-            result: NDArray[np.float32] = embeddings.float().cpu().numpy()
-        return result
+            if plan.is_compiled and count < plan.batch_size:
+                # Another size would be compiled anew.
+                x = torch.cat([x, x[-1:].expand(plan.batch_size - count, -1, -1, -1)])
+            x = x.contiguous(memory_format=_layout(plan))
+            with torch.autocast(plan.device, dtype=self._dtype, enabled=self._dtype is not None):
+                embeddings = self._model(x)
+            return embeddings[:count].float()
+
+
+def _layout(plan: DevicePlan) -> torch.memory_format:
+    return torch.channels_last if plan.channels_last else torch.contiguous_format

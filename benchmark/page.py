@@ -160,6 +160,7 @@ class ReportData:
         recalls: recall per class.
         confusions: one matrix per cell.
         class_counts: patches per class, split and region.
+        backbones: tables of what each backbone is and was fed.
         timings: tables of durations and throughput.
         problems: failed and missing cells.
         provenance: what identifies the run, in the order given.
@@ -184,6 +185,7 @@ class ReportData:
     recalls: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()
     class_counts: tuple[Table, ...] = ()
+    backbones: tuple[Table, ...] = ()
     timings: tuple[Table, ...] = ()
     problems: tuple[ProblemRow, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)

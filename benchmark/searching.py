@@ -35,6 +35,8 @@ class CellSearch:
     BenchmarkError."""
     is_iterative: bool
     """Whether trials are trained in rungs."""
+    begin: Callable[[], None] | None = None
+    """Called once the cell is leased, before its first trial."""
 
 
 def outcome_row(outcome: Outcome, *, began: float, ended: float) -> dict[str, Any]:
@@ -132,18 +134,31 @@ class CellSearcher(Searcher):
         return self._open[0]
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next segment of the first search that has one."""
-        if not self._open:
-            return Searcher.FINISHED
-        for number in self._open:
+        """Return the next segment of the first search that has one and that no other run does."""
+        for number in list(self._open):
+            if number not in self._started and not self._start(number):
+                continue
             segment = self._items[number].search.next()
             if segment is not None:
-                if number not in self._started:
-                    self._started.add(number)
-                    self._progress.start(self._items[number].cell.label)
                 self._running[trial_id] = (number, segment)
                 return {"job": number, "segment": segment._asdict()}
-        return None
+        return None if self._open else Searcher.FINISHED
+
+    def _start(self, number: int) -> bool:
+        """Lease a cell and begin it; where another run computes it, drop it and return False."""
+        item = self._items[number]
+        try:
+            if not self._context.leases.acquire_one(item.cell.artefact):
+                self._open.remove(number)
+                return False
+            if item.begin is not None:
+                item.begin()
+        except BenchmarkError as error:
+            self._end(number, str(error))
+            return False
+        self._started.add(number)
+        self._progress.start(item.cell.label)
+        return True
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -182,6 +197,7 @@ class CellSearcher(Searcher):
             self._progress.failed(item.cell.label, reason)
         else:
             self._progress.done(item.cell.label)
+        self._context.leases.release([item.cell.artefact])
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune stores its searcher to restore a run; this one begins anew instead.

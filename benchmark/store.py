@@ -1,28 +1,33 @@
 """Where artefacts live, on local disk or any Arrow file system, and how they are committed.
 
-An artefact is a folder ``<store>/<stage>/<name>-<fingerprint>``. Its files are written under a
-temporary name and moved into place, its ``manifest.json`` last: an artefact is complete when
-its manifest exists. Two runs on one store write the same bytes under the same names, so the
-later one replaces a file by an equal one.
+An artefact is a folder ``<store>/<stage>/<name>-<fingerprint>``. Each of its files appears whole,
+by a rename on a disk and by a single upload on an object store, and its ``manifest.json`` last: an
+artefact is complete when its manifest exists. Two runs on one store write the same bytes under
+the same names, so the later one replaces a file by an equal one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from benchmark.errors import CellError, UsageError
+from benchmark.errors import CellError
+from benchmark.files import Files, discard
+from benchmark.filesystems import join
+from benchmark.retries import explain
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 FAILURE = "failure.json"
@@ -31,42 +36,8 @@ PLAN = "plan.json"
 Status = Literal["complete", "stale", "missing", "failed"]
 
 
-class Store:
+class Store(Files):
     """A root folder for artefacts, given as a path or a URI (``s3://bucket/prefix``)."""
-
-    def __init__(self, uri: str) -> None:
-        """Open the store without touching it.
-
-        Raises:
-            UsageError: the URI's scheme is unknown.
-        """
-        self.uri = uri
-        try:
-            if "://" in uri:
-                self.fs, self.root = pafs.FileSystem.from_uri(uri)
-            else:
-                self.fs, self.root = pafs.LocalFileSystem(), str(Path(uri).absolute())
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UsageError(f"store '{uri}': {error}") from None
-        self.is_local = isinstance(self.fs, pafs.LocalFileSystem)
-
-    def check_writable(self) -> None:
-        """Create the root and write a probe.
-
-        Raises:
-            UsageError: it cannot be written; says why.
-        """
-        probe = f"{self.root}/.probe-{uuid.uuid4().hex}"
-        try:
-            self.fs.create_dir(self.root, recursive=True)
-            with self.fs.open_output_stream(probe) as stream:
-                stream.write(b"probe")
-            self.fs.delete_file(probe)
-        except OSError as error:
-            raise UsageError(
-                f"store '{self.uri}' cannot be written: {_reason(error)}. "
-                "Choose another with --store."
-            ) from None
 
     def artefact(self, stage: str, name: str, fingerprint: str) -> Artefact:
         """Return the artefact of that identity, whether or not it exists."""
@@ -76,7 +47,7 @@ class Store:
         """Return the fingerprints of complete artefacts of that name under other settings."""
         found = []
         selector = pafs.FileSelector(f"{self.root}/{artefact.stage}", allow_not_found=True)
-        for info in self.fs.get_file_info(selector):
+        for info in self.attempt(artefact.stage, "read", lambda: self.fs.get_file_info(selector)):
             name, _, fingerprint = info.base_name.rpartition("-")
             if name == artefact.name and fingerprint != artefact.fingerprint:
                 other = self.artefact(artefact.stage, name, fingerprint)
@@ -95,19 +66,29 @@ class Artefact:
     fingerprint: str
 
     @property
+    def folder(self) -> str:
+        """Its folder below the store's root."""
+        return f"{self.stage}/{self.name}-{self.fingerprint}"
+
+    @property
     def path(self) -> str:
         """Its folder: an absolute path, or a key without the scheme."""
-        return f"{self.store.root}/{self.stage}/{self.name}-{self.fingerprint}"
+        return f"{self.store.root}/{self.folder}"
 
     @property
     def uri(self) -> str:
         """Its folder as the user would write it."""
-        return f"{self.store.uri.rstrip('/')}/{self.stage}/{self.name}-{self.fingerprint}"
+        return join(self.store.uri, self.folder)
 
     @property
     def is_complete(self) -> bool:
         """Whether its manifest exists."""
         return self.has(MANIFEST)
+
+    @property
+    def is_listed_complete(self) -> bool:
+        """The same by a listing, which no cache of absent names (as of NFS) can answer."""
+        return MANIFEST in self.files()
 
     def status(self) -> tuple[Status, str]:
         """Return complete, failed, stale or missing, and the reason."""
@@ -124,16 +105,17 @@ class Artefact:
         """Return the path of one of its files."""
         return f"{self.path}/{name}"
 
+    def file_uri(self, name: str) -> str:
+        """Return one of its files as the user would write it."""
+        return join(self.store.uri, f"{self.folder}/{name}")
+
     def has(self, name: str) -> bool:
         """Return whether it holds a file of that name."""
-        info = self.store.fs.get_file_info(self.file(name))
-        return bool(info.type == pafs.FileType.File)
+        return self.store.has(f"{self.folder}/{name}")
 
     def files(self, prefix: str = "") -> list[str]:
         """Return the sorted names of its files that begin with a prefix, without temporaries."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
-        names = (info.base_name for info in self.store.fs.get_file_info(selector) if info.is_file)
-        return sorted(name for name in names if name.startswith(prefix) and ".tmp-" not in name)
+        return [name for name in self.store.sizes(self.folder) if name.startswith(prefix)]
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write one file: all of it, or nothing.
@@ -141,19 +123,7 @@ class Artefact:
         Raises:
             CellError: the store is full or cannot be written.
         """
-        fs, final = self.store.fs, self.file(name)
-        # On an object store a PUT is atomic by itself; elsewhere a rename is.
-        target = f"{final}.tmp-{uuid.uuid4().hex}" if self.store.is_local else final
-        try:
-            fs.create_dir(self.path, recursive=True)
-            with fs.open_output_stream(target) as stream:
-                stream.write(content)
-            if self.store.is_local:
-                Path(target).replace(final)
-        except OSError as error:
-            if self.store.is_local:
-                _discard(target)
-            raise CellError(f"{self.uri}/{name} cannot be written: {_reason(error)}") from None
+        self.store.write(f"{self.folder}/{name}", content)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write one Parquet file: all of it, or nothing."""
@@ -172,13 +142,21 @@ class Artefact:
 
     def delete(self, name: str) -> None:
         """Delete one file; one that is gone already is no error."""
-        with contextlib.suppress(FileNotFoundError):
-            self.store.fs.delete_file(self.file(name))
+        self.store.delete(f"{self.folder}/{name}")
 
     def read_bytes(self, name: str) -> bytes:
         """Return the content of one file."""
-        with self.store.fs.open_input_file(self.file(name)) as stream:
-            return bytes(stream.read())
+        return self.store.read(f"{self.folder}/{name}")
+
+    def read_schema(self, name: str) -> pa.Schema:
+        """Return the schema of one Parquet file, with its metadata."""
+        return self.read_metadata(name).schema.to_arrow_schema()
+
+    def read_metadata(self, name: str) -> pq.FileMetaData:
+        """Return the footer of one Parquet file."""
+        return self._attempt(
+            name, lambda: pq.read_metadata(self.file(name), filesystem=self.store.fs)
+        )
 
     def read_json(self, name: str) -> Any:
         """Return the content of one JSON file."""
@@ -201,14 +179,18 @@ class Artefact:
             splits: keep only the rows of these splits; others are dropped while reading.
         """
         filters = None if splits is None else [("split", "in", list(splits))]
-        tables = [
-            pq.read_table(
+
+        def read(name: str) -> pa.Table:
+            return pq.read_table(
                 self.file(name),
                 columns=None if columns is None else list(columns),
                 filters=filters,
                 filesystem=self.store.fs,
                 partitioning=None,
             )
+
+        tables = [
+            self._attempt(name, partial(read, name))
             for name in (self.files(prefix) if names is None else names)
         ]
         table = pa.concat_tables(tables)
@@ -222,8 +204,9 @@ class Artefact:
         A plan (batch size, layout, parts) does not change the identity of a result, but may
         change its last bits, so an interrupted artefact goes on with the plan of its begin.
         """
-        if self.has(PLAN):
-            return dict(self.read_json(PLAN))
+        begun = self.plan()
+        if begun is not None:
+            return begun
         if self.store.is_local:
             target = f"{self.file(PLAN)}.tmp-{uuid.uuid4().hex}"
             try:
@@ -234,35 +217,47 @@ class Artefact:
                 return dict(self.read_json(PLAN))
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-                    raise CellError(f"{self.uri} cannot be written: {_reason(error)}") from None
+                    raise CellError(f"{self.uri} cannot be written: {explain(error)}") from None
                 # A file system without hard links: the later of two first runs wins.
                 self.write_json(PLAN, plan)
             finally:
-                _discard(target)
+                discard(target)
         else:
             self.write_json(PLAN, plan)
         return dict(self.read_json(PLAN))
+
+    def plan(self) -> dict[str, Any] | None:
+        """Return the plan of the first run; None before ``begin``."""
+        return dict(self.read_json(PLAN)) if self.has(PLAN) else None
 
     def commit(self, manifest: dict[str, Any]) -> None:
         """Complete the artefact: write its manifest, the last file of all.
 
         On a local disk every file has reached the disk before: a manifest that survives a power
         cut has its files beside it.
+
+        Raises:
+            CellError: one of its files is empty, or the store cannot be written.
         """
-        if self.store.is_local:
-            for name in self.files():
+        sizes = self.store.sizes(self.folder)
+        for name, size in sizes.items():
+            if not size:
+                raise CellError(f"{self.file_uri(name)} is empty: delete it and run again")
+            if self.store.is_local:
                 _sync(self.file(name))
+        sizes = {key: size for key, size in sizes.items() if key not in (MANIFEST, FAILURE)}
         self.write_json(
             MANIFEST,
             {
                 "stage": self.stage,
                 "name": self.name,
                 "fingerprint": self.fingerprint,
-                "files": [name for name in self.files() if name not in (MANIFEST, FAILURE)],
+                "files": list(sizes),
+                "bytes": sizes,
                 **manifest,
             },
         )
-        self._forget_failure()
+        self.delete(FAILURE)
 
     def manifest(self) -> dict[str, Any]:
         """Return the manifest of a complete artefact."""
@@ -273,9 +268,8 @@ class Artefact:
         if not self.is_complete:
             self.write_json(FAILURE, {"reason": reason})
 
-    def _forget_failure(self) -> None:
-        if self.has(FAILURE):
-            self.store.fs.delete_file(self.file(FAILURE))
+    def _attempt(self, name: str, operation: Callable[[], T]) -> T:
+        return self.store.attempt(f"{self.folder}/{name}", "read", operation)
 
 
 def _is_sorted(column: pa.ChunkedArray) -> bool:
@@ -287,25 +281,9 @@ def _is_sorted(column: pa.ChunkedArray) -> bool:
     return bool(pc.all(pc.less_equal(column.slice(0, len(column) - 1), column.slice(1))).as_py())
 
 
-def _discard(path: str) -> None:
-    # Best effort: what made the write fail may make this fail, and it is the first that counts.
-    with contextlib.suppress(OSError):
-        Path(path).unlink()
-
-
 def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.ENOSPC or "No space left" in str(error):
-        return "no space left on the device"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "permission denied"
-    if error.errno in (errno.EROFS,):
-        return "read-only file system"
-    return os.strerror(error.errno) if error.errno else str(error)

@@ -91,7 +91,7 @@ def choose_precision(asked: str, device: torch.device) -> str:
     """Return ``float32`` or ``bfloat16``: ``auto`` takes bfloat16 where a GPU has it."""
     if asked != "auto":
         return asked
-    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if has_it else "float32"
 
 

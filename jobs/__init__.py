@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from benchmark.cli import invoke
-
 
 def run_command(name: str) -> NoReturn:
     """Run a command of ``benchmark`` with the arguments of this process; exit with its code.
 
     Inside a Ray job ``RAY_ADDRESS`` names the cluster, which ``benchmark.cluster`` joins.
     """
-    sys.exit(invoke([name, *sys.argv[1:]]))
+    # The probe must answer also where packages are missing that the command line needs.
+    from benchmark.cli import main
+
+    main([name, *sys.argv[1:]])

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # A first local Ray writes a token into the home folder, and digests are cached there: tests
@@ -20,6 +21,10 @@ os.environ["XDG_CACHE_HOME"] = f"{_HOME}/.cache"
 os.environ["BENCHMARK_PROGRESS_TIMEOUT_S"] = "90"
 for _name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
     os.environ.pop(_name, None)
+
+# On a busy machine an example may take long, which says nothing of the code.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 from benchmark.cluster import Cluster  # noqa: E402
 from benchmark.config import build  # noqa: E402

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from benchmark.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGS = ("datasets", "backbones", "heads", "metrics")
-COMMANDS = ("list", "run", *STAGES.names(), "status", "prepare", "export")
-ON_EXPERIMENT = ("run", *STAGES.names(), "status")
+COMMANDS = ("list", "run", *STAGES.names(), "status", "submit", "prepare", "export")
+ON_EXPERIMENT = ("run", *STAGES.names(), "status", "submit")
 
 
 class Answer(NamedTuple):
@@ -130,7 +131,7 @@ def test_the_help_names_every_command(call: Call) -> None:
     assert all(f"\n  {command} " in answer.out for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["run", *STAGES.names()])
+@pytest.mark.parametrize("command", ["run", *STAGES.names(), "submit"])
 def test_the_common_flags_are_there(call: Call, command: str) -> None:
     out = call(command, "--help").out
     for flag in ("--set", "--store", "--address", "--dry-run", "--json"):
@@ -467,3 +468,30 @@ def test_a_reader_that_stops_early_gets_no_traceback() -> None:
             check=False,
         )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda item: item.name)
+def test_an_interrupted_command_says_so_in_one_line(number: signal.Signals) -> None:
+    code = (
+        "import os, sys\n"
+        "import benchmark.api\n"
+        "from benchmark.cli import main\n"
+        "benchmark.api.load = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "main(['status', 'toy.toml'])\n"
+    )
+    done = run_python("-c", code, str(int(number)))
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr == "benchmark: interrupted; what is complete is kept, run again to go on\n"
+
+
+def test_what_libraries_print_while_a_command_runs_does_not_reach_stdout(capsys):
+    """Ray prints on stdout that a machine was lost; `--json` is one document all the same."""
+    from benchmark.printing import open_stderr_progress, say
+
+    with open_stderr_progress():
+        sys.stdout.write("(raylet) a machine was lost")
+    say("{}")
+    captured = capsys.readouterr()
+    assert captured.out == "{}\n"
+    assert "a machine was lost" in captured.err

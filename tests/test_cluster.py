@@ -124,3 +124,9 @@ def test_a_cluster_that_was_never_connected_closes() -> None:
     cluster = Cluster("127.0.0.1:1")
     cluster.close()
     cluster.close()
+
+
+def test_fewer_actors_have_no_more_threads() -> None:
+    """The number of threads changes last bits; the number of actors must not."""
+    resources = Resources(num_cpus=4, num_gpus=0, memory=64e9)
+    assert {plan_pool(resources, num_actors=n).num_threads for n in (1, 2, 4)} == {1}

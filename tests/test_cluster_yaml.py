@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -79,7 +81,10 @@ def test_ray_version_is_that_of_the_package(cluster: dict[str, Any]) -> None:
     pinned = re.search(r"^ray==(\S+)$", pins, re.MULTILINE)
     assert pinned is not None
     assert wanted.specifier.contains(pinned[1])
-    extras = re.findall(r'"\.\[(\w+)\]"', "\n".join(cluster["setup_commands"]))
+    # Workers start no machines.
+    assert "[aws]" not in "\n".join(cluster["setup_commands"])
+    extras = re.findall(r'"\.\[(\w+)\]"', "\n".join(cluster["head_setup_commands"]))
+    assert extras == ["aws"]
     assert set(extras) <= set(project["optional-dependencies"])
 
 
@@ -112,6 +117,20 @@ def test_tokens_are_on_and_statistics_off(cluster: dict[str, Any], role: str) ->
     starts = [line for line in prepared[f"{role}_start_ray_commands"] if "ray start" in line]
     assert starts
     assert all(line.startswith(f". {written[2]} && ") for line in starts)
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_objects_have_a_bound_and_a_place_to_spill(cluster: dict[str, Any], role: str) -> None:
+    (start,) = [line for line in cluster[f"{role}_start_ray_commands"] if "ray start" in line]
+    assert "mkdir -p ~/spill && " in start
+    assert "--object-spilling-directory=$HOME/spill" in start
+    bound = re.search(r"--object-store-memory=(.*)$", start)
+    assert bound is not None
+    # Multiplied by the shell: mawk, which Ubuntu has, ends integers at 2**31.
+    done = subprocess.run(
+        ["bash", "-c", f"echo {bound[1]}"], capture_output=True, text=True, timeout=10
+    )
+    assert int(done.stdout) == pytest.approx(0.3 * psutil.virtual_memory().total, rel=0.01)
 
 
 def test_what_the_nodes_need_exists_and_is_sent(cluster: dict[str, Any]) -> None:

@@ -278,7 +278,10 @@ def test_a_wrong_type_is_an_error_that_shows_the_value(
         ({"dataset": {"on_error": "skp"}}, r"'on_error' = 'skp': should be 'fail' or 'skip'"),
         ({"embed": {"batch_size": 0}}, r"'batch_size' = 0: should be greater than 0"),
         ({"embed": {"batch_size": "autto"}}, r"'batch_size' = 'autto': .*should be 'auto'"),
-        ({"embed": {"precision": "float16"}}, r"'precision' = 'float16': should be 'float32' or"),
+        (
+            {"embed": {"precision": "float16"}},
+            r"'precision' = 'float16': should be 'auto', 'float32'",
+        ),
         ({"tune": {"num_trials": 0}}, r"'num_trials' = 0: should be greater than 0"),
         ({"tune": {"refit": "all"}}, r"'refit' = 'all': should be 'train' or 'train\+val'"),
         ({"finetune": {"backbones": []}}, r"'backbones' = .*at least 1 item"),

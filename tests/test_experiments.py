@@ -18,7 +18,8 @@ from benchmark.catalog.timm_names import full_name
 from benchmark.catalog.torchgeo_models import describe as describe_torchgeo
 from benchmark.catalog.torchgeo_models import find_weights
 from benchmark.config import load
-from benchmark.network import Embedder, plan_device
+from benchmark.devices import plan_device
+from benchmark.network import Embedder
 from benchmark.specs import Backbone
 from tests.tiny_models import write_tiny
 

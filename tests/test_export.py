@@ -25,10 +25,11 @@ from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
 from benchmark.classifier import build_classifier
 from benchmark.context import Context
+from benchmark.devices import plan_device
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.export import export, push
 from benchmark.fitted import write_fitted
-from benchmark.network import Embedder, Preprocessing, plan_device
+from benchmark.network import Embedder, Preprocessing
 from benchmark.specs import Backbone, Fitted, Publication
 from benchmark.tables import CONFUSION, SCORES
 from tests.toys import toy

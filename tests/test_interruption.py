@@ -1,4 +1,4 @@
-"""Runs in processes of their own, which are killed, doubled, or run out of disk."""
+"""Runs in processes of their own, which are killed, lose machines, or run out of disk."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def undisturbed(toml, tmp_path_factory):
 
 
 @pytest.mark.timeout(600)
-def test_killed_runs_complete_with_identical_scores_even_two_at_once(toml, undisturbed, tmp_path):
+def test_killed_runs_complete_with_identical_scores(toml, undisturbed, tmp_path):
     import pyarrow.parquet as pq
 
     expected, _ = undisturbed
@@ -100,16 +100,46 @@ def test_killed_runs_complete_with_identical_scores_even_two_at_once(toml, undis
         now = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
         assert seen.items() <= now.items()
         seen = now
-    # Two runs at once finish what is left, and neither tears what the other writes.
-    first, second = start(toml, store), start(toml, store)
-    for document in (finish(first), finish(second)):
-        assert {cell["status"] for cell in document["cells"]} == {"complete"}
-        assert read_scores(document).equals(read_scores(expected))
+    document = finish(start(toml, store))
+    assert {cell["status"] for cell in document["cells"]} == {"complete"}
+    assert read_scores(document).equals(read_scores(expected))
     after = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
     assert seen.items() <= after.items()
     for path in store.rglob("*.parquet"):
         if ".tmp-" not in path.name:
             pq.read_table(path)
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_loses_a_machine_in_each_stage_scores_as_an_undisturbed_one(
+    toml, undisturbed, tmp_path, monkeypatch
+):
+    """Three machines of one core; one is killed in each stage, and another joins instead."""
+    from ray.cluster_utils import Cluster as Machines
+
+    expected, _ = undisturbed
+    store = tmp_path / "runs"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    size = {"num_cpus": 1, "object_store_memory": 150_000_000}
+    machines = Machines(initialize_head=True, head_node_args=dict(size))
+    try:
+        others = [machines.add_node(**size) for _ in range(2)]
+        process = start(toml, store, "--address", machines.address)
+        for pattern in ("patches/*/candidates-*", "embed/*/part-*", "tune/*/part-*"):
+            deadline = time.monotonic() + 200
+            while not list(store.glob(pattern)) and process.poll() is None:
+                assert time.monotonic() < deadline, "the run did not come so far"
+                time.sleep(0.05)
+            assert process.poll() is None, process.communicate()
+            machines.remove_node(others.pop(0), allow_graceful=False)
+            others.append(machines.add_node(**size))
+        out, err = process.communicate(timeout=280)
+    finally:
+        machines.shutdown()
+    assert process.returncode == 0, err
+    document = json.loads(out)
+    assert {cell["status"] for cell in document["cells"]} == {"complete"}
+    assert read_scores(document).equals(read_scores(expected))
 
 
 @pytest.mark.timeout(400)

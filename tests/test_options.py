@@ -20,8 +20,9 @@ from benchmark.catalog.backbones import find_backbone
 from benchmark.classifier import build_classifier
 from benchmark.config import BackboneOptions, build
 from benchmark.context import Context
+from benchmark.devices import plan_device
 from benchmark.errors import UsageError
-from benchmark.network import Embedder, plan_device
+from benchmark.network import Embedder
 from benchmark.specs import Backbone, Publication
 from tests.tiny_models import write_tiny
 

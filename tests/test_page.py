@@ -77,6 +77,7 @@ def report(**changes: object) -> ReportData:
             Confusion(title=EVIL, classes=names, counts=((64, 2, 0), (1, 1987, 0), (0, 0, 0))),
         ),
         class_counts=(Table(title="Patches", columns=names, rows=((1, 22_450, 3),)),),
+        backbones=(Table(title="Fed", columns=("backbone", "size"), rows=((EVIL, EVIL),)),),
         timings=(Table(title="Stages", columns=("stage", "seconds"), rows=(("embed", 12.34),)),),
         problems=(ProblemRow(cell="x · finetune", status="failed", reason=EVIL),),
         provenance={"dataset digest": "9af0", EVIL: EVIL},
@@ -131,6 +132,7 @@ def test_everything_is_on_the_page() -> None:
         "x · finetune",
         "9af0",
         "How to read it",
+        "Fed",
     ):
         assert word in page.text, word
 

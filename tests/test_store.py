@@ -55,7 +55,8 @@ def on_sub_tree(tmp_path: Path) -> Store:
 STORES: dict[str, Callable[[Path], Store]] = {
     "path": lambda tmp_path: Store(str(tmp_path / "runs")),
     "uri": lambda tmp_path: Store(f"file://{tmp_path}/runs"),
-    "file system without a rename": on_sub_tree,
+    "Arrow file system": on_sub_tree,
+    "fsspec": lambda tmp_path: Store(f"memory:/{tmp_path}"),
 }
 
 
@@ -105,6 +106,7 @@ def test_the_manifest_names_the_artefact_and_its_files(any_artefact: Artefact) -
         "name": "toy-random",
         "fingerprint": FINGERPRINT,
         "files": ["part-000000.parquet", "part-000001.parquet"],
+        "bytes": {"part-000000.parquet": 1, "part-000001.parquet": 1},
     }
 
 

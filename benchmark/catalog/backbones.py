@@ -74,7 +74,7 @@ BACKBONES: Registry[Backbone] = Registry(
 
 
 SOURCES: Mapping[str, str] = {
-    "hf:ORG/NAME[@REVISION], hf:PATH/TO/FOLDER": "image models of transformers",
+    "hf:ORG/NAME[@REVISION], hf:PATH/TO/FOLDER": "image models of transformers and timm",
     "timm:NAME[.TAG]": "networks of timm, e.g. timm:resnet50.a1_in1k",
     "torchgeo:MODEL/WEIGHTS": "networks pretrained on satellite and aerial images, e.g. "
     "torchgeo:resnet18/ResNet18_Weights.SENTINEL2_RGB_MOCO",

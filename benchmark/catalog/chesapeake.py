@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+DRIVER = "GTiff"
+"""Nothing else is opened: a file of another format may name further files, or addresses."""
+
 # Blocks are decoded once per window-row when the cache holds them; more would only cost memory.
 _GDAL = {"GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 256, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
@@ -91,12 +94,12 @@ class ChesapeakeSource:
         where, reason = scene.image, ""
         try:
             with rasterio.Env(**_GDAL):
-                with rasterio.open(Path(self.root, where)) as image:
+                with rasterio.open(Path(self.root, where), driver=DRIVER) as image:
                     size = (image.height, image.width)
                     reason = _image_fault(image, self.patch_size)
                 if not reason:
                     where = scene.mask
-                    with rasterio.open(Path(self.root, where)) as mask:
+                    with rasterio.open(Path(self.root, where), driver=DRIVER) as mask:
                         transform, crs = mask.transform, mask.crs
                         reason = _mask_fault(mask, size)
                         counts = None if reason else count_classes(mask.read(1), self.patch_size)
@@ -165,7 +168,7 @@ class ChesapeakeSource:
         rows, cols = candidates["row"].to_numpy(), candidates["col"].to_numpy()
         reason = ""
         try:
-            with rasterio.Env(**_GDAL), rasterio.open(path) as image:
+            with rasterio.Env(**_GDAL), rasterio.open(path, driver=DRIVER) as image:
                 reason = _image_fault(image, size)
                 runs = () if reason else _runs(rows, cols, size, image.block_shapes[0][1])
                 for run in runs:

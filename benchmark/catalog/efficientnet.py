@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.catalog.huggingface_files import WEIGHTS, Checkpoint
+from benchmark.catalog.huggingface.files import WEIGHTS, Checkpoint
 from benchmark.errors import UsageError
 from benchmark.specs import Backbone, Publication
 
@@ -122,7 +122,7 @@ def build_untrained(number: int, num_bands: int) -> torch.nn.Module:
 
 def publish_lite(number: int, publication: Publication) -> None:
     """Write a fine-tuned network as a folder for transformers, which wraps timm."""
-    from benchmark.catalog.huggingface_publish import publish_timm
+    from benchmark.catalog.huggingface.publish import publish_timm
 
     publish_timm(architecture(number), publication)
 

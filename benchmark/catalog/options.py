@@ -22,6 +22,17 @@ class Reading(NamedTuple):
     image_size: int | None = None
     """Side in px that was chosen; None: that of the checkpoint."""
 
+    @property
+    def words(self) -> str:
+        """How it is read, for people."""
+        state = "the last hidden state" if self.layer == -1 else f"hidden state {self.layer}"
+        return {
+            "mean": f"mean of {state} over tokens or positions",
+            "cls": f"class token of {state}",
+            "cls+mean": f"class token of {state}, then the mean over its tokens",
+            "pooler": "output of its own pooler",
+        }[self.pooling]
+
 
 AS_IT_IS = Reading()
 

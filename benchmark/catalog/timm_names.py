@@ -21,6 +21,17 @@ def pretrained_config(model: str) -> dict[str, Any]:
     return dict(config.to_dict())
 
 
+def check_architecture(architecture: str, what: str) -> None:
+    """Raise UsageError, with the nearest name, where timm has no such network."""
+    import timm
+
+    if not timm.is_model(architecture):
+        hint = did_you_mean(
+            architecture, timm.list_models(), otherwise="timm.list_models() names them all."
+        )
+        raise UsageError(f"{what}: timm has no network '{architecture}'.{hint}")
+
+
 def full_name(given: str, what: str) -> str:
     """Return timm's name with its tag.
 
@@ -30,11 +41,7 @@ def full_name(given: str, what: str) -> str:
     import timm
 
     architecture, _, tag = given.partition(".")
-    if not timm.is_model(architecture):
-        hint = did_you_mean(
-            architecture, timm.list_models(), otherwise="timm.list_pretrained() names them all."
-        )
-        raise UsageError(f"{what}: timm has no network '{architecture}'.{hint}")
+    check_architecture(architecture, what)
     tagged = [name for name in timm.list_pretrained(f"{architecture}.*") if _is_on_hub(name)]
     if not tagged:
         near = timm.list_pretrained(f"{architecture.split('_')[0]}*")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.catalog.huggingface_files import is_reachable
+from benchmark.catalog.huggingface.files import is_reachable
 from benchmark.errors import UsageError, one_line
 
 RGB = ("red", "green", "blue")

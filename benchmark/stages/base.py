@@ -1,13 +1,18 @@
-"""What a stage is: it lists its cells, and runs those that are not complete."""
+"""What a stage is: it lists its cells, and computes those that are not complete.
+
+Runs on one store share the work: a stage computes the cells that this run has leased, and waits
+for those of the others.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from benchmark.context import Cell, CellResult, Context
+from benchmark.errors import CellError
 
 
 @dataclass(frozen=True)
@@ -27,15 +32,15 @@ class StageResult:
     cells: list[CellResult]
     tables: list[TextTable] = field(default_factory=list)
 
-    def with_tables(self, tables: list[TextTable]) -> StageResult:
-        """Return the result with these tables to print."""
-        return replace(self, tables=tables)
-
 
 class Stage(ABC):
     """One stage of the benchmark: the name is its module, job, command and section."""
 
     name: ClassVar[str]
+
+    leases_late: ClassVar[bool] = False
+    """Whether ``compute`` leases each cell itself as it begins it, with ``leases.acquire_one``;
+    otherwise it is given cells that are leased."""
 
     @abstractmethod
     def cells(self, context: Context) -> list[Cell]:
@@ -50,14 +55,80 @@ class Stage(ABC):
         del context
 
     @abstractmethod
-    def run(self, context: Context) -> StageResult:
-        """Run every cell that is not complete and return how all of them stand.
+    def compute(self, context: Context, cells: Sequence[Cell]) -> None:
+        """Compute these cells, of which none is complete.
 
         A failed cell is recorded with its reason and leaves its neighbours alone.
 
         Raises:
             UsageError: the user's input is wrong.
         """
+
+    def tables(self, context: Context) -> list[TextTable]:
+        """Return what is to be printed once the stage is over."""
+        del context
+        return []
+
+    def run(self, context: Context) -> StageResult:
+        """Compute every cell that neither is complete nor is computed by another run.
+
+        Ends when no other run computes any of them; takes over those of a run that died.
+
+        Raises:
+            UsageError: the user's input is wrong.
+        """
+        self.check(context)
+        tried: set[str] = set()
+        awaited: dict[str, str] = {}
+        with context.leases as leases:
+            # Listed anew each time: what a cell is may depend on what is complete.
+            while cells := [
+                cell
+                for cell in self.cells(context)
+                if cell.artefact.path not in tried and not cell.artefact.is_complete
+            ]:
+                taken = self._compute_free(context, cells)
+                tried |= taken
+                if not taken:
+                    awaited = self._tell(context, cells, awaited)
+                    leases.wait()
+        return StageResult(cells=self.status(context), tables=self.tables(context))
+
+    def _compute_free(self, context: Context, cells: Sequence[Cell]) -> set[str]:
+        """Compute what no other run has leased, and return the paths of what was tried."""
+        leases = context.leases
+        artefacts = [cell.artefact for cell in cells]
+        try:
+            if self.leases_late:
+                paths = {item.path for item in artefacts} - leases.holders(artefacts).keys()
+            else:
+                most = leases.share(len(cells))
+                paths = {item.path for item in leases.acquire(artefacts, most=most)}
+        except CellError as error:
+            # A store that takes no lease takes no result either.
+            for artefact in artefacts:
+                context.fail(artefact, str(error))
+            return {artefact.path for artefact in artefacts}
+        free = [cell for cell in cells if cell.artefact.path in paths]
+        if not free:
+            return set()
+        leases.refused.clear()
+        try:
+            self.compute(context, free)
+        finally:
+            leases.release(cell.artefact for cell in free)
+        return {cell.artefact.path for cell in free} - leases.refused
+
+    def _tell(
+        self, context: Context, cells: Sequence[Cell], awaited: dict[str, str]
+    ) -> dict[str, str]:
+        """Say for whom this run waits where that has changed; returns it."""
+        holders = context.leases.holders(cell.artefact for cell in cells)
+        if holders and holders != awaited:
+            names = " and ".join(sorted(set(holders.values()))[:3])
+            what = "1 cell is" if len(holders) == 1 else f"{len(holders)} cells are"
+            context.progress.message(f"{self.name}: {what} computed by {names}; waiting")
+        return holders
 
     def status(self, context: Context) -> list[CellResult]:
         """Return how the cells stand, without running anything."""

@@ -23,8 +23,9 @@ from benchmark.catalog.efficientnet import (
     lite_weights,
     package,
 )
+from benchmark.devices import plan_device
 from benchmark.errors import CellError, UsageError
-from benchmark.network import Embedder, Network, plan_device
+from benchmark.network import Embedder, Network
 from benchmark.specs import Backbone
 from tests.fits import fit_state
 

@@ -358,3 +358,25 @@ def test_candidates_of_two_scenes_are_refused(two_scenes: ChesapeakeSource) -> N
     both = pa.concat_tables([two_scenes.find(unit).candidates for unit in two_scenes.units()])
     with pytest.raises(ValueError, match="too many values"):
         two_scenes.read(both)
+
+
+def test_a_scene_that_is_no_geotiff_inside_is_not_opened(tmp_path: Path) -> None:
+    """A VRT under the name of a scene would read another file through it."""
+    name, _ = add_scene(tmp_path, np.full((20, 20), 1))
+    hidden = tmp_path / "hidden.tif"
+    name.rename(hidden)
+    with rasterio.open(hidden) as image:
+        size, count = image.width, image.count
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource>'
+        f"<SourceFilename>{hidden}</SourceFilename><SourceBand>{band}</SourceBand>"
+        "</SimpleSource></VRTRasterBand>"
+        for band in range(1, count + 1)
+    )
+    name.write_text(f'<VRTDataset rasterXSize="{size}" rasterYSize="{size}">{bands}</VRTDataset>')
+    with rasterio.open(name) as through:
+        assert through.read().any(), "what this guards against"
+    source = open_chesapeake(config(tmp_path))
+    found = source.find(source.units()[0])
+    assert found.candidates.num_rows == 0
+    assert found.problems and "not recognized" in found.problems[0].reason, found.problems

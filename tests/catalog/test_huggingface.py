@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 
 from benchmark.catalog.backbones import BACKBONES, find_backbone
 from benchmark.catalog.huggingface import resolve_huggingface
-from benchmark.catalog.huggingface_images import read_preprocessing
+from benchmark.catalog.huggingface.images import read_preprocessing
 from benchmark.classifier import build_classifier
+from benchmark.devices import plan_device
 from benchmark.errors import UsageError
-from benchmark.network import Embedder, Preprocessing, plan_device
+from benchmark.network import Embedder, Preprocessing
 from benchmark.specs import Backbone, Publication
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -447,6 +448,10 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
             lambda t: t.update({"vit.layernorm.bias": torch.zeros(3)}),
             r"weights have another shape of the tensor '.*layernorm.bias'",
         ),
+        (
+            lambda t: t["vit.layernorm.bias"].fill_(float("nan")),
+            r"weights are not finite, first in the tensor '.*layernorm.bias'; take another copy",
+        ),
     ],
 )
 @pytest.mark.parametrize("is_prefixed", [True, False])
@@ -551,13 +556,6 @@ def test_a_model_that_is_not_there_names_the_line_that_fetches_it(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match=r"run `hf download org/other --revision refs/pr/3`"):
         resolve_huggingface("hf:org/other@refs/pr/3", where="x.toml")
-
-
-def test_a_network_of_timm_is_written_otherwise(hub_cache: Path) -> None:
-    config = hub_cache / f"models--org--tiny/snapshots/{COMMIT}/config.json"
-    config.write_text('{"architecture": "resnet18"}')
-    with pytest.raises(UsageError, match=r"is a network of timm; write timm:tiny"):
-        resolve_huggingface("hf:org/tiny", where="x.toml")
 
 
 def test_a_cache_without_the_weights_names_them(hub_cache: Path) -> None:

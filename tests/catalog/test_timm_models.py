@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
 
 from benchmark.catalog.backbones import find_backbone
-from benchmark.catalog.timm_models import describe, read_facts, resolve_timm
+from benchmark.catalog.timm_models import describe, resolve_timm
+from benchmark.catalog.timm_networks import read_facts
 from benchmark.classifier import build_classifier
 from benchmark.config import BackboneOptions
+from benchmark.devices import plan_device
 from benchmark.errors import UsageError
-from benchmark.network import Embedder, Preprocessing, plan_device
+from benchmark.network import Embedder, Preprocessing
 from benchmark.specs import Backbone, Publication
 
 RGB = ("red", "green", "blue")
@@ -106,6 +108,11 @@ def test_preprocessing_is_what_timm_computes(model: str) -> None:
         assert float(levels.mean()) < 0.3
 
 
+def test_a_crop_that_is_larger_than_the_image_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"x: its pretrained_cfg crops 448 px from 389 px"):
+        describe("x", "volo_d5_448.sail_in1k", "x")
+
+
 def test_positions_are_resampled_to_another_size(cache: Callable[[str], Path]) -> None:
     cache("test_vit.r160_in1k")
     backbone = resolve("test_vit", image_size=128)
@@ -137,7 +144,7 @@ def test_four_bands_and_false_colour(cache: Callable[[str], Path]) -> None:
     ("name", "message"),
     [
         ("resnet5O", r"x.toml: backbone 'timm:resnet5O': timm has no network 'resnet5O'. Did you "),
-        ("qqqqq", r"no network 'qqqqq'. timm.list_pretrained\(\) names them all"),
+        ("qqqqq", r"no network 'qqqqq'. timm.list_models\(\) names them all"),
         ("resnet50.a1_in2k", r"no pretrained weights 'a1_in2k' of 'resnet50'. Did you .*a1_in1k"),
         ("resnet200", r"timm has no pretrained weights of 'resnet200'. Did you mean 'resnet"),
         ("resnet18.a1_in1k", r"cache and the hub .* run `hf download timm/resnet18.a1_in1k`"),

@@ -18,8 +18,9 @@ from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.torchgeo_models import RCF_FEATURES, WAVELENGTHS, describe
 from benchmark.catalog.torchgeo_weights import WeightsFile
 from benchmark.config import BackboneOptions
+from benchmark.devices import plan_device
 from benchmark.errors import UsageError
-from benchmark.network import Embedder, Preprocessing, plan_device
+from benchmark.network import Embedder, Preprocessing
 from benchmark.specs import Backbone
 
 RGB = ("red", "green", "blue")

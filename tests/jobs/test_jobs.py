@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -43,15 +43,15 @@ def run(
 
 def test_every_command_that_computes_has_one_job() -> None:
     files = {path.stem for path in (ROOT / "jobs").glob("*.py")}
-    assert files == {"__init__", *COMMANDS}
+    assert files == {"__init__", "probe", *COMMANDS}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "probe"])
 def test_a_job_is_short_and_opens_with_its_command(command: str) -> None:
     text = (ROOT / "jobs" / f"{command}.py").read_text()
     assert len(text.splitlines()) <= 25
     docstring = text.split('"""')[1]
-    assert f"python -m jobs.{command} EXPERIMENT.toml" in docstring
+    assert f"python -m jobs.{command} " in docstring
     assert "Cost: " in docstring
 
 
@@ -85,8 +85,14 @@ class Head:
     url: str
     env: dict[str, str]
 
+    def call(self, *arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+        """Run `benchmark`; return the exit code, and what went to stdout and stderr."""
+        command = (str(BIN / "benchmark"), *(str(item) for item in arguments))
+        done = run(*command, env=self.env | (env or {}), timeout_s=JOB_TIMEOUT_S)
+        return done.returncode, done.stdout, done.stderr
+
     def submit(self, *entrypoint: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-        """Submit a job as the README says; return the exit code and what was printed."""
+        """Submit a job with Ray's own command; return the exit code and what was printed."""
         command = ("job", "submit", "--address", self.url, "--working-dir", ".", "--")
         done = run(
             str(BIN / "ray"), *command, *entrypoint, env=env or self.env, timeout_s=JOB_TIMEOUT_S
@@ -234,25 +240,6 @@ def experiment(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(START_TIMEOUT_S + JOB_TIMEOUT_S + 60)
-def test_a_submitted_run_ends_with_a_report(head: Head, experiment: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    code, log = head.submit(
-        "python", "-m", "jobs.run", str(experiment), "--store", str(store), "--set", "seeds=[3]"
-    )
-    assert code == 0, log
-    reports = re.findall(rf"^\s*(?:file://)?({re.escape(str(store))}/report/\S+\.html)$", log, re.M)
-    assert len(reports) == 1, log
-    assert "<html" in Path(reports[0]).read_text()
-
-    (path,) = store.glob("evaluate/*/scores.parquet")
-    scores = pq.read_table(path).to_pandas()
-    assert set(scores["seed"]) == {3}
-    best = scores[(scores["metric"] == "balanced_accuracy") & (scores["split"] == "test")]
-    assert dict(zip(best["method"], best["value"], strict=True)) == {"majority": 0.5, "knn": 1.0}
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(START_TIMEOUT_S + JOB_TIMEOUT_S)
 def test_a_failing_run_fails_its_job_with_one_line(
     head: Head, experiment: Path, tmp_path: Path
@@ -280,3 +267,109 @@ def test_without_the_token_nothing_is_submitted(head: Head, tmp_path: Path) -> N
     assert code != 0
     assert "401" in log or "uthenticat" in log, log
     assert not proof.exists()
+
+
+def manifests(store: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
+
+
+def log_of(head: Head, job: str) -> str:
+    done = run(str(BIN / "ray"), "job", "logs", job, "--address", head.url, env=head.env)
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(START_TIMEOUT_S + 4 * JOB_TIMEOUT_S)
+def test_a_submitted_run_that_was_stopped_goes_on_to_the_scores_of_a_local_run(
+    head: Head, experiment: Path, tmp_path: Path, ray_session: None
+) -> None:
+    from benchmark import api
+
+    store = tmp_path / "store"
+    common = ("submit", experiment, "--address", head.url, "--store", store, "--set", "seeds=[3]")
+    # Patches and embeddings do not depend on the trials, which would take hours.
+    code, out, err = head.call(*common, "--set", "tune.num_trials=20000", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    job = document["submission_id"]
+    assert re.fullmatch(r"tiny-\d{8}-\d{6}-[0-9a-f]{4}", job)
+    assert {item["level"] for item in document["checks"]} == {"ok"}
+    assert document["shipped"]["num_bytes"] < 5_000_000
+
+    deadline = time.monotonic() + JOB_TIMEOUT_S
+    while not list(store.glob("tune/*/*")):
+        assert time.monotonic() < deadline, log_of(head, job)
+        time.sleep(0.2)
+    done = run(str(BIN / "ray"), "job", "stop", job, "--address", head.url, env=head.env)
+    assert "was stopped" in done.stdout + done.stderr
+    assert "benchmark: interrupted; what is complete is kept" in log_of(head, job)
+    kept = manifests(store)
+    assert {path.parts[-3] for path in kept} >= {"patches", "embed"}
+
+    code, out, err = head.call(*common, "--follow")
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(store)
+    assert "Traceback" not in err
+    assert kept.items() <= manifests(store).items()
+    (report,) = re.findall(rf"^({re.escape(str(store))}/report/\S+\.html)$", err, re.M)
+    assert "<html" in Path(report).read_text()
+
+    local = api.load(experiment, ["seeds=[3]"])
+    for stage in ("patches", "embed", "tune", "evaluate"):
+        api.run_stage(stage, local, store=str(tmp_path / "local"))
+    scores = api.scores(local, store=str(store))
+    assert scores.equals(api.scores(local, store=str(tmp_path / "local")))
+    best = scores[(scores["metric"] == "balanced_accuracy") & (scores["split"] == "test")]
+    assert dict(zip(best["method"], best["value"], strict=True)) == {"majority": 0.5, "knn": 1.0}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(START_TIMEOUT_S + 2 * JOB_TIMEOUT_S)
+def test_following_a_run_that_fails_ends_with_its_exit_code(
+    head: Head, experiment: Path, tmp_path: Path
+) -> None:
+    next(tmp_path.glob("images/dark/*.png")).write_bytes(b"no picture")
+    code, out, err = head.call(
+        *("submit", experiment, "--address", head.url, "--store", tmp_path / "store"),
+        *("--follow", "--json"),
+    )
+    assert code == 1, err
+    assert "cells failed" in err
+    assert "Traceback" not in err
+    document = json.loads(out)
+    assert (document["status"], document["exit_code"]) == ("FAILED", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(START_TIMEOUT_S + JOB_TIMEOUT_S)
+def test_what_the_cluster_lacks_is_found_before_the_run_is_sent(
+    head: Head, experiment: Path, tmp_path: Path
+) -> None:
+    code, out, err = head.call(
+        *("submit", experiment, "--address", head.url, "--store", "/proc/store"),
+        *("--set", "dataset.root=/nowhere", "--set", "embed.num_actors=99"),
+    )
+    assert code == 2
+    assert out == ""
+    said = err.splitlines()[-1]
+    assert "store '/proc/store' cannot be written on " in said
+    assert "[dataset] root = '/nowhere' does not exist on " in said
+    assert "[embed] num_actors = 99: the cluster has 2 CPUs" in said
+    assert "was submitted" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(START_TIMEOUT_S + 60)
+def test_a_wrong_token_and_a_missing_one_are_one_line(
+    head: Head, experiment: Path, tmp_path: Path
+) -> None:
+    submit = ("submit", experiment, "--address", head.url, "--store", tmp_path / "store")
+    for env, message in (
+        ({"RAY_AUTH_TOKEN": "s3cr3t" * 8}, "refuses our token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "asks for a token: set RAY_AUTH_MODE=token"),
+    ):
+        code, out, err = head.call(*submit, env=env)
+        assert (code, out) == (2, "")
+        (line,) = err.splitlines()
+        assert line.startswith(f"benchmark: --address {head.url}: the job server {message}")
+        assert "s3cr3t" not in line

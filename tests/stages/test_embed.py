@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmark.devices import plan_device
 from benchmark.errors import UsageError
-from benchmark.network import Embedder, plan_device
+from benchmark.network import Embedder
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.patches import PatchesStage
 from benchmark.tables import images_array, vectors_array

@@ -145,10 +145,55 @@ def test_notes_of_fine_tuning_stand_once_and_escaped(compared):
     ]
 
 
+def test_the_page_and_its_manifest_say_what_each_backbone_was_fed(compared):
+    artefact = compared.report()
+    page = artefact.read_bytes("index.html").decode()
+    section = page[page.index('<section id="backbones"') : page.index('<section id="classes"')]
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", section)
+    at = cells.index("random")
+    assert cells[at + 1 : at + 7] == [
+        "EfficientNet-Lite0 with untrained weights", "1,280", "red, green, blue",
+        "resize to 224 px (bilinear)", "0.5", "0.5",
+    ]  # fmt: skip
+    at = cells.index("mean_color")
+    assert cells[at + 2 : at + 7] == ["6", "red, green, blue", "as they are", "0", "1"]
+    assert "Patches have 16 px." in section
+    declared = {item["name"]: item for item in artefact.manifest()["backbones"]}
+    assert list(declared) == ["mean_color", "random"]
+    random = declared["random"]
+    assert (random["dim"], random["bands"]) == (1280, ["red", "green", "blue"])
+    assert (random["image_size"], random["resize_to"]) == (224, None)
+    assert (random["mean"], random["std"], random["options"]) == ([0.5], [0.5], {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image_size": None}, "as they are"),
+        ({"image_size": 128}, "as they are"),
+        ({"resize_to": 128}, "as they are, centre 100 px"),
+        ({"interpolation": "bicubic"}, "resize to 100 px (bicubic)"),
+        (
+            {"resize_to": 114, "is_rounded": True},
+            "resize to 114 px (bilinear, rounded), centre 100 px",
+        ),
+    ],
+)
+def test_how_patches_come_to_their_size_is_said_in_words(changes, words):
+    from benchmark.stages.report.backbones import size_words
+
+    item = {
+        "image_size": 100, "resize_to": None, "interpolation": "bilinear", "is_rounded": False,
+        **changes,
+    }  # fmt: skip
+    assert size_words(item, 128) == words
+
+
 def test_fine_tuning_pays_for_no_embeddings_and_costs_one_seed(compared):
     from benchmark.stages.report.content import collect
+    from benchmark.stages.report.results import Results
 
-    data = collect(compared)
+    data = collect(Results(compared))
     rows = {(row.backbone, row.method): row for row in data.ranking}
     assert rows["random", "finetune"].seconds == pytest.approx(380.0)
     assert not rows["random", "finetune"].is_floor

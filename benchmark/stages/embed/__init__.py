@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from benchmark.bands import band_indices
 from benchmark.context import Cell, Context
-from benchmark.stages.base import Stage, StageResult
+from benchmark.stages.base import Stage
 
 
 class EmbedStage(Stage):
@@ -24,21 +26,18 @@ class EmbedStage(Stage):
             for backbone in context.backbones
         ]
 
-    def run(self, context: Context) -> StageResult:
-        """Embed with every backbone that is not complete."""
+    def check(self, context: Context) -> None:
+        """Refuse a backbone whose bands the data set does not have."""
         for backbone in context.backbones:
             band_indices(backbone, context.source.bands)
-        cells = self.cells(context)
-        pending = [
-            (backbone, cell)
-            for backbone, cell in zip(context.backbones, cells, strict=True)
-            if not cell.artefact.is_complete
-        ]
-        if pending and not context.patches.is_complete:
-            for _, cell in pending:
-                context.block(cell.artefact, context.patches)
-        elif pending:
-            from benchmark.stages.embed.pipeline import compute
 
-            compute(context, pending)
-        return StageResult(cells=self.status(context))
+    def compute(self, context: Context, cells: Sequence[Cell]) -> None:
+        """Embed with the backbones of these cells."""
+        if not context.patches.is_complete:
+            for cell in cells:
+                context.block(cell.artefact, context.patches)
+            return
+        from benchmark.stages.embed.pipeline import compute
+
+        backbones = {backbone.name: backbone for backbone in context.backbones}
+        compute(context, [(backbones[cell.backbone or ""], cell) for cell in cells])

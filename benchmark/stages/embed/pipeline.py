@@ -8,11 +8,11 @@ again.
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray.data import ActorPoolStrategy
@@ -20,6 +20,7 @@ from ray.data import ActorPoolStrategy
 from benchmark import provenance
 from benchmark.cluster import Pool, plan_pool
 from benchmark.context import Cell, Context
+from benchmark.devices import Asked
 from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
 from benchmark.fitted import read_facts
 from benchmark.specs import Backbone
@@ -51,7 +52,6 @@ class Tally:
     num_patches: int = 0
     seconds: float = 0.0
     reason: str = ""
-    device: dict[str, Any] = field(default_factory=dict)
     first: float = 0.0
     last: float = 0.0
 
@@ -88,8 +88,16 @@ def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
 
 
 def _jobs(context: Context, pending: Sequence[tuple[Backbone, Cell]], pool: Pool) -> list[Job]:
-    config = context.experiment.embed
     manifest = context.patches.manifest()
+    config = context.experiment.embed
+    asked = Asked(
+        precision=_asked(config.precision),
+        channels_last=_asked(config.channels_last),
+        batch_size=_asked(config.batch_size),
+        num_threads=_asked(config.num_threads),
+        is_compiled=_asked(config.compile),
+    )
+    num_patches = sum(part["num_rows"] for part in manifest["parts"])
     return [
         Job(
             backbone=backbone,
@@ -97,12 +105,17 @@ def _jobs(context: Context, pending: Sequence[tuple[Backbone, Cell]], pool: Pool
             patches=context.patches,
             bands=tuple(manifest["bands"]),
             shape=(len(manifest["bands"]), manifest["patch_size"], manifest["patch_size"]),
-            batch_size=None if config.batch_size == "auto" else config.batch_size,
-            precision=config.precision,
+            asked=asked,
             num_threads=pool.num_threads,
+            num_patches=math.ceil(num_patches / pool.num_actors),
+            num_in_all=num_patches,
         )
         for backbone, cell in pending
     ]
+
+
+def _asked(value: Any) -> Any:
+    return None if value == "auto" else value
 
 
 def _plan_pool(context: Context) -> Pool:
@@ -221,7 +234,6 @@ class Run:
         tally.seconds += row["seconds"]
         tally.first = min(tally.first or row["began"], row["began"])
         tally.last = max(tally.last, row["ended"])
-        tally.device = json.loads(row["device"])
         self._progress.advance(row["num_rows"])
         if not tally.wanted:
             self._finish(number)
@@ -258,6 +270,7 @@ class Run:
         # The fit is a part of the cost; it runs on cores, which count where there is no GPU.
         is_on_cores = parts[0]["device"]["device"] == "cpu"
         fit_s = fitted["seconds"] * fitted["num_threads"] if fitted and is_on_cores else 0.0
+        setup_s = sum(part["setup_s"] for part in parts)
         return {
             "inputs": self._context.embeddings_inputs(job.backbone),
             "backbone": job.backbone.name,
@@ -270,11 +283,13 @@ class Run:
             },
             "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
             "storage_bytes": sum(part["num_rows"] * part["dim"] * 4 for part in parts),
-            "device": tally.device,
+            # Of a part: this run may have had none left to compute.
+            "device": parts[0]["device"],
             **({"fitted": fitted} if fitted else {}),
             "pool": {"num_actors": self.pool.num_actors, "reason": self.pool.reason},
             "seconds": {
-                "device": round(fit_s + sum(part["seconds"] for part in parts), 3),
+                "device": round(fit_s + setup_s + sum(part["seconds"] for part in parts), 3),
+                "setup": round(setup_s, 3),
                 "this_run": round(wall_s, 3),
                 "patches_per_s": round(tally.num_patches / wall_s, 1) if wall_s else None,
             },

@@ -5,19 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmark import provenance
+from benchmark.devices import Asked, plan_device
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.fitted import read_fitted
 from benchmark.specs import Backbone
 from benchmark.store import Artefact
 from benchmark.tables import embeddings_column, images_array
+
+if TYPE_CHECKING:
+    from benchmark.network import Embedder
+
+
+KEPT = ("batch_size", "channels_last", "precision", "num_threads", "is_compiled", "reason")
+"""What an artefact goes on with: another value would change the last bits of the rest."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +38,12 @@ class Job:
     bands: tuple[str, ...]
     shape: tuple[int, int, int]
     """(C, H, W) of a patch."""
-    batch_size: int | None
-    precision: str
+    asked: Asked
     num_threads: int
+    """Of an actor, where it is not asked for."""
+    num_patches: int
+    """That one actor is expected to embed."""
+    num_in_all: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,8 @@ class EmbedActor:
     def __init__(self, jobs: list[Job]) -> None:
         self._jobs = jobs
         self._number: int | None = None
-        self._embedder: Any = None
+        self._embedder: Embedder | None = None
+        self._setup_s = 0.0
         self._reasons: dict[int, str] = {}
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -104,35 +116,56 @@ class EmbedActor:
                 "num_rows": len(embeddings),
                 "dim": embeddings.shape[1],
                 "seconds": seconds,
+                "setup_s": self._setup_s,
                 "input": stats.summary(),
                 "peak_memory_bytes": provenance.peak_memory_bytes(),
                 "distinct": _distinct_rows(embeddings),
                 "device": embedder.plan.to_json(),
             }
         )
+        self._setup_s = 0.0
 
     def _hold(self, number: int, pixels: NDArray[np.uint8]) -> Any:
-        from benchmark.network import Embedder, plan_device
-
         if self._number != number:
             self._embedder = None
             job = self._jobs[number]
-            plan = plan_device(
-                precision=job.precision,  # type: ignore[arg-type]
-                batch_size=job.batch_size,
-                num_threads=job.num_threads,
-            )
-            # An interrupted artefact goes on with the batches and layout of its begin.
-            begun = job.artefact.begin(plan.to_json())
-            kept = {"batch_size", "channels_last", "precision"}
-            plan = type(plan)(
-                **{**plan.to_json(), **{key: begun[key] for key in kept if key in begun}}
-            )
-            state = None if job.backbone.fit is None else read_fitted(job.artefact)
-            self._embedder = Embedder(job.backbone, job.bands, plan, state)
-            self._embedder.warm_up(pixels)
+            self._embedder, self._setup_s = _start(job, pixels)
             self._number = number
         return self._embedder
+
+
+def _start(job: Job, pixels: NDArray[np.uint8]) -> tuple[Embedder, float]:
+    """Return the backbone in the mode of its artefact, and what finding it cost (s).
+
+    The first process of a new artefact measures which mode that is; all later ones, in this run
+    and in the next, go on with it.
+    """
+    from benchmark.calibration import Calibration, recall
+    from benchmark.network import Embedder
+
+    asked = asdict(job.asked)
+    plan = plan_device(**{**asked, "num_threads": asked["num_threads"] or job.num_threads})
+    state = None if job.backbone.fit is None else read_fitted(job.artefact)
+    embedder = Embedder(job.backbone, job.bands, plan, state)
+    began = time.perf_counter()
+    waited_s = 0.0
+    begun = job.artefact.plan()
+    if begun is None:
+        with recall(job.backbone, plan, job.shape) as (memory, waited_s):
+            begun = job.artefact.plan()
+            if begun is None:
+                calibration = Calibration(embedder, pixels, memory)
+                chosen = calibration.plan(
+                    job.asked,
+                    job.num_patches,
+                    num_in_all=job.num_in_all,
+                    may_compile=job.backbone.is_trainable,
+                )
+                begun = job.artefact.begin({**chosen.to_json(), "trials": memory.to_json()})
+    kept = {key: begun[key] for key in KEPT if key in begun}
+    embedder.adopt(replace(embedder.plan, **kept))
+    embedder.warm_up(pixels)
+    return embedder, time.perf_counter() - began - waited_s
 
 
 class WritePart:
@@ -169,7 +202,6 @@ class WritePart:
             "reason": reason,
             "num_rows": len(row["patch_id"]),
             "seconds": float(summary.get("seconds", 0.0)),
-            "device": json.dumps(summary.get("device", {})),
             "began": row["began"],
             "ended": row["ended"],
         }
@@ -177,10 +209,7 @@ class WritePart:
 
 def read_part_summary(artefact: Artefact, name: str) -> dict[str, Any]:
     """Return what the part's writer recorded: rows, dim, seconds, input statistics."""
-    import pyarrow.parquet as pq
-
-    metadata = pq.read_schema(artefact.file(name), filesystem=artefact.store.fs).metadata
-    return dict(json.loads(metadata[b"summary"]))
+    return dict(json.loads(artefact.read_schema(name).metadata[b"summary"]))
 
 
 def _distinct_rows(embeddings: np.ndarray[Any, np.dtype[np.float32]]) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from benchmark.context import Cell, CellResult, Context
+from collections.abc import Sequence
+
+from benchmark.context import Cell, Context
 from benchmark.errors import BenchmarkError, one_line
-from benchmark.stages.base import Stage, StageResult, TextTable
+from benchmark.stages.base import Stage, TextTable
 from benchmark.store import Artefact
 
 
@@ -17,11 +19,9 @@ class EvaluateStage(Stage):
         """Return the one cell: the scores of all predictions complete by now."""
         return [Cell(stage=self.name, artefact=context.scores(), dataset=context.dataset.name)]
 
-    def run(self, context: Context) -> StageResult:
+    def compute(self, context: Context, cells: Sequence[Cell]) -> None:
         """Score every complete cell of the grid."""
-        (cell,) = self.cells(context)
-        artefact = cell.artefact
-        if not artefact.is_complete:
+        for cell in cells:
             progress = context.progress.stage(
                 self.name, num_cells=1, num_items=None, unit="predictions"
             )
@@ -29,19 +29,21 @@ class EvaluateStage(Stage):
             try:
                 from benchmark.stages.evaluate.evaluation import compute
 
-                compute(context, artefact, progress.advance)
+                compute(context, cell.artefact, progress.advance)
                 progress.done(cell.label)
             except (BenchmarkError, ValueError, OSError) as error:
-                context.fail(artefact, one_line(error))
+                context.fail(cell.artefact, one_line(error))
                 progress.failed(cell.label, one_line(error))
             finally:
                 progress.close()
-        status, reason = context.status(artefact)
-        result = StageResult(cells=[CellResult(cell=cell, status=status, reason=reason)])
-        if status == "complete":
-            tables = [ranking_table(artefact), comparison_table(artefact)]
-            result = result.with_tables([table for table in tables if table.rows])
-        return result
+
+    def tables(self, context: Context) -> list[TextTable]:
+        """Return the ranking, and what fine-tuning gained."""
+        artefact = context.scores()
+        if not artefact.is_complete:
+            return []
+        tables = [ranking_table(artefact), comparison_table(artefact)]
+        return [table for table in tables if table.rows]
 
 
 def ranking_table(artefact: Artefact) -> TextTable:

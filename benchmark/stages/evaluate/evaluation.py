@@ -33,6 +33,8 @@ SPLITS_SCORED = ("val", "test")
 def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]) -> None:
     """Score every complete cell of the grid and commit the scores.
 
+    Commits nothing where the grid has changed meanwhile: its scores are another artefact.
+
     Raises:
         BenchmarkError: there is no complete cell.
     """
@@ -54,6 +56,9 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     for cell in cells:
         evaluation.add(cell)
         advance(1)
+    if context.scores().fingerprint != artefact.fingerprint:
+        # Another run completed predictions meanwhile: these would not be the scores of this name.
+        return
     floors = {item.name for item in context.backbones if item.is_floor}
     floors |= {item.name for item in context.heads if item.is_floor}
     fingerprint = artefact.fingerprint

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from benchmark.bands import band_indices
 from benchmark.context import Cell, Context
 from benchmark.errors import UsageError
-from benchmark.stages.base import Stage, StageResult
+from benchmark.stages.base import Stage
 
 
 class FinetuneStage(Stage):
     """Patches to predictions of fine-tuned backbones."""
 
     name = "finetune"
+    leases_late = True
 
     def cells(self, context: Context) -> list[Cell]:
         """Return one cell for each backbone that is fine-tuned, and seed."""
@@ -33,16 +36,12 @@ class FinetuneStage(Stage):
 
         check(context)
 
-    def run(self, context: Context) -> StageResult:
-        """Fine-tune every cell that is not complete."""
-        self.check(context)
-        cells = self.cells(context)
-        pending = [cell for cell in cells if not cell.artefact.is_complete]
-        if pending and not context.patches.is_complete:
-            for cell in pending:
+    def compute(self, context: Context, cells: Sequence[Cell]) -> None:
+        """Fine-tune the backbones of these cells."""
+        if not context.patches.is_complete:
+            for cell in cells:
                 context.block(cell.artefact, context.patches)
-        elif pending:
-            from benchmark.stages.finetune.pipeline import compute
+            return
+        from benchmark.stages.finetune.pipeline import compute
 
-            compute(context, pending)
-        return StageResult(cells=self.status(context))
+        compute(context, cells)

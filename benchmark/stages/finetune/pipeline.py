@@ -69,6 +69,7 @@ def compute(context: Context, cells: Sequence[Cell]) -> float:
             search=search,
             commit=partial(commit, context, job, team),
             is_iterative=True,
+            begin=partial(forget_failures, cell.artefact),
         )
         for cell, search, job in zip(cells, searches, jobs, strict=True)
     ]
@@ -173,7 +174,6 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
     for cell in cells:
         # An interrupted training goes on with the workers of its begin: another number of
         # threads or workers adds up in another order.
-        forget_failures(cell.artefact)
         begun: dict[str, Any] = cell.artefact.begin(
             {"num_workers": team.num_workers, "num_threads": team.num_threads}
         )

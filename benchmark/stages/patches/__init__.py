@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from benchmark.context import Cell, CellResult, Context
+from benchmark.context import Cell, Context
 from benchmark.errors import BenchmarkError, UsageError, one_line
-from benchmark.stages.base import Stage, StageResult, TextTable
+from benchmark.stages.base import Stage, TextTable
 
 
 class PatchesStage(Stage):
@@ -18,24 +19,23 @@ class PatchesStage(Stage):
         """Return the one cell of the data set."""
         return [Cell(stage=self.name, artefact=context.patches, dataset=context.dataset.name)]
 
-    def run(self, context: Context) -> StageResult:
-        """Write the table ``patches`` unless it is complete."""
-        (cell,) = self.cells(context)
-        artefact = cell.artefact
-        if not artefact.is_complete:
+    def compute(self, context: Context, cells: Sequence[Cell]) -> None:
+        """Write the table ``patches``."""
+        for cell in cells:
             try:
                 from benchmark.stages.patches.pipeline import compute
 
-                compute(context, artefact)
+                compute(context, cell.artefact)
             except UsageError:
                 raise
             except (BenchmarkError, OSError, ValueError) as error:
-                context.fail(artefact, one_line(error))
-        status, reason = context.status(artefact)
-        result = StageResult(cells=[CellResult(cell=cell, status=status, reason=reason)])
-        if status == "complete":
-            result = result.with_tables([counts_table(artefact.manifest())])
-        return result
+                context.fail(cell.artefact, one_line(error))
+
+    def tables(self, context: Context) -> list[TextTable]:
+        """Return the class counts."""
+        if not context.patches.is_complete:
+            return []
+        return [counts_table(context.patches.manifest())]
 
 
 def counts_table(manifest: dict[str, Any]) -> TextTable:

@@ -264,17 +264,15 @@ def write_parts(
 def _collect_parts(
     parts: Sequence[Part], artefact: Artefact
 ) -> tuple[list[dict[str, Any]], tuple[Problem, ...]]:
-    import pyarrow.parquet as pq
-
     written, problems = [], []
     for part in parts:
         name = part.file_name
-        metadata = pq.read_metadata(artefact.file(name), filesystem=artefact.store.fs)
+        metadata = artefact.read_metadata(name)
         stored = json.loads((metadata.metadata or {}).get(b"problems", b"[]"))
         problems += [Problem(**item) for item in stored]
         if metadata.num_rows + len(stored) < part.candidates.num_rows and not stored:
             raise CellError(
-                f"{artefact.uri}/{name} has {metadata.num_rows} rows of "
+                f"{artefact.file_uri(name)} has {metadata.num_rows} rows of "
                 f"{part.candidates.num_rows}: delete {artefact.uri} and run again"
             )
         written.append({"name": name, "num_rows": metadata.num_rows})

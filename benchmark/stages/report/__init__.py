@@ -7,10 +7,12 @@ and a partial grid is shown with its gaps.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
-from benchmark.context import Cell, CellResult, Context
+from benchmark.context import Cell, Context
 from benchmark.errors import BenchmarkError, one_line
-from benchmark.stages.base import Stage, StageResult
+from benchmark.stages.base import Stage
 from benchmark.store import Artefact
 
 
@@ -23,31 +25,30 @@ class ReportStage(Stage):
         """Return the one cell: the page of the scores complete by now."""
         return [Cell(stage=self.name, artefact=context.report(), dataset=context.dataset.name)]
 
-    def run(self, context: Context) -> StageResult:
-        """Write the page unless it is there."""
-        (cell,) = self.cells(context)
-        artefact = cell.artefact
-        if not artefact.is_complete:
+    def compute(self, context: Context, cells: Sequence[Cell]) -> None:
+        """Write the page."""
+        for cell in cells:
             if not context.scores().is_complete:
-                context.block(artefact, context.scores())
+                context.block(cell.artefact, context.scores())
             else:
                 self._write(context, cell)
-        status, reason = context.status(artefact)
-        return StageResult(cells=[CellResult(cell=cell, status=status, reason=reason)])
 
     def _write(self, context: Context, cell: Cell) -> None:
         progress = context.progress.stage(self.name, num_cells=1, num_items=None, unit="figures")
         progress.start(cell.label)
         try:
             from benchmark.page import render_report
+            from benchmark.stages.report.backbones import declare
             from benchmark.stages.report.content import collect
+            from benchmark.stages.report.results import Results
 
-            data = collect(context)
+            results = Results(context)
+            data = collect(results)
             for number, picture in enumerate(data.pictures, start=1):
                 cell.artefact.write_bytes(figure_name(number, picture.title), picture.png)
                 progress.advance(1)
             cell.artefact.write_bytes("index.html", render_report(data).encode())
-            commit(context, cell.artefact)
+            commit(context, cell.artefact, backbones=declare(results))
             progress.done(cell.label)
         except (BenchmarkError, ValueError, OSError) as error:
             context.fail(cell.artefact, one_line(error))
@@ -62,6 +63,7 @@ def figure_name(number: int, title: str) -> str:
     return f"figure-{number:02d}-{words[:60]}.png"
 
 
-def commit(context: Context, artefact: Artefact) -> None:
-    """Complete the report."""
-    artefact.commit({"inputs": context.report_inputs(), "scores": context.scores().uri})
+def commit(context: Context, artefact: Artefact, *, backbones: list[dict[str, Any]]) -> None:
+    """Complete the report; its manifest says what each backbone is and was fed."""
+    inputs, scores = context.report_inputs(), context.scores().uri
+    artefact.commit({"inputs": inputs, "scores": scores, "backbones": backbones})

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.context import FINETUNE, Context
+from benchmark.context import FINETUNE
 from benchmark.headline import name_method, write_headline
 from benchmark.page import RankingRow, ReportData, Verdict
+from benchmark.stages.report.backbones import backbone_table
 from benchmark.stages.report.content_tables import (
     class_counts,
     confusions,
@@ -32,9 +33,8 @@ from benchmark.stages.report.finetuning import comparisons, finetune_pictures, f
 from benchmark.stages.report.results import Results
 
 
-def collect(context: Context) -> ReportData:
-    """Return the content of the report of the scores complete by now."""
-    results = Results(context)
+def collect(results: Results) -> ReportData:
+    """Return the content of the page."""
     experiment = results.context.experiment
     ranking = _ranking_rows(results)
     confidence = experiment.evaluate.confidence
@@ -69,6 +69,7 @@ def collect(context: Context) -> ReportData:
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
         confusions=confusions(results),
         class_counts=(class_counts(results),),
+        backbones=(backbone_table(results),),
         timings=tuple(table for table in tables if table.rows),
         problems=problems(results),
         provenance=origins(results),

@@ -144,6 +144,7 @@ def embed_times(results: Results) -> Table:
                 manifest["input"]["mean"],
                 manifest["input"]["max"],
                 f"{manifest['device']['device']}, {manifest['device']['precision']}, "
+                f"{'compiled, ' if manifest['device'].get('is_compiled') else ''}"
                 f"batch {manifest['device']['batch_size']}, "
                 f"{manifest['pool']['num_actors']} actors",
             )

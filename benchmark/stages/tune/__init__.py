@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from benchmark.context import Cell, Context
-from benchmark.stages.base import Stage, StageResult
+from benchmark.stages.base import Stage
 from benchmark.stages.tune.job import Job
 
 
@@ -11,23 +13,23 @@ class TuneStage(Stage):
     """Embeddings to predictions of tuned heads."""
 
     name = "tune"
+    leases_late = True
 
     def cells(self, context: Context) -> list[Cell]:
         """Return one cell for each backbone, head and seed."""
         return context.tune_cells()
 
-    def run(self, context: Context) -> StageResult:
-        """Search every cell that is not complete and whose embeddings are."""
+    def compute(self, context: Context, cells: Sequence[Cell]) -> None:
+        """Search every one of these cells whose embeddings are complete."""
         heads = {head.name: head for head in context.heads}
         backbones = {backbone.name: backbone for backbone in context.backbones}
-        cells, jobs = [], []
-        pending = [cell for cell in self.cells(context) if not cell.artefact.is_complete]
-        for cell in pending:
+        ready, jobs = [], []
+        for cell in cells:
             embeddings = context.embeddings(backbones[cell.backbone or ""])
             if not embeddings.is_complete:
                 context.block(cell.artefact, embeddings)
                 continue
-            cells.append(cell)
+            ready.append(cell)
             jobs.append(
                 Job(
                     head=heads[cell.method or ""],
@@ -42,5 +44,4 @@ class TuneStage(Stage):
         if jobs:
             from benchmark.stages.tune.searcher import search
 
-            search(context, cells, jobs)
-        return StageResult(cells=self.status(context))
+            search(context, ready, jobs)

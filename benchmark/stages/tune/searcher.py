@@ -12,6 +12,7 @@ from functools import partial
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark import provenance
 from benchmark.context import Cell, Context
@@ -23,6 +24,9 @@ from benchmark.stages.tune.shelf import Shelf
 from benchmark.stages.tune.workers import SegmentTrial
 
 logger = logging.getLogger("benchmark")
+
+MAX_FAILURES = 3
+"""How often a trial whose process died is started again: machines may vanish."""
 
 
 def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> float:
@@ -53,7 +57,12 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
     if config.max_concurrent != "auto":
         slots = min(slots, config.max_concurrent)
     searcher = CellSearcher(context, items, progress, slots)
-    shelf = Shelf.options(num_cpus=0).remote(list(jobs))  # type: ignore[attr-defined]
+    # Beside the driver: a node that is lost takes trials with it, which begin again, but not what
+    # all of them share.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    shelf = Shelf.options(  # type: ignore[attr-defined]
+        num_cpus=0, scheduling_strategy=here
+    ).remote(list(jobs))
     # Loaded while Ray Tune starts.
     shelf.rows.remote(searcher.first)
     try:
@@ -62,7 +71,7 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
             tune.with_parameters(SegmentTrial, jobs=list(jobs), shelf=shelf),
             resources={"cpu": 1},
             slots=slots,
-            max_failures=1,
+            max_failures=MAX_FAILURES,
         )
     finally:
         ray.kill(shelf)

@@ -47,9 +47,9 @@ class Shelf:
         """Keep the state of a trial until its next segment."""
         self._states[number, trial] = state
 
-    def take_state(self, number: int, trial: int) -> State | None:
-        """Return the state of a trial and forget it."""
-        return self._states.pop((number, trial), None)
+    def get_state(self, number: int, trial: int) -> State | None:
+        """Return the state of a trial, which stays: its process may die and be started again."""
+        return self._states.get((number, trial))
 
     def save_head(self, number: int, model: Any) -> None:
         """Write the fitted head of a search with skops and forget its other states."""

@@ -56,7 +56,7 @@ class SegmentTrial(tune.Trainable):
             return Outcome([], time.perf_counter() - began)
         state = None
         if segment.first_epoch:
-            state = ray.get(self._shelf.take_state.remote(number, segment.trial))
+            state = ray.get(self._shelf.get_state.remote(number, segment.trial))
         outcome, state = fit_segment(job.head, rows, segment, seed=job.seed, state=state)
         if state is not None:
             ray.get(self._shelf.put_state.remote(number, segment.trial, state))

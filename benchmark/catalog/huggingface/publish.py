@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from benchmark.catalog.huggingface_files import Checkpoint
+from benchmark.catalog.huggingface.files import Checkpoint
 from benchmark.errors import UsageError
 from benchmark.specs import Backbone, Publication
 
@@ -22,7 +22,7 @@ def publish_transformers(checkpoint: Checkpoint, publication: Publication) -> No
     """
     from transformers import AutoModelForImageClassification
 
-    from benchmark.catalog.huggingface_models import (
+    from benchmark.catalog.huggingface.load import (
         load_config,
         load_processor,
         quiet_transformers,
@@ -55,7 +55,7 @@ def publish_timm(
     architecture: str,
     publication: Publication,
     *,
-    classifier: str | tuple[str, ...] = "classifier",
+    classifier: str | tuple[str, ...] | None = "classifier",
     model_args: dict[str, Any] | None = None,
 ) -> None:
     """Write a classifier of timm as transformers wraps it (``TimmWrapperForImageClassification``).
@@ -63,7 +63,8 @@ def publish_timm(
     Args:
         architecture: timm's name.
         publication: the state is that of ``LinearClassifier`` on timm's network.
-        classifier: timm's name of the classification layer; of several, none can be published.
+        classifier: timm's name of the classification layer; a network with several, or none,
+            cannot be published.
         model_args: what ``timm.create_model`` is given beside.
 
     Raises:
@@ -71,14 +72,15 @@ def publish_timm(
     """
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
-    from benchmark.catalog.huggingface_models import quiet_transformers
+    from benchmark.catalog.huggingface.load import quiet_transformers
 
     backbone = publication.backbone
     what = f"backbone '{backbone.name}'"
     _check_options(backbone, can_have=("image_size",))
     if not isinstance(classifier, str):
         raise UsageError(
-            f"{what}: a network with {len(classifier)} classification layers cannot be published; "
+            f"{what}: a network with {len(classifier or ())} classification layers cannot be "
+            "published; "
             "export a head on its embedding instead (--method)"
         )
     size = backbone.image_size or 224

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmark.catalog.huggingface_files import Checkpoint
-from benchmark.catalog.huggingface_images import Preprocessing
-from benchmark.catalog.huggingface_models import (
-    first_line,
-    load_config,
-    load_processor,
-    pooler_arguments,
-    read_off,
-)
+from benchmark.catalog.huggingface.files import Checkpoint
+from benchmark.catalog.huggingface.images import Preprocessing
+from benchmark.catalog.huggingface.load import first_line, load_config, load_processor
+from benchmark.catalog.huggingface.models import pooler_arguments, read_off
 from benchmark.catalog.options import AS_IT_IS, Reading
 from benchmark.errors import UsageError
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from benchmark.catalog.huggingface_files import CONFIG, Checkpoint
+from benchmark.catalog.huggingface.files import Checkpoint
+from benchmark.catalog.huggingface.load import (
+    TOWER_PREFIX,
+    TOWERS,
+    has_classifier,
+    load_config,
+    load_model,
+)
 from benchmark.catalog.options import AS_IT_IS, Reading
-from benchmark.config import options_place
-from benchmark.errors import UsageError, one_line
+from benchmark.catalog.tensors import check_finite, check_fit
+from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
-
-TOWERS = frozenset({"clip", "siglip"})
-"""Models of images and text whose part for images is a model of its own."""
-TOWER_PREFIX = "vision_model."
-"""Begins the names of its tensors."""
 
 _POOLER = "pooler"
 """What follows the last hidden state in a base model: not used by the mean over it."""
@@ -36,7 +37,7 @@ def build_pooled(checkpoint: Checkpoint, reading: Reading = AS_IT_IS) -> torch.n
     from transformers import AutoModel
 
     has_pooler = reading.pooling == "pooler"
-    model, info = _load(checkpoint, AutoModel, **pooler_arguments(checkpoint, reading))
+    model, info = load_model(checkpoint, AutoModel, **pooler_arguments(checkpoint, reading))
     _check_tensors(
         checkpoint, model, info, is_new=_is_counter if has_pooler else _is_unused, keeps=has_pooler
     )
@@ -88,7 +89,7 @@ def build_own_classifier(
 
     if not has_classifier(checkpoint):
         return LinearClassifier(build_pooled(checkpoint, reading), dim, num_classes)
-    model, info = _load(checkpoint, AutoModelForImageClassification, num_labels=num_classes)
+    model, info = load_model(checkpoint, AutoModelForImageClassification, num_labels=num_classes)
     base = f"{model.base_model_prefix}."
     names = [name for name, _ in model.named_parameters()]
     heads = sorted({name.partition(".")[0] for name in names if not name.startswith(base)})
@@ -128,113 +129,6 @@ def _index_positions(model: Any, reading: Reading) -> None:
             module.generate_relative_position_index(tuple(window))
 
 
-def has_classifier(checkpoint: Checkpoint) -> bool:
-    """Return whether transformers has an image classifier for this kind of model."""
-    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-
-    return type(load_config(checkpoint)) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-
-
-def load_config(checkpoint: Checkpoint) -> Any:
-    """Return the configuration of transformers: of the part of the model that takes images.
-
-    Raises:
-        UsageError: this version of transformers does not know the model, or the file is wrong.
-    """
-    from transformers import AutoConfig, ViTConfig
-
-    auto: Any = AutoConfig
-    try:
-        config = auto.from_pretrained(
-            checkpoint.folder(), trust_remote_code=checkpoint.trusts_code, local_files_only=True
-        )
-        if config.model_type in TOWERS:
-            return config.vision_config
-        if config.model_type == "vit_mae":
-            # Its own class hides most patches, at random; the encoder is that of ViT.
-            return ViTConfig.from_dict({**config.to_dict(), "model_type": "vit"})
-        return config
-    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        if not checkpoint.trusts_code and "auto_map" in (checkpoint.read_json(CONFIG) or {}):
-            raise UsageError(
-                f"{checkpoint.what}: runs Python code that comes with it; read that code and, "
-                "where you trust it, set trust_remote_code = true under "
-                f"{options_place(checkpoint.name)}"
-            ) from None
-        raise UsageError(
-            f"{checkpoint.what}: transformers cannot read its config.json: {first_line(error)}"
-        ) from None
-
-
-def load_processor(checkpoint: Checkpoint) -> Any:
-    """Return the image processor of transformers.
-
-    Raises:
-        UsageError: this version of transformers does not know it, or the file is wrong.
-    """
-    from transformers import AutoImageProcessor
-
-    auto: Any = AutoImageProcessor
-    try:
-        return auto.from_pretrained(
-            checkpoint.folder(), trust_remote_code=checkpoint.trusts_code, local_files_only=True
-        )
-    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        raise UsageError(
-            f"{checkpoint.what}: transformers cannot use its preprocessor_config.json: "
-            f"{first_line(error)}"
-        ) from None
-
-
-def _load(
-    checkpoint: Checkpoint, kind: Any, *, num_labels: int | None = None, **options: Any
-) -> tuple[Any, dict[str, Any]]:
-    """Load a model in float32; return it and what was found of its tensors."""
-    import torch
-    from safetensors import SafetensorError
-
-    config = load_config(checkpoint)
-    if num_labels is not None:
-        config.num_labels = num_labels
-    # A file that is not whole has a message of its own.
-    checkpoint.headers()
-    try:
-        with quiet_transformers():
-            model, info = kind.from_pretrained(
-                checkpoint.folder(),
-                config=config,
-                use_safetensors=True,
-                trust_remote_code=checkpoint.trusts_code,
-                local_files_only=True,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **options,
-            )
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
-        raise UsageError(
-            f"{checkpoint.what}: transformers cannot load it: {first_line(error)}"
-        ) from None
-    return model, info
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep reports and progress bars of transformers out of the log; errors still raise."""
-    from transformers.utils import logging as untyped
-
-    logging: Any = untyped
-    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if has_bars:
-            logging.enable_progress_bar()
-
-
 def pooler_arguments(checkpoint: Checkpoint, reading: Reading) -> dict[str, Any]:
     """Return the arguments that leave the pooler out of a base model, where it is not read.
 
@@ -265,7 +159,7 @@ def _check_tensors(
     is_new: Callable[[str], bool],
     keeps: bool = False,
 ) -> None:
-    """Raise UsageError where tensors are missing, left over or of another shape.
+    """Raise UsageError where tensors are missing, left over, of another shape or not finite.
 
     Args:
         checkpoint: what was loaded.
@@ -290,17 +184,8 @@ def _check_tensors(
     ]
     absent = [name for name in info["missing_keys"] if not is_new(name)]
     misshapen = [item[0] for item in info["mismatched_keys"] if not is_new(item[0])]
-    for problem, wrong in (
-        ("lack the tensor", absent),
-        ("have another shape of the tensor", misshapen),
-        ("have, and the model has not, the tensor", left_over),
-    ):
-        if wrong:
-            rest = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            raise UsageError(
-                f"{checkpoint.what}: its weights {problem} '{min(wrong)}'{rest}; config.json and "
-                "weights are not of one model"
-            )
+    check_fit(checkpoint.what, absent=absent, left_over=left_over, misshapen=misshapen)
+    check_finite(checkpoint.what, model.state_dict())
 
 
 def _is_unused(name: str) -> bool:
@@ -322,9 +207,3 @@ def _reset(module: torch.nn.Module) -> None:
                 torch.nn.init.zeros_(child.bias)
         elif callable(reset := getattr(child, "reset_parameters", None)):
             reset()
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what a library says, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else one_line(error)

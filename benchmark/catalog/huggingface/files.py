@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.catalog.huggingface_header import read_header
+from benchmark.catalog.huggingface.header import read_header
 from benchmark.errors import UsageError, one_line
 
 CONFIG = "config.json"
@@ -22,6 +22,7 @@ PROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+_HUB = "https://huggingface.co"
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -46,6 +47,12 @@ class Checkpoint:
         """What begins a message about it."""
         prefix = f"{self.where}: " if self.where else ""
         return f"{prefix}backbone '{self.name}'"
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, as a card of a model made from it says."""
+        # Cards are published: what lies above the folder is nobody else's business.
+        return f"folder {Path(self.path).name}" if self.path else f"{_HUB}/{self.repo}"
 
     @property
     def fetch_line(self) -> str:

@@ -1,4 +1,4 @@
-"""Any image model of transformers as a backbone: ``hf:PATH/TO/FOLDER`` or ``hf:ORG/NAME``.
+"""Any image model of transformers or timm as a backbone: ``hf:FOLDER`` or ``hf:ORG/NAME``.
 
 What an entry says is read from JSON and from the header of the weights; torch is imported where
 a network is built. Only safetensors are read, and no code of a checkpoint is run.
@@ -9,18 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.catalog.huggingface_files import (
-    CONFIG,
-    PROCESSOR,
-    Checkpoint,
-    locate,
-)
-from benchmark.catalog.huggingface_header import count_parameters
-from benchmark.catalog.huggingface_images import Preprocessing, read_preprocessing
-from benchmark.catalog.huggingface_models import TOWER_PREFIX, TOWERS
+from benchmark.catalog.huggingface.files import CONFIG, PROCESSOR, Checkpoint, locate
+from benchmark.catalog.huggingface.header import count_parameters
+from benchmark.catalog.huggingface.images import Preprocessing, read_preprocessing
+from benchmark.catalog.huggingface.load import TOWER_PREFIX, TOWERS
+from benchmark.catalog.huggingface.timm_checkpoints import describe_network, holds_timm
 from benchmark.catalog.options import AS_IT_IS, FED, Reading, check_applicable, feed
 from benchmark.errors import UsageError
 from benchmark.specs import Backbone, Publication
@@ -52,7 +47,7 @@ def resolve_huggingface(
     Args:
         name: e.g. ``hf:checkpoints/beit`` or ``hf:facebook/convnext-base-224-22k@main``.
         where: where it was written; begins the message.
-        options: of this backbone; all of them apply.
+        options: of this backbone; to a network of timm only ``image_size`` and ``bands`` apply.
 
     Raises:
         UsageError: there is no such checkpoint, it is no image model, it is not whole, or it
@@ -70,6 +65,9 @@ def resolve_huggingface(
             "name a folder or model that transformers can load"
         )
     checkpoint, commit = _pin(checkpoint)
+    revision = partial(_digest, checkpoint) if commit is None else partial(str, commit)
+    if holds_timm(config):
+        return describe_network(checkpoint, config, revision=revision, options=options)
     model_type = _image_model(config, checkpoint)
     is_tower = config["model_type"] in TOWERS
     if is_tower:
@@ -82,18 +80,15 @@ def resolve_huggingface(
     is_known = (dim is not None or is_tower) and images.is_known
     entry = Backbone(
         name=name,
-        description=f"{model_type}, pooled last hidden state",
+        description=f"{model_type}, {AS_IT_IS.words}",
         family=model_type,
         build=partial(build, checkpoint, None, AS_IT_IS),
         dim=dim,
         num_parameters=count_parameters(headers, prefix=TOWER_PREFIX if is_tower else ""),
-        # Cards are published: what lies above the folder is nobody else's business.
-        source=f"folder {Path(checkpoint.path).name}"
-        if checkpoint.path
-        else f"https://huggingface.co/{checkpoint.repo}",
+        source=checkpoint.source,
         license="as the checkpoint says",
         hub_id=checkpoint.repo or None,
-        revision=partial(_digest, checkpoint) if commit is None else partial(str, commit),
+        revision=revision,
         image_size=images.image_size,
         resize_to=images.resize_to,
         interpolation=images.interpolation,
@@ -107,7 +102,7 @@ def resolve_huggingface(
         reading = Reading(options.pooling, options.layer, options.image_size)
     num_bands = len(backbone.bands or ())
     if dim is None or reading != AS_IT_IS or num_bands != 3:
-        from benchmark.catalog.huggingface_checks import measure_dim
+        from benchmark.catalog.huggingface.checks import measure_dim
 
         dim = measure_dim(checkpoint, backbone.image_size or 224, reading, num_bands)
     # The model's own classifier reads the last hidden state in its own way.
@@ -115,6 +110,7 @@ def resolve_huggingface(
     classifier = partial(build_classifier, checkpoint, dim, reading)
     return replace(
         backbone,
+        description=f"{model_type}, {reading.words}",
         build=partial(build, checkpoint, None if is_known else (dim, images), reading),
         build_classifier=None if reads_otherwise or is_tower else classifier,
         publish=None if is_tower else partial(publish, checkpoint),
@@ -140,12 +136,12 @@ def build(
     Raises:
         UsageError: the weights do not fit the model, or it cannot be used as a backbone.
     """
-    from benchmark.catalog.huggingface_models import build_pooled
+    from benchmark.catalog.huggingface.models import build_pooled
     from benchmark.inflation import inflate_first_convolution
 
     model = build_pooled(checkpoint, reading)
     if unproven is not None:
-        from benchmark.catalog.huggingface_checks import check_kind
+        from benchmark.catalog.huggingface.checks import check_kind
 
         dim, images = unproven
         check_kind(checkpoint, model, dim, images)
@@ -159,7 +155,7 @@ def build_classifier(
 
     A kind of model for which transformers has no classifier gets a linear layer on its embedding.
     """
-    from benchmark.catalog.huggingface_models import build_own_classifier
+    from benchmark.catalog.huggingface.models import build_own_classifier
     from benchmark.inflation import inflate_first_convolution
 
     model = build_own_classifier(checkpoint, dim, num_classes, reading)
@@ -168,7 +164,7 @@ def build_classifier(
 
 def publish(checkpoint: Checkpoint, publication: Publication) -> None:
     """Write a fine-tuned classifier as a folder for transformers."""
-    from benchmark.catalog.huggingface_publish import publish_transformers
+    from benchmark.catalog.huggingface.publish import publish_transformers
 
     publish_transformers(checkpoint, publication)
 
@@ -196,11 +192,6 @@ def _image_model(config: Mapping[str, Any], checkpoint: Checkpoint) -> str:
     """Return the type of a model that takes images alone, or of the part of it that does."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        if "architecture" in config and checkpoint.repo:
-            raise UsageError(
-                f"{checkpoint.what}: is a network of timm; write "
-                f"timm:{checkpoint.repo.partition('/')[2]}"
-            )
         raise UsageError(
             f"{checkpoint.what}: its {CONFIG} has no model_type, so that it is no checkpoint of "
             "transformers"
@@ -217,8 +208,6 @@ def _image_model(config: Mapping[str, Any], checkpoint: Checkpoint) -> str:
         raise UsageError(
             f"{checkpoint.what}: '{model_type}' is {kind}; a backbone takes images alone"
         )
-    if model_type == "timm_wrapper":
-        raise UsageError(f"{checkpoint.what}: a model of timm in transformers is not supported")
     return model_type
 
 

@@ -1,0 +1,139 @@
+"""Configuration, image processor and model of a checkpoint, as transformers loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from benchmark.catalog.huggingface.files import CONFIG, Checkpoint
+from benchmark.config import options_place
+from benchmark.errors import UsageError, one_line
+
+TOWERS = frozenset({"clip", "siglip"})
+"""Models of images and text whose part for images is a model of its own."""
+TOWER_PREFIX = "vision_model."
+"""Begins the names of its tensors."""
+
+
+def has_classifier(checkpoint: Checkpoint) -> bool:
+    """Return whether transformers has an image classifier for this kind of model."""
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+    return type(load_config(checkpoint)) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+
+def load_config(checkpoint: Checkpoint) -> Any:
+    """Return the configuration of transformers: of the part of the model that takes images.
+
+    Raises:
+        UsageError: this version of transformers does not know the model, or the file is wrong.
+    """
+    from transformers import AutoConfig, ViTConfig
+
+    auto: Any = AutoConfig
+    try:
+        config = auto.from_pretrained(
+            checkpoint.folder(), trust_remote_code=checkpoint.trusts_code, local_files_only=True
+        )
+        if config.model_type in TOWERS:
+            return config.vision_config
+        if config.model_type == "vit_mae":
+            # Its own class hides most patches, at random; the encoder is that of ViT.
+            return ViTConfig.from_dict({**config.to_dict(), "model_type": "vit"})
+        return config
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        if not checkpoint.trusts_code and "auto_map" in (checkpoint.read_json(CONFIG) or {}):
+            raise UsageError(
+                f"{checkpoint.what}: runs Python code that comes with it; read that code and, "
+                "where you trust it, set trust_remote_code = true under "
+                f"{options_place(checkpoint.name)}"
+            ) from None
+        raise UsageError(
+            f"{checkpoint.what}: transformers cannot read its config.json: {first_line(error)}"
+        ) from None
+
+
+def load_processor(checkpoint: Checkpoint) -> Any:
+    """Return the image processor of transformers.
+
+    Raises:
+        UsageError: this version of transformers does not know it, or the file is wrong.
+    """
+    from transformers import AutoImageProcessor
+
+    auto: Any = AutoImageProcessor
+    try:
+        return auto.from_pretrained(
+            checkpoint.folder(), trust_remote_code=checkpoint.trusts_code, local_files_only=True
+        )
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        raise UsageError(
+            f"{checkpoint.what}: transformers cannot use its preprocessor_config.json: "
+            f"{first_line(error)}"
+        ) from None
+
+
+def load_model(
+    checkpoint: Checkpoint, kind: Any, *, num_labels: int | None = None, **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Load a model in float32; return it and what was found of its tensors.
+
+    Args:
+        checkpoint: its files.
+        kind: the class that loads it, e.g. ``AutoModel``.
+        num_labels: of the classifier; None: as the checkpoint says.
+        options: what ``from_pretrained`` is given beside.
+
+    Raises:
+        UsageError: it is not whole, or transformers cannot load it.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    config = load_config(checkpoint)
+    if num_labels is not None:
+        config.num_labels = num_labels
+    # A file that is not whole has a message of its own.
+    checkpoint.headers()
+    try:
+        with quiet_transformers():
+            model, info = kind.from_pretrained(
+                checkpoint.folder(),
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=checkpoint.trusts_code,
+                local_files_only=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
+        raise UsageError(
+            f"{checkpoint.what}: transformers cannot load it: {first_line(error)}"
+        ) from None
+    return model, info
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep reports and progress bars of transformers out of the log; errors still raise."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else one_line(error)

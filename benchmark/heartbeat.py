@@ -1,0 +1,135 @@
+"""How runs on one store know of each other: each renews a file that the others watch.
+
+A run is dead where its heartbeat has not changed for its expiry, by the watch of whoever looks
+(clocks of machines are never compared), or where its process is gone from this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+
+from benchmark.errors import CellError
+from benchmark.processes import Process
+from benchmark.store import Store
+
+logger = logging.getLogger("benchmark")
+
+BEATS_PER_EXPIRY = 4
+
+FOLDER = "leases"
+OWNER = "owner"
+
+
+def heartbeat_path(owner_id: str) -> str:
+    """Return where the heartbeat of a run lies in the store."""
+    return f"{FOLDER}/{OWNER}.{owner_id}"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a run says of itself."""
+
+    group: str
+    """Runs that share cells: the experiment's name."""
+    process: Process
+    expiry_s: float
+    beat: int = 0
+
+    def __str__(self) -> str:
+        return f"process {self.process.pid} on {self.process.host}"
+
+
+class Heartbeat:
+    """The heartbeat of this run, under an id that is never used twice."""
+
+    def __init__(self, store: Store, owner: Owner, *, by_itself: bool = True) -> None:
+        """Write the first beat, and renew it in a thread where it beats ``by_itself``.
+
+        Raises:
+            CellError: the store cannot be written.
+        """
+        self.id = uuid.uuid4().hex
+        self.is_lost = False
+        """Whether another run has taken this one for dead."""
+        self._store = store
+        self._owner = owner
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._write()
+        if by_itself:
+            threading.Thread(target=self._beat_on, name="heartbeat", daemon=True).start()
+
+    def beat(self) -> None:
+        """Renew it, unless another run has deleted it; a store that fails is only logged."""
+        with self._lock:
+            if self.is_lost or self._ended.is_set():
+                return
+            try:
+                if not self._store.has(heartbeat_path(self.id)):
+                    self.is_lost = True
+                    logger.warning(
+                        "this run was taken for dead, and others may compute its cells again"
+                    )
+                    return
+                self._owner = replace(self._owner, beat=self._owner.beat + 1)
+                self._write()
+            except CellError as error:
+                logger.warning("the heartbeat of this run failed: %s", error)
+
+    def stop(self) -> None:
+        """End it and delete its file.
+
+        Raises:
+            CellError: the store fails.
+        """
+        self._ended.set()
+        with self._lock:
+            self._store.delete(heartbeat_path(self.id))
+
+    def _beat_on(self) -> None:
+        while not self._ended.wait(self._owner.expiry_s / BEATS_PER_EXPIRY) and not self.is_lost:
+            self.beat()
+
+    def _write(self) -> None:
+        self._store.write(heartbeat_path(self.id), json.dumps(asdict(self._owner)).encode())
+
+
+@dataclass
+class _Sighting:
+    beat: int
+    since: float
+
+
+@dataclass
+class Watch:
+    """Tells which other runs are alive."""
+
+    store: Store
+    clock: Callable[[], float]
+    _seen: dict[str, _Sighting] = field(default_factory=dict)
+
+    def look_up(self, owner_id: str) -> Owner | None:
+        """Return a run, or None where it is dead; its heartbeat is then deleted.
+
+        Raises:
+            CellError: the store cannot be read.
+        """
+        try:
+            content = json.loads(self.store.read(heartbeat_path(owner_id)))
+        except FileNotFoundError:
+            return None
+        owner = Owner(**{**content, "process": Process(**content["process"])})
+        now = self.clock()
+        seen = self._seen.get(owner_id)
+        if seen is None or seen.beat != owner.beat:
+            seen = self._seen[owner_id] = _Sighting(owner.beat, now)
+        if owner.process.is_gone or now - seen.since >= owner.expiry_s:
+            logger.info("%s is dead: its cells are taken over", owner)
+            self.store.delete(heartbeat_path(owner_id))
+            return None
+        return owner

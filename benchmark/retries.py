@@ -1,0 +1,117 @@
+"""Which failures of a store pass by themselves, and how often they are tried again.
+
+Arrow's S3 client retries single requests; here whole objects are, which also covers what it gives
+up on (a 502 of a load balancer, an upload of many parts) and file systems that retry nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+logger = logging.getLogger("benchmark")
+
+T = TypeVar("T")
+
+NUM_TRIES = 6
+FIRST_WAIT_S = float(os.environ.get("BENCHMARK_RETRY_WAIT_S", "1"))
+"""Before the second try; doubled before each further one, with as much jitter."""
+LONGEST_WAIT_S = 30.0
+
+TRANSIENT_ERRNOS = frozenset(
+    {
+        errno.EAGAIN,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,
+        errno.ENETRESET,
+        errno.ENETUNREACH,
+        errno.EPIPE,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+TRANSIENT = re.compile(
+    r"AWS Error (SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT"
+    r"|NETWORK_CONNECTION)|HTTP status (429|5\d\d)|[Cc]onnection reset|[Tt]imed? ?out"
+)
+"""As Arrow's object stores word them; they carry no ``errno``."""
+
+REASONS = (
+    (r"ExpiredToken|TokenRefreshRequired", "the credentials have expired; renew them"),
+    (
+        r"INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|InvalidToken",
+        "the credentials are wrong; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+    (r"REQUEST_TIME_TOO_SKEWED", "the clock of this machine is wrong"),
+    (r"ACCESS_DENIED|HTTP status 403", "access denied; check the credentials and their rights"),
+    (r"NO_SUCH_BUCKET|Bucket '.*' not found", "there is no such bucket"),
+    (r"SLOW_DOWN|THROTTLING|HTTP status 429", "it asks to slow down, again and again"),
+    (r"curlCode: (6|7),", "it cannot be reached; check the endpoint and the network"),
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether trying again may help."""
+    if not isinstance(error, OSError):
+        return False
+    if error.errno is not None:
+        return error.errno in TRANSIENT_ERRNOS
+    return isinstance(error, ConnectionError | TimeoutError) or bool(TRANSIENT.search(str(error)))
+
+
+def retry(operation: Callable[[], T], *, what: str) -> T:
+    """Return the result of an operation, which is repeated while its failure is transient.
+
+    Args:
+        operation: may be repeated without harm.
+        what: named in the log.
+
+    Raises:
+        OSError: the failure is not transient, or outlasted every try.
+    """
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        text = explain(error) if isinstance(error, OSError) else str(error)
+        logger.info("%s: try %d of %d failed: %s", what, state.attempt_number, NUM_TRIES, text)
+
+    retrying = Retrying(
+        retry=retry_if_exception(is_transient),
+        stop=stop_after_attempt(NUM_TRIES),
+        wait=wait_exponential(FIRST_WAIT_S, max=LONGEST_WAIT_S) + wait_random(0, FIRST_WAIT_S),
+        before_sleep=tell,
+        reraise=True,
+    )
+    return retrying(operation)
+
+
+def explain(error: OSError) -> str:
+    """Return in a few words why a store failed."""
+    text = str(error)
+    if error.errno == errno.ENOSPC or "No space left" in text:
+        return "no space left on the device"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "permission denied"
+    if error.errno == errno.EROFS:
+        return "read-only file system"
+    if error.errno:
+        return os.strerror(error.errno)
+    for pattern, reason in REASONS:
+        if re.search(pattern, text):
+            return reason
+    return " ".join(text.split())

@@ -1,0 +1,115 @@
+"""What each backbone is, and what it was fed: as data, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmark.bands import band_indices
+from benchmark.page import Table
+from benchmark.specs import Backbone
+from benchmark.stages.report.results import Results
+
+_COLUMNS = ("backbone", "embedding", "dimension", "bands", "patches", "mean", "std", "options")
+
+
+def declare(results: Results) -> list[dict[str, Any]]:
+    """Return what identifies each backbone that has a result, as plain values."""
+    finetuned = {cell.backbone for cell in results.finetuned}
+    return [
+        _declare_one(results, backbone)
+        for backbone in results.context.backbones
+        if backbone.name in results.embed or backbone.name in finetuned
+    ]
+
+
+def _declare_one(results: Results, backbone: Backbone) -> dict[str, Any]:
+    bands, embedded = results.patches["bands"], results.embed.get(backbone.name, {})
+    used = embedded.get("inputs", {}).get("backbone", {})
+    return {
+        "name": backbone.name,
+        "description": backbone.description,
+        "family": backbone.family,
+        "source": backbone.source,
+        "license": backbone.license,
+        "revision": used["revision"] if used else backbone.revision(),
+        "num_parameters": backbone.num_parameters,
+        "dim": embedded.get("dim", backbone.dim),
+        "bands": [bands[i] for i in band_indices(backbone, bands)],
+        "image_size": backbone.image_size,
+        "resize_to": backbone.resize_to,
+        "interpolation": backbone.interpolation,
+        "is_rounded": backbone.is_rounded,
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
+        "options": dict(backbone.options),
+        "fit": None if backbone.fit is None else dict(backbone.fit.options),
+    }
+
+
+def backbone_table(results: Results) -> Table:
+    """Return what each backbone is and was fed; a column without content is left out."""
+    size = results.patches["patch_size"]
+    rows = [
+        (
+            item["name"],
+            item["description"],
+            item["dim"],
+            ", ".join(item["bands"]),
+            size_words(item, size),
+            _numbers(item["mean"]),
+            _numbers(item["std"]),
+            _option_words(item),
+        )
+        for item in declare(results)
+    ]
+    count = len(_COLUMNS) if any(row[-1] for row in rows) else len(_COLUMNS) - 1
+    return Table(
+        title="What they are, and what they were fed",
+        columns=_COLUMNS[:count],
+        rows=tuple(row[:count] for row in rows),
+        caption=(
+            f'Patches have {size} px. Resizing is antialiased where they shrink; "rounded": to '
+            "whole numbers of 0 to 255, as image libraries do. Pixels are then scaled to 0 to 1 "
+            "and normalised by mean and std, one value for all bands or one for each."
+        ),
+    )
+
+
+def size_words(item: Mapping[str, Any], patch_size: int) -> str:
+    """Return how patches come to the size that a backbone takes.
+
+    Args:
+        item: of ``declare``.
+        patch_size: side in px of the patches.
+
+    Returns: e.g. ``resize to 256 px (bicubic, rounded), centre 224 px``.
+    """
+    size = item["image_size"]
+    if size is None:
+        return "as they are"
+    target = item["resize_to"] or size
+    how = item["interpolation"] + (", rounded" if item["is_rounded"] else "")
+    words = "as they are" if target == patch_size else f"resize to {target} px ({how})"
+    return words if target == size else f"{words}, centre {size} px"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    # One value for all bands, however it is written.
+    shown = values[:1] if len(set(values)) == 1 else values
+    return ", ".join(f"{value:.4g}" for value in shown)
+
+
+def _option_words(item: Mapping[str, Any]) -> str:
+    found = _assignments(item["options"])
+    if item["fit"] is not None:
+        found.append(f"fitted on train: {', '.join(_assignments(item['fit']))}")
+    return "; ".join(found)
+
+
+def _assignments(settings: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} = {', '.join(value) if isinstance(value, tuple) else value}"
+        for name, value in settings.items()
+        if value is not None
+    ]

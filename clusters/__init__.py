@@ -1,0 +1,1 @@
+"""Cluster files: what differs from ``cluster.yaml`` elsewhere, Kubernetes manifests, Slurm."""
