@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmark.catalog.backbones import BACKBONES
+from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.metrics import METRICS
@@ -82,7 +82,7 @@ def open_noise(
     context = Context(
         experiment=experiment,
         dataset=replace(DATASETS.get("synthetic"), name="noise"),
-        backbones=tuple(BACKBONES.get(name) for name in backbones),
+        backbones=tuple(find_backbone(name) for name in backbones),
         heads=tuple(HEADS.get(name) for name in heads),
         metrics=tuple(METRICS),
         store=Store(str(store)),
