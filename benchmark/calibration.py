@@ -22,14 +22,8 @@ import filelock
 import numpy as np
 import torch
 
-from benchmark.devices import (
-    Asked,
-    DevicePlan,
-    cache_folder,
-    device_name,
-    has_fast_bfloat16,
-    plan_device,
-)
+from benchmark.cache import cache_folder
+from benchmark.devices import Asked, DevicePlan, device_name, has_fast_bfloat16
 from benchmark.errors import one_line
 
 if TYPE_CHECKING:
@@ -88,11 +82,6 @@ class Trial:
         return self.setup_s + num_patches / self.patches_per_s
 
 
-def mode(plan: DevicePlan) -> DevicePlan:
-    """Return a plan without its reason: what is compared and remembered."""
-    return replace(plan, reason="")
-
-
 class Memory:
     """Trials of one backbone on one device, kept in a file of the user's cache."""
 
@@ -110,11 +99,11 @@ class Memory:
 
     def find(self, plan: DevicePlan) -> Trial | None:
         """Return what is known of a mode."""
-        return self._trials.get(mode(plan))
+        return self._trials.get(plan.mode)
 
     def add(self, trial: Trial) -> None:
         """Remember a trial, in place of an earlier one of its mode."""
-        trial = replace(trial, plan=mode(trial.plan))
+        trial = replace(trial, plan=trial.plan.mode)
         self._trials[trial.plan] = trial
         if self._path is None:
             return
@@ -123,9 +112,14 @@ class Memory:
             target.write_text(json.dumps(self.to_json(), indent=1))
             target.replace(self._path)
 
+    @property
+    def trials(self) -> list[Trial]:
+        """All that is remembered."""
+        return list(self._trials.values())
+
     def to_json(self) -> list[dict[str, Any]]:
         """Return all trials as plain values."""
-        return [asdict(trial) for trial in self._trials.values()]
+        return [asdict(trial) for trial in self.trials]
 
 
 @contextmanager
@@ -195,9 +189,9 @@ class Calibration:
         smallest = 1 if default.device != "cpu" else default.batch_size
         if default.is_compiled:
             return self._end(default, "compiled, as asked")
-        few = f"{num_in_all:,} patches are too few for a calibration"
+        few = f"{default.reason}; {num_in_all:,} patches are too few for a calibration"
         if num_in_all < MIN_PATCHES and default.precision == "float32":
-            return self._end(default, f"{default.reason}; {few}")
+            return self._end(default, few)
         first = self._try(default)
         guarded = self._guard(default, asked, first)
         if guarded is not None:
@@ -207,20 +201,18 @@ class Calibration:
             first = replace(first, problem="")
         expected_s = first.seconds(num_patches)
         if num_in_all < MIN_PATCHES or expected_s < WORTH_S:
-            return self._end(default, f"{plan_device(device=default.device).reason}; {few}")
+            return self._end(default, few)
         self._trial_s = min(TRIAL_S, TRIAL_SHARE * expected_s)
         best = self._sweep(first, asked, num_patches)
-        reason = f"the best of {len(self._usable())} modes at {best.patches_per_s:.1f} patches/s"
+        num_usable = sum(not trial.problem for trial in self._memory.trials)
+        reason = f"the best of {num_usable} modes at {best.patches_per_s:.1f} patches/s"
         if may_compile and asked.is_compiled is None:
             best, verdict = self._weigh(best, num_patches, smallest)
             reason = f"{reason if not best.plan.is_compiled else _name(best.plan)}; {verdict}"
         return self._end(best.plan, reason)
 
-    def _usable(self) -> list[dict[str, Any]]:
-        return [row for row in self._memory.to_json() if not row["problem"]]
-
     def _end(self, plan: DevicePlan, reason: str) -> DevicePlan:
-        problems = [row["problem"] for row in self._memory.to_json() if row["problem"]]
+        problems = [trial.problem for trial in self._memory.trials if trial.problem]
         plan = replace(plan, reason="; ".join([reason, *problems]))
         began = time.perf_counter()
         is_new = self._embedder.adopt(plan)
@@ -301,7 +293,7 @@ class Calibration:
         needs_check = plan.precision != "float32" or plan.is_compiled
         try:
             reference = self._embed_reference(plan) if needs_check else None
-            trial = self._measure(mode(plan))
+            trial = self._measure(plan.mode)
             if reference is not None:
                 distance = cosine_distance(self._embed_few(), reference)
                 trial = replace(trial, distance=distance)
@@ -312,7 +304,7 @@ class Calibration:
                         f"more than {MAX_DISTANCE:.0e}",
                     )
         except Exception as error:  # out of memory, or an error of the compiler: of many types
-            trial = Trial(plan=mode(plan), problem=f"{_name(plan)}: {one_line(error)}")
+            trial = Trial(plan=plan.mode, problem=f"{_name(plan)}: {one_line(error)}")
             if plan.device != "cpu":
                 torch.cuda.empty_cache()
         logger.debug("%s", trial)

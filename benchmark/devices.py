@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
+from benchmark.cache import cache_folder
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -28,6 +28,11 @@ class DevicePlan:
     num_threads: int
     is_compiled: bool = False
     reason: str = ""
+
+    @property
+    def mode(self) -> DevicePlan:
+        """The same without its reason: what is compared and remembered."""
+        return replace(self, reason="")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values, for the plan and the manifest of an artefact."""
@@ -108,13 +113,6 @@ def has_fast_bfloat16() -> bool:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-
-
-def cache_folder(name: str) -> Path:
-    """Return a folder of this user's cache, made if need be, which nobody else can write to."""
-    folder = Path(platformdirs.user_cache_dir("backbone-benchmark")) / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
 
 
 def keep_compiled() -> None:

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
+from benchmark.cache import cache_folder
 
 WHOLE_BYTES = 4 * 2**20
 """Files up to this size are hashed whole; of larger ones the size and three samples."""
@@ -89,8 +89,7 @@ def _digest_content(path: Path, size: int) -> str:
 
 def _open_cache() -> sqlite3.Connection:
     try:
-        folder = user_cache_path("backbone-benchmark", ensure_exists=True)
-        cache = sqlite3.connect(folder / "digests.sqlite", timeout=30)
+        cache = sqlite3.connect(cache_folder() / "digests.sqlite", timeout=30)
         _create_table(cache)
     except (OSError, sqlite3.Error):
         # A cache that cannot be written (a read-only home) costs time, never the result.

@@ -217,10 +217,9 @@ class Embedder:
         A compiled model is compiled by the next batch.
         """
         self.plan = plan
-        mode = replace(plan, reason="")
-        if mode == self._mode:
+        if plan.mode == self._mode:
             return False
-        self._mode = mode
+        self._mode = plan.mode
         torch.set_num_threads(plan.num_threads)
         self._network.to(memory_format=_layout(plan))
         self._model = self._network.backbone

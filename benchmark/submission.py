@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import time
 import tomllib
@@ -14,6 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from benchmark import config
 from benchmark.config import Experiment
@@ -137,12 +139,13 @@ def list_packages(folder: Path) -> list[str]:
     pins: dict[str, str] = {}
     if constraints.is_file():
         lines = constraints.read_text(encoding="utf-8").splitlines()
-        pins = {_normal(name): version for name, at, version in _split(lines, "==") if at}
+        pairs = [line.strip().partition("==") for line in lines]
+        pins = {canonicalize_name(name): version for name, at, version in pairs if at}
     found = []
     for requirement in needed:
-        name = re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0]
-        if _normal(name) != "ray":
-            pin = pins.get(_normal(name))
+        name = Requirement(requirement).name
+        if canonicalize_name(name) != "ray":
+            pin = pins.get(canonicalize_name(name))
             found.append(f"{name}=={pin}" if pin else requirement)
     if pins:
         found.append("-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt")
@@ -236,11 +239,3 @@ def _is_free_of_secrets(uri: str) -> bool:
     parts = urlsplit(uri)
     words = ("key", "secret", "signature", "token")
     return "@" not in parts.netloc and not any(word in parts.query.lower() for word in words)
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _split(lines: Iterable[str], at: str) -> list[tuple[str, str, str]]:
-    return [line.strip().partition(at) for line in lines]

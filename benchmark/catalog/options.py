@@ -37,6 +37,11 @@ class Reading(NamedTuple):
 AS_IT_IS = Reading()
 
 
+def backbone_what(name: str, where: str) -> str:
+    """Return what begins a message about a backbone."""
+    return f"{where}: backbone '{name}'" if where else f"backbone '{name}'"
+
+
 def options_where(name: str, where: str) -> str:
     """Return what begins a message about the options of a backbone."""
     return f"{where} {options_place(name)}".strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from benchmark.errors import UsageError
@@ -28,9 +28,8 @@ def check_fit(
         ("have another shape of the tensor", sorted(misshapen)),
     ):
         if names:
-            rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UsageError(
-                f"{what}: its weights {problem} '{names[0]}'{rest}; config.json and weights are "
+                f"{what}: its weights {problem} {_first_of(names)}; config.json and weights are "
                 "not of one model"
             )
 
@@ -46,8 +45,11 @@ def check_finite(what: str, tensors: Mapping[str, torch.Tensor]) -> None:
 
     names = sorted(name for name, item in tensors.items() if not torch.isfinite(item).all())
     if names:
-        rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise UsageError(
-            f"{what}: its weights are not finite, first in the tensor '{names[0]}'{rest}; take "
+            f"{what}: its weights are not finite, first in the tensor {_first_of(names)}; take "
             "another copy or checkpoint"
         )
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")

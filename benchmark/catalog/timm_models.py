@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.catalog.huggingface.files import CONFIG, WEIGHTS, Checkpoint
-from benchmark.catalog.options import FED, check_applicable, feed, options_where
+from benchmark.catalog.options import FED, backbone_what, check_applicable, feed, options_where
 from benchmark.catalog.timm_names import family_of, full_name, pretrained_config
 from benchmark.catalog.timm_networks import (
     Arguments,
     build_loaded,
     build_untrained,
+    publish_network,
     read_facts,
     read_preprocessing,
     size_arguments,
 )
 from benchmark.errors import UsageError
-from benchmark.specs import Backbone, Publication
+from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,7 @@ def resolve_timm(name: str, *, where: str = "", options: BackboneOptions | None 
             cannot be fetched, or an option does not fit.
     """
     check_applicable(name, options, FED, where=where)
-    what = f"{where}: backbone '{name}'" if where else f"backbone '{name}'"
+    what = backbone_what(name, where)
     model = full_name(name.removeprefix(TIMM_PREFIX), what)
     config = pretrained_config(model)
     checkpoint, commit = _pin(
@@ -64,7 +65,7 @@ def resolve_timm(name: str, *, where: str = "", options: BackboneOptions | None 
     return replace(
         backbone,
         build=partial(build, model, checkpoint, model_args),
-        publish=partial(publish, model, model_args),
+        publish=partial(publish_network, model, model_args),
         revision=partial(str, commit),
         dim=facts.dim,
         num_parameters=facts.num_parameters,
@@ -118,18 +119,6 @@ def build(
     if path is None:
         raise UsageError(f"{checkpoint.what}: there is no {WEIGHTS} in {checkpoint.repo}")
     return build_loaded(model, {"file": str(path)}, model_args, num_bands, what=checkpoint.what)
-
-
-def publish(model: str, model_args: Arguments, publication: Publication) -> None:
-    """Write a fine-tuned classifier as a folder for transformers, which wraps timm."""
-    from benchmark.catalog.huggingface.publish import publish_timm
-
-    publish_timm(
-        model.partition(".")[0],
-        publication,
-        classifier=pretrained_config(model)["classifier"],
-        model_args=dict(model_args),
-    )
 
 
 def _pin(checkpoint: Checkpoint) -> tuple[Checkpoint, str]:

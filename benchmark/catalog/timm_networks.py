@@ -17,6 +17,8 @@ from benchmark.errors import UsageError, one_line
 if TYPE_CHECKING:
     import torch
 
+    from benchmark.specs import Publication
+
 Arguments = tuple[tuple[str, Any], ...]
 """What ``timm.create_model`` is given beside the name, by name."""
 
@@ -178,6 +180,24 @@ def read_facts(model: str, size: int, num_bands: int, model_args: Arguments | No
     if not isinstance(found, torch.Tensor) or found.ndim != 2:
         raise UsageError(f"{model} gives no pooled embedding with {dict(model_args)}")
     return Facts(int(found.shape[1]), sum(item.numel() for item in network.parameters()))
+
+
+def publish_network(model: str, model_args: Arguments, publication: Publication) -> None:
+    """Write a fine-tuned classifier as a folder for transformers, which wraps timm.
+
+    Args:
+        model: timm's name.
+        model_args: what ``timm.create_model`` is given beside.
+        publication: what is written, and where.
+    """
+    from benchmark.catalog.huggingface.publish import publish_timm
+
+    publish_timm(
+        model.partition(".")[0],
+        publication,
+        classifier=pretrained_config(model)["classifier"],
+        model_args=dict(model_args),
+    )
 
 
 def size_arguments(config: Mapping[str, Any], size: int | None) -> Arguments:

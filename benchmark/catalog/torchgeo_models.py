@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmark.catalog.options import FED, check_applicable, feed, options_where
+from benchmark.catalog.options import FED, backbone_what, check_applicable, feed, options_where
 from benchmark.catalog.torchgeo_weights import RGB, Local, WeightsFile, read_feeding
 from benchmark.errors import UsageError, did_you_mean, one_line
 from benchmark.specs import Backbone
@@ -77,7 +77,7 @@ def resolve_torchgeo(
             cannot be fetched, or an option does not fit.
     """
     check_applicable(name, options, FED, where=where)
-    what = f"{where}: backbone '{name}'" if where else f"backbone '{name}'"
+    what = backbone_what(name, where)
     given = name.removeprefix(TORCHGEO_PREFIX)
     if given == RCF:
         return feed(describe_rcf(name), options, where=where)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.huggingface.files import Checkpoint
 from benchmark.catalog.huggingface.images import Preprocessing
-from benchmark.catalog.huggingface.load import first_line, load_config, load_processor
+from benchmark.catalog.huggingface.load import load_config, load_processor
 from benchmark.catalog.huggingface.models import pooler_arguments, read_off
 from benchmark.catalog.options import AS_IT_IS, Reading
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def measure_dim(
     except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
         raise UsageError(
             f"{checkpoint.what}: '{config.model_type}' cannot be used like that, with images of "
-            f"{side} px: {first_line(error)}"
+            f"{side} px: {first_line(error, limit=200)}"
         ) from None
 
 

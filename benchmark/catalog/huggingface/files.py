@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.catalog.huggingface.header import read_header
+from benchmark.catalog.options import backbone_what
 from benchmark.errors import UsageError, one_line
 
 CONFIG = "config.json"
@@ -45,8 +46,7 @@ class Checkpoint:
     @property
     def what(self) -> str:
         """What begins a message about it."""
-        prefix = f"{self.where}: " if self.where else ""
-        return f"{prefix}backbone '{self.name}'"
+        return backbone_what(self.name, self.where)
 
     @property
     def source(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.catalog.huggingface.files import CONFIG, Checkpoint
 from benchmark.config import options_place
-from benchmark.errors import UsageError, one_line
+from benchmark.errors import UsageError, first_line
 
 TOWERS = frozenset({"clip", "siglip"})
 """Models of images and text whose part for images is a model of its own."""
@@ -50,7 +50,8 @@ def load_config(checkpoint: Checkpoint) -> Any:
                 f"{options_place(checkpoint.name)}"
             ) from None
         raise UsageError(
-            f"{checkpoint.what}: transformers cannot read its config.json: {first_line(error)}"
+            f"{checkpoint.what}: transformers cannot read its config.json: "
+            f"{first_line(error, limit=200)}"
         ) from None
 
 
@@ -70,7 +71,7 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         raise UsageError(
             f"{checkpoint.what}: transformers cannot use its preprocessor_config.json: "
-            f"{first_line(error)}"
+            f"{first_line(error, limit=200)}"
         ) from None
 
 
@@ -111,7 +112,7 @@ def load_model(
             )
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
         raise UsageError(
-            f"{checkpoint.what}: transformers cannot load it: {first_line(error)}"
+            f"{checkpoint.what}: transformers cannot load it: {first_line(error, limit=200)}"
         ) from None
     return model, info
 
@@ -131,9 +132,3 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if has_bars:
             logging.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what a library says, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else one_line(error)

@@ -20,11 +20,12 @@ from benchmark.catalog.timm_networks import (
     Preprocessing,
     build_loaded,
     build_untrained,
+    publish_network,
     read_facts,
     read_preprocessing,
 )
 from benchmark.errors import UsageError
-from benchmark.specs import Backbone, Publication
+from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +105,7 @@ def describe_network(
     return replace(
         backbone,
         build=partial(build, checkpoint, saved),
-        publish=partial(publish, saved),
+        publish=partial(publish_network, saved.architecture, saved.model_args),
         dim=facts.dim,
         num_parameters=facts.num_parameters,
     )
@@ -188,18 +189,6 @@ def build(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Modu
             misshapen=[name for name in both if tuple(state[name].shape) != body[name]],
         )
         raise
-
-
-def publish(saved: Saved, publication: Publication) -> None:
-    """Write a fine-tuned classifier as a folder for transformers, which wraps timm."""
-    from benchmark.catalog.huggingface.publish import publish_timm
-
-    publish_timm(
-        saved.architecture,
-        publication,
-        classifier=pretrained_config(saved.architecture)["classifier"],
-        model_args=dict(saved.model_args),
-    )
 
 
 def _read_arguments(given: Any, what: str) -> Arguments:

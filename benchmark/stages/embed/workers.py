@@ -149,6 +149,7 @@ def _start(job: Job, pixels: NDArray[np.uint8]) -> tuple[Embedder, float]:
     embedder = Embedder(job.backbone, job.bands, plan, state)
     began = time.perf_counter()
     waited_s = 0.0
+    is_warm = False
     begun = job.artefact.plan()
     if begun is None:
         with recall(job.backbone, plan, job.shape) as (memory, waited_s):
@@ -161,10 +162,11 @@ def _start(job: Job, pixels: NDArray[np.uint8]) -> tuple[Embedder, float]:
                     num_in_all=job.num_in_all,
                     may_compile=job.backbone.is_trainable,
                 )
+                is_warm = True
                 begun = job.artefact.begin({**chosen.to_json(), "trials": memory.to_json()})
     kept = {key: begun[key] for key in KEPT if key in begun}
-    embedder.adopt(replace(embedder.plan, **kept))
-    embedder.warm_up(pixels)
+    if embedder.adopt(replace(embedder.plan, **kept)) or not is_warm:
+        embedder.warm_up(pixels)
     return embedder, time.perf_counter() - began - waited_s
 
 
