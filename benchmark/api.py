@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import config
+from benchmark import config, experiment_file
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.metrics import METRICS
+from benchmark.cells import CellResult
 from benchmark.cluster import Cluster
 from benchmark.config import Experiment, FinetuneConfig
-from benchmark.context import CellResult, Context
+from benchmark.context import Context
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
 from benchmark.filesystems import join
+from benchmark.metering import MeteredProgress
 from benchmark.progress import LoggedProgress, Progress
+from benchmark.running import run_stages
 from benchmark.stages import STAGES
 from benchmark.store import Store
+from benchmark.usage import StageUsage, usage_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from benchmark.specs import Backbone
-    from benchmark.stages.base import StageResult, TextTable
+    from benchmark.stages.base import StageResult
+    from benchmark.texttable import TextTable
 
 COMMON_DATASET_SETTINGS = frozenset(
     {"name", "root", "patch_size", "seed", "per_region", "per_class", "on_error"}
@@ -53,6 +58,8 @@ class RunResult:
     stage_cells: list[CellResult]
     """The cells of every stage."""
     tables: list[TextTable]
+    usages: list[StageUsage] = field(default_factory=list)
+    """How long each stage took that had something to compute, and how busy it was."""
 
     @property
     def failed(self) -> list[CellResult]:
@@ -66,6 +73,7 @@ class RunResult:
             "scores": self.scores,
             "report": self.report,
             "cells": [result.to_json() for result in self.cells],
+            "usage": usage_to_json(self.usages),
         }
 
 
@@ -154,10 +162,20 @@ def open_context(
             metrics=tuple(METRICS),
             store=Store(store or experiment.store),
             cluster=cluster,
-            progress=progress or LoggedProgress(),
+            progress=MeteredProgress(progress or LoggedProgress(), experiment=experiment.name),
         )
         with context.leases:
             yield context
+
+
+@contextmanager
+def _recorded(context: Context) -> Iterator[None]:
+    """Keep what is run beside its results, and say at the end where its file has changed."""
+    context.store.check_writable()
+    experiment_file.keep(context.experiment, context.store)
+    yield
+    if text := experiment_file.describe_change(context.experiment):
+        context.progress.message(text)
 
 
 def run(
@@ -167,7 +185,7 @@ def run(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
-    """Run all stages in order, skipping complete artefacts.
+    """Run all stages, side by side where the cluster has room, skipping complete artefacts.
 
     Args:
         experiment: from ``load``.
@@ -178,25 +196,20 @@ def run(
     Raises:
         UsageError: the user's input is wrong. A failed cell is no exception: see ``failed``.
     """
-    with open_context(experiment, store=store, address=address, progress=progress) as context:
-        context.store.check_writable()
-        stage_cells: list[CellResult] = []
-        tables: list[TextTable] = []
-        stages = [entry.load() for entry in STAGES]
-        for number, stage in enumerate(stages):
-            # Before anything, and again once there are patches to count.
-            for later in stages[number:] if number < 2 else ():
-                later.check(context)
-            result = stage.run(context)
-            stage_cells += result.cells
-            tables += result.tables
+    with (
+        open_context(experiment, store=store, address=address, progress=progress) as context,
+        _recorded(context),
+    ):
+        results = run_stages(context)
+        stage_cells = [cell for result in results for cell in result.cells]
         return RunResult(
             store=context.store.uri,
             scores=_path_of(context, "evaluate"),
             report=_path_of(context, "report"),
             cells=[item for item in stage_cells if item.cell.method is not None],
             stage_cells=stage_cells,
-            tables=tables,
+            tables=[table for result in results for table in result.tables],
+            usages=list(context.usages),
         )
 
 
@@ -214,8 +227,10 @@ def run_stage(
         UsageError: the user's input is wrong, or there is no such stage.
     """
     entry = STAGES.get(name)
-    with open_context(experiment, store=store, address=address, progress=progress) as context:
-        context.store.check_writable()
+    with (
+        open_context(experiment, store=store, address=address, progress=progress) as context,
+        _recorded(context),
+    ):
         result = entry.load().run(context)
         return result, _path_of(context, name) or join(context.store.uri, name)
 

@@ -58,8 +58,10 @@ COMPILE_S = 40.0
 RELOAD_SHARE = 0.25
 """Of the time of compiling, that is expected where the compiler's cache already holds it."""
 
-CPU_SIZES = (2, 8, 1, 16)
-GPU_SIZES = (256, 64, 512, 16)
+CPU_SIZES = ((2, 1), (8, 16))
+"""Batch sizes to try, away from the default in one direction and then in the other: a direction is
+left at the first size that is no faster, the second is tried where the first brought nothing."""
+GPU_SIZES = ((256, 512), (64, 16))
 
 
 @dataclass(frozen=True)
@@ -234,14 +236,17 @@ class Calibration:
         best = first
         end = time.perf_counter() + SHARE * first.seconds(num_patches)
 
-        def look(plan: DevicePlan) -> None:
+        def look(plan: DevicePlan) -> bool:
             nonlocal best
             known = self._memory.find(plan)
             if known is None and time.perf_counter() < end:
                 known = self._try(plan)
             margin = BETTER if best is first else 1.0
-            if known is not None and not known.problem:
-                best = known if known.patches_per_s > margin * best.patches_per_s else best
+            if known is None or known.problem:
+                return False
+            is_faster = known.patches_per_s > margin * best.patches_per_s
+            best = known if is_faster else best
+            return is_faster
 
         plan = first.plan
         on_gpu = plan.device != "cpu"
@@ -249,8 +254,14 @@ class Calibration:
         if may_lower and has_fast_bfloat16():
             look(replace(best.plan, precision="bfloat16"))
         if asked.batch_size is None:
-            for size in GPU_SIZES if on_gpu else CPU_SIZES:
-                look(replace(plan, batch_size=size, precision=best.plan.precision))
+            plan = replace(plan, precision=best.plan.precision)
+            before = best
+            for sizes in GPU_SIZES if on_gpu else CPU_SIZES:
+                for size in sizes:
+                    if not look(replace(plan, batch_size=size)):
+                        break
+                if best is not before:
+                    break
         if asked.channels_last is None:
             look(replace(best.plan, channels_last=not plan.channels_last))
         if asked.num_threads is None and plan.num_threads > 1 and not on_gpu:

@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from benchmark.cli_status import WATCH_EVERY_S, Asked, show_status, watch_status
 from benchmark.errors import BenchmarkError, Interrupted, UsageError
 from benchmark.printing import (
+    LOG_FORMAT_OPTION,
+    LOG_FORMAT_VARIABLE,
+    LogFormat,
     complain,
+    find_log_format,
+    format_stderr,
     open_stderr_progress,
     open_stdout,
     print_json,
@@ -25,8 +31,7 @@ from benchmark.stages import STAGES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from benchmark.config import Experiment
-    from benchmark.context import CellResult
+    from benchmark.cells import CellResult
 
 app = typer.Typer(
     name="benchmark",
@@ -56,6 +61,16 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show the grid and what is complete; compute nothing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(
+        LOG_FORMAT_OPTION,
+        metavar="text|json",
+        envvar=LOG_FORMAT_VARIABLE,
+        help="json: each line of stderr is one JSON object.",
+    ),
+]
+"""The parser only checks it: ``invoke`` applies it, so that the parser's mistakes are JSON, too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -76,6 +91,11 @@ def _interrupt(number: int, _: object) -> NoReturn:
 def invoke(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code: 0 done, 1 a cell failed, 2 usage."""
     logging.getLogger("benchmark").addHandler(logging.NullHandler())
+    with format_stderr(find_log_format(arguments)):
+        return _invoke(arguments)
+
+
+def _invoke(arguments: Sequence[str]) -> int:
     # Every error of typer's parser derives from the base of its usage errors.
     parser_error = typer.BadParameter.__mro__[2]
     try:
@@ -135,13 +155,16 @@ def run(
     address: AddressOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    log_format: LogFormatOption = LogFormat.text,
 ) -> int:
     """Run all stages in order; complete artefacts are skipped."""
     from benchmark import api
+    from benchmark.usage import usage_table
 
+    del log_format
     loaded = api.load(experiment, settings or ())
     if dry_run:
-        return _show_status(loaded, store, as_json, prefix="dry run: ")
+        return show_status(Asked(loaded, store, as_json, prefix="dry run: "))
     began = time.monotonic()
     with open_stderr_progress() as progress:
         result = api.run(loaded, store=store, address=address, progress=progress)
@@ -149,6 +172,8 @@ def run(
         print_json(result.to_json())
     else:
         print_tables(result.tables)
+        if result.usages:
+            print_tables([usage_table(result.usages)])
         num_done = sum(item.status == "complete" for item in result.cells)
         say(
             f"{num_done} of {len(result.cells)} cells complete in {result.store}, "
@@ -166,12 +191,14 @@ def _stage_command(name: str, summary: str) -> Callable[..., int]:
         address: AddressOption = None,
         dry_run: DryRunOption = False,
         as_json: JsonOption = False,
+        log_format: LogFormatOption = LogFormat.text,
     ) -> int:
         from benchmark import api
 
+        del log_format
         loaded = api.load(experiment, settings or ())
         if dry_run:
-            return _show_status(loaded, store, as_json, prefix="dry run: ", stage=name)
+            return show_status(Asked(loaded, store, as_json, prefix="dry run: ", stage=name))
         with open_stderr_progress() as progress:
             result, path = api.run_stage(
                 name, loaded, store=store, address=address, progress=progress
@@ -197,12 +224,25 @@ def status(
     experiment: ExperimentArg,
     settings: SetOption = None,
     store: StoreOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again until every cell is complete or failed.")
+    ] = False,
+    every: Annotated[
+        float | None, typer.Option(min=0.1, metavar="SECONDS", help="--watch: between looks; 2.")
+    ] = None,
     as_json: JsonOption = False,
+    log_format: LogFormatOption = LogFormat.text,
 ) -> int:
     """Show every cell: complete, stale, missing or failed, with its path."""
     from benchmark import api
 
-    return _show_status(api.load(experiment, settings or ()), store, as_json)
+    del log_format
+    if every is not None and not watch:
+        raise UsageError("status: --every applies to --watch only")
+    asked = Asked(api.load(experiment, settings or ()), store, as_json)
+    if not watch:
+        return show_status(asked)
+    return watch_status(asked, every_s=WATCH_EVERY_S if every is None else every)
 
 
 @app.command()
@@ -223,6 +263,7 @@ def submit(
         bool, typer.Option("--dry-run", help="Check the cluster; submit no run.")
     ] = False,
     as_json: JsonOption = False,
+    log_format: LogFormatOption = LogFormat.text,
 ) -> int:
     """Run all stages as a job of a Ray cluster, which is checked first."""
     from benchmark.cli_submit import Options, submit_experiment
@@ -237,6 +278,7 @@ def submit(
             runtime_env=runtime_env,
             dry_run=dry_run,
             as_json=as_json,
+            log_format=log_format,
         ),
     )
 
@@ -303,47 +345,6 @@ def export(
     if address:
         say(address)
     say(str(folder))
-
-
-def _show_status(
-    experiment: Experiment,
-    store: str | None,
-    as_json: bool,
-    *,
-    prefix: str = "",
-    stage: str | None = None,
-) -> int:
-    from benchmark import api
-
-    results = [
-        item
-        for item in api.status(experiment, store=store)
-        if stage is None or item.cell.stage == stage
-    ]
-    if as_json:
-        print_json(
-            {
-                "store": store or experiment.store,
-                "cells": [item.to_json() for item in results],
-            }
-        )
-        return 0
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("stage", "cell", "status", "artefact"):
-        table.add_column(column, overflow="fold", no_wrap=column != "artefact")
-    for item in results:
-        state = f"{item.status}: {item.reason}" if item.reason else item.status
-        table.add_row(
-            item.cell.stage, Text(item.cell.label), Text(state), Text(item.cell.artefact.uri)
-        )
-    open_stdout().print(table)
-    complete = sum(item.status == "complete" for item in results)
-    say(f"{prefix}{complete} of {len(results)} cells complete")
-    say(store or experiment.store)
-    return 0
 
 
 def _exit_code(failed: Sequence[CellResult]) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark import shipping, submission
 from benchmark.errors import Interrupted, UsageError
+from benchmark.experiment_file import describe_change
 from benchmark.jobserver import JobServer
 from benchmark.preflight import compare_ray
 from benchmark.printing import complain, note, print_json, say
@@ -33,6 +34,7 @@ class Options:
     runtime_env: str = "none"
     dry_run: bool = False
     as_json: bool = False
+    log_format: str = "text"
 
 
 def submit_experiment(path: Path, options: Options) -> int:
@@ -42,11 +44,15 @@ def submit_experiment(path: Path, options: Options) -> int:
         UsageError: the experiment, the address or the cluster does not fit.
     """
     plan = submission.plan(
-        path, settings=options.settings, store=options.store, runtime_env=options.runtime_env
+        path,
+        settings=options.settings,
+        store=options.store,
+        runtime_env=options.runtime_env,
+        log_format=options.log_format,
     )
     with tempfile.TemporaryDirectory(prefix="benchmark-submit-") as folder:
         store = [] if "://" in plan.store else [Path(plan.store)]
-        shipment = shipping.stage(path, Path(folder), leave_out=store)
+        shipment = shipping.stage(plan.experiment, Path(folder), leave_out=store)
         server = JobServer(options.address)
         note(f"shipping {shipment}")
         compare_ray(str(describe_python()["packages"]["ray"]), server.ray_version)
@@ -93,6 +99,8 @@ def _follow(server: JobServer, plan: Plan, document: dict[str, Any], options: Op
     document |= {"status": end.status, "exit_code": end.exit_code}
     if end.reason:
         complain(f"{job}: {end.reason}", end.exit_code)
+    if text := describe_change(plan.experiment):
+        note(text)
     _end(document, options, f"{job}: {end.status.lower()}\n{plan.store}")
     return end.exit_code
 

@@ -1,9 +1,8 @@
-"""Connect to Ray or start it, and size pools of actors to the resources that are there."""
+"""Connect to Ray or start it, and tell what it has."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import tempfile
@@ -16,11 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.errors import BenchmarkError, UsageError
+from benchmark.headwatch import LOST, HeadLost, HeadWatch
 
 logger = logging.getLogger("benchmark")
-
-ACTOR_BYTES = 1_200_000_000
-"""Memory to plan for an embedding actor on a CPU: torch, a model and its batches."""
 
 PROGRESS_TIMEOUT_S = float(os.environ.get("BENCHMARK_PROGRESS_TIMEOUT_S", "600"))
 """A data pipeline without progress for so long ends with an error instead of hanging."""
@@ -29,24 +26,23 @@ RELEASE_TIMEOUT_S = 20.0
 """How long a new pool waits for CPUs that an earlier stage is still giving back."""
 
 
+class Node(NamedTuple):
+    """What one machine of the cluster has."""
+
+    num_cpus: float
+    num_gpus: float
+
+
 class Resources(NamedTuple):
-    """What the cluster has."""
+    """What the cluster has, or what a stage may book of it."""
 
     num_cpus: float
     num_gpus: float
     memory: float
     node_cpus: float = 0.0
     """Of the largest node; 0 where it is not known."""
-
-
-class Pool(NamedTuple):
-    """A pool of equal actors, and why it has that shape."""
-
-    num_actors: int
-    num_cpus: float
-    num_gpus: float
-    num_threads: int
-    reason: str
+    nodes: tuple[Node, ...] = ()
+    """Every machine; empty where they are not known."""
 
 
 @dataclass
@@ -58,6 +54,7 @@ class Cluster:
 
     address: str | None = None
     _owns: bool = False
+    _head: HeadWatch | None = None
 
     def connect(self, **options: Any) -> Resources:
         """Connect once and return the resources of the cluster.
@@ -72,6 +69,10 @@ class Cluster:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+        # Else the first Ctrl-C during a search, or after one, is swallowed.
+        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+        # A traceback for each trial that begins again; its cell's manifest counts them.
+        os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_SYNCER", "1")
         import ray
 
@@ -83,7 +84,7 @@ class Cluster:
                 os.environ.setdefault("RAY_AUTH_MODE", "token")
             settings = {"include_dashboard": False, **options} if address == "local" else {}
             try:
-                with _quiet_backend(), _kept_sigterm():
+                with _quiet_backend(), _kept_sigterm(), _loopback_only(address == "local"):
                     ray.init(
                         address=address,
                         log_to_driver=False,
@@ -99,16 +100,21 @@ class Cluster:
                     "the address, and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
                 ) from None
             self._owns = True
+            self._head = HeadWatch(ray.get_runtime_context().gcs_address)
             _protect_token()
             _quieten()
         found = ray.cluster_resources()
+        nodes = tuple(
+            Node(float(each["Resources"].get("CPU", 0.0)), float(each["Resources"].get("GPU", 0.0)))
+            for each in ray.nodes()
+            if each["Alive"]
+        )
         return Resources(
             num_cpus=float(found.get("CPU", 0.0)),
             num_gpus=float(found.get("GPU", 0.0)),
             memory=float(found.get("memory", 0.0)),
-            node_cpus=max(
-                float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]
-            ),
+            node_cpus=max(node.num_cpus for node in nodes),
+            nodes=nodes,
         )
 
     def wait_for_cpus(self, num_cpus: float, *, timeout_s: float = RELEASE_TIMEOUT_S) -> float:
@@ -134,17 +140,30 @@ class Cluster:
 
     def close(self) -> None:
         """Shut down what ``connect`` started."""
+        if self._head is not None:
+            self._head.stop()
         if self._owns:
             import ray
 
-            ray.shutdown()
+            # Without a head there is nobody to take leave of, which Ray would wait for.
+            if self._head is None or not self._head.is_lost:
+                ray.shutdown()
             self._owns = False
 
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        del kind, trace
+        is_lost = (
+            error is not None
+            and not isinstance(error, BenchmarkError)
+            and self._head is not None
+            and self._head.confirm_loss()
+        )
         self.close()
+        if is_lost:
+            raise HeadLost(LOST) from None
 
 
 @contextmanager
@@ -184,6 +203,25 @@ def _kept_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, ours)
 
 
+@contextmanager
+def _loopback_only(is_local: bool) -> Iterator[None]:
+    """Let a Ray that no other machine can join listen on 127.0.0.1 alone.
+
+    On Linux its ports are open on every interface, behind the token; on macOS and Windows it keeps
+    to the loopback by itself, by a switch that is read when Ray is imported. A user who sets that
+    switch decides.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    if is_local and ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR not in os.environ:
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def _quieten() -> None:
     # Ray's own progress lines would stand between ours.
     for name in ("ray.data", "ray.tune"):
@@ -203,48 +241,3 @@ def has_token() -> bool:
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return True
     return Path("~/.ray/auth_token").expanduser().is_file()
-
-
-def plan_pool(resources: Resources, *, num_actors: int | None, wants_gpu: bool = True) -> Pool:
-    """Size a pool so that a whole CPU stays free for the tasks that read and write.
-
-    Actors that hold every CPU starve the read tasks, and the pipeline hangs in silence
-    (https://github.com/ray-project/ray/issues/44687). On CPUs the fastest pool is one actor
-    of one thread for each core, booked at a little less than a core.
-
-    Args:
-        resources: of the cluster.
-        num_actors: as the user asked; None chooses.
-        wants_gpu: whether to book GPUs where there are some.
-
-    Raises:
-        UsageError: there is no CPU, or more actors are asked for than fit.
-    """
-    cpus = int(resources.num_cpus)
-    if cpus < 1:
-        raise UsageError("the Ray cluster has no CPU: add a node with CPUs")
-    gpus = int(resources.num_gpus) if wants_gpu else 0
-    if gpus:
-        count = num_actors or gpus
-        if count > gpus:
-            raise UsageError(
-                f"[embed] num_actors = {count}: the cluster has {gpus} GPUs, one for each actor"
-            )
-        share = 1.0 if cpus > count else _floor((cpus - 1) / count if cpus > 1 else 0.0)
-        return Pool(count, share, 1.0, max(1, (cpus - 1) // count), f"{gpus} GPUs: an actor each")
-    fits = max(1, int(resources.memory // ACTOR_BYTES)) if resources.memory else cpus
-    count = num_actors or min(cpus, fits)
-    if count > 8 * cpus:
-        raise UsageError(
-            f"[embed] num_actors = {count}: the cluster has {cpus} CPUs; "
-            f'ask for at most {8 * cpus}, or write "auto"'
-        )
-    share = 0.0 if cpus == 1 else _floor((cpus - 1) / count)
-    # One thread, however many actors: another number adds up in another order.
-    reason = f"{cpus} CPUs, no GPU: actors of one thread, a CPU left for reading and writing"
-    return Pool(count, min(1.0, share), 0.0, 1, reason)
-
-
-def _floor(share: float) -> float:
-    # Ray counts in ten-thousandths of a CPU.
-    return math.floor(share * 1000) / 1000 if share < 1 else 1.0

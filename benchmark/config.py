@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from benchmark.errors import UsageError, did_you_mean
 
@@ -95,6 +104,8 @@ class EmbedConfig(Section):
 
     batch_size: PositiveInt | Literal["auto"] = "auto"
     num_actors: PositiveInt | Literal["auto"] = "auto"
+    num_gpus: Annotated[float, Field(gt=0.0)] | Literal["auto"] = "auto"
+    """GPUs that one actor books, where there are some; 0.5 puts two actors on one."""
     num_threads: PositiveInt | Literal["auto"] = "auto"
     """Threads of one actor."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -176,6 +187,30 @@ class ReportConfig(Section):
     title: str | None = None
 
 
+class StageLimit(Section):
+    """What a stage may book of the cluster at most; None: all of it."""
+
+    num_cpus: PositiveInt | None = None
+    num_gpus: Annotated[int, Field(ge=0)] | None = None
+    """0 keeps the stage on CPUs."""
+
+
+class ResourcesConfig(Section):
+    """``[resources]``: limits of the stages on a cluster, e.g. ``tune = { num_cpus = 8 }``."""
+
+    embed: StageLimit = StageLimit()
+    tune: StageLimit = StageLimit()
+    finetune: StageLimit = StageLimit()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an experiment was read from; experiments of the same settings are equal without it."""
+
+    text: str = field(default="", compare=False)
+    overrides: tuple[str, ...] = field(default=(), compare=False)
+
+
 class Experiment(Section):
     """One experiment file: the grid of backbones, heads and seeds on one data set."""
 
@@ -197,8 +232,20 @@ class Experiment(Section):
     finetune: FinetuneConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+    resources: ResourcesConfig = ResourcesConfig()
     path: Annotated[str, Field(exclude=True)] = "the experiment"
     """Where it was loaded from, for messages."""
+    _origin: Origin = PrivateAttr(Origin())
+
+    @property
+    def text(self) -> str:
+        """The content of its file when it was loaded; empty where it was not loaded from one."""
+        return self._origin.text
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The ``KEY=VALUE`` settings over that file."""
+        return self._origin.overrides
 
     @field_validator("name")
     @classmethod
@@ -246,9 +293,12 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{where}: not valid TOML: {error}") from None
-    for override in overrides:
+    given = tuple(overrides)
+    for override in given:
         _apply_override(content, override)
-    return build(content, where=where)
+    experiment = build(content, where=where)
+    experiment._origin = Origin(text, given)
+    return experiment
 
 
 def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Experiment:
@@ -309,13 +359,9 @@ def _first_problem(error: ValidationError, where: str) -> str:
     if names[:1] == ["backbone"] and len(names) > 1:
         model, section = BackboneOptions, options_place(names[1])[1:-1]
         names = names[2:]
-    elif names and names[0] in Experiment.model_fields:
-        annotation = Experiment.model_fields[names[0]].annotation
-        # An optional table is a union of its model and None.
-        for kind in (annotation, *get_args(annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                model, section = kind, names.pop(0)
-                break
+    else:
+        while names and (inner := _table_of(model, names[0])):
+            model, section = inner, f"{section}.{names.pop(0)}".lstrip(".")
     place = f"{where} [{section}]" if section else where
     if not names and model is BackboneOptions:
         return f"{place}: {_plain(first['msg'])}"
@@ -331,6 +377,14 @@ def _first_problem(error: ValidationError, where: str) -> str:
     kinds = [item for item in problems if item["loc"][: len(names)] == first["loc"][: len(names)]]
     message = " or ".join(dict.fromkeys(_plain(item["msg"]) for item in kinds))
     return f"{place}: '{key}' = {first['input']!r}: {message}"
+
+
+def _table_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """Return the model of a table; an optional one is a union of its model and None."""
+    field = model.model_fields.get(name)
+    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+    tables = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return tables[0] if tables else None
 
 
 def _plain(message: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from benchmark.progress import StageProgress
+from benchmark.progress import Pace, Snapshot, StageCounts, StageProgress, describe
 
 LINE_EVERY_S = 5.0
 
@@ -34,28 +33,8 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.{0 if task.speed >= 10 else 1}f} {unit}/s")
 
 
-class Counts:
-    """How many cells of a stage are running, done and failed."""
-
-    def __init__(self, num_cells: int) -> None:
-        self.num_cells = num_cells
-        self.running: set[str] = set()
-        self.num_done = 0
-        self.num_failed = 0
-
-    def __str__(self) -> str:
-        text = f"{self.num_done}/{self.num_cells} cells, {len(self.running)} running"
-        return text + (f", {self.num_failed} failed" if self.num_failed else "")
-
-    def end(self, cell: str, *, failed: bool) -> None:
-        """Count a cell that ended."""
-        self.running.discard(cell)
-        self.num_done += not failed
-        self.num_failed += failed
-
-
 class LiveProgress:
-    """Bars on a terminal."""
+    """Bars on a terminal; a thread of its own may drive each."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -81,8 +60,9 @@ class LiveProgress:
         self, name: str, *, num_cells: int, num_items: int | None, unit: str
     ) -> StageProgress:
         """Add a bar."""
-        counts = Counts(num_cells)
-        task = self._bars.add_task(name, total=num_items, counts=str(counts), unit=unit)
+        counts = StageCounts(num_cells, num_items)
+        text = str(counts.snapshot())
+        task = self._bars.add_task(name, total=num_items, counts=text, unit=unit)
         return _LiveStage(self._bars, task, counts, name)
 
     def message(self, text: str) -> None:
@@ -91,35 +71,44 @@ class LiveProgress:
 
 
 class _LiveStage:
-    def __init__(self, bars: Progress, task: TaskID, counts: Counts, name: str) -> None:
+    def __init__(self, bars: Progress, task: TaskID, counts: StageCounts, name: str) -> None:
         self._bars, self._task, self._counts, self._name = bars, task, counts, name
+        # What is counted last must be shown last.
+        self._lock = threading.Lock()
 
     def start(self, cell: str) -> None:
-        self._counts.running.add(cell)
-        self._bars.update(self._task, counts=str(self._counts))
+        with self._lock:
+            self._show(self._counts.start(cell))
 
     def advance(self, count: int) -> None:
-        self._bars.advance(self._task, count)
+        with self._lock:
+            self._counts.advance(count)
+            self._bars.advance(self._task, count)
 
     def done(self, cell: str) -> None:
-        self._counts.end(cell, failed=False)
-        self._bars.update(self._task, counts=str(self._counts))
+        with self._lock:
+            self._show(self._counts.end(cell, failed=False)[0])
 
     def failed(self, cell: str, reason: str) -> None:
-        self._counts.end(cell, failed=True)
-        self._bars.update(self._task, counts=str(self._counts))
+        with self._lock:
+            self._show(self._counts.end(cell, failed=True)[0])
         self._bars.console.print(
             f"[red]{self._name}: {escape(cell)} failed:[/red] {escape(reason)}", highlight=False
         )
 
     def close(self) -> None:
-        task = next(item for item in self._bars.tasks if item.id == self._task)
-        self._bars.update(self._task, total=task.total or task.completed, counts=str(self._counts))
-        self._bars.stop_task(self._task)
+        with self._lock:
+            now = self._counts.snapshot()
+            total = now.num_items_wanted or now.num_items
+            self._bars.update(self._task, total=total, counts=str(now))
+            self._bars.stop_task(self._task)
+
+    def _show(self, now: Snapshot) -> None:
+        self._bars.update(self._task, counts=str(now))
 
 
 class PlainProgress:
-    """One line every few seconds, for logs."""
+    """One line every few seconds, for logs, whole lines from whichever thread."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -134,7 +123,7 @@ class PlainProgress:
         self, name: str, *, num_cells: int, num_items: int | None, unit: str
     ) -> StageProgress:
         """Begin the lines of a stage."""
-        return _PlainStage(self._console, name, Counts(num_cells), num_items, unit)
+        return _PlainStage(self._console, name, StageCounts(num_cells, num_items), unit)
 
     def message(self, text: str) -> None:
         """Print the line."""
@@ -142,48 +131,33 @@ class PlainProgress:
 
 
 class _PlainStage:
-    def __init__(
-        self, console: Console, name: str, counts: Counts, num_items: int | None, unit: str
-    ) -> None:
-        self._console, self._name, self._counts = console, name, counts
-        self._num_items, self._unit = num_items, unit
-        self._items = 0
-        self._began = self._printed = time.monotonic()
-        self._lock = threading.Lock()
+    def __init__(self, console: Console, name: str, counts: StageCounts, unit: str) -> None:
+        self._console, self._name, self._counts, self._unit = console, name, counts, unit
+        self._pace = Pace(LINE_EVERY_S)
 
     def start(self, cell: str) -> None:
-        self._counts.running.add(cell)
+        self._counts.start(cell)
 
     def advance(self, count: int) -> None:
-        with self._lock:
-            self._items += count
-            if time.monotonic() - self._printed >= LINE_EVERY_S:
-                self._line()
+        now = self._counts.advance(count)
+        if self._pace.is_due():
+            self._print(self._line(now))
 
     def done(self, cell: str) -> None:
         self._counts.end(cell, failed=False)
 
     def failed(self, cell: str, reason: str) -> None:
         self._counts.end(cell, failed=True)
-        self._console.print(
-            f"{self._name}: {cell} failed: {reason}", markup=False, highlight=False, soft_wrap=True
-        )
+        self._print(f"{self._name}: {cell} failed: {reason}")
 
     def close(self) -> None:
-        self._line(ended=True)
+        self._print(self._line(self._counts.snapshot(), ended=True))
 
-    def _line(self, *, ended: bool = False) -> None:
-        self._printed = time.monotonic()
-        seconds = self._printed - self._began
-        rate = self._items / seconds if seconds else 0.0
-        of = f"/{self._num_items}" if self._num_items else ""
-        text = f"{self._name}: {self._counts}, {self._items}{of} {self._unit}"
-        text += f", {rate:.1f} {self._unit}/s"
-        if ended:
-            text += f", {seconds:.1f} s"
-        elif self._num_items and rate:
-            text += f", {max(0.0, (self._num_items - self._items) / rate):.0f} s left"
+    def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, now: Snapshot, *, ended: bool = False) -> str:
+        return f"{self._name}: {describe(now, self._unit, ended=ended)}"
 
 
 def open_progress(console: Console) -> LiveProgress | PlainProgress:

@@ -7,18 +7,22 @@ stage's code version. Batch sizes, numbers of actors and paths do not.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-from benchmark.cluster import Cluster
+from benchmark.cells import TRAIN_SET, Cell
+from benchmark.cluster import Cluster, Resources
 from benchmark.config import Experiment
 from benchmark.digest import fingerprint
 from benchmark.errors import CellError
 from benchmark.lease import Leases
 from benchmark.progress import Progress
+from benchmark.scheduling import Ledger, lanes_of, within
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store import Artefact, Status, Store
+from benchmark.usage import StageUsage
 
 CODE_VERSIONS = {
     "patches": 1,
@@ -26,11 +30,11 @@ CODE_VERSIONS = {
     "tune": 1,
     "finetune": 1,
     "evaluate": 2,
-    "report": 3,
+    "report": 4,
 }
 """Raised by hand when a stage's code changes what it computes."""
 
-TRAIN_SET = "all"
+Readiness = Literal["ready", "waiting", "blocked"]
 
 FINETUNE = "finetune"
 """The method's name, beside those of the heads."""
@@ -52,49 +56,6 @@ FINETUNE_SAME_RESULT = frozenset(
 """Settings of ``[finetune]`` that change where and how a training runs, not what it computes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One unit of a stage's grid, and the artefact that completes it."""
-
-    stage: str
-    artefact: Artefact
-    dataset: str
-    backbone: str | None = None
-    method: str | None = None
-    train_set: str = TRAIN_SET
-    seed: int | None = None
-
-    @property
-    def label(self) -> str:
-        """A short name for progress and messages."""
-        seed = None if self.seed is None else f"seed {self.seed}"
-        parts = [part for part in (self.backbone, self.method, seed) if part]
-        return " / ".join(parts) or self.dataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellResult:
-    """How a cell stands: complete, stale, missing or failed (with the reason)."""
-
-    cell: Cell
-    status: Status
-    reason: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record that ``--json`` prints."""
-        return {
-            "stage": self.cell.stage,
-            "dataset": self.cell.dataset,
-            "backbone": self.cell.backbone,
-            "method": self.cell.method,
-            "train_set": self.cell.train_set,
-            "seed": self.cell.seed,
-            "status": self.status,
-            "reason": self.reason,
-            "artefact": self.cell.artefact.uri,
-        }
-
-
 @dataclass(kw_only=True)
 class Context:
     """An experiment with its names resolved, its store, and the cluster that it runs on."""
@@ -109,6 +70,10 @@ class Context:
     progress: Progress
     failures: dict[str, str] = field(default_factory=dict)
     """Why artefacts failed in this run, by path; what depends on them fails with that reason."""
+    usages: list[StageUsage] = field(default_factory=list)
+    """How long the stages of this run took, and how busy they were."""
+    is_stopping: threading.Event = field(default_factory=threading.Event)
+    """Set where the run is interrupted: what ends for that reason has not failed."""
 
     @cached_property
     def source(self) -> Source:
@@ -124,6 +89,28 @@ class Context:
     def leases(self) -> Leases:
         """What this run has leased of the store; other runs leave that alone."""
         return Leases(self.store, group=self.experiment.name)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Which stages have work, and what each may book of the cluster."""
+        return Ledger(lanes_of(self.experiment))
+
+    def resources(self, stage: str) -> Resources:
+        """Return what a stage may book now; connects to the cluster."""
+        whole = self.cluster.connect()
+        return within(whole, self.ledger.budget(stage, whole))
+
+    def first_resources(self, stage: str) -> Resources:
+        """Return what a stage may book when it begins, whatever has ended already."""
+        whole = self.cluster.connect()
+        return within(whole, self.ledger.first_budget(stage, whole))
+
+    def readiness(self, artefact: Artefact) -> Readiness:
+        """Return whether what depends on an artefact can be computed, now or later in this run."""
+        may_come = artefact.path not in self.failures and self.ledger.is_open(artefact.stage)
+        if artefact.is_complete:
+            return "ready"
+        return "waiting" if may_come else "blocked"
 
     def status(self, artefact: Artefact) -> tuple[Status, str]:
         """Return how an artefact stands, counting what failed in this run."""
@@ -151,6 +138,8 @@ class Context:
 
     def fail(self, artefact: Artefact, reason: str) -> None:
         """Record that an artefact failed, here and in the store."""
+        if self.is_stopping.is_set():
+            return
         self.failures[artefact.path] = reason
         try:
             artefact.fail(reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,14 +24,33 @@ class Files:
     the driver does; neither its text nor its files hold that.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(
+        self,
+        uri: str,
+        connection: Mapping[str, str] | None = None,
+        *,
+        num_tries: int | None = None,
+    ) -> None:
         """Open it without writing to it.
+
+        Args:
+            uri: or a path.
+            connection: how S3 is reached, from ``connection`` of another process; None: as the
+                URI and this environment say.
+            num_tries: of each operation, at most; None: as many as it takes to get over what
+                passes by itself.
 
         Raises:
             UsageError: the URI's scheme or a setting in it is unknown, or it holds credentials.
         """
         self.uri = uri
-        self._open(None)
+        self._num_tries = num_tries
+        self._open(None if connection is None else dict(connection))
+
+    @property
+    def connection(self) -> dict[str, str] | None:
+        """How S3 is reached, with its secrets; None elsewhere."""
+        return self._connection
 
     def _open(self, connection: dict[str, str] | None) -> None:
         self.fs, self.root, self._small_fs, self._connection = open_filesystem(self.uri, connection)
@@ -41,12 +60,23 @@ class Files:
         if self._connection is None:
             return self.__dict__
         # Arrow's own pickle of S3 forgets how often to retry.
-        return {"uri": self.uri, "_connection": self._connection}
+        kept = ("uri", "_connection", "_num_tries")
+        return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if "fs" not in state:
             self._open(self._connection)
+
+    def place(self, path: str) -> str:
+        """Return where a file or folder below the root lies on its file system.
+
+        Raises:
+            CellError: it would lie elsewhere: a file in the store that names others is wrong.
+        """
+        if ".." in path.split("/"):
+            raise CellError(f"'{path}' leads out of the store '{self.uri}'")
+        return f"{self.root}/{path}"
 
     def check_writable(self) -> None:
         """Create the root and write a probe.
@@ -54,7 +84,7 @@ class Files:
         Raises:
             UsageError: it cannot be written; says why.
         """
-        probe = f"{self.root}/.probe-{uuid.uuid4().hex}"
+        probe = self.place(f".probe-{uuid.uuid4().hex}")
         try:
             retry(lambda: self._write_whole(probe, b"probe"), what=f"store '{self.uri}'")
             self.fs.delete_file(probe)
@@ -70,7 +100,7 @@ class Files:
         Raises:
             CellError: the store is full or cannot be written.
         """
-        self.attempt(path, "written", lambda: self._write_whole(f"{self.root}/{path}", content))
+        self.attempt(path, "written", lambda: self._write_whole(self.place(path), content))
 
     def read(self, path: str) -> bytes:
         """Return the content of one file below the root.
@@ -81,14 +111,14 @@ class Files:
         """
 
         def read() -> bytes:
-            with self.fs.open_input_file(f"{self.root}/{path}") as stream:
+            with self.fs.open_input_file(self.place(path)) as stream:
                 return bytes(stream.read())
 
         return self.attempt(path, "read", read)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the files of a folder below the root and their bytes, without temporaries."""
-        selector = pafs.FileSelector(f"{self.root}/{folder}", allow_not_found=True)
+        selector = pafs.FileSelector(self.place(folder), allow_not_found=True)
         found = self.attempt(folder, "read", lambda: self.fs.get_file_info(selector))
         return {
             info.base_name: info.size
@@ -98,19 +128,19 @@ class Files:
 
     def has(self, path: str) -> bool:
         """Return whether there is such a file below the root."""
-        info = self.attempt(path, "read", lambda: self.fs.get_file_info(f"{self.root}/{path}"))
+        info = self.attempt(path, "read", lambda: self.fs.get_file_info(self.place(path)))
         return bool(info.type == pafs.FileType.File)
 
     def delete(self, path: str) -> None:
         """Delete one file below the root; one that is gone already is no error."""
         with contextlib.suppress(FileNotFoundError):
-            self.attempt(path, "deleted", lambda: self.fs.delete_file(f"{self.root}/{path}"))
+            self.attempt(path, "deleted", lambda: self.fs.delete_file(self.place(path)))
 
     def remove_empty(self, folder: str) -> None:
         """Remove a local folder below the root if it is empty; others have none to remove."""
         if self.is_local:
             with contextlib.suppress(OSError):
-                Path(f"{self.root}/{folder}").rmdir()
+                Path(self.place(folder)).rmdir()
 
     def attempt(self, path: str, done: str, operation: Callable[[], T]) -> T:
         """Return the result of an operation that may be repeated.
@@ -126,13 +156,25 @@ class Files:
         """
         uri = join(self.uri, path)
         try:
-            return retry(operation, what=uri)
+            return retry(operation, what=uri, num_tries=self._num_tries)
         except FileNotFoundError:
             if done == "written":
                 raise CellError(f"{uri} cannot be written: its folder is gone") from None
             raise
         except OSError as error:
-            raise CellError(f"{uri} cannot be {done}: {explain(error)}") from None
+            raise CellError(f"{uri} cannot be {done}: {self._why(error)}") from None
+
+    def _why(self, error: OSError) -> str:
+        """Return why the store failed; where S3's answer had no body, a listing is asked for one.
+
+        Answers to HEAD, with which Arrow begins most of what it does, say 400 or 403 and no more.
+        """
+        if "No response body" in str(error):
+            try:
+                self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
+            except OSError as telling:
+                error = telling
+        return explain(error)
 
     def _write_whole(self, final: str, content: bytes) -> None:
         if not has_folders(self.fs):

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from benchmark.credentials import refuse_credentials
 from benchmark.errors import UsageError, did_you_mean
 
 S3_SETTINGS = ("endpoint_override", "region", "scheme")
@@ -52,13 +53,9 @@ def open_filesystem(uri: str, connection: Mapping[str, str] | None = None) -> Op
     if "://" not in uri:
         local = pafs.LocalFileSystem()
         return Opened(local, str(Path(uri).absolute()), local)
+    refuse_credentials(uri)
     try:
         parts = urlsplit(uri)
-        if parts.password or (parts.scheme == "s3" and parts.username):
-            raise UsageError(
-                "the URI of a store must not hold credentials, since it is written into reports "
-                "and logs; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
-            )
         if parts.scheme == "s3":
             root = f"{parts.netloc}{parts.path}".rstrip("/")
             found = dict(connection or _s3_connection(uri))
@@ -102,6 +99,12 @@ def _s3_connection(uri: str) -> dict[str, str]:
         "session_token": _first("AWS_SESSION_TOKEN"),
     }
     found = {key: value for key, value in {**environment, **given}.items() if value}
+    if "@" in found.get("endpoint_override", ""):
+        # Arrow would write it into its errors.
+        raise UsageError(
+            "AWS_ENDPOINT_URL holds a password, which errors and logs would show; set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+        )
     scheme, mark, host = found.get("endpoint_override", "").rpartition("://")
     if mark:
         found["endpoint_override"] = host.rstrip("/")

@@ -111,10 +111,16 @@ class Watch:
 
     store: Store
     clock: Callable[[], float]
+    dead: dict[str, Owner] = field(default_factory=dict)
+    """The runs that were found dead, by id."""
     _seen: dict[str, _Sighting] = field(default_factory=dict)
 
-    def look_up(self, owner_id: str) -> Owner | None:
+    def look_up(self, owner_id: str, *, only_looks: bool = False) -> Owner | None:
         """Return a run, or None where it is dead; its heartbeat is then deleted.
+
+        Args:
+            owner_id: of the run.
+            only_looks: whether to delete nothing.
 
         Raises:
             CellError: the store cannot be read.
@@ -129,7 +135,10 @@ class Watch:
         if seen is None or seen.beat != owner.beat:
             seen = self._seen[owner_id] = _Sighting(owner.beat, now)
         if owner.process.is_gone or now - seen.since >= owner.expiry_s:
+            if only_looks:
+                return None
             logger.info("%s is dead: its cells are taken over", owner)
+            self.dead[owner_id] = owner
             self.store.delete(heartbeat_path(owner_id))
             return None
         return owner

@@ -8,10 +8,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmark.cluster import has_token
+from benchmark.credentials import holds_credentials
 from benchmark.errors import UsageError, first_line
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 8.0
+ORDER_TIMEOUT_S = 60.0
+"""For a job to be taken: the first one waits until a new head has started what runs it."""
 UPLOAD_TIMEOUT_S = 600.0
 
 
@@ -26,19 +29,27 @@ def check_address(address: str | None) -> str:
     example = "http://127.0.0.1:8265"
     if not url:
         raise UsageError(f"submit: give the cluster's job server, e.g. --address {example}")
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
+    if holds_credentials(url):
         # Not repeated: what stands there is a secret.
         raise UsageError(
             "--address holds a password, which would be shown; give the cluster's token in "
             "RAY_AUTH_TOKEN or ~/.ray/auth_token"
         )
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if not _is_url(url):
         raise UsageError(
             f"--address {url}: is no job server's; give the URL of the cluster's dashboard, "
             f"e.g. {example}"
         )
     return url.rstrip("/")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        # A port that is no number is found when it is read.
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def open_client(url: str) -> Any:
@@ -79,7 +90,8 @@ def _try_to_open(url: str) -> Any:
         """With limits of time, which Ray's own lacks."""
 
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            answer_s = UPLOAD_TIMEOUT_S if method == "PUT" else ANSWER_TIMEOUT_S
+            longer = {"PUT": UPLOAD_TIMEOUT_S, "POST": ORDER_TIMEOUT_S}
+            answer_s = longer.get(method, ANSWER_TIMEOUT_S)
             options.setdefault("timeout", (CONNECT_TIMEOUT_S, answer_s))
             return super()._do_request(method, endpoint, **options)
 

@@ -18,6 +18,7 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ CONTEST_POLL_S = 0.05
 
 @dataclass
 class Leases:
-    """The leases of this run on one store; a context manager, which may be nested.
+    """The leases of this run on one store, for all its threads; a context manager, may be nested.
 
     Nothing is written before the first cell is leased, and nothing is left at the end.
     """
@@ -55,6 +56,9 @@ class Leases:
     heartbeat: Heartbeat | None = None
     refused: set[str] = field(default_factory=set)
     """The paths of what ``acquire_one`` did not lease at its last try."""
+    _former: dict[str, str] = field(default_factory=dict)
+    """The dead runs that held cells, by the cell's key."""
+    _lock: threading.RLock = field(default_factory=threading.RLock)
     _depth: int = 0
     _claimed: set[str] = field(default_factory=set)
     """The paths of this run's claims."""
@@ -63,20 +67,24 @@ class Leases:
         self._watch = Watch(self.store, self.clock)
 
     def __enter__(self) -> Leases:
-        self._depth += 1
+        with self._lock:
+            self._depth += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if not self._depth:
+        with self._lock:
+            self._depth -= 1
+            is_over = not self._depth
+        if is_over:
             self.close()
 
     def register(self) -> Heartbeat:
         """Return the heartbeat of this run, which begins with the first call."""
-        if self.heartbeat is None or self.heartbeat.is_lost:
-            owner = Owner(self.group, self.process, self.expiry_s)
-            self.heartbeat = Heartbeat(self.store, owner, by_itself=self.beats_by_itself)
-        return self.heartbeat
+        with self._lock:
+            if self.heartbeat is None or self.heartbeat.is_lost:
+                owner = Owner(self.group, self.process, self.expiry_s)
+                self.heartbeat = Heartbeat(self.store, owner, by_itself=self.beats_by_itself)
+            return self.heartbeat
 
     def acquire(self, artefacts: Sequence[Artefact], *, most: int | None = None) -> list[Artefact]:
         """Lease those that no other living run has leased, and return them.
@@ -88,19 +96,20 @@ class Leases:
         Raises:
             CellError: the store cannot be read or written.
         """
-        mine = self.register().id
-        taken = self._rivals(mine)
-        wanted = [item for item in artefacts if _key(item) not in taken][:most]
-        for item in wanted:
-            path = _claim(_key(item), mine)
-            self._claimed.add(path)
-            self.store.write(path, json.dumps({"cell": item.folder}).encode())
-        won = self._contest(mine, {_key(item) for item in wanted})
-        leased = [item for item in wanted if _key(item) in won]
-        # What another run has completed since the caller looked is not computed again.
-        complete = [item for item in leased if item.is_listed_complete]
-        self.release(complete)
-        return [item for item in leased if item not in complete]
+        with self._lock:
+            mine = self.register().id
+            taken = self._rivals(mine)
+            wanted = [item for item in artefacts if _key(item) not in taken][:most]
+            for item in wanted:
+                path = _claim(_key(item), mine)
+                self._claimed.add(path)
+                self.store.write(path, json.dumps({"cell": item.folder}).encode())
+            won = self._contest(mine, {_key(item) for item in wanted})
+            leased = [item for item in wanted if _key(item) in won]
+            # What another run has completed since the caller looked is not computed again.
+            complete = [item for item in leased if item.is_listed_complete]
+            self.release(complete)
+            return [item for item in leased if item not in complete]
 
     def acquire_one(self, artefact: Artefact) -> bool:
         """Lease an artefact unless another living run has, and return whether that went well.
@@ -108,10 +117,11 @@ class Leases:
         Raises:
             CellError: the store cannot be read or written.
         """
-        is_mine = bool(self.acquire([artefact]))
-        if not is_mine:
-            self.refused.add(artefact.path)
-        return is_mine
+        with self._lock:
+            is_mine = bool(self.acquire([artefact]))
+            if not is_mine:
+                self.refused.add(artefact.path)
+            return is_mine
 
     def holders(self, artefacts: Iterable[Artefact]) -> dict[str, str]:
         """Return by path which living run has leased an artefact, of those that one has.
@@ -119,12 +129,44 @@ class Leases:
         Raises:
             CellError: the store cannot be read.
         """
-        rivals = self._rivals(self.register().id)
+        with self._lock:
+            rivals = self._rivals(self.register().id)
         return {
             item.path: str(next(iter(others.values())))
             for item in artefacts
             if (others := rivals.get(_key(item)))
         }
+
+    def observe(self, artefacts: Iterable[Artefact]) -> tuple[dict[str, str], bool]:
+        """Return by path which living run computes an artefact, without writing anything.
+
+        Returns: those that are computed, and whether any run of this group is alive.
+
+        Raises:
+            CellError: the store cannot be read.
+        """
+        names = self.store.sizes(FOLDER)
+        owners = {
+            owner_id: owner
+            for owner_id in {name.rpartition(".")[2] for name in names}
+            if (owner := self._watch.look_up(owner_id, only_looks=True))
+        }
+        claims = {
+            key: owners[owner_id]
+            for key, _, owner_id in (name.rpartition(".") for name in names)
+            if owner_id in owners and key != OWNER
+        }
+        found = {item.path: str(claims[_key(item)]) for item in artefacts if _key(item) in claims}
+        return found, any(owner.group == self.group for owner in owners.values())
+
+    def forget_refused(self, artefacts: Iterable[Artefact]) -> None:
+        """Forget that these were not leased: they are tried again."""
+        with self._lock:
+            self.refused -= {item.path for item in artefacts}
+
+    def former_owner(self, artefact: Artefact) -> str | None:
+        """Return which dead run held the lease of an artefact before; None where none did."""
+        return self._former.get(_key(artefact))
 
     def share(self, num_cells: int) -> int:
         """Return how many of so many cells this run takes, of all runs of its group.
@@ -132,12 +174,13 @@ class Leases:
         Raises:
             CellError: the store cannot be read.
         """
-        mine = self.register().id
-        names = self.store.sizes(FOLDER)
-        ids = [name.rpartition(".")[2] for name in names if name.startswith(f"{OWNER}.")]
-        others = [self._watch.look_up(item) for item in ids if item != mine]
-        rivals = sum(owner is not None and owner.group == self.group for owner in others)
-        return math.ceil(num_cells / (1 + rivals))
+        with self._lock:
+            mine = self.register().id
+            names = self.store.sizes(FOLDER)
+            ids = [name.rpartition(".")[2] for name in names if name.startswith(f"{OWNER}.")]
+            others = [self._watch.look_up(item) for item in ids if item != mine]
+            rivals = sum(owner is not None and owner.group == self.group for owner in others)
+            return math.ceil(num_cells / (1 + rivals))
 
     def wait(self) -> None:
         """Wait a little before looking again."""
@@ -146,7 +189,8 @@ class Leases:
     def release(self, artefacts: Iterable[Artefact]) -> None:
         """Give leases back; where the store fails, ``close`` tries again."""
         keys = {_key(item) for item in artefacts}
-        self._withdraw([path for path in self._claimed if _key_of(path) in keys])
+        with self._lock:
+            self._withdraw([path for path in self._claimed if _key_of(path) in keys])
 
     def close(self) -> None:
         """Give everything back and end the heartbeat; a store that is gone is no error."""
@@ -193,6 +237,9 @@ class Leases:
                 owners[owner_id] = self._watch.look_up(owner_id)
             owner = owners[owner_id]
             if owner is None:
+                # Without a heartbeat it may just have ended well.
+                if owner_id in self._watch.dead:
+                    self._former[key] = str(self._watch.dead[owner_id])
                 self.store.delete(_claim(key, owner_id))
             else:
                 found.setdefault(key, {})[owner_id] = owner

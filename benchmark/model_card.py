@@ -8,7 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.context import FINETUNE, TRAIN_SET, Context
+from benchmark.cells import TRAIN_SET
+from benchmark.context import FINETUNE, Context
 from benchmark.specs import Backbone
 from benchmark.store import Artefact
 

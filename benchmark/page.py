@@ -162,6 +162,9 @@ class ReportData:
         class_counts: patches per class, split and region.
         backbones: tables of what each backbone is and was fed.
         timings: tables of durations and throughput.
+        usage: tables of how long the stages took and how busy they were.
+        usage_notes: sentences about them, that of the stage that limits the run first.
+        repairs: tables of what was lost and computed again.
         problems: failed and missing cells.
         provenance: what identifies the run, in the order given.
         pictures: figures; each goes into its section.
@@ -187,6 +190,9 @@ class ReportData:
     class_counts: tuple[Table, ...] = ()
     backbones: tuple[Table, ...] = ()
     timings: tuple[Table, ...] = ()
+    usage: tuple[Table, ...] = ()
+    usage_notes: tuple[str, ...] = ()
+    repairs: tuple[Table, ...] = ()
     problems: tuple[ProblemRow, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from benchmark.cluster import Resources, plan_pool
+from benchmark.cluster import Resources
 from benchmark.config import Experiment
 from benchmark.errors import UsageError
+from benchmark.pools import plan_pool
 from benchmark.teams import plan_team
 
 NUM_NAMED = 3
@@ -58,7 +59,7 @@ def check(
         *_check_nodes(there),
         _compare_python(here["python"], {node["node"]: node["python"] for node in nodes}),
         *_compare_packages(here, nodes),
-        *_check_resources(there["resources"], experiment),
+        *_check_resources(there["resources"], there.get("growth"), experiment),
         *_check_store(nodes, store),
         *_check_root(nodes, experiment.dataset.root),
         *_check_models(nodes),
@@ -112,7 +113,37 @@ def _compare_packages(
         yield Finding("ok", "packages: the versions that are here")
 
 
-def _check_resources(resources: Mapping[str, float], experiment: Experiment) -> Iterator[Finding]:
+def _check_resources(
+    now: Mapping[str, float], growth: Mapping[str, float] | None, experiment: Experiment
+) -> Iterator[Finding]:
+    """Compare what an experiment asks for with what is up, and with what may come.
+
+    Args:
+        now: the resources that are up.
+        growth: of the largest cluster that an autoscaler may make; empty: not known; None:
+            there is no autoscaler.
+        experiment: what asks for them.
+    """
+    text = f"{now['CPU']:g} CPUs, {now['GPU']:g} GPUs"
+    if growth:
+        text += f"; with what the autoscaler may start {growth['CPU']:g} and {growth['GPU']:g}"
+    lack = _lack(now, experiment)
+    if not lack:
+        yield Finding("ok", text)
+    elif growth is None:
+        yield Finding("error", lack)
+    elif growth and (lack_then := _lack(growth, experiment)):
+        yield Finding("error", f"{lack_then} with all that its autoscaler may start")
+    else:
+        yield Finding(
+            "warning",
+            f"{lack}; its autoscaler may start more, and must have done so when the stage begins: "
+            "ask for them first (docs/CLUSTERS.md)",
+        )
+
+
+def _lack(resources: Mapping[str, float], experiment: Experiment) -> str:
+    """Return why an experiment cannot have what it asks for, or nothing."""
     found = Resources(
         num_cpus=resources["CPU"],
         num_gpus=resources["GPU"],
@@ -127,9 +158,8 @@ def _check_resources(resources: Mapping[str, float], experiment: Experiment) -> 
             workers = None if training.num_workers == "auto" else training.num_workers
             plan_team(found, num_workers=workers, num_trials=1)
     except UsageError as error:
-        yield Finding("error", str(error))
-        return
-    yield Finding("ok", f"{found.num_cpus:g} CPUs, {found.num_gpus:g} GPUs")
+        return str(error)
+    return ""
 
 
 def _check_store(nodes: Sequence[Mapping[str, Any]], store: str) -> Iterator[Finding]:

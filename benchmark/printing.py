@@ -2,16 +2,68 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from benchmark.stages.base import TextTable
+    from benchmark.jsonlog import JsonLog
+    from benchmark.texttable import TextTable
+
+LOG_FORMAT_OPTION = "--log-format"
+LOG_FORMAT_VARIABLE = "BENCHMARK_LOG_FORMAT"
+
+
+class LogFormat(StrEnum):
+    """What stderr holds: lines for people, or one JSON object a line."""
+
+    text = "text"
+    json = "json"
+
+
+_json_log: JsonLog | None = None
+"""Where stderr holds JSON."""
+
+
+def find_log_format(arguments: Sequence[str]) -> LogFormat:
+    """Return the format that a command line or the environment asks for.
+
+    It is looked for before the command line is parsed, whose mistakes are told in it, too; what is
+    no format is left to the parser.
+    """
+    found = os.environ.get(LOG_FORMAT_VARIABLE, "")
+    for name, following in itertools.pairwise([*arguments, ""]):
+        if name == LOG_FORMAT_OPTION:
+            found = following
+        elif name.startswith(f"{LOG_FORMAT_OPTION}="):
+            found = name.partition("=")[2]
+    return LogFormat(found) if found in set(LogFormat) else LogFormat.text
+
+
+@contextmanager
+def format_stderr(log_format: LogFormat) -> Iterator[None]:
+    """Write JSON to stderr where it is asked for: ours, loggers', and what libraries print."""
+    global _json_log
+    if log_format is LogFormat.text:
+        yield
+        return
+    from benchmark.jsonlog import JsonLog, JsonStream, logging_to
+
+    _json_log = JsonLog(sys.stderr)
+    stream = JsonStream(_json_log, sys.stderr)
+    try:
+        with logging_to(_json_log), redirect_stderr(stream):
+            yield
+    finally:
+        stream.end()
+        _json_log = None
 
 
 @contextmanager
@@ -20,12 +72,28 @@ def open_stderr_progress() -> Iterator[Any]:
 
     Meanwhile what libraries print goes there, too: Ray tells on stdout that a machine was lost.
     """
-    from rich.console import Console
+    with redirect_stdout(sys.stderr), _open_progress() as progress:
+        yield progress
 
+
+def _open_progress() -> Any:
+    if _json_log is not None:
+        from benchmark.jsonlog import JsonProgress
+        from benchmark.stages import STAGES
+
+        return JsonProgress(_json_log, stages=STAGES.names())
     from benchmark.console import open_progress
 
-    with redirect_stdout(sys.stderr), open_progress(Console(stderr=True)) as progress:
-        yield progress
+    return open_progress(open_stderr())
+
+
+def open_stderr() -> Any:
+    """Return a console on stderr; None where that holds JSON."""
+    if _json_log is not None:
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def print_tables(tables: Sequence[TextTable]) -> None:
@@ -75,13 +143,22 @@ def print_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
-def note(text: str) -> None:
-    """Print one line of progress."""
+def note(
+    text: str, *, stage: str | None = None, numbers: Mapping[str, float] | None = None
+) -> None:
+    """Print one line of progress; stage and numbers are for programs."""
+    if _json_log is not None:
+        _json_log.write("message", text.strip(), stage=stage, numbers=numbers)
+        return
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def complain(text: str, code: int) -> int:
     """Say in one line what went wrong, and return the exit code."""
-    sys.stderr.write(f"benchmark: {' '.join(text.splitlines())}\n")
+    line = " ".join(text.splitlines())
+    if _json_log is not None:
+        _json_log.write("error", line, level="error", numbers={"exit_code": code})
+    else:
+        sys.stderr.write(f"benchmark: {line}\n")
     return code

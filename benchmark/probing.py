@@ -16,7 +16,13 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from benchmark.errors import CellError
+from benchmark.growth import describe_growth
+
+if TYPE_CHECKING:
+    from benchmark.files import Files
 
 PACKAGES = (
     "ray", "torch", "transformers", "timm", "torchgeo", "scikit-learn", "optuna", "pyarrow", "numpy"
@@ -28,6 +34,8 @@ MAX_NODES = 16
 NODE_TIMEOUT_S = 45.0
 """For the answers of all nodes, where they install nothing first."""
 HUB_TIMEOUT_S = 5.0
+NUM_TRIES = 1
+"""Of each operation on the store; Arrow's client repeats its requests by itself."""
 
 
 def describe_python() -> dict[str, Any]:
@@ -48,12 +56,15 @@ def probe(asked: Mapping[str, Any]) -> dict[str, Any]:
         asked: ``store`` (URI), ``marker`` (a name that is new in it), ``root`` (of the data
             set), ``models`` (backbones of the hub), ``timeout_s`` (optional, for the nodes).
 
-    Returns: ``resources`` of the cluster, and of each asked node its versions and what it
-        can reach; ``num_nodes`` counts also those that were not asked.
+    Returns: ``resources`` of the cluster, ``growth`` (what ``describe_growth`` says), and of
+        each asked node its versions and what it can reach; ``num_nodes`` counts also those that
+        were not asked.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    # As the driver of a run, which opens the store here and hands it to the nodes.
+    asked = {**asked, "connection": _connection(asked["store"])}
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
     alive = [node for node in ray.nodes() if node["Alive"]]
     chosen = choose_nodes(alive)
@@ -93,6 +104,7 @@ def probe(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "resources": {name: float(total.get(name, 0)) for name in ("CPU", "GPU", "memory")}
         | {"node_cpus": node_cpus},
+        "growth": describe_growth(),
         "num_nodes": len(alive),
         "nodes": nodes,
     }
@@ -133,12 +145,8 @@ def list_markers(node_id: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     found: list[str] = []
 
     def read() -> None:
-        import pyarrow.fs as pafs
-
-        store, folder = _marker_folder(asked)
-        for info in store.fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True)):
-            with store.fs.open_input_stream(info.path) as stream:
-                found.append(stream.read().decode())
+        files, folder = _open(asked), _marker_folder(asked)
+        found.extend(files.read(f"{folder}/{name}").decode() for name in files.sizes(folder))
 
     return {"markers": found, "error": _attempt(read)}
 
@@ -147,10 +155,12 @@ def clear_markers(node_id: str, asked: Mapping[str, Any], makers: list[str]) -> 
     """Remove the markers, and the folder of a store that this node made for them."""
 
     def clear() -> None:
-        store, folder = _marker_folder(asked)
-        _attempt(lambda: store.fs.delete_dir(folder))
-        if store.is_local and node_id in makers:
-            Path(store.root).rmdir()
+        files, folder = _open(asked), _marker_folder(asked)
+        for name in files.sizes(folder):
+            files.delete(f"{folder}/{name}")
+        files.remove_empty(folder)
+        if files.is_local and node_id in makers:
+            Path(files.root).rmdir()
 
     _attempt(clear)
     return {}
@@ -195,20 +205,39 @@ def main(argument: str) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
-def _marker_folder(asked: Mapping[str, Any]) -> tuple[Any, str]:
-    from benchmark.store import Store
+def _connection(uri: str) -> dict[str, str] | None:
+    """Return how this machine reaches the store; None: as each node does by itself."""
+    try:
+        from benchmark.files import Files
 
-    store = Store(asked["store"])
-    return store, f"{store.root}/.preflight-{asked['marker']}"
+        return Files(uri).connection
+    except Exception:
+        # Whatever it is, a package that is missing or a wrong URI: the nodes will name it.
+        return None
+
+
+def _open(asked: Mapping[str, Any]) -> Files:
+    from benchmark.files import Files
+
+    return Files(asked["store"], asked.get("connection"), num_tries=NUM_TRIES)
+
+
+def _marker_folder(asked: Mapping[str, Any]) -> str:
+    return f".preflight-{asked['marker']}"
 
 
 def _write_marker(asked: Mapping[str, Any], node_id: str, made: list[str]) -> None:
-    store, folder = _marker_folder(asked)
-    if store.is_local and not Path(store.root).exists():
+    from benchmark.filesystems import join
+
+    files, path = _open(asked), f"{_marker_folder(asked)}/{node_id}"
+    if files.is_local and not Path(files.root).exists():
         made.append(node_id)
-    store.fs.create_dir(folder, recursive=True)
-    with store.fs.open_output_stream(f"{folder}/{node_id}") as stream:
-        stream.write(node_id.encode())
+    try:
+        files.write(path, node_id.encode())
+    except CellError as error:
+        # The finding names the store, and its marker is of no interest.
+        reason = str(error).removeprefix(f"{join(files.uri, path)} cannot be written: ")
+        raise CellError(reason) from None
 
 
 def _result(reference: Any, timeout_s: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -51,8 +52,14 @@ TRANSIENT = re.compile(
 )
 """As Arrow's object stores word them; they carry no ``errno``."""
 
+_repeats: Counter[str] = Counter()
+"""How often this process tried each operation again, by what the log calls it."""
+
 REASONS = (
-    (r"ExpiredToken|TokenRefreshRequired", "the credentials have expired; renew them"),
+    (
+        r"ExpiredToken|TokenRefreshRequired|REQUEST_EXPIRED",
+        "the credentials have expired; renew them and run again, what is complete is kept",
+    ),
     (
         r"INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|InvalidToken",
         "the credentials are wrong; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -74,30 +81,41 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, ConnectionError | TimeoutError) or bool(TRANSIENT.search(str(error)))
 
 
-def retry(operation: Callable[[], T], *, what: str) -> T:
+def retry(operation: Callable[[], T], *, what: str, num_tries: int | None = None) -> T:
     """Return the result of an operation, which is repeated while its failure is transient.
 
     Args:
         operation: may be repeated without harm.
         what: named in the log.
+        num_tries: at most; None: ``NUM_TRIES``.
 
     Raises:
         OSError: the failure is not transient, or outlasted every try.
     """
+    most = num_tries or NUM_TRIES
 
     def tell(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         text = explain(error) if isinstance(error, OSError) else str(error)
-        logger.info("%s: try %d of %d failed: %s", what, state.attempt_number, NUM_TRIES, text)
+        _repeats[what] += 1
+        logger.info("%s: try %d of %d failed: %s", what, state.attempt_number, most, text)
 
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
-        stop=stop_after_attempt(NUM_TRIES),
+        stop=stop_after_attempt(most),
         wait=wait_exponential(FIRST_WAIT_S, max=LONGEST_WAIT_S) + wait_random(0, FIRST_WAIT_S),
         before_sleep=tell,
         reraise=True,
     )
     return retrying(operation)
+
+
+def num_repeats(part: str = "") -> int:
+    """Return how often this process tried an operation again whose name holds ``part``.
+
+    What Arrow's S3 client repeats by itself is not seen here, and not counted.
+    """
+    return sum(count for what, count in list(_repeats.items()) if part in what)
 
 
 def explain(error: OSError) -> str:

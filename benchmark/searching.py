@@ -7,8 +7,10 @@ side by side, processes are reused, and a cell is committed as soon as its own s
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +18,19 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from benchmark.context import Cell, Context
+from benchmark.cells import Cell
+from benchmark.context import Context
 from benchmark.errors import BenchmarkError
+from benchmark.incidents import Account, explain_death
 from benchmark.progress import StageProgress
 from benchmark.search import Outcome, Search, Segment
+from benchmark.store import Artefact
+from benchmark.usage import StageUsage
 
 NO_OUTCOME = Outcome([], 0.0)
+
+POLL_S = 1.0
+"""So often is looked whether what a search needs has come."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +39,26 @@ class CellSearch:
 
     cell: Cell
     search: Search
-    commit: Callable[[Search, Outcome], None]
-    """Write the cell's artefact, given the search and the outcome of its refit; may raise
-    BenchmarkError."""
+    commit: Callable[[Search, Outcome, Account], None]
+    """Write the cell's artefact, given the search, the outcome of its refit and the cell's
+    incidents; may raise BenchmarkError."""
     is_iterative: bool
     """Whether trials are trained in rungs."""
-    begin: Callable[[], None] | None = None
+    begin: Callable[[Account], None] | None = None
     """Called once the cell is leased, before its first trial."""
+    needs: Artefact | None = None
+    """What must be complete before the first trial; may still be computed when the search runs."""
 
 
-def outcome_row(outcome: Outcome, *, began: float, ended: float) -> dict[str, Any]:
+def outcome_row(
+    outcome: Outcome, *, began: float, ended: float, toll: Mapping[str, int]
+) -> dict[str, Any]:
     """Return what a trial of Ray Tune reports for a segment that ran between two times."""
     return {
         "score": max(outcome.scores, default=0.0),
         # As text, since Ray Tune flattens what it hands to a searcher.
         "outcome": json.dumps(outcome._asdict()),
+        "toll": json.dumps(toll),
         "began": began,
         "ended": ended,
         "done": True,
@@ -70,6 +84,7 @@ def run_searches(
     """
     # One prequeued trial for each slot: a free slot never waits for the driver.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+    _keep_keys_private()
     with tempfile.TemporaryDirectory(prefix="benchmark-search-") as folder:
         tune.Tuner(
             tune.with_resources(trainable, dict(resources)),
@@ -84,12 +99,37 @@ def run_searches(
                 name="searches",
                 storage_path=folder,
                 verbose=0,
+                callbacks=[_Recoveries(searcher)],
                 failure_config=tune.FailureConfig(max_failures=max_failures),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
                 ),
             ),
         ).fit()
+
+
+def _keep_keys_private() -> None:
+    """Keep Ray Tune from handing our keys of S3 to its trials as settings of their environment.
+
+    Ray writes these settings into its logs and shows them on its dashboard. Trials need none: the
+    store that they are given brings its own.
+    """
+    from ray.tune.execution import class_cache
+
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    names.difference_update([name for name in names if name.startswith("AWS_")])
+
+
+class _Recoveries(tune.Callback):
+    """Tells the searcher which trials begin again after their process or node was lost."""
+
+    def __init__(self, searcher: CellSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Ray Tune begins a trial again."""
+        del iteration, trials, info
+        self._searcher.note_repeat(trial.trial_id, explain_death(trial.get_pickled_error()))
 
 
 class CellSearcher(Searcher):
@@ -101,7 +141,17 @@ class CellSearcher(Searcher):
         items: Sequence[CellSearch],
         progress: StageProgress,
         slots: int,
+        limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
+        """Search ``items`` in an order that finishes backbones early.
+
+        Args:
+            context: of the run.
+            items: the searches; those whose ``needs`` may still come are looked at again.
+            progress: of their stage.
+            slots: how many trials fit side by side.
+            limit: how many may be begun at once; asked anew for each.
+        """
         super().__init__(metric="score", mode="max")
         self._context = context
         self._items = items
@@ -117,7 +167,12 @@ class CellSearcher(Searcher):
         )
         self._started: set[int] = set()
         self._refits: dict[int, Outcome] = {}
+        self._accounts: dict[int, Account] = {}
         self._spans: list[tuple[float, float]] = []
+        self._limit = limit
+        self._ready: set[str] = set()
+        self._looked: dict[str, float] = {}
+        self._began = time.time()
 
     @property
     def busy_share(self) -> float:
@@ -125,16 +180,39 @@ class CellSearcher(Searcher):
         if not self._spans:
             return 0.0
         began, ended = min(span[0] for span in self._spans), max(span[1] for span in self._spans)
-        busy = sum(end - begin for begin, end in self._spans)
-        return busy / (self._slots * max(ended - began, 1e-9))
+        return self._busy_s / (self._slots * max(ended - began, 1e-9))
 
     @property
-    def first(self) -> int:
-        """The item that is searched first."""
-        return self._open[0]
+    def _busy_s(self) -> float:
+        return sum(end - begin for begin, end in self._spans)
+
+    def usage(self, stage: str) -> StageUsage:
+        """Return how long the searches took by now, and how busy they were."""
+        ended = sum(item.search.num_trials - item.search.num_running for item in self._items)
+        return StageUsage(
+            stage=stage,
+            began_s=self._began,
+            ended_s=time.time(),
+            busy_s=self._busy_s,
+            num_slots=self._slots,
+            num_cells=len(self._items),
+            num_items=ended,
+            unit="trials",
+        )
+
+    def wait(self) -> int | None:
+        """Wait until a search can begin and return its number; None where none ever will."""
+        while self._open:
+            for number in list(self._open):
+                if self._is_ready(number):
+                    return number
+            time.sleep(POLL_S)
+        return None
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next segment of the first search that has one and that no other run does."""
+        if len(self._running) >= self._limit():
+            return None
         for number in list(self._open):
             if number not in self._started and not self._start(number):
                 continue
@@ -144,15 +222,37 @@ class CellSearcher(Searcher):
                 return {"job": number, "segment": segment._asdict()}
         return None if self._open else Searcher.FINISHED
 
+    def _is_ready(self, number: int) -> bool:
+        """Return whether a search can begin; one whose input will never come is ended."""
+        item = self._items[number]
+        if item.needs is None or item.needs.path in self._ready:
+            return True
+        now, looked = time.monotonic(), self._looked.get(item.needs.path)
+        if looked is not None and now - looked < POLL_S:
+            return False
+        state = self._context.readiness(item.needs)
+        if state == "blocked":
+            self._open.remove(number)
+            self._context.block(item.cell.artefact, item.needs)
+            self._progress.failed(item.cell.label, self._context.why_missing(item.needs))
+        elif state == "ready":
+            self._ready.add(item.needs.path)
+        else:
+            self._looked[item.needs.path] = now
+        return state == "ready"
+
     def _start(self, number: int) -> bool:
         """Lease a cell and begin it; where another run computes it, drop it and return False."""
         item = self._items[number]
+        if not self._is_ready(number):
+            return False
         try:
             if not self._context.leases.acquire_one(item.cell.artefact):
                 self._open.remove(number)
                 return False
+            account = self._accounts[number] = Account(item.cell.artefact, self._context.leases)
             if item.begin is not None:
-                item.begin()
+                item.begin(account)
         except BenchmarkError as error:
             self._end(number, str(error))
             return False
@@ -167,6 +267,7 @@ class CellSearcher(Searcher):
         if trial_id not in self._running:
             return
         number, segment = self._running.pop(trial_id)
+        self._accounts[number].add_toll(json.loads((result or {}).get("toll", "{}")))
         if error or not result or "outcome" not in result:
             outcome = Outcome([], 0.0, error="its worker process died (out of memory?)")
         else:
@@ -184,12 +285,19 @@ class CellSearcher(Searcher):
         elif search.is_finished:
             self._end(number, "" if search.best else f"all trials failed: {search.first_error()}")
 
+    def note_repeat(self, trial_id: str, reason: str) -> None:
+        """Note that a trial begins again, and why."""
+        if trial_id in self._running:
+            number, _ = self._running[trial_id]
+            self._accounts[number].add("trial_repeated", detail=reason)
+
     def _end(self, number: int, reason: str) -> None:
         self._open.remove(number)
         item = self._items[number]
         if not reason:
             try:
-                item.commit(item.search, self._refits.get(number, NO_OUTCOME))
+                refit = self._refits.get(number, NO_OUTCOME)
+                item.commit(item.search, refit, self._accounts[number])
             except BenchmarkError as error:
                 reason = str(error)
         if reason:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.config import Experiment
 from benchmark.errors import UsageError
 
 MAX_BYTES = 512 * 2**20
@@ -54,7 +55,7 @@ class Shipment:
 
 
 def stage(
-    experiment: Path,
+    experiment: Experiment,
     folder: Path,
     *,
     source: Path | None = None,
@@ -64,7 +65,7 @@ def stage(
     """Copy what a job needs into a folder.
 
     Args:
-        experiment: the experiment file.
+        experiment: from ``config.load``; its file is sent as it was read then.
         folder: an empty folder.
         source: where ``benchmark`` and ``jobs`` lie; None: where this package was imported from.
         leave_out: further folders, e.g. a store that lies inside the source.
@@ -81,14 +82,16 @@ def stage(
         for path in _files(source / name, left_out)
     }
     found |= {name: source / name for name in BESIDE if _is_checkout(source, name)}
-    target = f"{EXPERIMENT_DIR}/{experiment.name}"
-    found[target] = experiment
-    sizes = {name: path.stat().st_size for name, path in found.items()}
-    _check_size(sizes, found, max_bytes)
+    target = f"{EXPERIMENT_DIR}/{Path(experiment.path).name}"
+    text = experiment.text.encode()
+    sizes = {name: path.stat().st_size for name, path in found.items()} | {target: len(text)}
+    _check_size(sizes, {**found, target: Path(experiment.path)}, max_bytes)
     for name, path in found.items():
         copy = folder / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
+    (folder / EXPERIMENT_DIR).mkdir(parents=True, exist_ok=True)
+    (folder / target).write_bytes(text)
     return Shipment(folder=folder, sizes=sizes, experiment=target)
 
 

@@ -103,7 +103,7 @@ class Artefact:
 
     def file(self, name: str) -> str:
         """Return the path of one of its files."""
-        return f"{self.path}/{name}"
+        return self.store.place(f"{self.folder}/{name}")
 
     def file_uri(self, name: str) -> str:
         """Return one of its files as the user would write it."""

@@ -16,6 +16,8 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from benchmark.cluster import PROGRESS_TIMEOUT_S
+from benchmark.errors import CellError
+from benchmark.store import Artefact
 
 if TYPE_CHECKING:
     import ray.data
@@ -84,12 +86,32 @@ class Items(Datasource):
         ]
 
 
+class ReadRows:
+    """Reads the rows of some splits of one part of ``patches`` into one block; needs no torch."""
+
+    def __init__(self, patches: Artefact, splits: tuple[str, ...]) -> None:
+        """Read from ``patches``."""
+        self._patches = patches
+        self._splits = splits
+
+    def __call__(self, name: str) -> pa.Table:
+        """Return identities, labels and images of a part."""
+        return self._patches.read_table(
+            names=[name], columns=["patch_id", "label", "image"], splits=self._splits
+        )
+
+
 def _read_block(read: Callable[[Any], pa.Table], item: Any) -> list[pa.Table]:
     return [read(item)]
 
 
 def read_items(
-    source: Items, *, num_items: int, num_cpus: float = TASK_CPUS, keeps_order: bool = False
+    source: Items,
+    *,
+    num_items: int,
+    num_cpus: float = TASK_CPUS,
+    keeps_order: bool = False,
+    most_cpus: float | None = None,
 ) -> ray.data.Dataset:
     """Return a dataset over ``source`` with the settings that keep it from hanging.
 
@@ -100,6 +122,7 @@ def read_items(
         num_items: how many there are.
         num_cpus: that a read task books.
         keeps_order: whether blocks come in the order of the items.
+        most_cpus: that the pipeline may book in all; None: what is free.
     """
     import ray.data
     from ray.data import ExecutionResources
@@ -110,7 +133,7 @@ def read_items(
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = PROGRESS_TIMEOUT_S
     context.execution_options.resource_limits = ExecutionResources(
-        object_store_memory=READ_AHEAD_BYTES
+        cpu=most_cpus, object_store_memory=READ_AHEAD_BYTES
     )
     context.execution_options.preserve_order = keeps_order
     dataset: ray.data.Dataset = ray.data.read_datasource(
@@ -120,9 +143,21 @@ def read_items(
 
 
 def status_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    """Run the pipeline and yield the rows that come out of it, as they come."""
+    """Run the pipeline and yield the rows that come out of it, as they come.
+
+    Raises:
+        CellError: nothing moved for ``PROGRESS_TIMEOUT_S``.
+    """
+    from ray.data.exceptions import ExecutionTimeoutError
+
     tables: Iterable[Any] = dataset.iter_batches(
         batch_size=None, batch_format="pyarrow", prefetch_batches=0
     )
-    for table in tables:
-        yield from table.to_pylist()
+    try:
+        for table in tables:
+            yield from table.to_pylist()
+    except ExecutionTimeoutError:
+        raise CellError(
+            f"nothing moved for {PROGRESS_TIMEOUT_S:g} s: no machine has a free CPU for what reads "
+            "and writes, or a task hangs"
+        ) from None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmark.cluster import Resources
+from benchmark.cluster import Node, Resources
 from benchmark.errors import UsageError
 
 FEEDING_CPUS = 0.5
@@ -59,12 +60,39 @@ def plan_team(resources: Resources, *, num_workers: int | None, num_trials: int)
     slots = max(1, min(num_trials, units // count))
     node_cpus = max(1, int(resources.node_cpus or cpus))
     threads = max(1, min(cpus // (count * slots), node_cpus))
-    share = _floor(threads * max(0.0, cpus - FEEDING_CPUS) / max(cpus, count * slots * threads))
+    share = _book(cpus, count * slots, threads)
+    # All workers of a training begin at once, each on a machine that has what it books.
+    while threads > 1 and _places(resources.nodes, share, on_gpu=on_gpu) < count * slots:
+        threads -= 1
+        share = _book(cpus, count * slots, threads)
+    if _places(resources.nodes, share, on_gpu=on_gpu) < count * slots:
+        # GPUs on machines of hardly a core.
+        share = _floor(min(share, _least_beside_gpu(resources.nodes)))
     reason = (
         f"{units} {unit} for {num_trials} trainings: {slots} side by side, of {count} "
         f"{'worker' if count == 1 else 'workers'}, {threads} threads each"
     )
     return Team(count, share, 1.0 if on_gpu else 0.0, threads, slots, reason)
+
+
+def _book(cpus: int, num_workers: int, threads: int) -> float:
+    """Return the CPUs that each of all workers books, so that some are left for what feeds them."""
+    return _floor(threads * max(0.0, cpus - FEEDING_CPUS) / max(cpus, num_workers * threads))
+
+
+def _places(nodes: Sequence[Node], num_cpus: float, *, on_gpu: bool) -> float:
+    """Return how many workers of so many CPUs the machines take at once; infinite if unknown."""
+    if not nodes or not num_cpus:
+        return math.inf
+    fits = [int(node.num_cpus / num_cpus + 1e-9) for node in nodes]
+    if on_gpu:
+        fits = [min(int(node.num_gpus), fit) for node, fit in zip(nodes, fits, strict=True)]
+    return sum(fits)
+
+
+def _least_beside_gpu(nodes: Sequence[Node]) -> float:
+    """Return the CPUs beside a GPU on the machine that has the fewest."""
+    return min((node.num_cpus / node.num_gpus for node in nodes if node.num_gpus), default=1.0)
 
 
 def _floor(share: float) -> float:

@@ -67,7 +67,7 @@ def measure(name: str, seconds: float, folder: str) -> None:
     backbone = find_backbone(name)
     pixels = noise()
     default = plan_device(device="cpu")
-    modes = [replace(default, batch_size=size) for size in (4, *CPU_SIZES)]
+    modes = [replace(default, batch_size=size) for size in (4, *sum(CPU_SIZES, ()))]
     modes += [replace(default, channels_last=False)]
     modes += [replace(default, batch_size=size, is_compiled=True) for size in (2, 4, 8)]
     rates, setups = {mode: [] for mode in modes}, dict.fromkeys(modes, 0.0)

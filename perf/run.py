@@ -1,11 +1,21 @@
-"""All measurements, one after another (about 35 minutes on two cores): make perf"""
+"""All measurements, one after another (about 45 minutes on two cores): make perf"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-SCRIPTS = ("startup", "patches", "embed", "pca", "tune", "finetune", "memory")
+SCRIPTS = (
+    "startup",
+    "patches",
+    "embed",
+    "pca",
+    "tune",
+    "finetune",
+    "memory",
+    "fixed_costs",
+    "scaling",
+)
 
 
 def main() -> None:

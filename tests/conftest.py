@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,6 +20,16 @@ os.environ["HOME"] = _HOME
 os.environ["XDG_CACHE_HOME"] = f"{_HOME}/.cache"
 # A pipeline that hangs ends, and is planned anew, well before the time of a test is over.
 os.environ["BENCHMARK_PROGRESS_TIMEOUT_S"] = "90"
+# What waits for others looks more often than it would on a cluster.
+os.environ["BENCHMARK_LEASE_EXPIRY_S"] = "20"
+os.environ["BENCHMARK_RETRY_WAIT_S"] = "0.01"
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+# Ray Train's look-out for machines that are about to be taken away is a process of its own.
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+# Ray's monitors of logs and of the machine, of which no test reads anything, rest longer.
+os.environ["RAY_LOG_MONITOR_MANY_FILES_THRESHOLD"] = "0"
+os.environ["LOG_NAME_UPDATE_INTERVAL_S"] = "10"
+os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
 for _name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
     os.environ.pop(_name, None)
 
@@ -61,13 +72,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def experiment_content(scenes: Path) -> dict[str, Any]:
-    """What the TOML of a small experiment holds."""
+    """What the TOML of a small experiment holds; processes take longest, so there are few."""
     return {
         "name": "small",
         "backbones": ["mean_color"],
         "heads": ["logistic_regression", "majority"],
         "dataset": {"name": "chesapeake", "root": str(scenes), "patch_size": 32, "per_region": 40},
-        "tune": {"num_trials": 3},
+        "embed": {"num_actors": 1},
+        "tune": {"num_trials": 3, "max_concurrent": 1},
         "evaluate": {"num_resamples": 200},
     }
 
@@ -105,6 +117,26 @@ def open_small_session(experiment_content: dict[str, Any]) -> Callable[..., Cont
         )
 
     return open_context
+
+
+@pytest.fixture(scope="session")
+def new_store(
+    ray_session: None,
+    open_small_session: Callable[..., Context],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[], Path]:
+    """Make stores that hold the patches of the small experiment, which are computed once."""
+    from benchmark.stages.patches import PatchesStage
+
+    context = open_small_session(store=tmp_path_factory.mktemp("small") / "runs")
+    assert PatchesStage().run(context).cells[0].status == "complete"
+
+    def new() -> Path:
+        store = tmp_path_factory.mktemp("store") / "runs"
+        shutil.copytree(Path(context.store.root) / "patches", store / "patches")
+        return store
+
+    return new
 
 
 @pytest.fixture

@@ -39,6 +39,9 @@ class Faults:
     """Every n-th body of more than 1000 bytes ends in its middle, with the connection."""
     refuse: Callable[[str, str], tuple[int, str, str] | None] = lambda method, path: None
     """Status, code and message of the error that answers a method and path."""
+    hold: Callable[[str, str, int], bool] = lambda method, path, port: True
+    """Waits as long as it likes before a method and path from a client's port go on; where it
+    returns False they never do."""
     seen: list[Seen] = field(default_factory=list)
     _num_requests: int = 0
     _num_bodies: int = 0
@@ -49,6 +52,7 @@ class Faults:
         self.slow_down_every = self.cut_every = 0
         self.delay_s = 0.0
         self.refuse = lambda method, path: None
+        self.hold = lambda method, path, port: True
         self.seen.clear()
 
     def error(self, method: str, path: str) -> tuple[int, str, str] | None:
@@ -80,6 +84,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         faults = self.server.faults
         body = self._body()
+        if not faults.hold(self.command, self.path, self.client_address[1]):
+            self.close_connection = True
+            return
         error = faults.error(self.command, self.path)
         if error is not None:
             status, code, message = error

@@ -27,8 +27,11 @@ def toml(scenes, tmp_path_factory):
         root = "{scenes}"
         patch_size = 32
         per_region = 40
+        [embed]
+        num_actors = 1
         [tune]
         num_trials = 3
+        max_concurrent = 1
         [evaluate]
         num_resamples = 100
         """)
@@ -46,7 +49,7 @@ def test_a_run_fills_the_grid_and_names_its_files(result):
     assert Path(result.scores).is_file()
     assert Path(result.report).is_file()
     document = result.to_json()
-    assert set(document) == {"store", "scores", "report", "cells"}
+    assert set(document) == {"store", "scores", "report", "cells", "usage"}
     wanted = {"dataset", "backbone", "method", "seed", "status", "reason", "artefact"}
     assert all(wanted <= set(cell) for cell in document["cells"])
     assert [cell["method"] for cell in document["cells"]] == ["logistic_regression", "knn"]

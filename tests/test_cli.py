@@ -485,6 +485,90 @@ def test_an_interrupted_command_says_so_in_one_line(number: signal.Signals) -> N
     assert done.stderr == "benchmark: interrupted; what is complete is kept, run again to go on\n"
 
 
+JSON_LOG = {"--log-format json": {}, "--log-format=json": {}, "": {"BENCHMARK_LOG_FORMAT": "json"}}
+
+
+@pytest.mark.parametrize(("option", "env"), JSON_LOG.items())
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.toml"], "none.toml: no such experiment file"),
+        (["run", "none.toml", "--dryrun"], "No such option: --dryrun"),
+        (["embed"], "Missing argument 'EXPERIMENT.toml'"),
+    ],
+)
+def test_a_mistake_is_json_where_logs_are(
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    env: dict[str, str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    stderr = sys.stderr
+    answer = call(*arguments, *option.split())
+    assert sys.stderr is stderr
+    assert (answer.code, answer.out) == (2, "")
+    record = json.loads(answer.err)
+    assert message in record["message"]
+    assert (record["level"], record["event"]) == ("error", "error")
+    assert record["numbers"] == {"exit_code": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "env"), [(["--log-format", "xml"], ""), ([], "xml"), (["--log-format=JSON"], "")]
+)
+def test_another_log_format_is_one_line(
+    call: Call, monkeypatch: pytest.MonkeyPatch, given: list[str], env: str
+) -> None:
+    if env:
+        monkeypatch.setenv("BENCHMARK_LOG_FORMAT", env)
+    for command in (*ON_EXPERIMENT, "run"):
+        line = call.fails(command, "none.toml", *given)
+        assert "Invalid value for '--log-format'" in line
+        assert "'text', 'json'" in line
+    if env:
+        assert "BENCHMARK_LOG_FORMAT" in line
+
+
+def test_the_option_wins_over_the_environment(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHMARK_LOG_FORMAT", "json")
+    assert call.fails("run", "none.toml", "--log-format", "text").startswith("none.toml: no such")
+
+
+def test_every_applies_to_watch_only(call: Call, experiment: Path) -> None:
+    assert "--every applies to --watch only" in call.fails("status", experiment, "--every", "3")
+    assert "'--every'" in call.fails("status", experiment, "--watch", "--every", "0")
+
+
+def test_a_watched_run_that_has_ended_is_told_at_once(call: Call, experiment: Path) -> None:
+    from benchmark import api
+
+    with api.open_context(api.load(experiment)) as context:
+        for entry in STAGES:
+            for cell in entry.load().cells(context):
+                context.fail(cell.artefact, "no room")
+    answer = call("status", experiment, "--watch")
+    assert answer.code == 1
+    assert answer.out == call("status", experiment).out
+    assert answer.err.splitlines() == [
+        "patches: 0 of 1 cells complete, 1 failed",
+        "embed: 0 of 2 cells complete, 2 failed",
+        "tune: 0 of 8 cells complete, 8 failed",
+        "evaluate: 0 of 1 cells complete, 1 failed",
+        "report: 0 of 1 cells complete, 1 failed",
+    ]
+    answer = call("status", experiment, "--watch", "--log-format", "json", "--json")
+    assert len(json.loads(answer.out)["cells"]) == 13
+    record = json.loads(answer.err.splitlines()[2])
+    assert (record["stage"], record["event"]) == ("tune", "message")
+    assert record["numbers"] == {
+        "num_cells": 8, "num_complete": 0, "num_running": 0, "num_failed": 8
+    }  # fmt: skip
+
+
 def test_what_libraries_print_while_a_command_runs_does_not_reach_stdout(capsys):
     """Ray prints on stdout that a machine was lost; `--json` is one document all the same."""
     from benchmark.printing import open_stderr_progress, say

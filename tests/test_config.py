@@ -21,6 +21,7 @@ from benchmark.config import (
     Experiment,
     FinetuneConfig,
     ReportConfig,
+    ResourcesConfig,
     TuneConfig,
     build,
     load,
@@ -36,6 +37,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
+    "resources": ResourcesConfig,
 }
 
 MINIMAL = """
@@ -202,6 +204,17 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(
 def test_every_section_refuses_unknown_keys(section: str) -> None:
     with pytest.raises(UsageError, match=rf"x\.toml \[{section}\]: unknown setting 'qqqqqq'"):
         build(content(**{section: {"qqqqqq": 1}}), where="x.toml")
+
+
+def test_a_key_of_a_table_in_a_section_is_named_with_its_place() -> None:
+    for limit, message in (
+        ({"num_cpu": 1}, r"unknown setting 'num_cpu'\. Did you mean 'num_cpus'"),
+        ({"num_cpus": 0}, r"'num_cpus' = 0: should be greater than 0"),
+    ):
+        with pytest.raises(UsageError, match=rf"\[resources\.embed\]: {message}"):
+            build(content(resources={"embed": limit}))
+    with pytest.raises(UsageError, match=r"\[resources\]: unknown setting 'patches'"):
+        build(content(resources={"patches": {}}))
 
 
 def test_an_unknown_key_is_named_before_a_missing_one() -> None:

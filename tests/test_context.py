@@ -139,8 +139,13 @@ def context(
 ) -> Context:
     content = {**CONTENT}
     for key, value in (changes or {}).items():
-        section, _, name = key.partition(".")
-        content[section] = {**content.get(section, {}), name: value} if name else value
+        section, *names = key.split(".")
+        if names:
+            # A table in a table: {"resources": {"embed": {"num_cpus": 1}}}.
+            for name in reversed(names[1:]):
+                value = {name: value}
+            value = {**content.get(section, {}), names[0]: value}
+        content[section] = value
     experiment = build(content)
     return Context(
         experiment=experiment,
@@ -199,6 +204,7 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "dataset.value_range": ([0.0, 10000.0], ALL),
     "embed.batch_size": (64, set()),
     "embed.num_actors": (3, set()),
+    "embed.num_gpus": (0.5, set()),
     "embed.num_threads": (2, set()),
     "embed.channels_last": (False, set()),
     "embed.compile": (True, set()),
@@ -207,6 +213,11 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "tune.pruning": (False, FROM_TUNE),
     "tune.refit": ("train+val", OF_GRID),
     "tune.max_concurrent": (1, set()),
+    **{
+        f"resources.{stage}.{name}": (1, set())
+        for stage in ("embed", "tune", "finetune")
+        for name in ("num_cpus", "num_gpus")
+    },
     # Which cells there are, and where and how they run, is no part of a cell.
     "finetune.backbones": (["net"], set()),
     "finetune.num_workers": (2, set()),
@@ -255,7 +266,7 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> set[str]:
             if isinstance(kind, type) and issubclass(kind, BaseModel)
         ]
         if models:
-            found |= settings_of(models[0], f"{name}.")
+            found |= settings_of(models[0], f"{prefix}{name}.")
         else:
             found.add(prefix + name)
     return found
@@ -570,7 +581,7 @@ def test_the_inputs_of_a_fine_tuning_hold_what_it_depends_on(tmp_path: Path) -> 
 
 
 def test_the_record_of_a_cell_has_the_keys_of_design(tmp_path: Path) -> None:
-    from benchmark.context import CellResult
+    from benchmark.cells import CellResult
 
     cell = context(tmp_path).prediction_cells()[0]
     record = CellResult(cell=cell, status="missing").to_json()

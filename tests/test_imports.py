@@ -53,11 +53,14 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 def layer(name: str) -> str:
     if name.split(".")[0] == "jobs" or name in {
-        *("benchmark.__main__", "benchmark.cli", "benchmark.cli_submit", "benchmark.listing"),
-        "benchmark.printing",
+        *("benchmark.__main__", "benchmark.cli", "benchmark.cli_status", "benchmark.cli_submit"),
+        *("benchmark.listing", "benchmark.printing"),
     }:
         return "entry"
-    if name in {"benchmark", "benchmark.api", "benchmark.submission"}:
+    if name in {
+        *("benchmark", "benchmark.api", "benchmark.running", "benchmark.submission"),
+        "benchmark.watching",
+    }:
         return "api"
     for folder in ("stages", "catalog"):
         if name == f"benchmark.{folder}" or name.startswith(f"benchmark.{folder}."):
@@ -165,6 +168,7 @@ def test_ray_is_imported_only_where_it_is_used(name: str) -> None:
         assert name in {
             *("benchmark.cluster", "benchmark.searching", "benchmark.streaming"),
             *("benchmark.jobclient", "benchmark.jobserver", "benchmark.probing"),
+            *("benchmark.incidents", "benchmark.metering"),
         }
 
 

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, which are killed, lose machines, or run out of disk."""
+"""Runs in processes of their own, which are killed, or run out of disk."""
 
 import json
 import os
@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+
+import benchmark as bm
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +26,7 @@ patch_size = 32
 per_region = 16
 [tune]
 num_trials = 3
+max_concurrent = 1
 [evaluate]
 num_resamples = 100
 """
@@ -61,7 +64,9 @@ def finish(process):
     out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
     assert "Traceback" not in err
-    return json.loads(out)
+    document = json.loads(out)
+    assert {cell["status"] for cell in document["cells"]} == {"complete"}
+    return pq.read_table(document["scores"])
 
 
 def kill(process):
@@ -69,22 +74,21 @@ def kill(process):
     process.communicate(timeout=60)
 
 
-def read_scores(document):
-    import pyarrow.parquet as pq
-
-    return pq.read_table(document["scores"])
+def run_here(toml, store, *settings):
+    """Run in this process, where Ray need not start, and return the scores."""
+    result = bm.run(bm.load(toml, settings), store=str(store))
+    assert {cell.status for cell in result.cells} == {"complete"}
+    return pq.read_table(result.scores)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(toml, tmp_path_factory):
+def undisturbed(ray_session, toml, tmp_path_factory):
     store = tmp_path_factory.mktemp("undisturbed") / "runs"
-    return finish(start(toml, store)), store
+    return run_here(toml, store), store
 
 
 @pytest.mark.timeout(600)
 def test_killed_runs_complete_with_identical_scores(toml, undisturbed, tmp_path):
-    import pyarrow.parquet as pq
-
     expected, _ = undisturbed
     store = tmp_path / "runs"
     moments = ("patches/*/candidates-*", "embed/*/part-*", "tune/*/part-*")
@@ -100,46 +104,12 @@ def test_killed_runs_complete_with_identical_scores(toml, undisturbed, tmp_path)
         now = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
         assert seen.items() <= now.items()
         seen = now
-    document = finish(start(toml, store))
-    assert {cell["status"] for cell in document["cells"]} == {"complete"}
-    assert read_scores(document).equals(read_scores(expected))
+    assert finish(start(toml, store)).equals(expected)
     after = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
     assert seen.items() <= after.items()
     for path in store.rglob("*.parquet"):
         if ".tmp-" not in path.name:
             pq.read_table(path)
-
-
-@pytest.mark.timeout(600)
-def test_a_run_that_loses_a_machine_in_each_stage_scores_as_an_undisturbed_one(
-    toml, undisturbed, tmp_path, monkeypatch
-):
-    """Three machines of one core; one is killed in each stage, and another joins instead."""
-    from ray.cluster_utils import Cluster as Machines
-
-    expected, _ = undisturbed
-    store = tmp_path / "runs"
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    size = {"num_cpus": 1, "object_store_memory": 150_000_000}
-    machines = Machines(initialize_head=True, head_node_args=dict(size))
-    try:
-        others = [machines.add_node(**size) for _ in range(2)]
-        process = start(toml, store, "--address", machines.address)
-        for pattern in ("patches/*/candidates-*", "embed/*/part-*", "tune/*/part-*"):
-            deadline = time.monotonic() + 200
-            while not list(store.glob(pattern)) and process.poll() is None:
-                assert time.monotonic() < deadline, "the run did not come so far"
-                time.sleep(0.05)
-            assert process.poll() is None, process.communicate()
-            machines.remove_node(others.pop(0), allow_graceful=False)
-            others.append(machines.add_node(**size))
-        out, err = process.communicate(timeout=280)
-    finally:
-        machines.shutdown()
-    assert process.returncode == 0, err
-    document = json.loads(out)
-    assert {cell["status"] for cell in document["cells"]} == {"complete"}
-    assert read_scores(document).equals(read_scores(expected))
 
 
 @pytest.mark.timeout(400)
@@ -166,6 +136,6 @@ def test_a_full_disk_fails_in_one_line_and_keeps_what_is_complete(toml, undistur
         assert {cell["status"] for cell in json.loads(out)["cells"]} == {"failed"}
         assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
         (disk / "ballast").unlink()
-        finish(start(toml, Path(disk / "runs"), "--set", 'backbones=["mean_color"]'))
+        run_here(toml, disk / "runs", 'backbones=["mean_color"]')
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

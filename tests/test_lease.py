@@ -84,6 +84,7 @@ def test_a_cell_is_leased_by_one_run_and_by_the_other_once_it_is_released(store,
     mine.release([cell(store)])
     assert other.holders([cell(store)]) == {}
     assert other.acquire([cell(store)]) == [cell(store)]
+    assert other.former_owner(cell(store)) is None
 
 
 def test_nothing_is_written_before_the_first_lease_and_nothing_is_left(store, open_leases):
@@ -117,8 +118,10 @@ def test_the_cells_of_a_run_without_a_heartbeat_are_taken_over(store, open_lease
     assert other.acquire([cell(store)]) == []
     clock.sleep(59)
     assert other.acquire([cell(store)]) == []
+    assert other.former_owner(cell(store)) is None
     clock.sleep(1)
     assert other.acquire(cells(store, 2)) == cells(store, 2)
+    assert other.former_owner(cell(store)) == "process 1 on elsewhere"
     assert len(names(store)) == 3
     # Who was only asleep learns that it was taken for dead, and takes nothing back.
     dead.heartbeat.beat()

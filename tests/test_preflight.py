@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmark.config import build
 from benchmark.errors import UsageError
+from benchmark.growth import describe_growth, largest_cluster
 from benchmark.preflight import Finding, check, compare_ray
 from benchmark.probing import (
     PACKAGES,
@@ -23,6 +26,7 @@ from benchmark.probing import (
     reaches_hub,
 )
 
+ROOT = Path(__file__).parents[1]
 VERSIONS = dict.fromkeys(PACKAGES, "1.2.3")
 HERE = {"python": "3.11.7", "packages": VERSIONS}
 
@@ -113,6 +117,47 @@ def test_more_gpus_than_there_are_are_refused(tables: dict[str, Any], message: s
     assert [text[: len(message or "")] for text in found] == ([message] if message else [])
 
 
+def grown(**changes: float) -> dict[str, float]:
+    return {"CPU": 84.0, "GPU": 4.0, "memory": 0.0, "node_cpus": 16.0, **changes}
+
+
+def test_what_an_autoscaler_may_start_counts() -> None:
+    asked = {"embed": {"num_actors": 3}}
+    text = "[embed] num_actors = 3: the cluster has 2 GPUs"
+    (refused,) = find(make_answer(growth=None), "error", **asked)
+    assert refused.startswith(text)
+    for growth in (grown(), {}):
+        answer = make_answer(growth=growth)
+        assert find(answer, "error", **asked) == []
+        (warned,) = find(answer, "warning", **asked)
+        assert warned.startswith(text)
+        assert "its autoscaler may start more" in warned
+    (refused,) = find(make_answer(growth=grown(GPU=2.0)), "error", **asked)
+    assert refused.endswith("with all that its autoscaler may start")
+    assert "4 CPUs, 2 GPUs; with what the autoscaler may start 84 and 4" in find(
+        make_answer(growth=grown()), "ok"
+    )
+
+
+def test_the_largest_cluster_is_that_of_the_cluster_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBERAY_GEN_RAY_START_CMD", raising=False)
+    assert describe_growth() is None
+    monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", "ray start --head --no-monitor --block")
+    assert describe_growth() == {}
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    shutil.copy(ROOT / "cluster.yaml", file)
+    # A head of 4 cores, 4 workers of 16 and 4 of 4 with a GPU.
+    assert describe_growth() == {"CPU": 84.0, "GPU": 4.0, "memory": 0.0, "node_cpus": 16.0}
+    content = yaml.safe_load(file.read_text())
+    content["max_workers"] = 5
+    assert largest_cluster(content) == {"CPU": 36.0, "GPU": 4.0, "memory": 0.0, "node_cpus": 16.0}
+    file.write_text("no: cluster")
+    assert describe_growth() == {}
+
+
 def test_a_store_that_only_one_node_sees_is_refused() -> None:
     answer = make_answer(make_node(1, sees=["id1"]), make_node(2, sees=["id2"]))
     (text,) = find(answer, "error")
@@ -159,7 +204,7 @@ def test_two_nodes_with_disks_of_their_own_do_not_see_each_other(tmp_path: Path)
 def test_a_node_says_what_it_cannot_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
     answer = examine("a", ask(tmp_path / "file" / "store", root=str(tmp_path / "none")))
-    assert answer["store"] == "not a directory"
+    assert answer["store"] == "Not a directory"
     assert answer["has_root"] is False
     assert answer["python"] == describe_python()["python"]
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

@@ -8,17 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import config
+from benchmark.config import Experiment
 from benchmark.errors import UsageError
 from benchmark.shipping import MAX_BYTES, stage
 
 ROOT = Path(__file__).resolve().parents[1]
+TEXT = """name = "mine"
+backbones = ["mean_color"]
+[dataset]
+name = "folder"
+root = "/images"
+"""
 
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Path:
+def experiment(tmp_path: Path) -> Experiment:
     path = tmp_path / "mine.toml"
-    path.write_text('name = "mine"\n')
-    return path
+    path.write_text(TEXT)
+    return config.load(path)
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ def files_of(folder: Path) -> set[str]:
 
 
 def test_only_the_package_and_the_experiment_are_shipped(
-    source: Path, experiment: Path, tmp_path: Path
+    source: Path, experiment: Experiment, tmp_path: Path
 ) -> None:
     store = source / "benchmark" / "results"
     shipment = stage(experiment, tmp_path / "out", source=source, leave_out=[store])
@@ -55,14 +63,25 @@ def test_only_the_package_and_the_experiment_are_shipped(
         *("jobs/__init__.py", "jobs/run.py", "pyproject.toml", "constraints.txt"),
         "experiments/mine.toml",
     }
-    assert shipment.num_bytes == 7 * 8 + len('name = "mine"\n')
+    assert shipment.num_bytes == 7 * 8 + len(TEXT)
     assert str(shipment) == (
         "8 files, 0.0 MiB: benchmark/, jobs/, pyproject.toml, constraints.txt, "
         "experiments/mine.toml"
     )
 
 
-def test_this_checkout_is_small_and_whole(experiment: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_edited_meanwhile_is_shipped_as_it_was_read(
+    source: Path, experiment: Experiment, tmp_path: Path
+) -> None:
+    Path(experiment.path).write_text("something else")
+    shipment = stage(experiment, tmp_path / "out", source=source)
+    assert (tmp_path / "out" / shipment.experiment).read_text() == TEXT
+    Path(experiment.path).unlink()
+    shipment = stage(experiment, tmp_path / "again", source=source)
+    assert (tmp_path / "again" / shipment.experiment).read_text() == TEXT
+
+
+def test_this_checkout_is_small_and_whole(experiment: Experiment, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shipment = stage(experiment, out)
     assert shipment.num_bytes < 5_000_000
@@ -75,7 +94,7 @@ def test_this_checkout_is_small_and_whole(experiment: Path, tmp_path: Path) -> N
 
 
 def test_an_installed_package_is_shipped_from_where_it_lies(
-    source: Path, experiment: Path, tmp_path: Path
+    source: Path, experiment: Experiment, tmp_path: Path
 ) -> None:
     installed = tmp_path / "lib" / "site-packages"
     source.rename(installed.parent)
@@ -88,7 +107,7 @@ def test_an_installed_package_is_shipped_from_where_it_lies(
 
 
 def test_too_much_is_refused_by_the_names_of_the_largest(
-    source: Path, experiment: Path, tmp_path: Path
+    source: Path, experiment: Experiment, tmp_path: Path
 ) -> None:
     with (source / "benchmark" / "weights.bin").open("wb") as file:
         # A hole: it takes no place on the disk.

@@ -46,7 +46,6 @@ def objects(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ob
         monkeypatch.delenv(name, raising=False)
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("benchmark.retries.FIRST_WAIT_S", 0.01)
     server.faults.reset()
     yield server
     server.faults.reset()
@@ -290,8 +289,11 @@ name = "chesapeake"
 root = "{root}"
 patch_size = 32
 per_region = 24
+[embed]
+num_actors = 1
 [tune]
 num_trials = 1
+max_concurrent = 1
 [evaluate]
 num_resamples = 50
 """

@@ -39,6 +39,8 @@ def test_a_job_runs_what_the_command_line_would(experiment: Path) -> None:
     ]
     assert plan.experiment.seeds == (1, 2)
     assert submission.plan(experiment).store == "/shared/runs"
+    json_log = submission.plan(experiment, log_format="json").entrypoint
+    assert json_log == f"{submission.plan(experiment).entrypoint} --log-format json"
     assert plan.submission_id != submission.plan(experiment).submission_id
 
 
@@ -49,7 +51,7 @@ def test_a_job_runs_what_the_command_line_would(experiment: Path) -> None:
         (["--set", "dataset.root=data"], r"\[dataset\]: root = 'data' is relative, and data are"),
         (["--set", "backbones=['hf:net']"], "'hf:net' is a folder of this machine, which is not"),
         (["--set", "heads=['knnn']"], r"unknown head 'knnn'\. Did you mean 'knn'"),
-        (["--store", "s3://key:s3cr3t@bucket/x"], "the store's address holds a password or key"),
+        (["--store", "s3://key:s3cr3t@bucket/x"], "URI of a store must not hold credentials"),
         (["--runtime-env", "conda"], "--runtime-env conda: write none, pip or uv"),
         ([], "give the cluster's job server, e.g. --address http"),
         (["--address", "127.0.0.1:6379"], "--address 127.0.0.1:6379: is no job server's; give the"),
@@ -119,11 +121,33 @@ def test_packages_are_installed_as_the_project_says_where_asked(tmp_path: Path, 
     plain = submission.build_runtime_env("none", shipment)
     assert set(plain) == {"working_dir", "env_vars"}
     found = submission.build_runtime_env(kind, shipment)
-    assert found[kind]["packages"] == [
+    *packages, digest = found[kind]["packages"]
+    assert packages == [
         *("scikit_learn==1.8.0", "numpy==2.4.6", "x>1"),
         "-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt",
     ]
+    assert digest.startswith("# of ")
     assert not any("TOKEN" in name for name in found["env_vars"])
+
+
+@pytest.mark.parametrize("kind", ["pip", "uv"])
+def test_other_constraints_are_installed_anew(tmp_path: Path, kind: Any) -> None:
+    """Ray keeps an installation by its key, which does not look into the constraints."""
+    from ray._private.runtime_env import pip, uv
+    from ray.runtime_env import RuntimeEnv
+
+    def key() -> str:
+        found = submission.build_runtime_env(kind, shipment)
+        # Uploaded, it has an address; another one would be another key of uv by itself.
+        found["working_dir"] = "gcs://_ray_pkg_of_the_tests.zip"
+        return str({"pip": pip, "uv": uv}[kind].get_uri(RuntimeEnv(**found)))
+
+    shipment = make_shipment(tmp_path, is_checkout=True)
+    first = key()
+    assert key() == first
+    with (tmp_path / "constraints.txt").open("a") as file:
+        file.write("a-dependency-of-a-dependency==1.0\n")
+    assert key() != first
 
 
 def test_an_installed_package_names_its_own_requirements(tmp_path: Path) -> None:

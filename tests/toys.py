@@ -117,6 +117,24 @@ def build_suicidal(flag: str, after: int, num_bands: int) -> torch.nn.Module:
     return _Suicidal(num_bands, flag, after)
 
 
+class _Mortal(_Pooled):
+    """Kills its process in its first pass, unless the file of the flag exists."""
+
+    def __init__(self, num_bands: int, flag: str) -> None:
+        super().__init__(num_bands)
+        self.flag = Path(flag)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.flag.exists():
+            self.flag.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+def build_mortal(flag: str, num_bands: int) -> torch.nn.Module:
+    return _Mortal(num_bands, flag)
+
+
 class _Exact(_Pooled):
     """Counts in the precision of its weights, which a test may raise to float64."""
 
@@ -275,9 +293,27 @@ class _Slow(_Pooled):
     """Takes its time while it trains."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.1 * self.training)
+        time.sleep(0.05 * self.training)
         return super().forward(x)
 
 
 def build_slow(num_bands: int) -> torch.nn.Module:
     return _Slow(num_bands)
+
+
+class _Gated(_Pooled):
+    """Embeds nothing before a file is there, and waits for it for two minutes at most."""
+
+    def __init__(self, num_bands: int, folder: str, pattern: str) -> None:
+        super().__init__(num_bands)
+        self.folder, self.pattern, self.left_s = folder, pattern, 120.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        while self.left_s > 0 and not list(Path(self.folder).glob(self.pattern)):
+            time.sleep(0.1)
+            self.left_s -= 0.1
+        return super().forward(x)
+
+
+def build_gated(folder: str, pattern: str, num_bands: int) -> torch.nn.Module:
+    return _Gated(num_bands, folder, pattern)

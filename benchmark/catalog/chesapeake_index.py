@@ -98,6 +98,7 @@ def prepare_chesapeake(root: str | Path, *, progress: Progress | None = None) ->
 
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _check_archives(root, ChesapeakeCVPR)
         ChesapeakeCVPR(root=str(root), download=True)
     except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, DatasetNotFoundError) as error:
         raise BenchmarkError(
@@ -170,9 +171,32 @@ def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
                 f"{index}: feature {number} has no usable 'split', 'naip-new' and 'lc': {error!r}"
             ) from None
         for path in (image, mask):
-            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            if _leads_out(root, path):
                 raise UsageError(f"{index}: feature {number}: '{path}' leads out of {root}")
         yield region, image, mask
+
+
+def _check_archives(root: Path, data: Any) -> None:
+    """Refuse an archive that lies there already and is another: torchgeo would unpack it."""
+    import hashlib
+
+    for kind, name in data.filenames.items():
+        path = root / name
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "md5").hexdigest()
+            if digest != data.md5s[kind]:
+                raise BenchmarkError(
+                    f"{path} is not the published archive; delete it and try again"
+                )
+
+
+def _leads_out(root: Path, path: str) -> bool:
+    """Return whether a path of the index lies outside the root, by itself or by a link."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts:
+        return True
+    return not (root / pure).resolve().is_relative_to(root.resolve())
 
 
 def _how_to_prepare(root: Path) -> str:

@@ -200,6 +200,7 @@ def _list_images(root: Path, where: str) -> _Listing:
     folders: list[str] = []
     ignored: list[str] = []
     linked: list[str] = []
+    outside: list[str] = []
 
     def fail(error: OSError) -> None:
         raise UsageError(f"{where}: cannot be listed: {error}") from None
@@ -216,6 +217,9 @@ def _list_images(root: Path, where: str) -> _Listing:
                 ignored.append(path.as_posix())
             else:
                 images.append(path.as_posix())
+                link = here / name
+                if link.is_symlink() and not link.resolve().is_relative_to(root):
+                    outside.append(path.as_posix())
     for path_text in images:
         # Arrow and JSON hold UTF-8 only, and the path is the patch's identity.
         try:
@@ -231,6 +235,8 @@ def _list_images(root: Path, where: str) -> _Listing:
             "Files ignored because they are hidden or no PNG, JPEG or TIFF: "
             f"{len(ignored)}, e.g. {min(ignored)!a}."
         )
+    if outside:
+        notes.append(f"Links to files outside the folder: {len(outside)}, e.g. {min(outside)!a}.")
     if linked:
         notes.append(f"Linked folders that were not followed: {len(linked)}, e.g. {min(linked)!a}.")
     return _Listing(sorted(images), sorted(folders), notes)

@@ -6,23 +6,17 @@ for those of the others.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from benchmark.context import Cell, CellResult, Context
+from benchmark.cells import Cell, CellResult
+from benchmark.context import Context
 from benchmark.errors import CellError
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A small table for the terminal."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[Sequence[str]]
-    notes: tuple[str, ...] = ()
+from benchmark.texttable import TextTable
+from benchmark.usage import StageUsage, save_usage
 
 
 @dataclass(frozen=True)
@@ -112,11 +106,17 @@ class Stage(ABC):
         free = [cell for cell in cells if cell.artefact.path in paths]
         if not free:
             return set()
-        leases.refused.clear()
+        leases.forget_refused(cell.artefact for cell in free)
+        began_s, num_usages = time.time(), len(context.usages)
         try:
             self.compute(context, free)
         finally:
             leases.release(cell.artefact for cell in free)
+        if self.name not in {usage.stage for usage in context.usages[num_usages:]}:
+            context.usages.append(
+                StageUsage(self.name, began_s, time.time(), None, 1, len(free), len(free), "cells")
+            )
+        save_usage(context.store, context.experiment.name, list(context.usages))
         return {cell.artefact.path for cell in free} - leases.refused
 
     def _tell(

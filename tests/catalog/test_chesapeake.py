@@ -333,10 +333,10 @@ def test_unknown_region(two_scenes: ChesapeakeSource) -> None:
 def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchgeo.datasets
 
-    def refuse(**_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError("<urlopen error [Errno -2] Name or service not known>")
 
-    monkeypatch.setattr(torchgeo.datasets, "ChesapeakeCVPR", refuse)
+    monkeypatch.setattr(torchgeo.datasets.ChesapeakeCVPR, "_download", refuse)
     with pytest.raises(BenchmarkError, match=r"download into .* failed: .*not known") as caught:
         prepare_chesapeake(tmp_path / "data")
     assert "\n" not in str(caught.value)

@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
+import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
 from benchmark.stages import STAGES
+from tests.jobs.heads import (
+    BIN,
+    JOB_TIMEOUT_S,
+    ROOT,
+    START_TIMEOUT_S,
+    Head,
+    run,
+    start_head,
+    status_of,
+)
+from tests.secrets_of_tests import SECRETS, command_lines, files_below, find_secrets
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 COMMANDS = ["run", *(entry.name for entry in STAGES)]
-START_TIMEOUT_S = 60
-JOB_TIMEOUT_S = 150
-
-
-def run(
-    *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 60
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s
-    )
 
 
 def test_every_command_that_computes_has_one_job() -> None:
@@ -78,146 +70,29 @@ def test_an_unknown_option_exits_with_2() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-@dataclass(frozen=True)
-class Head:
-    """A Ray head of this test: where its job server listens, and the environment of its users."""
-
-    url: str
-    env: dict[str, str]
-
-    def call(self, *arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-        """Run `benchmark`; return the exit code, and what went to stdout and stderr."""
-        command = (str(BIN / "benchmark"), *(str(item) for item in arguments))
-        done = run(*command, env=self.env | (env or {}), timeout_s=JOB_TIMEOUT_S)
-        return done.returncode, done.stdout, done.stderr
-
-    def submit(self, *entrypoint: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-        """Submit a job with Ray's own command; return the exit code and what was printed."""
-        command = ("job", "submit", "--address", self.url, "--working-dir", ".", "--")
-        done = run(
-            str(BIN / "ray"), *command, *entrypoint, env=env or self.env, timeout_s=JOB_TIMEOUT_S
-        )
-        return done.returncode, done.stdout + done.stderr
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
-
-
-def status_of(url: str, timeout_s: float = 5) -> int | None:
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return None
-
-
-def processes_of(home: Path) -> list[psutil.Process]:
-    """Return the processes that name a folder in their command line or environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            words = [*process.cmdline(), *process.environ().values()]
-            if any(str(home) in word for word in words) and process.pid != os.getpid():
-                found.append(process)
-    return found
-
-
-def stop(started: subprocess.Popen[bytes], home: Path) -> None:
-    """End a head and all that it started; never by `ray stop`, which ends everybody's Ray."""
-    with contextlib.suppress(psutil.Error):
-        family = psutil.Process(started.pid).children(recursive=True)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGKILL)
-        started.wait(timeout=10)
-        for process in family:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-    # A process that was starting meanwhile is in no list yet.
-    deadline = time.monotonic() + 20
-    while (left := processes_of(home)) and time.monotonic() < deadline:
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=2)
-    assert not left, f"still running: {left}"
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    # Ray's sockets lie below it, and a socket's path has at most 107 characters.
-    home = Path(tempfile.mkdtemp(prefix="bb", dir="/tmp"))
-    env = {
-        # The entrypoint's `python` is the first on the head's PATH.
-        "PATH": f"{BIN}{os.pathsep}{os.defpath}",
-        "HOME": str(home),
-        "LANG": "C.UTF-8",
-        "RAY_AUTH_MODE": "token",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    token = run(str(BIN / "ray"), "get-auth-token", "--generate", env=env)
-    assert token.returncode == 0, token.stderr
-
-    names = (
-        "port",
-        "dashboard-port",
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "runtime-env-agent-port",
-        "metrics-export-port",
-        "ray-client-server-port",
-        "node-manager-port",
-        "object-manager-port",
-    )
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    url = f"http://127.0.0.1:{ports['dashboard-port']}"
-    with (home / "head.log").open("wb") as log:
-        started = subprocess.Popen(
-            [
-                *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2"),
-                *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
-                # Ports of the system's choice for workers, where Ray's default is 10002 to 19999.
-                *("--min-worker-port=0", "--max-worker-port=0"),
-                f"--object-store-memory={300 * 10**6}",
-                *(f"--{name}={port}" for name, port in ports.items()),
-                f"--temp-dir={home / 'ray'}",
-            ],
-            cwd=home,
-            env=env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while status_of(f"{url}/api/version") not in (200, 401, 403):
-            text = (home / "head.log").read_text()
-            assert started.poll() is None, f"the head ended: {text}"
-            assert time.monotonic() < deadline, f"no job server at {url}: {text}"
-            time.sleep(0.3)
-        yield Head(url=url, env=env)
-    finally:
-        stop(started, home)
-        shutil.rmtree(home, ignore_errors=True)
+    # Its own and its users' secrets must stay where they are.
+    secrets = {name: text for name, text in SECRETS.items() if "RAY" not in name}
+    with start_head(env=secrets) as found:
+        yield found
 
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
+    return write_experiment(tmp_path)
+
+
+def write_experiment(root: Path) -> Path:
     """Write 24 small pictures in two classes, which brightness tells apart, and an experiment."""
     generator = np.random.default_rng(0)
     for name, brightness in (("dark", 60), ("light", 180)):
-        folder = tmp_path / "images" / name
+        folder = root / "images" / name
         folder.mkdir(parents=True)
         for index in range(12):
             texture = generator.integers(0, 60, (32, 32, 3)) + brightness
             Image.fromarray(texture.astype(np.uint8)).save(folder / f"{index:02}.png")
-    path = tmp_path / "tiny.toml"
+    path = root / "tiny.toml"
     path.write_text(
         f"""
         name = "tiny"
@@ -226,11 +101,15 @@ def experiment(tmp_path: Path) -> Path:
 
         [dataset]
         name = "folder"
-        root = "{tmp_path / "images"}"
+        root = "{root / "images"}"
         patch_size = 32
+
+        [embed]
+        num_actors = 1
 
         [tune]
         num_trials = 2
+        max_concurrent = 1
 
         [evaluate]
         num_resamples = 50
@@ -273,48 +152,84 @@ def manifests(store: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
 
 
+def token_of(head: Head) -> str:
+    return (head.home / ".ray" / "auth_token").read_text().strip()
+
+
+def ask(head: Head, path: str = "") -> bytes:
+    """Return what the job server answers to its own token."""
+    request = urllib.request.Request(
+        f"{head.url}/api/jobs/{path}", headers={"Authorization": f"Bearer {token_of(head)}"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return bytes(answer.read())
+
+
 def log_of(head: Head, job: str) -> str:
-    done = run(str(BIN / "ray"), "job", "logs", job, "--address", head.url, env=head.env)
-    return done.stdout
+    return str(json.loads(ask(head, f"{job}/logs"))["logs"])
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(START_TIMEOUT_S + 4 * JOB_TIMEOUT_S)
-def test_a_submitted_run_that_was_stopped_goes_on_to_the_scores_of_a_local_run(
-    head: Head, experiment: Path, tmp_path: Path, ray_session: None
-) -> None:
-    from benchmark import api
+@dataclass(frozen=True)
+class Resumed:
+    """A run that was submitted, stopped in its head searches, and submitted again to its end."""
 
-    store = tmp_path / "store"
+    experiment: Path
+    first: str
+    """What the first submission printed as JSON."""
+    stopped_log: str
+    kept: dict[Path, int]
+    """The manifests that were there when it had been stopped."""
+    out: str
+    err: str
+
+    @property
+    def store(self) -> Path:
+        return self.experiment.parent / "store"
+
+
+@pytest.fixture(scope="module")
+def resumed(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+    experiment = write_experiment(tmp_path_factory.mktemp("resumed"))
+    store = experiment.parent / "store"
     common = ("submit", experiment, "--address", head.url, "--store", store, "--set", "seeds=[3]")
     # Patches and embeddings do not depend on the trials, which would take hours.
-    code, out, err = head.call(*common, "--set", "tune.num_trials=20000", "--json")
+    code, first, err = head.call(*common, "--set", "tune.num_trials=20000", "--json")
     assert code == 0, err
-    document = json.loads(out)
-    job = document["submission_id"]
-    assert re.fullmatch(r"tiny-\d{8}-\d{6}-[0-9a-f]{4}", job)
-    assert {item["level"] for item in document["checks"]} == {"ok"}
-    assert document["shipped"]["num_bytes"] < 5_000_000
-
+    job = json.loads(first)["submission_id"]
     deadline = time.monotonic() + JOB_TIMEOUT_S
     while not list(store.glob("tune/*/*")):
         assert time.monotonic() < deadline, log_of(head, job)
         time.sleep(0.2)
     done = run(str(BIN / "ray"), "job", "stop", job, "--address", head.url, env=head.env)
     assert "was stopped" in done.stdout + done.stderr
-    assert "benchmark: interrupted; what is complete is kept" in log_of(head, job)
-    kept = manifests(store)
-    assert {path.parts[-3] for path in kept} >= {"patches", "embed"}
-
+    stopped_log, kept = log_of(head, job), manifests(store)
     code, out, err = head.call(*common, "--follow")
     assert code == 0, err
-    assert out.splitlines()[-1] == str(store)
-    assert "Traceback" not in err
-    assert kept.items() <= manifests(store).items()
-    (report,) = re.findall(rf"^({re.escape(str(store))}/report/\S+\.html)$", err, re.M)
+    return Resumed(experiment, first, stopped_log, kept, out, err)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(START_TIMEOUT_S + 4 * JOB_TIMEOUT_S)
+def test_a_submitted_run_that_was_stopped_goes_on_to_the_scores_of_a_local_run(
+    resumed: Resumed, tmp_path: Path, ray_session: None
+) -> None:
+    from benchmark import api
+
+    store = resumed.store
+    document = json.loads(resumed.first)
+    assert re.fullmatch(r"tiny-\d{8}-\d{6}-[0-9a-f]{4}", document["submission_id"])
+    assert {item["level"] for item in document["checks"]} == {"ok"}
+    assert document["shipped"]["num_bytes"] < 5_000_000
+    assert "benchmark: interrupted; what is complete is kept" in resumed.stopped_log
+    assert {path.parts[-3] for path in resumed.kept} >= {"patches", "embed"}
+
+    assert resumed.out.splitlines()[-1] == str(store)
+    assert "Traceback" not in resumed.err
+    assert resumed.kept.items() <= manifests(store).items()
+    (report,) = re.findall(rf"^({re.escape(str(store))}/report/\S+\.html)$", resumed.err, re.M)
     assert "<html" in Path(report).read_text()
 
-    local = api.load(experiment, ["seeds=[3]"])
+    local = api.load(resumed.experiment, ["seeds=[3]"])
     for stage in ("patches", "embed", "tune", "evaluate"):
         api.run_stage(stage, local, store=str(tmp_path / "local"))
     scores = api.scores(local, store=str(store))
@@ -373,3 +288,59 @@ def test_a_wrong_token_and_a_missing_one_are_one_line(
         (line,) = err.splitlines()
         assert line.startswith(f"benchmark: --address {head.url}: the job server {message}")
         assert "s3cr3t" not in line
+
+
+class OtherVersion(BaseHTTPRequestHandler):
+    """Passes everything on to a head, and tells another version of Ray."""
+
+    head: Head
+
+    def do_GET(self) -> None:
+        request = urllib.request.Request(f"{self.head.url}{self.path}", headers=dict(self.headers))
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            content = answer.read()
+        if self.path == "/api/version":
+            content = json.dumps({**json.loads(content), "ray_version": "2.1.0"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(START_TIMEOUT_S + 60)
+def test_a_cluster_of_another_ray_is_refused(head: Head, experiment: Path, tmp_path: Path) -> None:
+    handler = type("Handler", (OtherVersion,), {"head": head})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        code, out, err = head.call(
+            *("submit", experiment, "--address", url, "--store", tmp_path / "store")
+        )
+        server.shutdown()
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert re.match(
+        r"benchmark: submit: Ray \S+ is here, 2\.1\.0 on the cluster: they must be", last
+    )
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(START_TIMEOUT_S + 4 * JOB_TIMEOUT_S)
+def test_no_secret_of_the_environment_is_in_what_the_cluster_writes_and_shows(
+    head: Head, resumed: Resumed
+) -> None:
+    """Of a whole run and, as this test is the last, of all submissions before."""
+    token, shown = token_of(head), ask(head)
+    assert json.loads(resumed.first)["submission_id"].encode() in shown
+    written = [("stdout", f"{resumed.first}{resumed.out}".encode())]
+    written += [("stderr", resumed.err.encode()), ("the job server", shown)]
+    written += [*command_lines(head.home), *files_below(head.home, resumed.experiment.parent)]
+    assert any("/logs/job-driver-" in place for place, _ in written)
+    assert find_secrets(written) == []
+    assert [place for place, content in written if token.encode() in content] == []

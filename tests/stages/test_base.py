@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.context import Cell
+from benchmark.cells import Cell
 from benchmark.errors import CellError
 from benchmark.lease import Leases
 from benchmark.stages.base import Stage

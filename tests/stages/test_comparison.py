@@ -8,7 +8,7 @@ import pytest
 
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
-from benchmark.context import Cell
+from benchmark.cells import Cell
 from benchmark.stages.evaluate import EvaluateStage
 from benchmark.stages.evaluate.comparison import (
     COMPARISON,

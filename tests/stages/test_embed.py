@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,35 +10,29 @@ from benchmark.devices import plan_device
 from benchmark.errors import UsageError
 from benchmark.network import Embedder
 from benchmark.stages.embed import EmbedStage
-from benchmark.stages.patches import PatchesStage
 from benchmark.tables import images_array, vectors_array
-from tests.toys import build_constant, build_killer, build_not_finite, toy
+from tests.toys import build_constant, build_killer, build_mortal, build_not_finite, toy
+
+AUTO = {"num_actors": "auto"}
 
 
 @pytest.fixture(scope="module")
-def patches_store(tmp_path_factory):
-    return tmp_path_factory.mktemp("embed") / "runs"
+def patches_store(new_store):
+    return new_store()
 
 
 @pytest.fixture(scope="module")
-def embedded(ray_session, open_small_session, patches_store):
+def embedded(open_small_session, patches_store):
     """One pipeline of a good, a broken and a constant backbone; most tests look at it."""
     good, nan, flat = toy("good"), toy("nan", build_not_finite), toy("flat", build_constant)
-    context = open_small_session(store=patches_store, backbones=[nan, good, flat])
-    assert PatchesStage().run(context).cells[0].status == "complete"
+    context = open_small_session(store=patches_store, backbones=[nan, good, flat], embed=AUTO)
     return context, good, EmbedStage().run(context)
 
 
 @pytest.fixture
-def opened(ray_session, open_small, patches_store):
+def opened(open_small, patches_store):
     """Open contexts on one store that holds the patches."""
-
-    def open_with(backbones, **settings):
-        context = open_small(store=patches_store, backbones=backbones, **settings)
-        assert PatchesStage().run(context).cells[0].status == "complete"
-        return context
-
-    return open_with
+    return partial(open_small, store=patches_store)
 
 
 def _statuses(result):
@@ -83,13 +78,30 @@ def test_a_broken_backbone_fails_by_name_and_leaves_its_neighbours_alone(embedde
 
 
 @pytest.mark.slow
-def test_a_backbone_that_kills_its_process_fails_alone(opened):
+def test_a_backbone_that_kills_its_process_fails_alone(opened, monkeypatch):
+    from benchmark.stages.embed import pipeline
+
     good, killer = toy("survivor"), toy("killer", build_killer)
-    context = opened([killer, good], embed={"num_actors": 1})
+    context = opened(backbones=[killer, good])
+    monkeypatch.setattr(pipeline, "RESTARTS", {"max_restarts": 1, "max_task_retries": 1})
     result = EmbedStage().run(context)
     assert _statuses(result) == {"killer": "failed", "survivor": "complete"}
     reason = next(item.reason for item in result.cells if item.cell.backbone == "killer")
     assert "process" in reason
+    survivor = context.embeddings(good).manifest()["incidents"]
+    assert [item["count"] for item in survivor if item["kind"] == "pipeline_repeated"] == [1]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_once_is_replaced_and_counted(opened, tmp_path):
+    mortal, calm = toy("mortal", partial(build_mortal, str(tmp_path / "died"))), toy("calm")
+    context = opened(backbones=[mortal, calm])
+    assert _statuses(EmbedStage().run(context)) == {"mortal": "complete", "calm": "complete"}
+    mine, other = (context.embeddings(item) for item in (mortal, calm))
+    assert mine.read_table()["embedding"].equals(other.read_table()["embedding"])
+    counts = {item["kind"]: item["count"] for item in mine.manifest()["incidents"]}
+    assert counts["process_restarted"] == 1
+    assert "process_restarted" not in {item["kind"] for item in other.manifest()["incidents"]}
 
 
 def test_cpus_that_something_else_holds_do_not_hang_the_pipeline(opened, monkeypatch):
@@ -101,7 +113,7 @@ def test_cpus_that_something_else_holds_do_not_hang_the_pipeline(opened, monkeyp
         def ping(self):
             return True
 
-    context = opened([toy("patient")])
+    context = opened(backbones=[toy("patient")], embed=AUTO)
     monkeypatch.setattr(cluster.Cluster.wait_for_cpus, "__kwdefaults__", {"timeout_s": 0.5})
     holder = ray.remote(num_cpus=1)(Holder).remote()
     try:
@@ -117,9 +129,7 @@ def test_an_interrupted_embedding_goes_on_from_its_parts_with_its_plan(
 ):
     whole, backbone, _ = embedded
     # Other batches and actors are not another result; the batches of the begin go on.
-    half = open_small(
-        store=tmp_path / "half", backbones=[backbone], embed={"batch_size": 3, "num_actors": 1}
-    )
+    half = open_small(store=tmp_path / "half", backbones=[backbone], embed={"batch_size": 3})
     assert half.embeddings(backbone).fingerprint == whole.embeddings(backbone).fingerprint
     shutil.copytree(whole.patches.path, half.patches.path)
     folder = Path(half.embeddings(backbone).path)

@@ -17,9 +17,14 @@ import pytest
 from benchmark.errors import UsageError
 from benchmark.stages.evaluate import EvaluateStage
 from benchmark.stages.finetune import FinetuneStage
-from benchmark.stages.patches import PatchesStage
 from benchmark.tables import CURVES, TRIALS, check_table, predictions_schema, vectors_array
-from tests.toys import build_forgetful, build_nan_gradients, build_suicidal, toy
+from tests.toys import (
+    build_forgetful,
+    build_nan_gradients,
+    build_slow,
+    build_suicidal,
+    toy,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,20 +32,18 @@ RECIPE = {"num_epochs": 2, "batch_size": 32, "learning_rate": 0.01, "backbone_ra
 
 
 @pytest.fixture(scope="module")
-def patches_store(tmp_path_factory):
-    return tmp_path_factory.mktemp("finetune") / "runs"
+def patches_store(new_store):
+    return new_store()
 
 
 @pytest.fixture
-def opened(ray_session, open_small, patches_store):
-    """Open contexts on one store that holds the patches."""
+def opened(open_small, patches_store):
+    """Open contexts on stores that hold the patches, by default on one for all."""
 
-    def open_with(backbones, store=patches_store, seeds=(0,), **recipe):
+    def open_with(backbones, store=patches_store, **recipe):
         # Toys are made from a floor, which is fine-tuned only by name.
         table = {**RECIPE, "backbones": [item.name for item in backbones], **recipe}
-        context = open_small(store=store, backbones=backbones, seeds=list(seeds), finetune=table)
-        assert PatchesStage().run(context).cells[0].status == "complete"
-        return context
+        return open_small(store=store, backbones=backbones, finetune=table)
 
     return open_with
 
@@ -54,14 +57,13 @@ def _predictions(context, backbone, seed=0):
 
 
 @pytest.fixture(scope="module")
-def trained(ray_session, open_small_session, patches_store):
+def trained(open_small_session, patches_store):
     """One run of a good backbone, one whose loss breaks, and one short of memory."""
     backbones = [
         toy("searched"), toy("nan", build_nan_gradients), toy("forgetful", build_forgetful)
     ]  # fmt: skip
     table = {**RECIPE, "backbones": [item.name for item in backbones], "num_trials": 3}
     context = open_small_session(store=patches_store, backbones=backbones, finetune=table)
-    assert PatchesStage().run(context).cells[0].status == "complete"
     return (
         context,
         dict(zip(("searched", "nan", "forgetful"), backbones, strict=True)),
@@ -116,15 +118,20 @@ def test_fine_tuned_cells_are_scored(trained):
     assert set(scores["method"]) == {"finetune"}
 
 
-def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_result(opened, tmp_path):
+def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_result(
+    opened, new_store, tmp_path
+):
     """A process that dies once, in the second epoch, costs at most the epoch it was in."""
     flag = tmp_path / "died"
     dying = toy("dying", partial(build_suicidal, str(flag), 25))
     # The same network with the flag raised already: it never dies.
-    context = opened([dying], store=tmp_path / "dying")
+    context = opened([dying], store=new_store())
     assert _run(context)["dying"].status == "complete"
     assert flag.exists()
-    calm = opened([dying], store=tmp_path / "calm")
+    assert context.finetuned(dying, 0).manifest()["incidents"] == [
+        {"kind": "trial_repeated", "count": 1, "detail": "its process died"}
+    ]
+    calm = opened([dying], store=new_store())
     assert _run(calm)["dying"].status == "complete"
     assert _predictions(context, dying).equals(_predictions(calm, dying))
     curves = [
@@ -137,14 +144,16 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_result(opened, 
 
 
 @pytest.mark.slow
-def test_two_workers_score_as_one_and_survive_a_kill(opened, tmp_path):
+def test_two_workers_score_as_one_and_survive_a_kill(opened, new_store, tmp_path):
     flag = tmp_path / "died"
     backbone = toy("pair", partial(build_suicidal, str(flag), 13))
-    pair = opened([backbone], store=tmp_path / "pair", num_workers=2)
+    pair = opened([backbone], store=new_store(), num_workers=2)
     assert _run(pair)["pair"].status == "complete"
     assert flag.exists()
-    one = opened([backbone], store=tmp_path / "one", num_workers=1)
+    one = opened([backbone], store=new_store(), num_workers=1)
     assert _run(one)["pair"].status == "complete"
+    (incident,) = pair.finetuned(backbone, 0).manifest()["incidents"]
+    assert incident == {"kind": "process_restarted", "count": 1, "detail": ""}
     assert len(pair.finetuned(backbone, 0).files("part-")) == 2
     tables = [vectors_array(_predictions(item, backbone)["y_score"]) for item in (pair, one)]
     np.testing.assert_allclose(tables[0], tables[1], atol=2e-3)
@@ -213,44 +222,42 @@ def test_missing_patches_block_the_cells(ray_session, open_small):
 
 
 DRIVER = """
-import sys
+import json, sys
 from benchmark.api import open_context
 from benchmark.config import build
-from benchmark.context import Context
 from benchmark.stages.finetune import FinetuneStage
 from tests.toys import build_slow, toy
 
 content = {
     "name": "killed", "backbones": ["random"], "heads": ["majority"],
     "dataset": {"name": "chesapeake", "root": sys.argv[1], "patch_size": 32, "per_region": 40},
-    "finetune": {"num_epochs": 3, "backbones": ["random"]},
+    "finetune": json.loads(sys.argv[3]),
 }
 with open_context(build(content), store=sys.argv[2]) as context:
     context.backbones = (toy("random", build_slow),)
-    (cell,) = FinetuneStage().run(context).cells
-    print(cell.status, cell.cell.artefact.path)
+    FinetuneStage().run(context)
 """
 
 
 @pytest.mark.slow
-def test_a_killed_driver_goes_on_where_it_was(trained, scenes):
-    context, _, _ = trained
-    store = Path(context.store.root)
-    command = [sys.executable, "-c", DRIVER, str(scenes), str(store)]
+def test_a_killed_driver_goes_on_where_it_was(opened, patches_store, scenes):
+    slow, table = toy("random", build_slow), {"num_epochs": 3}
+    context = opened([slow], **table)
+    content = json.dumps({**RECIPE, **table, "backbones": ["random"]})
+    command = [sys.executable, "-c", DRIVER, str(scenes), str(patches_store), content]
     process = subprocess.Popen(command, start_new_session=True, cwd=ROOT)
+    folder = Path(context.finetuned(slow, 0).path)
     deadline = time.monotonic() + 100
-    while not (logs := list(store.glob("finetune/*random*/trial-000-log.json"))):
+    # The checkpoint of an epoch follows its log, and takes a second.
+    while not (folder / "trial-000-last.safetensors").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
-    # The checkpoint follows the log at once; an epoch takes two seconds.
-    time.sleep(0.5)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    before = json.loads(logs[0].read_text())["curve"]
+    before = json.loads((folder / "trial-000-log.json").read_text())["curve"]
     assert 1 <= len(before) < 3
-    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.startswith("complete")
-    curve = pq.read_table(logs[0].parent / "curve.parquet").to_pylist()
+    assert _run(context)["random"].status == "complete"
+    curve = pq.read_table(folder / "curve.parquet").to_pylist()
     # The epochs that were complete have not been computed again: their seconds are the same.
     assert len(curve) == 3
     assert [row["seconds"] for row in curve[: len(before)]] == [row["seconds"] for row in before]

@@ -27,7 +27,6 @@ from benchmark.network import Network
 from benchmark.specs import Backbone, Fitted
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.embed.learning import StoredTrain
-from benchmark.stages.patches import PatchesStage
 from benchmark.stages.report.depictions import depict, depiction_pictures
 from benchmark.stages.report.patches import pick_patches
 from benchmark.store import Artefact, Store
@@ -63,14 +62,11 @@ def test_the_patches_of_a_store_are_those_of_train_as_they_are_fed(tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def run(
-    ray_session: None, open_small_session: Callable[..., Context], tmp_path_factory: Any
-) -> Context:
+def run(open_small_session: Callable[..., Context], new_store: Callable[[], Path]) -> Context:
     """The stage with a fitted backbone, one that cannot be fitted, textures, and a plain one."""
     greedy = replace(small_pca("greedy"), fit=NeverFits())
     backbones = [small_pca(), greedy, BACKBONES.get("hog"), toy("plain")]
-    context = open_small_session(store=tmp_path_factory.mktemp("pca") / "runs", backbones=backbones)
-    PatchesStage().run(context)
+    context = open_small_session(store=new_store(), backbones=backbones)
     result = EmbedStage().run(context)
     statuses = {item.cell.backbone: item.status for item in result.cells}
     assert statuses.pop("greedy") == "failed"

@@ -86,6 +86,45 @@ def test_a_partial_grid_shows_its_gaps(finished, tmp_path):
     assert "missing" in page
 
 
+def test_the_page_says_where_the_time_went(finished):
+    _, _, result = finished
+    page = Path(result.report).read_text()
+    section = page.split('<section id="usage"')[1].split("</section>")[0]
+    assert "limits the run" in section
+    assert "Of the last run, without the page itself." in section
+    rows = re.findall(r'<th scope="row">(\w+)</th>', section)
+    assert rows == ["patches", "embed", "tune", "evaluate"]
+    usage = {item["stage"]: item for item in result.to_json()["usage"]}
+    assert set(usage) == {*rows, "report"}
+    assert (usage["embed"]["num_items"], usage["embed"]["unit"]) == (36, "patches")
+    assert 0 < usage["embed"]["utilisation"] < 1
+    assert f">{usage['embed']['wall_s']:,.1f}</td>" in section
+
+
+def test_the_page_of_a_run_that_went_on_says_that_there_were_more(finished, tmp_path):
+    from benchmark.stages.report.usage import usage_sentences, usage_tables
+    from benchmark.store import Store
+    from benchmark.usage import StageUsage, load_usage, save_usage
+
+    content, store, _ = finished
+    experiment = build({**content, "name": "went_on"})
+    with api.open_context(experiment, store=str(tmp_path)) as context:
+        assert usage_sentences(context) == usage_tables(context) == ()
+        first = load_usage(Store(str(store)), "page").usages
+        save_usage(context.store, "went_on", first)
+        later = max(item.ended_s for item in first) + 3600
+        save_usage(
+            context.store,
+            "went_on",
+            [StageUsage("tune", later, later + 1e6, 2e6, 2, 4, 9, "trials")],
+        )
+        *_, origin = usage_sentences(context)
+        assert origin.startswith("Of 2 runs: each row is of the last run that computed something")
+        assert usage_sentences(context)[0].startswith("tune limits the run, by work: 100 % of 10")
+        (table,) = usage_tables(context)
+        assert [row[0] for row in table.rows] == ["patches", "embed", "evaluate", "tune"]
+
+
 def test_a_second_report_writes_nothing(finished):
     content, store, result = finished
     before = Path(result.report).stat().st_mtime_ns
@@ -187,6 +226,30 @@ def test_how_patches_come_to_their_size_is_said_in_words(changes, words):
         **changes,
     }  # fmt: skip
     assert size_words(item, 128) == words
+
+
+def test_a_run_in_which_nothing_was_lost_has_no_section_of_repairs(finished):
+    _, _, result = finished
+    assert "repaired" not in Path(result.report).read_text()
+
+
+def test_repairs_name_each_cell_and_count_a_machine_of_several_cells_once(compared):
+    from benchmark.stages.report.repairs import repairs
+    from benchmark.stages.report.results import Results
+
+    results = Results(compared)
+    lost = {"kind": "node_lost", "count": 1, "detail": "10.0.0.7 (0a1b2c3d)"}
+    died = {"kind": "trial_repeated", "count": 2, "detail": "its process died"}
+    results.embed["mean_color"]["incidents"] = [lost]
+    cell = next(iter(results.tuned))
+    results.tuned[cell]["incidents"] = [lost, died]
+    (table,) = repairs(results)
+    assert table.title == "1 machine lost, 2 trials begun again"
+    assert table.rows == (
+        ("embed", "mean_color", "machine lost", 1, "10.0.0.7 (0a1b2c3d)"),
+        ("tune", "mean_color / knn / seed 0", "machine lost", 1, "10.0.0.7 (0a1b2c3d)"),
+        ("tune", "mean_color / knn / seed 0", "trials begun again", 2, "its process died"),
+    )
 
 
 def test_fine_tuning_pays_for_no_embeddings_and_costs_one_seed(compared):

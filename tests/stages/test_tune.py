@@ -1,6 +1,8 @@
 import json
 import shutil
+import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
 from benchmark.search import Search
 from benchmark.stages.embed import EmbedStage
-from benchmark.stages.patches import PatchesStage
 from benchmark.stages.tune import TuneStage
 from benchmark.tables import TRIALS, check_table, predictions_schema, vectors_array
 from tests.toys import failing_head
@@ -21,34 +22,49 @@ MEAN_COLOR = BACKBONES.get("mean_color")
 
 
 @pytest.fixture(scope="module")
-def embedded_store(tmp_path_factory):
-    return tmp_path_factory.mktemp("tune") / "runs"
+def embedded_store(open_small_session, new_store):
+    store = new_store()
+    assert EmbedStage().run(open_small_session(store=store)).cells[0].status == "complete"
+    return store
 
 
 @pytest.fixture
-def opened(ray_session, open_small, embedded_store):
-    def open_with(heads=None, **settings):
-        context = open_small(store=embedded_store, heads=heads, **settings)
-        PatchesStage().run(context)
-        assert EmbedStage().run(context).cells[0].status == "complete"
-        return context
+def opened(open_small, embedded_store):
+    """Open contexts on one store that holds the embeddings."""
+    return partial(open_small, store=embedded_store)
 
-    return open_with
+
+@pytest.fixture(scope="module")
+def handler_before():
+    """What Ctrl-C does before a search; it is ignored where tests run in the background."""
+    return signal.getsignal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def tuned(open_small_session, embedded_store, handler_before):
+    """One run with every head, and one that never fits; most tests look at it."""
+    context = open_small_session(
+        store=embedded_store,
+        heads=[failing_head(), *map(HEADS.get, HEADS.names())],
+        seeds=[0, 1],
+        tune={"num_trials": 4, "max_concurrent": "auto"},
+    )
+    return context, TuneStage().run(context)
 
 
 def _predictions(context, head, seed=0):
     return context.predictions(MEAN_COLOR, HEADS.get(head), seed)
 
 
-def test_every_cell_writes_predictions_trials_and_a_head(opened):
-    context = opened(
-        heads=[HEADS.get(name) for name in HEADS.names()], seeds=[0, 1], tune={"num_trials": 4}
-    )
-    result = TuneStage().run(context)
-    assert [item.status for item in result.cells] == ["complete"] * 8
+def test_every_cell_writes_predictions_trials_and_a_head(tuned):
+    context, result = tuned
+    cells = [cell for cell in context.prediction_cells() if cell.method != "failing"]
+    assert len(cells) == 8
+    statuses = [item.status for item in result.cells if item.cell.method != "failing"]
+    assert statuses == ["complete"] * 8
     splits = context.patches.read_table(columns=["patch_id", "split"]).to_pandas()
     wanted = splits.loc[splits["split"] != "train", "patch_id"].tolist()
-    for cell in context.prediction_cells():
+    for cell in cells:
         table = check_table(cell.artefact.read_table(), predictions_schema(5), what="predictions")
         assert table["patch_id"].to_pylist() == wanted
         np.testing.assert_allclose(vectors_array(table["y_score"]).sum(axis=1), 1, atol=1e-4)
@@ -63,9 +79,12 @@ def test_every_cell_writes_predictions_trials_and_a_head(opened):
         assert "label" not in table.column_names
 
 
-def test_the_predictions_are_those_of_the_saved_head(opened):
-    context = opened()
-    TuneStage().run(context)
+def test_ctrl_c_is_not_swallowed_after_a_search(handler_before, tuned):
+    assert signal.getsignal(signal.SIGINT) is handler_before
+
+
+def test_the_predictions_are_those_of_the_saved_head(tuned):
+    context, _ = tuned
     artefact = _predictions(context, "logistic_regression")
     head = load_head(artefact.path)
     table = artefact.read_table()
@@ -75,11 +94,10 @@ def test_the_predictions_are_those_of_the_saved_head(opened):
     np.testing.assert_allclose(vectors_array(table["y_score"]), scores, rtol=1e-4, atol=1e-6)
 
 
-def test_the_best_val_score_is_that_of_the_predictions(opened):
+def test_the_best_val_score_is_that_of_the_predictions(tuned):
     from sklearn.metrics import balanced_accuracy_score
 
-    context = opened(heads=[HEADS.get("mlp"), HEADS.get("knn")], tune={"num_trials": 4})
-    TuneStage().run(context)
+    context, _ = tuned
     labels = context.patches.read_table(
         columns=["patch_id", "split", "label"], splits=("val",)
     ).to_pandas()
@@ -91,10 +109,9 @@ def test_the_best_val_score_is_that_of_the_predictions(opened):
         assert artefact.manifest()["val_score"] == pytest.approx(score, abs=1e-6)
 
 
-def test_test_labels_change_nothing(opened, open_small, tmp_path):
-    context = opened()
-    TuneStage().run(context)
-    leaky = open_small(store=tmp_path / "leaky")
+def test_test_labels_change_nothing(tuned, open_small, tmp_path):
+    context, _ = tuned
+    leaky = open_small(store=tmp_path / "leaky", tune={"num_trials": 4})
     for stage in ("patches", "embed"):
         shutil.copytree(Path(context.store.root) / stage, tmp_path / "leaky" / stage)
     for part in leaky.patches.files("part-"):
@@ -126,15 +143,12 @@ def test_the_predictions_do_not_depend_on_how_many_trials_run_at_once(opened, op
         assert trials[0].equals(trials[1])
 
 
-def test_a_head_that_fails_leaves_its_neighbours_alone(opened):
-    context = opened(heads=[failing_head(), HEADS.get("majority")])
-    result = TuneStage().run(context)
-    assert {item.cell.method: item.status for item in result.cells} == {
-        "failing": "failed",
-        "majority": "complete",
-    }
-    reason = next(item.reason for item in result.cells if item.cell.method == "failing")
-    assert reason == "all trials failed: ValueError: this head never fits"
+def test_a_head_that_fails_leaves_its_neighbours_alone(tuned):
+    _, result = tuned
+    wanted = dict.fromkeys(HEADS.names(), "complete") | {"failing": "failed"}
+    assert {item.cell.method: item.status for item in result.cells} == wanted
+    reasons = {item.reason for item in result.cells if item.cell.method == "failing"}
+    assert reasons == {"all trials failed: ValueError: this head never fits"}
 
 
 def test_pruning_stops_hopeless_trials(opened, monkeypatch):

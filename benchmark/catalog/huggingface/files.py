@@ -24,6 +24,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _HUB = "https://huggingface.co"
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
+"""A file beside the index: no path, and nothing that leads out of the checkpoint's folder."""
+_MODULE = re.compile(r"\w+")
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -151,7 +154,13 @@ class Checkpoint:
         names = index.get("weight_map")
         if not isinstance(names, dict) or not names:
             raise UsageError(f"{self.what}: {INDEX} has no weight_map")
-        shards = {name: self.file(name) for name in sorted(set(names.values()))}
+        files = set(names.values())
+        for name in files:
+            if not isinstance(name, str) or not _SHARD.fullmatch(name):
+                raise UsageError(
+                    f"{self.what}: {INDEX} names {name!r}, which is no shard beside it"
+                )
+        shards = {name: self.file(name) for name in sorted(files)}
         missing = [name for name, path in shards.items() if path is None]
         if missing:
             raise UsageError(f"{self.what}: the weights {missing[0]} are missing; fetch them")
@@ -228,6 +237,8 @@ class Checkpoint:
                     f"{self.what}: its code is in another repository ({name.partition('--')[0]}), "
                     "which has no fixed version; fetch both, and name the folder"
                 )
+            if not _MODULE.fullmatch(name):
+                raise UsageError(f"{self.what}: its code is named {name!r}, which is no module")
             path = self.file(f"{name}.py")
             if path is None:
                 raise UsageError(f"{self.what}: its module {name}.py is missing; fetch it")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark import provenance
-from benchmark.context import Cell, Context
+from benchmark.cells import Cell
+from benchmark.context import Context
 from benchmark.errors import BenchmarkError, UsageError, one_line
-from benchmark.feeds import count_rows
 from benchmark.fitted import FITTED, write_fitted
 from benchmark.specs import Backbone, Fitted
 from benchmark.store import Artefact
@@ -52,6 +52,7 @@ class StoredTrain:
         shape: tuple[int, int, int],
     ) -> None:
         """Read the table ``patches``, whose images have ``shape``."""
+        from benchmark.feeds import count_rows
         from benchmark.network import Preprocessing
 
         self._patches = patches
@@ -121,7 +122,7 @@ def learn(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> dict[st
 
 def _free_cpus(context: Context) -> int:
     """Return how many CPUs to book: those of the largest node, or one where others hold some."""
-    resources = context.cluster.connect()
+    resources = context.resources("embed")
     free = context.cluster.wait_for_cpus(resources.num_cpus)
     if free >= resources.num_cpus:
         return int(resources.node_cpus or resources.num_cpus)

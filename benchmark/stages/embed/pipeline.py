@@ -8,8 +8,10 @@ again.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 from ray.data import ActorPoolStrategy
 
 from benchmark import provenance
-from benchmark.cluster import Pool, plan_pool
-from benchmark.context import Cell, Context
+from benchmark.cells import Cell
+from benchmark.context import Context
 from benchmark.devices import Asked
 from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
 from benchmark.fitted import read_facts
+from benchmark.incidents import Account
+from benchmark.pools import Pool, gpu_share, group_by_share, plan_pool
 from benchmark.specs import Backbone
 from benchmark.stages.embed.learning import learn
 from benchmark.stages.embed.workers import (
@@ -34,6 +38,7 @@ from benchmark.stages.embed.workers import (
     read_part_summary,
 )
 from benchmark.streaming import TASK_CPUS, Items, read_items, status_rows
+from benchmark.usage import StageUsage
 
 if TYPE_CHECKING:
     from benchmark.progress import StageProgress
@@ -50,8 +55,6 @@ class Tally:
 
     wanted: set[str]
     num_patches: int = 0
-    seconds: float = 0.0
-    reason: str = ""
     first: float = 0.0
     last: float = 0.0
 
@@ -69,22 +72,39 @@ def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
     try:
         failures = learn(context, pending)
         # Planned afterwards: what learns holds every CPU.
-        pool = _plan_pool(context)
-        jobs = _jobs(context, pending, pool)
-        run = Run(context, jobs, parts, pool, progress)
-        for number, job in enumerate(jobs):
-            if job.backbone.name in failures:
-                run.fail(number, failures[job.backbone.name])
-        run.stream(run.unfinished())
-        # A process that a backbone killed took the pipeline with it: go on one by one, so
-        # that only the backbone at fault fails.
-        for number in run.unfinished():
-            run.pool = _plan_pool(context)
-            run.stream([number])
-        for number in run.unfinished():
-            run.fail(number, "its worker process died repeatedly (out of memory?)")
+        on_gpu = context.resources("embed").num_gpus > 0
+        shares = [_gpus_of_actor(context, backbone) if on_gpu else 1.0 for backbone, _ in pending]
+        for group in group_by_share(shares):
+            mine = [pending[number] for number in group]
+            _embed(context, mine, shares[group[0]], parts, failures, progress)
     finally:
         progress.close()
+
+
+def _embed(
+    context: Context,
+    pending: Sequence[tuple[Backbone, Cell]],
+    num_gpus: float,
+    parts: Sequence[dict[str, Any]],
+    failures: dict[str, str],
+    progress: StageProgress,
+) -> None:
+    """Embed with backbones whose actors book the same."""
+    pool = _plan_pool(context, num_gpus)
+    jobs = _jobs(context, pending, pool)
+    run = Run(context, jobs, parts, pool, progress)
+    for number, job in enumerate(jobs):
+        if job.backbone.name in failures:
+            run.fail(number, failures[job.backbone.name])
+    run.stream(run.unfinished())
+    # A process that a backbone killed took the pipeline with it: go on one by one, so that only
+    # the backbone at fault fails.
+    for number in run.unfinished():
+        run.pool = _plan_pool(context, num_gpus)
+        run.stream([number])
+    for number in run.unfinished():
+        run.fail(number, "its worker process died repeatedly (out of memory?)")
+    context.usages.append(run.usage())
 
 
 def _jobs(context: Context, pending: Sequence[tuple[Backbone, Cell]], pool: Pool) -> list[Job]:
@@ -118,14 +138,20 @@ def _asked(value: Any) -> Any:
     return None if value == "auto" else value
 
 
-def _plan_pool(context: Context) -> Pool:
+def _gpus_of_actor(context: Context, backbone: Backbone) -> float:
+    asked = context.experiment.embed.num_gpus
+    return gpu_share(backbone.num_parameters) if asked == "auto" else asked
+
+
+def _plan_pool(context: Context, num_gpus: float) -> Pool:
     """Plan the pool on the CPUs that are free now, unless the user asked for a size."""
-    resources = context.cluster.connect()
+    resources = context.resources("embed")
     asked = context.experiment.embed.num_actors
     if asked != "auto":
-        return plan_pool(resources, num_actors=asked)
-    free = context.cluster.wait_for_cpus(resources.num_cpus)
-    return plan_pool(resources._replace(num_cpus=max(1.0, free)), num_actors=None)
+        return plan_pool(resources, num_actors=asked, num_gpus=num_gpus)
+    free = min(context.cluster.wait_for_cpus(resources.num_cpus), resources.num_cpus)
+    resources = resources._replace(num_cpus=max(1.0, free))
+    return plan_pool(resources, num_actors=None, num_gpus=num_gpus)
 
 
 class Run:
@@ -145,8 +171,25 @@ class Run:
         self.pool = pool
         self._progress = progress
         self._tallies: dict[int, Tally] = {}
+        self._accounts: dict[int, Account] = {}
         self._ended: set[int] = set()
         self._broken = ""
+        self._began_s = time.time()
+        self._busy_s = 0.0
+        self._num_patches = 0
+
+    def usage(self) -> StageUsage:
+        """Return how long the run took by now, and how busy its actors were."""
+        return StageUsage(
+            stage="embed",
+            began_s=self._began_s,
+            ended_s=time.time(),
+            busy_s=self._busy_s,
+            num_slots=self.pool.num_actors,
+            num_cells=len(self._jobs),
+            num_items=self._num_patches,
+            unit="patches",
+        )
 
     def unfinished(self) -> list[int]:
         """Return the numbers of the jobs that are neither complete nor failed."""
@@ -168,6 +211,7 @@ class Run:
             done = set(job.artefact.files("part-"))
             todo = [part for part in self._parts if part["name"] not in done]
             self._tallies[number] = Tally(wanted={part["name"] for part in todo})
+            self._open_account(number, len(done))
             self._progress.advance(
                 sum(part["num_rows"] for part in self._parts if part["name"] in done)
             )
@@ -185,6 +229,14 @@ class Run:
             if number not in self._ended:
                 self._finish(number)
 
+    def _open_account(self, number: int, num_done: int) -> None:
+        if number in self._accounts:
+            self._accounts[number].add("pipeline_repeated", detail=self._broken)
+        else:
+            job = self._jobs[number]
+            self._accounts[number] = Account(job.artefact, self._context.leases)
+            self._accounts[number].add("part_found", num_done, "embeddings")
+
     def _rows(self, tasks: Sequence[Task]) -> Any:
         source = Items(
             "patches",
@@ -197,7 +249,8 @@ class Run:
         with warnings.catch_warnings():
             # The only way to bound restarts; deprecated before it has a replacement.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-            dataset = read_items(source, num_items=len(tasks)).map_batches(
+            reading = read_items(source, num_items=len(tasks), most_cpus=self._most_cpus())
+            dataset = reading.map_batches(
                 EmbedActor,
                 fn_constructor_args=(list(self._jobs),),
                 batch_size=None,
@@ -217,6 +270,11 @@ class Run:
             )
         )
 
+    def _most_cpus(self) -> float | None:
+        """Return what the pipeline may book where other stages share the cluster."""
+        mine = self._context.resources("embed").num_cpus
+        return mine if mine < self._context.cluster.connect().num_cpus else None
+
     def _bytes_per_patch(self) -> int:
         manifest = self._context.patches.manifest()
         return len(manifest["bands"]) * int(manifest["patch_size"]) ** 2
@@ -229,9 +287,11 @@ class Run:
         if row["reason"]:
             self.fail(number, row["reason"])
             return
+        self._accounts[number].add_toll(json.loads(row["toll"]))
         tally.wanted.discard(row["part"])
         tally.num_patches += row["num_rows"]
-        tally.seconds += row["seconds"]
+        self._busy_s += row["seconds"]
+        self._num_patches += row["num_rows"]
         tally.first = min(tally.first or row["began"], row["began"])
         tally.last = max(tally.last, row["ended"])
         self._progress.advance(row["num_rows"])
@@ -243,14 +303,18 @@ class Run:
         try:
             if tally.wanted:
                 raise CellError(f"{len(tally.wanted)} parts did not arrive")
-            job.artefact.commit(self._manifest(job, tally))
+            job.artefact.commit(self._manifest(job, tally, self._accounts[number]))
         except BenchmarkError as error:
             self.fail(number, str(error))
             return
         self._ended.add(number)
         self._progress.done(job.backbone.name)
+        for other in self.unfinished():
+            # What was lost before its first part came was lost by this one.
+            if other in self._accounts and not self._tallies[other].num_patches:
+                self._accounts[other].forget_nodes()
 
-    def _manifest(self, job: Job, tally: Tally) -> dict[str, Any]:
+    def _manifest(self, job: Job, tally: Tally, account: Account) -> dict[str, Any]:
         parts = [read_part_summary(job.artefact, part["name"]) for part in self._parts]
         num_patches = sum(part["num_rows"] for part in parts)
         wanted = sum(part["num_rows"] for part in self._parts)
@@ -271,6 +335,9 @@ class Run:
         is_on_cores = parts[0]["device"]["device"] == "cpu"
         fit_s = fitted["seconds"] * fitted["num_threads"] if fitted and is_on_cores else 0.0
         setup_s = sum(part["setup_s"] for part in parts)
+        for part in parts:
+            # Of the run that made it: a loss stays known where its driver was lost later.
+            account.add_toll(part.get("toll", {}))
         return {
             "inputs": self._context.embeddings_inputs(job.backbone),
             "backbone": job.backbone.name,
@@ -294,5 +361,6 @@ class Run:
                 "patches_per_s": round(tally.num_patches / wall_s, 1) if wall_s else None,
             },
             "plan": job.artefact.begin({}),
+            "incidents": account.to_json(),
             "provenance": provenance.record(),
         }

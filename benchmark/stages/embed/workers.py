@@ -16,6 +16,8 @@ from benchmark import provenance
 from benchmark.devices import Asked, plan_device
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.fitted import read_fitted
+from benchmark.incidents import Toll, add_tolls, is_restarted
+from benchmark.metering import ForwardMeter
 from benchmark.specs import Backbone
 from benchmark.store import Artefact
 from benchmark.tables import embeddings_column, images_array
@@ -63,8 +65,9 @@ class ReadPart:
 
     def __call__(self, task: Task) -> pa.Table:
         """Return the ids and images of a part, each row with the task that it belongs to."""
+        toll = Toll()
         table = self._patches.read_table(names=[task.part], columns=["patch_id", "image"])
-        metadata = {"job": str(task.job), "part": task.part}
+        metadata = {"job": str(task.job), "part": task.part, "toll": toll.to_json()}
         return table.append_column(
             "task", pa.array([json.dumps(metadata)] * table.num_rows, pa.string())
         )
@@ -79,11 +82,14 @@ class EmbedActor:
         self._embedder: Embedder | None = None
         self._setup_s = 0.0
         self._reasons: dict[int, str] = {}
+        self._meter = ForwardMeter()
+        self._restarts = {"process_restarted": 1} if is_restarted() else {}
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Return the embeddings of a block and what is to be known of them, as one row."""
         task = json.loads(block["task"][0].as_py())
         number = int(task["job"])
+        toll = Toll()
         row: dict[str, Any] = {
             "job": number,
             "part": task["part"],
@@ -95,7 +101,10 @@ class EmbedActor:
         }
         if not row["reason"]:
             try:
-                self._embed(number, block, row)
+                summary = self._embed(number, block, row)
+                summary["toll"] = add_tolls(task["toll"], toll.to_json(), self._restarts)
+                row["summary"] = json.dumps(summary)
+                self._restarts = {}
             except (BenchmarkError, RuntimeError, ValueError, OSError) as error:
                 # Out of memory, a broken weights file, a shape that does not fit: the next
                 # backbone may do better.
@@ -103,27 +112,26 @@ class EmbedActor:
         row["ended"] = time.time()
         return pa.table({key: [value] for key, value in row.items()})
 
-    def _embed(self, number: int, block: pa.Table, row: dict[str, Any]) -> None:
+    def _embed(self, number: int, block: pa.Table, row: dict[str, Any]) -> dict[str, Any]:
         pixels = images_array(block["image"], self._jobs[number].shape)
         embedder = self._hold(number, pixels)
         began = time.perf_counter()
         embeddings, stats = embedder(pixels)
         seconds = time.perf_counter() - began
+        self._meter.count(self._jobs[number].backbone.name, len(embeddings), seconds)
         row["embedding"] = embeddings.tobytes()
         row["began"] = time.time() - seconds
-        row["summary"] = json.dumps(
-            {
-                "num_rows": len(embeddings),
-                "dim": embeddings.shape[1],
-                "seconds": seconds,
-                "setup_s": self._setup_s,
-                "input": stats.summary(),
-                "peak_memory_bytes": provenance.peak_memory_bytes(),
-                "distinct": _distinct_rows(embeddings),
-                "device": embedder.plan.to_json(),
-            }
-        )
-        self._setup_s = 0.0
+        setup_s, self._setup_s = self._setup_s, 0.0
+        return {
+            "num_rows": len(embeddings),
+            "dim": embeddings.shape[1],
+            "seconds": seconds,
+            "setup_s": setup_s,
+            "input": stats.summary(),
+            "peak_memory_bytes": provenance.peak_memory_bytes(),
+            "distinct": _distinct_rows(embeddings),
+            "device": embedder.plan.to_json(),
+        }
 
     def _hold(self, number: int, pixels: NDArray[np.uint8]) -> Any:
         if self._number != number:
@@ -182,6 +190,7 @@ class WritePart:
         return pa.Table.from_pylist(rows)
 
     def _write(self, row: dict[str, Any]) -> dict[str, Any]:
+        toll = Toll()
         summary = json.loads(row["summary"])
         reason = row["reason"]
         if not reason:
@@ -206,6 +215,7 @@ class WritePart:
             "seconds": float(summary.get("seconds", 0.0)),
             "began": row["began"],
             "ended": row["ended"],
+            "toll": json.dumps(toll.to_json()),
         }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.context import Cell, Context
+from benchmark.cells import Cell
+from benchmark.context import Context
 from benchmark.errors import BenchmarkError, one_line
-from benchmark.stages.base import Stage, TextTable
+from benchmark.stages.base import Stage
 from benchmark.store import Artefact
+from benchmark.texttable import TextTable
 
 
 class EvaluateStage(Stage):

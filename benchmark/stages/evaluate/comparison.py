@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmark.context import FINETUNE, Cell, Context
+from benchmark.cells import Cell
+from benchmark.context import FINETUNE, Context
 from benchmark.resampling import interval
 from benchmark.stages.evaluate.significance import holm, mcnemar
 from benchmark.tables import check_table

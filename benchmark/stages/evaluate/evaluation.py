@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from benchmark import provenance
 from benchmark.catalog.metrics import HEADLINE
-from benchmark.context import FINETUNE, Cell, Context
+from benchmark.cells import Cell
+from benchmark.context import FINETUNE, Context
 from benchmark.errors import BenchmarkError
 from benchmark.resampling import Resampling, draw_resamples, interval, resample
 from benchmark.specs import Metric

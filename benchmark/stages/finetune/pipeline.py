@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,17 +13,24 @@ from ray import tune
 from benchmark import provenance
 from benchmark.adaptation import select_parts
 from benchmark.bands import band_indices
+from benchmark.cells import Cell
 from benchmark.classifier import build_classifier
+from benchmark.cluster import Resources
 from benchmark.config import FinetuneConfig
-from benchmark.context import FINETUNE, Cell, Context
+from benchmark.context import FINETUNE, Context
 from benchmark.errors import BenchmarkError
 from benchmark.finetuning import SEGMENT, SMALLER, WEIGHTS, Job, forget_failures, read_log
+from benchmark.incidents import Account
 from benchmark.recipe import RecipeSpace
 from benchmark.search import Outcome, Search
 from benchmark.searching import CellSearch, CellSearcher, run_searches
-from benchmark.stages.finetune.workers import SegmentTrial
+from benchmark.stages.finetune.workers import FinetuneTrial
+from benchmark.store import Artefact
 from benchmark.tables import CURVES
 from benchmark.teams import Team, plan_team
+
+LAST = "-last.safetensors"
+"""How the names of checkpoints end."""
 
 DRIVER_CPUS = 0.01
 """What a trial books that only waits for the workers of its trainer."""
@@ -43,12 +51,8 @@ def check(context: Context) -> None:
             select_parts(model, config, name=backbone.name)
 
 
-def compute(context: Context, cells: Sequence[Cell]) -> float:
-    """Fine-tune these cells; a failed one is recorded, not raised.
-
-    Returns: the share of time that slots were busy, from the first trial's begin to the last
-    one's end.
-    """
+def compute(context: Context, cells: Sequence[Cell]) -> None:
+    """Fine-tune these cells; a failed one is recorded, not raised."""
     config = _config(context)
     space = RecipeSpace(config)
     searches = [
@@ -69,7 +73,7 @@ def compute(context: Context, cells: Sequence[Cell]) -> float:
             search=search,
             commit=partial(commit, context, job, team),
             is_iterative=True,
-            begin=partial(forget_failures, cell.artefact),
+            begin=partial(begin, cell.artefact),
         )
         for cell, search, job in zip(cells, searches, jobs, strict=True)
     ]
@@ -80,24 +84,51 @@ def compute(context: Context, cells: Sequence[Cell]) -> float:
         num_items=sum(search.num_trials for search in searches),
         unit="trials",
     )
-    searcher = CellSearcher(context, items, progress, team.num_slots)
+    limit = partial(limit_trials, context, context.cluster.connect(), team)
+    searcher = CellSearcher(context, items, progress, team.num_slots, limit)
     resources = {"cpu": team.num_cpus if team.is_alone else DRIVER_CPUS}
     if team.is_alone and team.num_gpus:
         resources["gpu"] = team.num_gpus
     try:
         run_searches(
             searcher,
-            tune.with_parameters(SegmentTrial, jobs=jobs, team=team),
+            tune.with_parameters(FinetuneTrial, jobs=jobs, team=team),
             resources=resources,
             slots=team.num_slots,
             max_failures=config.max_failures,
         )
     finally:
         progress.close()
-    return searcher.busy_share
+        context.usages.append(searcher.usage(FINETUNE))
 
 
-def commit(context: Context, job: Job, team: Team, search: Search, refit: Outcome) -> None:
+def limit_trials(context: Context, whole: Resources, team: Team) -> float:
+    """Return how many trainings may be begun at once: all that fit where the cluster is theirs.
+
+    They begin with the share that their teams were planned for; more fit where others have ended.
+    """
+    first = context.ledger.first_budget(FINETUNE, whole)
+    now = context.ledger.budget(FINETUNE, whole)
+    if now.num_cpus >= whole.num_cpus and now.num_gpus >= whole.num_gpus:
+        return math.inf
+    grown = now.num_gpus / first.num_gpus if first.num_gpus else now.num_cpus / first.num_cpus
+    return max(1, int(team.num_slots * grown))
+
+
+def begin(artefact: Artefact, account: Account) -> None:
+    """Begin or go on with a cell, whose failed segments are tried again.
+
+    Raises:
+        CellError: the store cannot be read or written.
+    """
+    forget_failures(artefact)
+    checkpoints = [name for name in artefact.files() if name.endswith(LAST)]
+    account.add("part_found", len(checkpoints), "trainings with a checkpoint")
+
+
+def commit(
+    context: Context, job: Job, team: Team, search: Search, refit: Outcome, account: Account
+) -> None:
     """Write trials and curves of a search that is over, complete its artefact, and tidy up.
 
     Raises:
@@ -141,6 +172,7 @@ def commit(context: Context, job: Job, team: Team, search: Search, refit: Outcom
                 "refit": round(refit.seconds, 3),
                 "device": round(search.seconds + refit.seconds, 3),
             },
+            "incidents": account.to_json(),
             "provenance": provenance.record(),
         }
     )
@@ -156,10 +188,10 @@ def _config(context: Context) -> FinetuneConfig:
 def _plan(context: Context, num_trials: int, *, waits: bool = False) -> Team:
     config = _config(context)
     asked = None if config.num_workers == "auto" else config.num_workers
-    resources = context.cluster.connect()
+    resources = context.first_resources(FINETUNE)
     if waits and asked is None:
         # What an earlier stage, or somebody else, still holds is not there for trials.
-        free = context.cluster.wait_for_cpus(resources.num_cpus)
+        free = min(context.cluster.wait_for_cpus(resources.num_cpus), resources.num_cpus)
         resources = resources._replace(num_cpus=max(1.0, free))
     return plan_team(resources, num_workers=asked, num_trials=num_trials)
 

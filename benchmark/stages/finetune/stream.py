@@ -14,7 +14,7 @@ import torch
 
 from benchmark.feeds import WHOLE, Batch, Shard, count_rows
 from benchmark.store import Artefact
-from benchmark.streaming import Items, read_items
+from benchmark.streaming import Items, ReadRows, read_items
 from benchmark.tables import images_array
 
 WINDOW_BYTES = 256 * 2**20
@@ -101,7 +101,7 @@ class StreamFeed:
         source = Items(
             "train",
             names,
-            _ReadRows(self._patches, self._splits),
+            ReadRows(self._patches, self._splits),
             item_bytes=max(self._rows.values()) * int(np.prod(self._shape)),
         )
         dataset = read_items(source, num_items=len(names), keeps_order=True)
@@ -129,17 +129,4 @@ class StreamFeed:
             torch.from_numpy(table["label"].to_numpy().astype(np.int64)),
             torch.arange(before, before + count),
             num_global,
-        )
-
-
-class _ReadRows:
-    """Reads the rows of some splits of one part into one block."""
-
-    def __init__(self, patches: Artefact, splits: tuple[str, ...]) -> None:
-        self._patches = patches
-        self._splits = splits
-
-    def __call__(self, name: str) -> pa.Table:
-        return self._patches.read_table(
-            names=[name], columns=["patch_id", "label", "image"], splits=self._splits
         )

@@ -7,16 +7,19 @@ import os
 import tempfile
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import torch
 from ray import train, tune
+from ray.train import UserCallback
 from ray.train.torch import TorchTrainer, get_device
 
 from benchmark.config import FinetuneConfig
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.feeds import Feed, MemoryFeed, Shard, read_samples
 from benchmark.finetuning import Job, Worker, segment_name
+from benchmark.incidents import Toll, add_tolls
 from benchmark.search import Outcome, Segment
 from benchmark.searching import outcome_row
 from benchmark.stages.finetune.stream import StreamFeed
@@ -27,8 +30,12 @@ MEMORY_SHARE = 0.4
 """Of the free memory of a node, or of a GPU, that train may take before it is streamed."""
 
 
-class SegmentTrial(tune.Trainable):
-    """One segment of one search, run by a trainer of its own; the process is reused."""
+class FinetuneTrial(tune.Trainable):
+    """One segment of one search, run by a trainer of its own; the process is reused.
+
+    Ray Tune knows trainables by the name of their class: that of heads, which may run beside it in
+    the same driver, must have another.
+    """
 
     def setup(
         self, config: dict[str, Any], jobs: list[Job] | None = None, team: Team | None = None
@@ -47,6 +54,8 @@ class SegmentTrial(tune.Trainable):
         """Run the segment; a failure is an outcome, not a crash."""
         job, segment = self._jobs[self._work["job"]], Segment(**self._work["segment"])
         began = time.time()
+        toll = Toll()
+        restarts = 0
         if self._team is None or self._team.is_alone:
             # In this process: no worker group to start.
             scaling, run_config = train.ScalingConfig(num_workers=0), train.RunConfig()
@@ -54,13 +63,32 @@ class SegmentTrial(tune.Trainable):
         else:
             with tempfile.TemporaryDirectory(prefix="benchmark-train-") as folder:
                 outcome = _fit(job, segment, *_group(self._team, job, folder))
-        return outcome_row(outcome, began=began, ended=time.time())
+                restarts = Failures(folder).count()
+        spent = add_tolls(toll.to_json(), {"process_restarted": restarts})
+        return outcome_row(outcome, began=began, ended=time.time(), toll=spent)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Segments keep their own checkpoints in the store."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Segments keep their own checkpoints in the store."""
+
+
+class Failures(UserCallback):
+    """Counts in a file how often a group of workers failed; Ray Train calls it beside the trial."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = Path(folder) / "failures"
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Count one failure, of one worker or of several."""
+        del run_context, worker_exceptions
+        with self._path.open("a") as file:
+            file.write("x")
+
+    def count(self) -> int:
+        """Return how often the group failed."""
+        return self._path.stat().st_size if self._path.exists() else 0
 
 
 def _group(team: Team, job: Job, folder: str) -> tuple[train.ScalingConfig, train.RunConfig]:
@@ -76,6 +104,7 @@ def _group(team: Team, job: Job, folder: str) -> tuple[train.ScalingConfig, trai
         name=uuid.uuid4().hex,
         storage_path=folder,
         failure_config=train.FailureConfig(max_failures=job.config.max_failures),
+        callbacks=[Failures(folder)],  # type: ignore[list-item]
     )
     return scaling, run_config
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.context import Cell, Context
+from benchmark.cells import Cell
+from benchmark.context import Context
 from benchmark.errors import BenchmarkError, UsageError, one_line
-from benchmark.stages.base import Stage, TextTable
+from benchmark.stages.base import Stage
+from benchmark.texttable import TextTable
 
 
 class PatchesStage(Stage):

@@ -22,11 +22,13 @@ from benchmark import provenance
 from benchmark.config import DatasetConfig
 from benchmark.context import Context
 from benchmark.errors import CellError, one_line
+from benchmark.incidents import Account, Toll
 from benchmark.specs import Problem, Source
 from benchmark.stages.patches.sampling import check_splits, choose, count_classes
 from benchmark.store import Artefact
 from benchmark.streaming import Items, read_items, status_rows
 from benchmark.tables import CANDIDATES, check_table, images_column, patches_schema
+from benchmark.usage import StageUsage
 
 PART_BYTES = 16 * 2**20
 MIN_PART_ROWS, MAX_PART_ROWS = 64, 256
@@ -54,13 +56,14 @@ def compute(context: Context, artefact: Artefact) -> None:
         CellError: a file could not be read and ``on_error`` is ``fail``.
         UsageError: the splits cannot be trusted.
     """
-    began = time.monotonic()
+    began, began_s = time.monotonic(), time.time()
     source, config = context.source, context.experiment.dataset
     artefact.begin({"inputs": context.patches_inputs})
-    context.cluster.connect()
+    num_slots = max(1, int(context.cluster.connect().num_cpus))
+    account = Account(artefact, context.leases)
     units = list(source.units())
     with _told(context, "find", num_items=None, unit="windows") as advance:
-        found = find_candidates(source, units, artefact, advance)
+        found = find_candidates(source, units, artefact, advance, account)
         problems = list(found.problems)
         _report_problems(problems, config, context)
     searched = time.monotonic()
@@ -68,7 +71,7 @@ def compute(context: Context, artefact: Artefact) -> None:
     check_splits(chosen, source.classes, where=context.experiment.path)
     parts = split_parts(chosen, num_bands=len(source.bands), config=config)
     with _told(context, "read", num_items=chosen.num_rows, unit="patches") as advance:
-        read = write_parts(source, parts, artefact, config, advance)
+        read = write_parts(source, parts, artefact, config, advance, account)
         problems += read.problems
         _report_problems(read.problems, config, context)
     written = artefact.read_table(columns=["patch_id", "split", "label", "scene", "region"])
@@ -89,6 +92,7 @@ def compute(context: Context, artefact: Artefact) -> None:
             "class_counts": count_classes(written, source.classes),
             "notes": notes,
             "problems": [problem._asdict() for problem in problems],
+            "incidents": account.to_json(),
             "seconds": {
                 "find": round(searched - began, 3),
                 "read": round(ended - searched, 3),
@@ -96,6 +100,18 @@ def compute(context: Context, artefact: Artefact) -> None:
             },
             "provenance": provenance.record(),
         }
+    )
+    context.usages.append(
+        StageUsage(
+            stage="patches",
+            began_s=began_s,
+            ended_s=time.time(),
+            busy_s=None,
+            num_slots=num_slots,
+            num_cells=1,
+            num_items=written.num_rows,
+            unit="patches",
+        )
     )
 
 
@@ -139,6 +155,7 @@ class ReadAll:
 def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> pa.Table:
     """Write the candidates of one unit and return a status row (one Ray Data task)."""
     index, unit = item
+    toll = Toll()
     found = source.find(unit)
     checked = check_table(found.candidates, CANDIDATES, what=f"candidates of {unit}")
     checked = checked.append_column("unit", pa.array([unit] * checked.num_rows, pa.string()))
@@ -147,14 +164,16 @@ def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> p
         {"num_examined": str(found.num_examined), "problems": problems}
     )
     artefact.write_table(f"candidates-{index:06d}.parquet", checked)
-    return pa.table({"num_examined": [found.num_examined]})
+    toll_json = json.dumps(toll.to_json())
+    return pa.table({"num_examined": [found.num_examined], "toll": [toll_json]})
 
 
 def find_candidates(
-    source: Source, units: Sequence[str], artefact: Artefact, advance: Any
+    source: Source, units: Sequence[str], artefact: Artefact, advance: Any, account: Account
 ) -> FoundAll:
     """Find the candidates of all units, skipping those that an earlier run has written."""
     done = set(artefact.files("candidates-"))
+    account.add("part_found", len(done), "candidates")
     todo = [
         (index, unit)
         for index, unit in enumerate(units)
@@ -163,6 +182,7 @@ def find_candidates(
     if todo:
         items = Items("find", todo, partial(find_unit, source=source, artefact=artefact))
         for row in status_rows(read_items(items, num_items=len(todo), num_cpus=1)):
+            account.add_toll(json.loads(row["toll"]))
             advance(row["num_examined"])
     tables, num_examined = [], 0
     problems: list[Problem] = []
@@ -194,6 +214,7 @@ def write_group(
 
     This is one Ray Data task. Neighbouring parts share strips of a scene, which are read once.
     """
+    toll = Toll()
     candidates = pa.concat_tables([part.candidates for part in group])
     tables: list[pa.Table] = []
     problems: list[Problem] = []
@@ -215,6 +236,7 @@ def write_group(
             metadata = {**(table.schema.metadata or {}), "problems": lost}
             artefact.write_table(part.file_name, table.replace_schema_metadata(metadata))
         status["num_rows"] = read.num_rows
+    status["toll"] = json.dumps(toll.to_json())
     return pa.table({key: [value] for key, value in status.items()})
 
 
@@ -237,6 +259,7 @@ def write_parts(
     artefact: Artefact,
     config: DatasetConfig,
     advance: Any,
+    account: Account,
 ) -> ReadAll:
     """Write all parts, skipping those that an earlier run has written.
 
@@ -244,6 +267,7 @@ def write_parts(
         CellError: a file could not be read and ``on_error`` is ``fail``.
     """
     done = set(artefact.files("part-"))
+    account.add("part_found", len(done), "patches")
     todo = [part for part in parts if part.file_name not in done]
     fails = config.on_error == "fail"
     found: list[Problem] = []
@@ -255,6 +279,7 @@ def write_parts(
         items = Items("read", groups, write)
         for row in status_rows(read_items(items, num_items=len(groups), num_cpus=1)):
             found += [Problem(**item) for item in json.loads(row["problems"])]
+            account.add_toll(json.loads(row["toll"]))
             advance(row["num_rows"])
     if found and fails:
         return ReadAll([], tuple(found))

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.context import Cell, Context
+from benchmark.cells import Cell
+from benchmark.context import Context
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.stages.base import Stage
 from benchmark.store import Artefact

@@ -30,7 +30,9 @@ from benchmark.stages.report.figures import (
     ranking_pictures,
 )
 from benchmark.stages.report.finetuning import comparisons, finetune_pictures, finetune_times
+from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
+from benchmark.stages.report.usage import usage_sentences, usage_tables
 
 
 def collect(results: Results) -> ReportData:
@@ -71,6 +73,9 @@ def collect(results: Results) -> ReportData:
         class_counts=(class_counts(results),),
         backbones=(backbone_table(results),),
         timings=tuple(table for table in tables if table.rows),
+        usage=usage_tables(results.context),
+        usage_notes=usage_sentences(results.context),
+        repairs=repairs(results),
         problems=problems(results),
         provenance=origins(results),
         pictures=(

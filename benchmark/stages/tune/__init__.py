@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.context import Cell, Context
+from benchmark.cells import Cell
+from benchmark.context import Context
 from benchmark.stages.base import Stage
 from benchmark.stages.tune.job import Job
 
@@ -20,13 +21,13 @@ class TuneStage(Stage):
         return context.tune_cells()
 
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
-        """Search every one of these cells whose embeddings are complete."""
+        """Search every one of these cells whose embeddings are complete, or come in this run."""
         heads = {head.name: head for head in context.heads}
         backbones = {backbone.name: backbone for backbone in context.backbones}
         ready, jobs = [], []
         for cell in cells:
             embeddings = context.embeddings(backbones[cell.backbone or ""])
-            if not embeddings.is_complete:
+            if context.readiness(embeddings) == "blocked":
                 context.block(cell.artefact, embeddings)
                 continue
             ready.append(cell)

@@ -7,6 +7,7 @@ trial. Test labels are never read.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,13 +16,16 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmark import provenance
-from benchmark.context import Cell, Context
+from benchmark.cells import Cell
+from benchmark.cluster import Resources
+from benchmark.context import Context
 from benchmark.errors import BenchmarkError
+from benchmark.incidents import Account
 from benchmark.search import Outcome, Search, plan_rungs
 from benchmark.searching import CellSearch, CellSearcher, run_searches
 from benchmark.stages.tune.job import Job
 from benchmark.stages.tune.shelf import Shelf
-from benchmark.stages.tune.workers import SegmentTrial
+from benchmark.stages.tune.workers import HeadTrial
 
 logger = logging.getLogger("benchmark")
 
@@ -30,12 +34,11 @@ MAX_FAILURES = 3
 
 
 def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> float:
-    """Search these cells; a failed one is recorded, not raised.
+    """Search these cells as their embeddings come in; a failed one is recorded, not raised.
 
     Returns: the share of time that trial slots were busy, from the first trial's begin to the
     last one's end.
     """
-    resources = context.cluster.connect()
     config = context.experiment.tune
     rungs = plan_rungs(context.num_train) if config.pruning else ()
     items = [
@@ -44,6 +47,7 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
             search=Search(job.head, num_trials=config.num_trials, seed=job.seed, rungs=rungs),
             commit=partial(commit, job),
             is_iterative=job.head.num_epochs is not None,
+            needs=job.embeddings,
         )
         for cell, job in zip(cells, jobs, strict=True)
     ]
@@ -53,10 +57,13 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
         num_items=sum(item.search.num_trials for item in items),
         unit="trials",
     )
-    slots = max(1, int(resources.num_cpus))
-    if config.max_concurrent != "auto":
-        slots = min(slots, config.max_concurrent)
-    searcher = CellSearcher(context, items, progress, slots)
+    whole = context.cluster.connect()
+    slots = count_slots(context, whole)
+    searcher = CellSearcher(context, items, progress, slots, partial(limit_trials, context, whole))
+    first = searcher.wait()
+    if first is None:
+        progress.close()
+        return 0.0
     # Beside the driver: a node that is lost takes trials with it, which begin again, but not what
     # all of them share.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -64,11 +71,11 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
         num_cpus=0, scheduling_strategy=here
     ).remote(list(jobs))
     # Loaded while Ray Tune starts.
-    shelf.rows.remote(searcher.first)
+    shelf.rows.remote(first)
     try:
         run_searches(
             searcher,
-            tune.with_parameters(SegmentTrial, jobs=list(jobs), shelf=shelf),
+            tune.with_parameters(HeadTrial, jobs=list(jobs), shelf=shelf),
             resources={"cpu": 1},
             slots=slots,
             max_failures=MAX_FAILURES,
@@ -76,11 +83,25 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
     finally:
         ray.kill(shelf)
         progress.close()
+        context.usages.append(searcher.usage("tune"))
     logger.info("tune: trial slots were busy %.0f %% of the time", 100 * searcher.busy_share)
     return searcher.busy_share
 
 
-def commit(job: Job, search: Search, refit: Outcome) -> None:
+def count_slots(context: Context, whole: Resources) -> int:
+    """Return how many trials, of one CPU each, may run side by side now."""
+    slots = max(1, int(context.ledger.budget("tune", whole).num_cpus))
+    asked = context.experiment.tune.max_concurrent
+    return slots if asked == "auto" else min(slots, asked)
+
+
+def limit_trials(context: Context, whole: Resources) -> float:
+    """Return how many trials may be begun at once: all that fit where the cluster is theirs."""
+    slots = count_slots(context, whole)
+    return math.inf if slots >= int(whole.num_cpus) else slots
+
+
+def commit(job: Job, search: Search, refit: Outcome, account: Account) -> None:
     """Write the trials of a search that is over, and complete its artefact.
 
     Raises:
@@ -105,6 +126,7 @@ def commit(job: Job, search: Search, refit: Outcome) -> None:
                 "refit": round(refit.seconds, 3),
                 "device": round(search.seconds + refit.seconds, 3),
             },
+            "incidents": account.to_json(),
             "provenance": provenance.record(),
         }
     )

@@ -14,6 +14,7 @@ import pyarrow as pa
 import ray
 
 from benchmark.fitting import Rows, State
+from benchmark.incidents import Toll
 from benchmark.stages.tune.job import Job
 from benchmark.store import Artefact
 from benchmark.tables import vectors_array
@@ -30,6 +31,7 @@ class Shelf:
         self._jobs = jobs
         # skops imports torch, which takes seconds: once, here, while the first trials run.
         threading.Thread(target=import_module, args=("skops.io",), daemon=True).start()
+        self._toll = Toll()
         self._rows: dict[str, Any] = {}
         self._states: dict[tuple[int, int], State] = {}
 
@@ -51,13 +53,18 @@ class Shelf:
         """Return the state of a trial, which stays: its process may die and be started again."""
         return self._states.get((number, trial))
 
-    def save_head(self, number: int, model: Any) -> None:
-        """Write the fitted head of a search with skops and forget its other states."""
+    def save_head(self, number: int, model: Any) -> dict[str, int]:
+        """Write the fitted head of a search with skops and forget its other states.
+
+        Returns: the toll of what was read and written here since the last head.
+        """
         import skops.io
 
         self._jobs[number].predictions.write_bytes("head.skops", skops.io.dumps(model))
         for key in [key for key in self._states if key[0] == number]:
             del self._states[key]
+        spent, self._toll = self._toll.to_json(), Toll()
+        return spent
 
 
 def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:

@@ -12,13 +12,14 @@ from ray import tune
 
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.fitting import Rows, fit_segment, refit, scores_of_all
+from benchmark.incidents import Toll, add_tolls
 from benchmark.search import Outcome, Segment
 from benchmark.searching import outcome_row
 from benchmark.stages.tune.job import Job
 from benchmark.tables import check_table, predictions_schema
 
 
-class SegmentTrial(tune.Trainable):
+class HeadTrial(tune.Trainable):
     """One segment of one search; the process is reused for the next."""
 
     def setup(
@@ -39,11 +40,14 @@ class SegmentTrial(tune.Trainable):
         number = self._work["job"]
         segment = Segment(**self._work["segment"])
         began = time.time()
+        toll = Toll()
+        self._toll_of_shelf: dict[str, int] = {}
         try:
             outcome = self._run(number, segment)
         except (BenchmarkError, ValueError, ArithmeticError, MemoryError, OSError) as error:
             outcome = Outcome([], time.time() - began, error=one_line(error))
-        return outcome_row(outcome, began=began, ended=time.time())
+        spent = add_tolls(toll.to_json(), self._toll_of_shelf)
+        return outcome_row(outcome, began=began, ended=time.time(), toll=spent)
 
     def _run(self, number: int, segment: Segment) -> Outcome:
         job = self._jobs[number]
@@ -52,7 +56,7 @@ class SegmentTrial(tune.Trainable):
         if segment.kind == "refit":
             began = time.perf_counter()
             model = write_predictions(job, rows, segment)
-            ray.get(self._shelf.save_head.remote(number, model))
+            self._toll_of_shelf = ray.get(self._shelf.save_head.remote(number, model))
             return Outcome([], time.perf_counter() - began)
         state = None
         if segment.first_epoch:

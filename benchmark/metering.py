@@ -1,0 +1,228 @@
+"""What a run tells Prometheus, through Ray's own metrics: patches, trials, cells, what is queued.
+
+Ray's agent on each node exports them beside its own (docs/CLUSTERS.md), under the names of
+``exported_names``. Where Ray is not running nothing is counted, and what cannot be counted never
+fails a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from benchmark.progress import Progress, Snapshot, StageCounts, StageProgress
+
+logger = logging.getLogger("benchmark")
+
+Kind = Literal["Counter", "Gauge", "Histogram"]
+
+CELL_SECONDS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
+"""Upper bounds of the histogram's buckets."""
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One metric: its name without Ray's prefix, what it counts, and its labels."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...]
+
+    @property
+    def exported(self) -> tuple[str, ...]:
+        """The names under which Prometheus finds it."""
+        suffixes = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_count")}
+        return tuple(f"ray_{self.name}{suffix}" for suffix in suffixes[self.kind])
+
+
+METRICS: dict[str, MetricSpec] = {
+    spec.name: spec
+    for spec in (
+        MetricSpec(
+            "benchmark_items",
+            "Counter",
+            "Items that stages have done: windows, patches, trials, predictions, figures.",
+            ("experiment", "stage", "unit"),
+        ),
+        MetricSpec(
+            "benchmark_items_queued",
+            "Gauge",
+            "Items that a stage has still to do, as far as it knows their number.",
+            ("experiment", "stage", "unit"),
+        ),
+        MetricSpec(
+            "benchmark_cells",
+            "Gauge",
+            "Cells of a stage that are queued, running, done or failed in this run.",
+            ("experiment", "stage", "state"),
+        ),
+        MetricSpec(
+            "benchmark_cell_seconds",
+            "Histogram",
+            "Seconds from the begin of a cell to its end.",
+            ("experiment", "stage"),
+        ),
+        MetricSpec(
+            "benchmark_embedded_patches",
+            "Counter",
+            "Patches that an embedding actor has put through a backbone.",
+            ("backbone", "actor"),
+        ),
+        MetricSpec(
+            "benchmark_forward_seconds",
+            "Counter",
+            "Seconds of an embedding actor in the forward pass; the rate is its share of time.",
+            ("backbone", "actor"),
+        ),
+    )
+}
+
+
+def exported_names() -> set[str]:
+    """Return every name that Prometheus finds."""
+    return {name for spec in METRICS.values() for name in spec.exported}
+
+
+class Meters:
+    """The metrics of one run in one process; made when Ray first is connected."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._is_off = False
+
+    def record(self, name: str, value: float, **labels: str) -> None:
+        """Add to a counter, set a gauge, or observe a value; nothing where Ray is not running."""
+        if self._is_off or not is_connected():
+            return
+        kind = METRICS[name].kind
+        if kind == "Counter" and value <= 0:
+            return
+        try:
+            with self._lock:
+                if name not in self._made:
+                    self._made[name] = _make(METRICS[name])
+                metric = self._made[name]
+            method = {"Counter": "inc", "Gauge": "set", "Histogram": "observe"}[kind]
+            getattr(metric, method)(value, tags=labels)
+        except Exception as error:  # whatever Ray raises, the run is more than its metrics
+            self._is_off = True
+            logger.debug("no more metrics: %s", error)
+
+
+def is_connected() -> bool:
+    """Return whether Ray is running for this process, without importing it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _make(spec: MetricSpec) -> Any:
+    from ray.util import metrics
+
+    if spec.kind == "Histogram":
+        return metrics.Histogram(
+            spec.name, spec.help, boundaries=list(CELL_SECONDS), tag_keys=spec.labels
+        )
+    return getattr(metrics, spec.kind)(spec.name, spec.help, tag_keys=spec.labels)
+
+
+class ForwardMeter:
+    """Counts, in an embedding actor, its patches and its time in the forward pass."""
+
+    def __init__(self) -> None:
+        self._meters = Meters()
+        self._actor = ""
+
+    def count(self, backbone: str, num_patches: int, seconds: float) -> None:
+        """Count a block of patches and the seconds that its forward pass took."""
+        if not self._actor and is_connected():
+            import ray
+
+            self._actor = str(ray.get_runtime_context().get_actor_id() or "none")[:12]
+        labels = {"backbone": backbone, "actor": self._actor}
+        self._meters.record("benchmark_embedded_patches", num_patches, **labels)
+        self._meters.record("benchmark_forward_seconds", seconds, **labels)
+
+
+class MeteredProgress:
+    """Passes the progress of a run on, and counts it for Prometheus."""
+
+    def __init__(self, inner: Progress, *, experiment: str) -> None:
+        self._inner = inner
+        self._experiment = experiment
+        self._meters = Meters()
+
+    def stage(
+        self, name: str, *, num_cells: int, num_items: int | None, unit: str
+    ) -> StageProgress:
+        """Begin a stage."""
+        inner = self._inner.stage(name, num_cells=num_cells, num_items=num_items, unit=unit)
+        labels = {"experiment": self._experiment, "stage": name}
+        return _MeteredStage(inner, self._meters, StageCounts(num_cells, num_items), labels, unit)
+
+    def message(self, text: str) -> None:
+        """Pass the line on."""
+        self._inner.message(text)
+
+
+class _MeteredStage:
+    def __init__(
+        self,
+        inner: StageProgress,
+        meters: Meters,
+        counts: StageCounts,
+        labels: dict[str, str],
+        unit: str,
+    ) -> None:
+        self._inner, self._meters, self._counts = inner, meters, counts
+        self._labels, self._unit = labels, unit
+        self._show(counts.snapshot())
+
+    def start(self, cell: str) -> None:
+        self._inner.start(cell)
+        self._show(self._counts.start(cell))
+
+    def advance(self, count: int) -> None:
+        self._inner.advance(count)
+        self._meters.record("benchmark_items", count, **self._labels, unit=self._unit)
+        self._show_items(self._counts.advance(count))
+
+    def done(self, cell: str) -> None:
+        self._inner.done(cell)
+        self._end(cell, failed=False)
+
+    def failed(self, cell: str, reason: str) -> None:
+        self._inner.failed(cell, reason)
+        self._end(cell, failed=True)
+
+    def close(self) -> None:
+        self._inner.close()
+        self._show(self._counts.snapshot())
+
+    def _end(self, cell: str, *, failed: bool) -> None:
+        now, seconds = self._counts.end(cell, failed=failed)
+        if seconds is not None:
+            self._meters.record("benchmark_cell_seconds", seconds, **self._labels)
+        self._show(now)
+
+    def _show(self, now: Snapshot) -> None:
+        for state, count in _states(now):
+            self._meters.record("benchmark_cells", count, **self._labels, state=state)
+        self._show_items(now)
+
+    def _show_items(self, now: Snapshot) -> None:
+        if now.num_items_wanted is not None:
+            queued = now.num_items_queued
+            self._meters.record("benchmark_items_queued", queued, **self._labels, unit=self._unit)
+
+
+def _states(now: Snapshot) -> Iterable[tuple[str, int]]:
+    yield "queued", now.num_queued
+    yield "running", len(now.running)
+    yield "done", now.num_done
+    yield "failed", now.num_failed

@@ -1,0 +1,171 @@
+"""How embedding scales: python -m perf.scaling
+
+First measured: the stage with 1, 2 and 4 actors whose backbone only waits, so that two cores carry
+four of them; and what a part costs the driver and a core. Then SIMULATED, from those costs and from
+assumed networks and GPUs: 1 to 256 GPUs and 1,000 to 15.8 million patches. About 4 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from benchmark.catalog.backbones import BACKBONES
+from benchmark.stages.embed import EmbedStage
+from benchmark.stages.embed.workers import ReadPart, Task
+from benchmark.stages.patches import PatchesStage
+from benchmark.tables import embeddings_column
+from perf.pipeline_model import Rates, Simulated, simulate
+from perf.toys import open_noise
+
+COUNT = 2048
+"""Patches: 32 parts of 64, a multiple of every number of actors."""
+DIM = 768
+
+GPU_RATES = {"BEiT-base, bf16": 2700.0, "ConvNeXt-base, bf16": 2100.0}
+"""ASSUMED patches/s of one GPU, forward only (a consumer card of 2022, as others have measured)."""
+NODE_BYTES_PER_S = 25e9 / 8
+"""ASSUMED: machines of eight GPUs and 32 cores on 25 Gbit/s."""
+STORE_BYTES_PER_S = 10e9
+"""ASSUMED: what an object store gives one account."""
+GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+COUNTS = (1_000, 16_000, 160_000, 1_600_000, 15_800_000)
+
+
+class Waiting(torch.nn.Module):
+    """Takes so long for each patch, and no core: (B, C, H, W) to (B, 768)."""
+
+    def __init__(self, num_bands: int, seconds: float) -> None:
+        super().__init__()
+        self.num_bands = num_bands
+        self.seconds = seconds
+        self.scale = torch.nn.Parameter(torch.ones(DIM))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds * len(x))
+        return x.mean(dim=(1, 2, 3))[:, None] * self.scale
+
+
+def build_waiting(seconds: float, num_bands: int) -> torch.nn.Module:
+    return Waiting(num_bands, seconds)
+
+
+def waiting(seconds: float):
+    build = partial(build_waiting, seconds)
+    return replace(
+        BACKBONES.get("random"), name=f"waiting-{seconds}", build=build, dim=DIM, image_size=None
+    )
+
+
+def measure(context, seconds: float, num_actors: int) -> tuple[float, float]:
+    """Return patches/s from first batch to last, and seconds from the begin to the first batch."""
+    backbone = waiting(seconds)
+    context.backbones = (backbone,)
+    embed = context.experiment.embed.model_copy(update={"num_actors": num_actors})
+    context.experiment = context.experiment.model_copy(update={"embed": embed})
+    began = time.time()
+    result = EmbedStage().run(context)
+    total_s = time.time() - began
+    assert result.cells[0].status == "complete", result.cells
+    manifest = context.embeddings(backbone).manifest()
+    this_run = manifest["seconds"]["this_run"]
+    return manifest["num_patches"] / this_run, total_s - this_run
+
+
+def core_costs(context) -> tuple[float, float]:
+    """Return the seconds of a core for reading a patch, and for writing its embedding."""
+    parts = [part for part in context.patches.manifest()["parts"] if part["num_rows"]]
+    read = ReadPart(context.patches)
+    began = time.perf_counter()
+    rows = sum(read(Task(0, part["name"], part["num_rows"])).num_rows for part in parts)
+    read_s = (time.perf_counter() - began) / rows
+    size = parts[0]["num_rows"]
+    vectors = np.random.default_rng(0).random((size, DIM), np.float32)
+    table = pa.table(
+        {"patch_id": [f"{n:08d}" for n in range(size)], "embedding": embeddings_column(vectors)}
+    )
+    artefact = context.store.artefact("embed", "write-cost", "0" * 16)
+    began = time.perf_counter()
+    for number in range(20):
+        artefact.write_table(f"part-{number:06d}.parquet", table)
+    return read_s, (time.perf_counter() - began) / (20 * size)
+
+
+def check(seconds: float) -> Rates:
+    """Measure with 1, 2 and 4 actors beside the model's answer, and return the measured costs."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = open_noise(
+            folder,
+            3000,
+            backbones=["random"],
+            heads=["majority"],
+            dataset={"name": "synthetic", "root": "noise", "per_class": COUNT // 15 + 1},
+            embed={"compile": False, "channels_last": True, "num_threads": 1, "batch_size": 4},
+        )
+        with context.cluster:
+            PatchesStage().run(context)
+            count = context.patches.manifest()["num_patches"]
+            parts = len(context.patches.manifest()["parts"])
+            read_s, write_s = core_costs(context)
+            nothing, start_s = measure(context, 0.0, 1)
+            # Two cores run the driver, Ray and the tasks: what a part costs them all together.
+            part_s = count / nothing / parts
+            measured = {number: measure(context, seconds, number)[0] for number in (1, 2, 4)}
+    patch_bytes = 4 * 128 * 128
+    rates = Rates(patch_bytes, part_s, read_s, write_s, 1 / seconds, start_s)
+    print(f"a part costs {1000 * part_s:.0f} ms, all on two cores; {start_s:.1f} s to first batch")
+    print(f"a core reads {1 / read_s:,.0f} and writes {1 / write_s:,.0f} patches/s")
+    for number, rate in measured.items():
+        model = simulate(
+            count, replace(rates, start_s=0.0), num_gpus=number, gpus_per_node=4, cores_per_node=2
+        )
+        print(
+            f"measured, {number} waiting actors: {rate:.1f} patches/s, efficiency "
+            f"{rate / number / measured[1]:.3f}; the model says {count / model.seconds:.1f}"
+        )
+    return rates
+
+
+def table(rates: Rates) -> None:
+    """Print the simulated times, efficiencies and limits."""
+    for (name, rate), count in product(GPU_RATES.items(), COUNTS):
+        one: Simulated | None = None
+        for num_gpus in GPUS:
+            found = simulate(
+                count,
+                replace(
+                    rates,
+                    patches_per_s=rate,
+                    node_bytes_per_s=NODE_BYTES_PER_S,
+                    store_bytes_per_s=STORE_BYTES_PER_S,
+                ),
+                num_gpus=num_gpus,
+                gpus_per_node=8,
+                cores_per_node=32,
+            )
+            one = one or found
+            efficiency = one.seconds / found.seconds / num_gpus
+            print(
+                f"SIMULATED, {name}, {count:,} patches, {num_gpus} GPUs: {found.seconds:.0f} s, "
+                f"efficiency {efficiency:.2f}, limited by {found.limit}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=0.04, help="that a patch waits")
+    options = parser.parse_args()
+    table(check(options.seconds))
+
+
+if __name__ == "__main__":
+    main()

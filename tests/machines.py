@@ -1,0 +1,183 @@
+"""A Ray cluster of several machines on this one, in a process of its own that a test commands.
+
+So its environment, tokens among it, is not that of the test's Ray. Each machine is a raylet with
+its workers, and is lost as a machine is: everything at once, without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+QUICK = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+}
+"""A machine that is gone, which refuses connections, is taken for dead after seconds; a slow one
+gets Ray's usual time."""
+
+
+class Machines:
+    """The cluster, as the test sees it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        begun = self._receive()
+        self.address: str = begun["address"]
+        self.url: str = f"http://{begun['url']}"
+        self.raylets: list[int] = []
+        """The process of each machine but the head, of lost ones too."""
+        self.alive: list[int] = []
+        """The numbers of those that are not lost."""
+
+    def add(self, **size: Any) -> int:
+        """Start a machine and return its number, once the head knows it."""
+        self.raylets.append(self._ask("add", **size)["raylet"])
+        self.alive.append(len(self.raylets) - 1)
+        return self.alive[-1]
+
+    def lose(self, number: int) -> None:
+        """Kill a machine, and return once the head has noticed."""
+        self._ask("lose", number=number)
+        self.alive.remove(number)
+
+    def lose_head(self) -> None:
+        """Kill the head, which is not noticed by anybody that could tell."""
+        self._ask("lose_head")
+
+    def place_of(self, pid: int) -> int | None:
+        """Return on which machine a process runs; None: on the head, or on none."""
+        with contextlib.suppress(psutil.Error):
+            family = {item.pid for item in psutil.Process(pid).parents()}
+            return next((n for n, pid in enumerate(self.raylets) if pid in family), None)
+        return None
+
+    def _ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
+        self._process.stdin.flush()
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the cluster has ended"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextmanager
+def start_machines(env: Mapping[str, str], **head: Any) -> Iterator[Machines]:
+    """Run a cluster that consists of a head, with job server; its processes get ``env``."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.machines", json.dumps(head)],
+        cwd=ROOT,
+        env=dict(env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Machines(process)
+    finally:
+        # It shuts the cluster down when nobody commands it any more.
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(timeout=60)
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process of this machine still runs."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    # What Ray says is no answer.
+    os.dup2(2, 1)
+    from ray.cluster_utils import Cluster
+
+    def answer(**content: Any) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    # Short: sockets lie below it, whose paths have at most 107 characters.
+    folder = tempfile.mkdtemp(prefix="m", dir="/tmp")
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "dashboard_port": _free_port(),
+            "dashboard_agent_listen_port": _free_port(),
+            "_system_config": QUICK,
+            "include_dashboard": True,
+            **json.loads(sys.argv[1]),
+        },
+    )
+    nodes: list[Any] = []
+    answer(address=cluster.address, url=cluster.webui_url)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        command = asked.pop("command")
+        if command == "add":
+            # Each unpacks working directories in a folder of its own, as other disks would be.
+            nodes.append(cluster.add_node(temp_dir=f"{folder}/{len(nodes)}", **asked))
+            answer(raylet=_raylet(nodes[-1]))
+        elif command == "lose":
+            _lose(cluster, nodes[asked["number"]])
+            answer()
+        else:
+            _kill(cluster, cluster.head_node)
+            answer()
+    cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _raylet(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def _lose(cluster: Any, node: Any) -> None:
+    _kill(cluster, node)
+    deadline = time.monotonic() + 60
+    while any(
+        item["Alive"] and item["NodeID"] == node.node_id
+        for item in cluster.global_state.node_table()
+    ):
+        assert time.monotonic() < deadline, "the head does not notice"
+        time.sleep(0.05)
+
+
+def _kill(cluster: Any, node: Any) -> None:
+    workers = psutil.Process(_raylet(node)).children(recursive=True)
+    cluster.remove_node(node, allow_graceful=False)
+    for process in workers:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(workers, timeout=10)
+
+
+if __name__ == "__main__":
+    main()
