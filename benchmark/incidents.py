@@ -7,6 +7,7 @@ itself, and sends that with its result.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -127,17 +128,16 @@ def add_tolls(*tolls: Mapping[str, int]) -> dict[str, int]:
     return dict(total)
 
 
-def explain_death(error: BaseException | None) -> str:
-    """Return in a few words why a process of Ray ended, given what Ray raised for it."""
-    from ray.exceptions import OutOfMemoryError, RayActorError
-
-    if isinstance(error, OutOfMemoryError):
-        return "its machine was short of memory"
-    if isinstance(error, RayActorError) and error.preempted:
-        return "its machine was taken back"
-    if "node has died" in str(error):
-        return "its machine was lost"
-    return "its process died"
+def explain_death(text: str) -> str:
+    """Return in a few words why a process of Ray ended, given what Ray said of it."""
+    reasons = (
+        (r"low on memory|OUT_OF_MEMORY", "its machine was short of memory"),
+        (r"preempted", "its machine was taken back"),
+        (r"node has died", "its machine was lost"),
+        (r"died", "its process died"),
+    )
+    found = (reason for pattern, reason in reasons if re.search(pattern, text))
+    return next(found, "for a reason that Ray does not tell")
 
 
 def is_restarted() -> bool:

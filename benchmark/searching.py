@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -129,7 +130,10 @@ class _Recoveries(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Ray Tune begins a trial again."""
         del iteration, trials, info
-        self._searcher.note_repeat(trial.trial_id, explain_death(trial.get_pickled_error()))
+        # The text of each of its failures, the last one at the end.
+        path = Path(trial.error_file or "")
+        text = path.read_text().rpartition("Failure #")[2] if path.is_file() else ""
+        self._searcher.note_repeat(trial.trial_id, explain_death(text))
 
 
 class CellSearcher(Searcher):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.incidents import KINDS, Account, Toll, add_tolls
+from benchmark.incidents import KINDS, Account, Toll, add_tolls, explain_death
 from benchmark.retries import num_repeats
 from benchmark.store import Artefact, Store
 
@@ -63,6 +63,20 @@ def test_requests_of_the_cell_are_counted_and_those_of_others_are_not(artefact):
     fail_first(other, 1)
     wanted = [{"kind": "request_repeated", "count": 2, "detail": ""}]
     assert account.to_json() == account.to_json() == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (" 1\nThe actor died because its node has died. Node Id: 0c1b", "its machine was lost"),
+        ("\tthe actor's node was terminated expectedly: preempted", "its machine was taken back"),
+        ("Task was killed due to the node running low on memory.", "short of memory"),
+        ("The actor is dead because its worker process has died.", "its process died"),
+        ("", "does not tell"),
+    ],
+)
+def test_why_a_process_ended_is_said_in_words(text, reason):
+    assert explain_death(text).endswith(reason)
 
 
 def test_tolls_add_up():
