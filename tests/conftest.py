@@ -44,7 +44,18 @@ from benchmark.progress import LoggedProgress  # noqa: E402
 from benchmark.store import Store  # noqa: E402
 from tests.scenes import write_scenes  # noqa: E402
 
-LONGEST = ("test_finetune", "test_interruption", "test_tune", "test_jobs", "test_embed")
+LONGEST = (
+    "test_finetune",
+    "test_interruption",
+    "test_jobs",
+    "test_tune",
+    "test_running",
+    "test_store_s3",
+    "test_api",
+    "test_report",
+    "test_learning",
+    "test_embed",
+)
 """Files that take minutes, begun first: side by side, the rest then fills the other process."""
 
 

@@ -118,6 +118,7 @@ def test_fine_tuned_cells_are_scored(trained):
     assert set(scores["method"]) == {"finetune"}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_result(
     opened, new_store, tmp_path
 ):
@@ -168,6 +169,7 @@ def test_an_error_of_one_of_two_workers_ends_its_cell_without_a_hang(opened):
     assert "the loss became nan in epoch 1" in cell.reason
 
 
+@pytest.mark.slow
 def test_train_streamed_gives_every_patch_once_and_a_result(opened):
     from benchmark.feeds import Shard
     from benchmark.stages.finetune.stream import StreamFeed

@@ -126,6 +126,7 @@ def test_test_labels_change_nothing(tuned, open_small, tmp_path):
         assert _predictions(leaky, head).read_table().equals(honest)
 
 
+@pytest.mark.slow
 def test_the_predictions_do_not_depend_on_how_many_trials_run_at_once(opened, open_small, tmp_path):
     heads = [HEADS.get("mlp"), HEADS.get("logistic_regression")]
     settings = {"num_trials": 12}
@@ -151,6 +152,7 @@ def test_a_head_that_fails_leaves_its_neighbours_alone(tuned):
     assert reasons == {"all trials failed: ValueError: this head never fits"}
 
 
+@pytest.mark.slow
 def test_pruning_stops_hopeless_trials(opened, monkeypatch):
     from benchmark.stages.tune import searcher
 
