@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,6 +31,8 @@ os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 os.environ["RAY_LOG_MONITOR_MANY_FILES_THRESHOLD"] = "0"
 os.environ["LOG_NAME_UPDATE_INTERVAL_S"] = "10"
 os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
+# Ctrl-C is ignored where tests run in the background, and so by every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for _name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
     os.environ.pop(_name, None)
 
