@@ -70,7 +70,10 @@ def simulate(
     nodes = -(-num_gpus // gpus_per_node)
     ahead = max(num_gpus, READ_AHEAD_BYTES // (rows * rates.patch_bytes))
     gpus = [0.0] * min(num_gpus, num_parts)
-    cores = [[0.0] * max(1, cores_per_node - 1) for _ in range(nodes)]
+    # A core reads or writes for a moment only: tasks of both kinds share it without waiting.
+    readers, writers = (
+        [[0.0] * max(1, cores_per_node - 1) for _ in range(nodes)] for _ in range(2)
+    )
     network, store, driver = [0.0] * nodes, 0.0, 0.0
     embedded: list[float] = []
     spent = dict.fromkeys(("driver", "network", "store", "cores", "GPUs"), 0.0)
@@ -84,18 +87,18 @@ def simulate(
         store = max(store, driver) + num_bytes / rates.store_bytes_per_s
         network[node] = max(network[node], driver) + num_bytes / rates.node_bytes_per_s
         came = max(store, network[node])
-        read = max(came, heapq.heappop(cores[node])) + size * rates.read_s
-        heapq.heappush(cores[node], read)
+        read = max(came, heapq.heappop(readers[node])) + size * rates.read_s
+        heapq.heappush(readers[node], read)
         done = max(read, heapq.heappop(gpus)) + size / rates.patches_per_s
         heapq.heappush(gpus, done)
         embedded.append(done)
-        written = max(done, heapq.heappop(cores[node])) + size * rates.write_s
-        heapq.heappush(cores[node], written)
+        written = max(done, heapq.heappop(writers[node])) + size * rates.write_s
+        heapq.heappush(writers[node], written)
         ended = max(ended, written)
         spent["driver"] += rates.driver_s
         spent["store"] += num_bytes / rates.store_bytes_per_s
         spent["network"] += num_bytes / rates.node_bytes_per_s / nodes
-        spent["cores"] += size * (rates.read_s + rates.write_s) / sum(map(len, cores))
+        spent["cores"] += size * (rates.read_s + rates.write_s) / sum(map(len, readers))
         spent["GPUs"] += size / rates.patches_per_s / num_gpus
     seconds = rates.start_s + ended
     return Simulated(seconds, {kind: each / seconds for kind, each in spent.items()})
