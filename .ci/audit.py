@@ -2,8 +2,8 @@
 
     make audit
 
-Cost: 40 s the first time, to install pip-audit beside the environment, and 20 s. It is no part of
-`make check` or `make test`: what is known changes without us.
+Cost: 20 s, the first time with pip-audit's installation beside the environment. CI runs it; it is
+no part of `make check` or `make test`, since what is known changes without us.
 Exit codes: 0 nothing is known, or the list could not be read, which is said; 1 something is known.
 """
 

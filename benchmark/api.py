@@ -323,7 +323,10 @@ def load_head(artefact: str | Path) -> Any:
     """
     import zipfile
 
-    import skops.io
+    from benchmark.lean import torch_kept_away
+
+    with torch_kept_away():
+        import skops.io
 
     path = Path(artefact) / "head.skops"
     if not path.is_file():

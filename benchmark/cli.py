@@ -13,6 +13,7 @@ import typer
 
 from benchmark.cli_status import WATCH_EVERY_S, Asked, show_status, watch_status
 from benchmark.errors import BenchmarkError, Interrupted, UsageError
+from benchmark.headwatch import end_process
 from benchmark.printing import (
     LOG_FORMAT_OPTION,
     LOG_FORMAT_VARIABLE,
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     SIGTERM, which `ray job stop` sends, ends a command as Ctrl-C does.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
+    end_process(invoke(sys.argv[1:] if arguments is None else arguments))
 
 
 def _interrupt(number: int, _: object) -> NoReturn:

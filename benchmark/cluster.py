@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmark.addresses import find_head
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.headwatch import LOST, HeadLost, HeadWatch
 
@@ -21,6 +23,9 @@ logger = logging.getLogger("benchmark")
 
 PROGRESS_TIMEOUT_S = float(os.environ.get("BENCHMARK_PROGRESS_TIMEOUT_S", "600"))
 """A data pipeline without progress for so long ends with an error instead of hanging."""
+
+ATTEMPT = re.compile(rb"\[[^\]]* [IWE] \d+ \d+\] ")
+"""How a line of Ray's C++ begins."""
 
 RELEASE_TIMEOUT_S = 20.0
 """How long a new pool waits for CPUs that an earlier stage is still giving back."""
@@ -63,7 +68,7 @@ class Cluster:
             options: of ``ray.init`` where Ray is started here, e.g. ``num_cpus``.
 
         Raises:
-            UsageError: the address does not answer.
+            UsageError: the address does not answer, or its cluster does not let us in.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -74,17 +79,21 @@ class Cluster:
         # A traceback for each trial that begins again; its cell's manifest counts them.
         os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_SYNCER", "1")
+        # Of a machine that is lost Ray prints the last 20 lines of its C++ log, besides a line that
+        # names the machine, which stays.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "lines of the Raylet logs:")
         import ray
 
         if not ray.is_initialized():
+            option = "--address" if self.address else "RAY_ADDRESS"
             address = self.address or os.environ.get("RAY_ADDRESS") or "local"
-            # A local Ray makes a token and switches to it by itself; a cluster's token is used
-            # only in this mode.
-            if address != "local" and has_token():
-                os.environ.setdefault("RAY_AUTH_MODE", "token")
-            settings = {"include_dashboard": False, **options} if address == "local" else {}
+            is_local = address == "local"
+            is_on_loopback = is_local or find_head(address, option=option)
+            if not is_local:
+                use_token()
+            settings = {"include_dashboard": False, **options} if is_local else {}
             try:
-                with _quiet_backend(), _kept_sigterm(), _loopback_only(address == "local"):
+                with _quiet_backend(), _kept_sigterm(), _loopback_only(is_on_loopback):
                     ray.init(
                         address=address,
                         log_to_driver=False,
@@ -92,12 +101,18 @@ class Cluster:
                         **settings,
                     )
             except (ConnectionError, ValueError, RuntimeError) as error:
-                first = str(error).strip().splitlines()[0]
-                if address == "local":
+                first, *others = (line.strip() for line in str(error).strip().splitlines())
+                if is_local:
                     raise BenchmarkError(f"Ray did not start on this machine: {first}") from None
+                if first.startswith("Version mismatch"):
+                    raise UsageError(
+                        f"{option} {address}: {' '.join((first, *others))}; install the cluster's "
+                        "versions here, or send the run there with `benchmark submit`"
+                    ) from None
                 raise UsageError(
-                    f"--address {address}: no Ray cluster lets us in: {first} Check "
-                    "the address, and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+                    f"{option} {address}: something listens there, but no Ray cluster lets us in: "
+                    f"{first.rstrip('.')}. Check that this is the port of its head, and the token "
+                    "in RAY_AUTH_TOKEN or ~/.ray/auth_token"
                 ) from None
             self._owns = True
             self._head = HeadWatch(ray.get_runtime_context().gcs_address)
@@ -178,17 +193,20 @@ def _quiet_backend() -> Iterator[None]:
         yield
         return
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    is_over = False
     with tempfile.TemporaryFile() as caught:
         stderr = os.dup(2)
         os.dup2(caught.fileno(), 2)
         try:
             yield
+            is_over = True
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             caught.seek(0)
             for line in caught:
-                if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                # Where Ray did not start, a line for each of its attempts; the error says as much.
+                if b"RAY_BACKEND_LOG_LEVEL" not in line and (is_over or not ATTEMPT.match(line)):
                     os.write(2, line)
 
 
@@ -204,8 +222,8 @@ def _kept_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _loopback_only(is_local: bool) -> Iterator[None]:
-    """Let a Ray that no other machine can join listen on 127.0.0.1 alone.
+def _loopback_only(is_on_loopback: bool) -> Iterator[None]:
+    """Let a Ray that no other machine can join listen on 127.0.0.1 alone, or join such a one.
 
     On Linux its ports are open on every interface, behind the token; on macOS and Windows it keeps
     to the loopback by itself, by a switch that is read when Ray is imported. A user who sets that
@@ -214,12 +232,25 @@ def _loopback_only(is_local: bool) -> Iterator[None]:
     from ray._private import ray_constants
 
     before = ray_constants.ENABLE_RAY_CLUSTER
-    if is_local and ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR not in os.environ:
+    if is_on_loopback and ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR not in os.environ:
         ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def use_token() -> None:
+    """Show a cluster our token where there is one, which Ray does by itself only for local ones.
+
+    ``RAY_AUTH_MODE``, where it is set, decides.
+    """
+    if has_token() and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        # It was read when Ray was imported.
+        Config.initialize("")
 
 
 def _quieten() -> None:

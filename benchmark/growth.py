@@ -22,11 +22,11 @@ def describe_growth() -> dict[str, float] | None:
     """
     file = Path(BOOTSTRAP_FILE).expanduser()
     if file.is_file():
-        try:
-            import yaml
+        import yaml
 
+        try:
             return largest_cluster(yaml.safe_load(file.read_text(encoding="utf-8")))
-        except Exception:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
             return {}
     # KubeRay's autoscaler runs beside the head, and takes the place of Ray's monitor.
     return {} if "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", "") else None

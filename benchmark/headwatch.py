@@ -6,16 +6,15 @@ wait for the lost cluster would not return meanwhile.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from typing import NoReturn
 
 from benchmark.errors import BenchmarkError
-
-logger = logging.getLogger("benchmark")
 
 RAY_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 RAY_PATIENCE_S = 60.0
@@ -32,8 +31,24 @@ LOST = (
 )
 
 
+_was_lost = threading.Event()
+
+
 class HeadLost(BenchmarkError):
     """The head of the cluster is gone (exit code 1)."""
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process as ``sys.exit`` does; where a head was lost, at once.
+
+    Else Ray, at the interpreter's end, waits seconds for the lost head, and prints on stdout, after
+    the last word of ours, what it had kept back as repeated.
+    """
+    if _was_lost.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class HeadWatch:
@@ -67,8 +82,13 @@ class HeadWatch:
 
     def confirm_loss(self) -> bool:
         """Return whether the head is lost, which an error of Ray may tell before the watch does."""
-        self.is_lost = self.is_lost or not self.answers()
+        if not self.is_lost and not self.answers():
+            self._lose()
         return self.is_lost
+
+    def _lose(self) -> None:
+        self.is_lost = True
+        _was_lost.set()
 
     def _watch(self) -> None:
         heard = time.monotonic()
@@ -80,8 +100,7 @@ class HeadWatch:
                 return
 
     def _give_up(self) -> None:
-        self.is_lost = True
-        logger.error(LOST)
+        self._lose()
         # The main thread waits for Ray, in a call that Ctrl-C ends. In a job in the background that
         # is ignored, and SIGTERM is left.
         heeded = [item for item in (signal.SIGINT, signal.SIGTERM) if _is_heeded(item)]

@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
+from pydantic import TypeAdapter, ValidationError
+
 from benchmark.errors import CellError
 from benchmark.processes import Process
 from benchmark.store import Store
@@ -20,6 +22,9 @@ from benchmark.store import Store
 logger = logging.getLogger("benchmark")
 
 BEATS_PER_EXPIRY = 4
+
+UNREADABLE_EXPIRY_S = 600.0
+"""Of a heartbeat that does not say its own; ten times what runs use unless told."""
 
 FOLDER = "leases"
 OWNER = "owner"
@@ -41,7 +46,25 @@ class Owner:
     beat: int = 0
 
     def __str__(self) -> str:
+        if not self.process.pid:
+            return "a run of another version of this package"
         return f"process {self.process.pid} on {self.process.host}"
+
+    @classmethod
+    def read(cls, content: bytes) -> Owner:
+        """Return what a heartbeat says, also where another version of this package wrote it.
+
+        What it says beyond this is ignored. Where it says less nothing is known of the run but
+        that it is alive while its heartbeat changes.
+        """
+        try:
+            return _OWNER.validate_json(content)
+        except ValidationError:
+            nowhere = Process(host="", place="", pid=0, started="")
+            return cls(group="", process=nowhere, expiry_s=UNREADABLE_EXPIRY_S)
+
+
+_OWNER = TypeAdapter(Owner)
 
 
 class Heartbeat:
@@ -101,7 +124,7 @@ class Heartbeat:
 
 @dataclass
 class _Sighting:
-    beat: int
+    content: bytes
     since: float
 
 
@@ -126,14 +149,14 @@ class Watch:
             CellError: the store cannot be read.
         """
         try:
-            content = json.loads(self.store.read(heartbeat_path(owner_id)))
+            content = self.store.read(heartbeat_path(owner_id))
         except FileNotFoundError:
             return None
-        owner = Owner(**{**content, "process": Process(**content["process"])})
+        owner = Owner.read(content)
         now = self.clock()
         seen = self._seen.get(owner_id)
-        if seen is None or seen.beat != owner.beat:
-            seen = self._seen[owner_id] = _Sighting(owner.beat, now)
+        if seen is None or seen.content != content:
+            seen = self._seen[owner_id] = _Sighting(content, now)
         if owner.process.is_gone or now - seen.since >= owner.expiry_s:
             if only_looks:
                 return None

@@ -7,7 +7,7 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmark.cluster import has_token
+from benchmark.cluster import has_token, use_token
 from benchmark.credentials import holds_credentials
 from benchmark.errors import UsageError, first_line
 
@@ -58,9 +58,7 @@ def open_client(url: str) -> Any:
     Raises:
         UsageError: it does not answer within seconds, or does not let us in.
     """
-    # As in `Cluster.connect`: a token is used only in this mode.
-    if has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    use_token()
     given = os.environ.get("RAY_API_SERVER_ADDRESS")
     # Ray's client takes the variables before its argument; the flag must win.
     os.environ["RAY_API_SERVER_ADDRESS"] = url

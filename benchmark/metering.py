@@ -23,6 +23,9 @@ Kind = Literal["Counter", "Gauge", "Histogram"]
 CELL_SECONDS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
 """Upper bounds of the histogram's buckets."""
 
+REPEAT_S = 8.0
+"""Ray forgets a gauge that is not set again for 20 seconds, and a cell may take hours."""
+
 
 @dataclass(frozen=True)
 class MetricSpec:
@@ -181,7 +184,9 @@ class _MeteredStage:
     ) -> None:
         self._inner, self._meters, self._counts = inner, meters, counts
         self._labels, self._unit = labels, unit
+        self._is_closed = threading.Event()
         self._show(counts.snapshot())
+        threading.Thread(target=self._repeat, name="gauges", daemon=True).start()
 
     def start(self, cell: str) -> None:
         self._inner.start(cell)
@@ -201,8 +206,13 @@ class _MeteredStage:
         self._end(cell, failed=True)
 
     def close(self) -> None:
+        self._is_closed.set()
         self._inner.close()
         self._show(self._counts.snapshot())
+
+    def _repeat(self) -> None:
+        while not self._is_closed.wait(REPEAT_S):
+            self._show(self._counts.snapshot())
 
     def _end(self, cell: str, *, failed: bool) -> None:
         now, seconds = self._counts.end(cell, failed=failed)

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Literal, get_args
 
 import jinja2
+import markupsafe
 import pandas as pd
 
 Section = Literal["ranking", "finetune", "classes", "confusion", "data", "embeddings", "cost"]
@@ -240,7 +241,13 @@ def _template() -> jinja2.Template:
     environment.filters["number"] = _number
     environment.filters["seconds"] = _seconds
     environment.filters["missing"] = _is_missing
+    environment.filters["breakable"] = _breakable
     return environment.get_template("report.html.j2")
+
+
+def _breakable(text: str) -> markupsafe.Markup:
+    """Let a narrow column break a name at its underscores, not in the middle of a word."""
+    return markupsafe.Markup(markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>")))
 
 
 def _is_missing(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -72,8 +73,33 @@ def open_stderr_progress() -> Iterator[Any]:
 
     Meanwhile what libraries print goes there, too: Ray tells on stdout that a machine was lost.
     """
-    with redirect_stdout(sys.stderr), _open_progress() as progress:
+    with redirect_stdout(sys.stderr), _open_progress() as progress, _show_warnings(progress):
         yield progress
+
+
+class _WarningHandler(logging.Handler):
+    """Shows on the terminal what our loggers warn of."""
+
+    def __init__(self, progress: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.message(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+@contextmanager
+def _show_warnings(progress: Any) -> Iterator[None]:
+    if _json_log is not None:
+        # It has a handler of its own, for all loggers.
+        yield
+        return
+    handler, ours = _WarningHandler(progress), logging.getLogger("benchmark")
+    ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
 
 
 def _open_progress() -> Any:

@@ -32,6 +32,10 @@ class Budget(NamedTuple):
     num_cpus: float
     num_gpus: float
 
+    def covers(self, resources: Resources) -> bool:
+        """Whether it is the whole of a cluster."""
+        return self.num_cpus >= resources.num_cpus and self.num_gpus >= resources.num_gpus
+
 
 UNLIMITED = Budget(math.inf, math.inf)
 
@@ -140,7 +144,7 @@ def _whole(resources: Resources, lane: Lane) -> Budget:
 
 def within(resources: Resources, budget: Budget) -> Resources:
     """Return the part of a cluster that a budget is; memory goes with the CPUs."""
-    if budget.num_cpus >= resources.num_cpus and budget.num_gpus >= resources.num_gpus:
+    if budget.covers(resources):
         return resources
     share = budget.num_cpus / resources.num_cpus if resources.num_cpus else 1.0
     nodes = tuple(

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import ray.data
 
 READ_AHEAD_BYTES = 512 * 2**20
-"""Bound on blocks that wait in the object store, so that memory does not grow with the data."""
+"""Bound on blocks that wait in the object store, so that memory does not grow with the data; a
+large pool of actors has a larger one."""
 
 TASK_CPUS = 0.25
 """What a read or write task books: they wait for disks, and must fit beside the actors."""
@@ -112,6 +113,7 @@ def read_items(
     num_cpus: float = TASK_CPUS,
     keeps_order: bool = False,
     most_cpus: float | None = None,
+    read_ahead_bytes: int = READ_AHEAD_BYTES,
 ) -> ray.data.Dataset:
     """Return a dataset over ``source`` with the settings that keep it from hanging.
 
@@ -123,6 +125,7 @@ def read_items(
         num_cpus: that a read task books.
         keeps_order: whether blocks come in the order of the items.
         most_cpus: that the pipeline may book in all; None: what is free.
+        read_ahead_bytes: of blocks that may wait in the object store.
     """
     import ray.data
     from ray.data import ExecutionResources
@@ -133,7 +136,7 @@ def read_items(
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = PROGRESS_TIMEOUT_S
     context.execution_options.resource_limits = ExecutionResources(
-        cpu=most_cpus, object_store_memory=READ_AHEAD_BYTES
+        cpu=most_cpus, object_store_memory=read_ahead_bytes
     )
     context.execution_options.preserve_order = keeps_order
     dataset: ray.data.Dataset = ray.data.read_datasource(

@@ -10,13 +10,8 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from benchmark.stages.patches.pipeline import (
-    MAX_PART_ROWS,
-    MIN_PART_ROWS,
-    PART_BYTES,
-    PARTS_WANTED,
-)
-from benchmark.streaming import READ_AHEAD_BYTES
+from benchmark.stages.embed.pipeline import read_ahead_bytes
+from benchmark.stages.patches.pipeline import rows_of_part
 
 
 @dataclass(frozen=True)
@@ -54,13 +49,6 @@ class Simulated:
         return name if self.busy[name] >= 0.5 else "start"
 
 
-def rows_of_part(num_patches: int, patch_bytes: int) -> int:
-    """Return how many patches the stage ``patches`` writes into one part."""
-    limit = max(1, min(MAX_PART_ROWS, PART_BYTES // patch_bytes))
-    wanted = num_patches // PARTS_WANTED // MIN_PART_ROWS * MIN_PART_ROWS
-    return min(limit, max(MIN_PART_ROWS, wanted))
-
-
 def simulate(
     num_patches: int, rates: Rates, *, num_gpus: int, gpus_per_node: int, cores_per_node: int
 ) -> Simulated:
@@ -68,7 +56,8 @@ def simulate(
     rows = rows_of_part(num_patches, rates.patch_bytes)
     num_parts = -(-num_patches // rows)
     nodes = -(-num_gpus // gpus_per_node)
-    ahead = max(num_gpus, READ_AHEAD_BYTES // (rows * rates.patch_bytes))
+    part_bytes = rows * rates.patch_bytes
+    ahead = max(num_gpus, read_ahead_bytes(num_gpus, part_bytes) // part_bytes)
     gpus = [0.0] * min(num_gpus, num_parts)
     # A core reads or writes for a moment only: tasks of both kinds share it without waiting.
     readers, writers = (

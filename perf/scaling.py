@@ -2,7 +2,7 @@
 
 First measured: the stage with 1, 2 and 4 actors whose backbone only waits, so that two cores carry
 four of them; and what a part costs the driver and a core. Then SIMULATED, from those costs and from
-assumed networks and GPUs: 1 to 256 GPUs and 1,000 to 15.8 million patches. About 4 minutes.
+assumed networks and GPUs: 1 to 256 GPUs and 1,000 to 15.8 million patches. About 6 minutes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from benchmark.tables import embeddings_column
 from perf.pipeline_model import Rates, Simulated, simulate
 from perf.toys import open_noise
 
-COUNT = 2048
-"""Patches: 32 parts of 64, a multiple of every number of actors."""
+FEW = 2048
+"""Patches, in 32 parts of 64."""
+MANY = 8192
+"""Patches, in 32 parts of 256: a multiple of every number of actors."""
 DIM = 768
 
 GPU_RATES = {"BEiT-base, bf16": 2700.0, "ConvNeXt-base, bf16": 2100.0}
@@ -63,10 +65,10 @@ def waiting(seconds: float, name: str):
     return replace(BACKBONES.get("random"), name=name, build=build, dim=DIM, image_size=None)
 
 
-def measure(context, seconds: float, num_actors: int) -> tuple[float, float]:
+def measure(context, seconds: float, num_actors: int, number: int = 0) -> tuple[float, float]:
     """Return patches/s from first batch to last, and seconds from the begin to the first batch."""
     # A name of its own: what is complete would not be computed again.
-    backbone = waiting(seconds, f"waiting-{seconds}-{num_actors}")
+    backbone = waiting(seconds, f"waiting-{seconds}-{num_actors}-{number}")
     context.backbones = (backbone,)
     embed = context.experiment.embed.model_copy(update={"num_actors": num_actors})
     context.experiment = context.experiment.model_copy(update={"embed": embed})
@@ -98,32 +100,55 @@ def core_costs(context) -> tuple[float, float]:
     return read_s, (time.perf_counter() - began) / (20 * size)
 
 
+def open_store(folder: str, count: int):
+    return open_noise(
+        folder,
+        max(3000, count + count // 2),
+        backbones=["random"],
+        heads=["majority"],
+        dataset={"name": "synthetic", "root": "noise", "per_class": -(-count // 15)},
+        embed={"compile": False, "channels_last": True, "num_threads": 1, "batch_size": 4},
+    )
+
+
+def driver_costs(folder: str) -> tuple[float, float]:
+    """Return the seconds of the driver's core for one part, and for begin and end of a stage.
+
+    From stages of 2 and of 32 parts, whose difference has no begin and no end in it.
+    """
+    found = []
+    for count in (FEW // 16, FEW):
+        context = open_store(f"{folder}/{count}", count)
+        PatchesStage().run(context)
+        parts = len(context.patches.manifest()["parts"])
+        seconds = []
+        for number in range(3):
+            began = time.process_time()
+            measure(context, 0.0, 2, number)
+            seconds.append(time.process_time() - began)
+        found.append((parts, float(np.median(seconds))))
+    (few, few_s), (many, many_s) = found
+    part_s = (many_s - few_s) / (many - few)
+    return part_s, few_s - few * part_s
+
+
 def check(seconds: float) -> Rates:
     """Measure with 1, 2 and 4 actors beside the model's answer, and return the measured costs."""
     with tempfile.TemporaryDirectory() as folder:
-        context = open_noise(
-            folder,
-            3000,
-            backbones=["random"],
-            heads=["majority"],
-            dataset={"name": "synthetic", "root": "noise", "per_class": COUNT // 15 + 1},
-            embed={"compile": False, "channels_last": True, "num_threads": 1, "batch_size": 4},
-        )
+        context = open_store(f"{folder}/many", MANY)
         with context.cluster:
             PatchesStage().run(context)
             count = context.patches.manifest()["num_patches"]
-            parts = len(context.patches.manifest()["parts"])
             read_s, write_s = core_costs(context)
             measure(context, 0.0, 1)  # imports
-            began = time.process_time()
             _, start_s = measure(context, 0.0, 2)
-            # Of the driver's process alone, the begin and end of the stage included.
-            driver_s = (time.process_time() - began) / parts
+            driver_s, stage_s = driver_costs(folder)
             measured = {number: measure(context, seconds, number)[0] for number in (1, 2, 4)}
     patch_bytes = 4 * 128 * 128
     rates = Rates(patch_bytes, driver_s, read_s, write_s, 1 / seconds, start_s)
     print(
-        f"a part costs the driver {1000 * driver_s:.0f} ms at most; {start_s:.1f} s to first batch"
+        f"a part costs the driver {1000 * driver_s:.1f} ms of its core, begin and end of a stage "
+        f"{stage_s:.1f} s; {start_s:.1f} s to first batch"
     )
     print(f"a core reads {1 / read_s:,.0f} and writes {1 / write_s:,.0f} patches/s")
     for number, rate in measured.items():

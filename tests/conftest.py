@@ -14,6 +14,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.machines import LAZY
+
 # A first local Ray writes a token into the home folder, and digests are cached there: tests
 # have a home of their own. Set before anything reads it.
 _HOME = tempfile.mkdtemp(prefix="benchmark-home-")
@@ -25,12 +27,13 @@ os.environ["BENCHMARK_PROGRESS_TIMEOUT_S"] = "90"
 os.environ["BENCHMARK_LEASE_EXPIRY_S"] = "20"
 os.environ["BENCHMARK_RETRY_WAIT_S"] = "0.01"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+os.environ.update(LAZY)
 # Ray Train's look-out for machines that are about to be taken away is a process of its own.
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
-# Ray's monitors of logs and of the machine, of which no test reads anything, rest longer.
+# Ray's monitors of logs and of the machine, of which tests read little, rest longer.
 os.environ["RAY_LOG_MONITOR_MANY_FILES_THRESHOLD"] = "0"
 os.environ["LOG_NAME_UPDATE_INTERVAL_S"] = "10"
-os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
+os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "10000"
 # Ctrl-C is ignored where tests run in the background, and so by every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
@@ -48,12 +51,15 @@ from benchmark.store import Store  # noqa: E402
 from tests.scenes import write_scenes  # noqa: E402
 
 LONGEST = (
+    "test_losses",
     "test_finetune",
     "test_interruption",
     "test_jobs",
     "test_tune",
+    "test_photographs",
     "test_running",
     "test_store_s3",
+    "test_security_secrets",
     "test_api",
     "test_report",
     "test_learning",

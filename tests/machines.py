@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,26 @@ QUICK = {
 }
 """A machine that is gone, which refuses connections, is taken for dead after seconds; a slow one
 gets Ray's usual time."""
+
+LAZY = {
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_niceness": "0",
+}
+"""Environment of a Ray that starts no process before it is needed, since tests need few, and whose
+workers are not starved by the tests of the other process: Ray's own niceness is 15."""
+
+KERNELS = ("OPENBLAS_", "MKL_", "OMP_", "ATEN_", "DNNL_", "ONEDNN_", "NPY_")
+"""How the names of settings begin that choose a CPU's instructions, on which last bits depend."""
+
+
+def kernel_settings() -> dict[str, str]:
+    """Return those of this process: a cluster that has others computes other last bits."""
+    return {name: value for name, value in os.environ.items() if name.startswith(KERNELS)}
+
+
+OWN_PORTS = range(20_000, 32_000)
+"""Below the ports of Linux's choice (32,768 to 60,999), above those of Ray's (10,002 to 19,999)."""
 
 
 class Machines:
@@ -98,7 +119,24 @@ def start_machines(env: Mapping[str, str], **head: Any) -> Iterator[Machines]:
         # It shuts the cluster down when nobody commands it any more.
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(timeout=60)
+        process.wait(timeout=120)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of this machine that nobody listens at.
+
+    They are none of those that the system gives to connections, which might take one of them
+    before it is listened at, nor those that Ray gives to its workers.
+    """
+    candidates = random.SystemRandom().sample(OWN_PORTS, len(OWN_PORTS))
+    with contextlib.ExitStack() as stack:
+        found: list[int] = []
+        while len(found) < count:
+            item = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                item.bind(("127.0.0.1", candidates.pop()))
+                found.append(item.getsockname()[1])
+        return found
 
 
 def is_alive(pid: int) -> bool:
@@ -107,6 +145,23 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def family_of(pid: int) -> list[psutil.Process]:
+    """Return all that a process has started; none, if it has ended."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def kill_all(processes: Iterable[psutil.Process], timeout_s: float = 10) -> None:
+    """Kill processes and wait for their ends: some may have ended since they were listed."""
+    listed = list(processes)
+    for process in listed:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(listed, timeout=timeout_s)
 
 
 def main() -> None:
@@ -121,11 +176,12 @@ def main() -> None:
 
     # Short: sockets lie below it, whose paths have at most 107 characters.
     folder = tempfile.mkdtemp(prefix="m", dir="/tmp")
+    dashboard_port, agent_port = free_ports(2)
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
-            "dashboard_port": _free_port(),
-            "dashboard_agent_listen_port": _free_port(),
+            "dashboard_port": dashboard_port,
+            "dashboard_agent_listen_port": agent_port,
             "_system_config": QUICK,
             "include_dashboard": True,
             **json.loads(sys.argv[1]),
@@ -150,11 +206,6 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def _raylet(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
 
@@ -171,12 +222,9 @@ def _lose(cluster: Any, node: Any) -> None:
 
 
 def _kill(cluster: Any, node: Any) -> None:
-    workers = psutil.Process(_raylet(node)).children(recursive=True)
+    workers = family_of(_raylet(node))
     cluster.remove_node(node, allow_graceful=False)
-    for process in workers:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(workers, timeout=10)
+    kill_all(workers)
 
 
 if __name__ == "__main__":

@@ -66,3 +66,19 @@ def write_raster(path: Path, pixels: np.ndarray, left: float, top: float) -> Non
         compress="deflate",
     ) as file:
         file.write(pixels)
+
+
+SMALLEST = """name = "small"
+backbones = ["mean_color"]
+heads = ["majority"]
+[dataset]
+name = "chesapeake"
+root = "{root}"
+patch_size = 32
+per_region = 12
+[tune]
+num_trials = 1
+[evaluate]
+num_resamples = 20
+"""
+"""An experiment on scenes at ``root`` that has one cell and takes seconds."""

@@ -1,6 +1,8 @@
 """Run an experiment twice on a cluster of three machines: its stages side by side, and in turn.
 
 python -m tests.side_by_side STORES SCENES     prints the times of the stages as JSON
+
+STORES/together and STORES/in-turn hold the patches already.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ def open_context(store: Path, gate: Path, scenes: str, cluster: Cluster) -> Cont
         "heads": ["logistic_regression"],
         "dataset": {"name": "chesapeake", "root": scenes, "patch_size": 32, "per_region": 40},
         "embed": {"batch_size": 8, "num_actors": 2},
-        "tune": {"num_trials": 3},
-        "finetune": {"backbones": ["quick"], "num_epochs": 2},
+        "tune": {"num_trials": 2, "max_concurrent": 1},
+        "finetune": {"backbones": ["quick"], "num_epochs": 1},
         "evaluate": {"num_resamples": 20},
     }
     experiment = build(content, where="lanes.toml")
@@ -67,7 +69,7 @@ def main(stores: Path, scenes: str) -> None:
                 results = run_stages(together)
             in_turn = open_context(stores / "in-turn", gate, scenes, cluster)
             with in_turn.leases:
-                for name in ("patches", *SIDE_BY_SIDE):
+                for name in SIDE_BY_SIDE:
                     STAGES.get(name).load().run(in_turn)
         cells = [cell.to_json() for result in results for cell in result.cells]
         usages = [asdict(one) for one in together.usages]

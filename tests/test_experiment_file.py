@@ -14,26 +14,13 @@ from benchmark.cli import invoke
 from benchmark.config import build
 from benchmark.experiment_file import describe_change, keep
 from benchmark.store import Store
-
-TEXT = """name = "small"
-backbones = ["mean_color"]
-heads = ["majority"]
-[dataset]
-name = "chesapeake"
-root = "{root}"
-patch_size = 32
-per_region = 12
-[tune]
-num_trials = 1
-[evaluate]
-num_resamples = 20
-"""
+from tests.scenes import SMALLEST
 
 
 @pytest.fixture
 def path(tmp_path: Path, scenes: Path) -> Path:
     path = tmp_path / "small.toml"
-    path.write_text(TEXT.format(root=scenes))
+    path.write_text(SMALLEST.format(root=scenes))
     return path
 
 

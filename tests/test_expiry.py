@@ -15,24 +15,11 @@ from benchmark.cli import invoke
 from benchmark.errors import CellError
 from benchmark.store import MANIFEST, Store
 from tests.object_store import KEYS, ObjectStore, serve_objects
+from tests.scenes import SMALLEST
 
 EXPIRED = (403, "ExpiredToken", "The provided token has expired.")
 LONGEST_S = 90
 """That a run may take whose credentials have expired, on a busy machine."""
-
-TEXT = """name = "small"
-backbones = ["mean_color"]
-heads = ["majority"]
-[dataset]
-name = "chesapeake"
-root = "{root}"
-patch_size = 32
-per_region = 12
-[tune]
-num_trials = 1
-[evaluate]
-num_resamples = 20
-"""
 
 
 @pytest.fixture
@@ -103,7 +90,7 @@ def test_a_run_ends_soon_in_one_line_and_the_next_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "small.toml"
-    path.write_text(TEXT.format(root=scenes))
+    path.write_text(SMALLEST.format(root=scenes))
     run = ["run", str(path), "--store", objects.uri("runs"), "--json"]
     kept: dict[str, bytes] = {}
     num_complete = []

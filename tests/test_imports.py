@@ -168,7 +168,7 @@ def test_ray_is_imported_only_where_it_is_used(name: str) -> None:
         assert name in {
             *("benchmark.cluster", "benchmark.searching", "benchmark.streaming"),
             *("benchmark.jobclient", "benchmark.jobserver", "benchmark.probing"),
-            *("benchmark.incidents", "benchmark.metering"),
+            *("benchmark.incidents", "benchmark.metering", "benchmark.addresses"),
         }
 
 

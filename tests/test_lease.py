@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.heartbeat import FOLDER
+from benchmark.heartbeat import FOLDER, UNREADABLE_EXPIRY_S, heartbeat_path
 from benchmark.lease import Leases
 from benchmark.processes import Process
 from benchmark.store import Artefact, Store
@@ -130,6 +131,36 @@ def test_the_cells_of_a_run_without_a_heartbeat_are_taken_over(store, open_lease
     other.close()
     dead.close()
     assert names(store) == []
+
+
+def test_a_run_of_another_version_that_says_more_is_known(store, open_leases, clock):
+    newer, other = open_leases(), open_leases()
+    newer.acquire([cell(store)])
+    path = heartbeat_path(newer.heartbeat.id)
+    said = json.loads(store.read(path))
+    store.write(path, json.dumps({**said, "colour": "blue"}).encode())
+    assert other.acquire([cell(store)]) == []
+    assert other.holders([cell(store)]) == {cell(store).path: "process 1 on elsewhere"}
+    assert other.share(2) == 1
+    clock.sleep(60)
+    assert other.acquire([cell(store)]) == [cell(store)]
+
+
+@pytest.mark.parametrize("content", [b"{}", b"not JSON", b"[1]", b"\xff"])
+def test_a_heartbeat_that_cannot_be_read_holds_its_cells_while_it_changes(
+    store, open_leases, clock, content
+):
+    strange, other = open_leases(), open_leases()
+    strange.acquire([cell(store)])
+    path = heartbeat_path(strange.heartbeat.id)
+    for beat in range(3):
+        store.write(path, content + b" " * beat)
+        assert other.acquire([cell(store)]) == []
+        clock.sleep(UNREADABLE_EXPIRY_S - 1)
+    holders, _ = other.observe([cell(store)])
+    assert holders == {cell(store).path: "a run of another version of this package"}
+    clock.sleep(1)
+    assert other.acquire([cell(store)]) == [cell(store)]
 
 
 def test_a_heartbeat_is_judged_by_when_it_was_first_seen(store, open_leases, clock):

@@ -25,16 +25,10 @@ from benchmark import api
 from benchmark.headwatch import LOST, RAY_PATIENCE
 from benchmark.store import Store
 from tests.gate import Gate
-from tests.machines import Machines, is_alive, start_machines
+from tests.machines import LAZY, Machines, is_alive, kernel_settings, start_machines
 from tests.object_store import KEYS, ObjectStore, serve_objects
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        "BENCHMARK_TEST_LOSSES" not in os.environ,
-        reason="takes minutes and fails beside other load: set BENCHMARK_TEST_LOSSES=1",
-    ),
-]
+pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
 SIZE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
@@ -51,20 +45,30 @@ patch_size = 32
 per_region = 32
 [tune]
 num_trials = 2
+[evaluate]
+num_resamples = 50
+"""
+FINETUNE = """
 [finetune]
 backbones = ["random"]
 num_epochs = 2
 num_trials = 2
 batch_size = 32
-[evaluate]
-num_resamples = 50
 """
 
 
 @pytest.fixture(scope="module")
 def toml(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("losses") / "losses.toml"
-    path.write_text(SETTINGS.format(root=scenes))
+    path.write_text(SETTINGS.format(root=scenes) + FINETUNE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def frozen(toml: Path) -> Path:
+    """The same experiment without its fine-tuning, which takes longest."""
+    path = toml.with_name("frozen.toml")
+    path.write_text(toml.read_text().removesuffix(FINETUNE))
     return path
 
 
@@ -121,6 +125,8 @@ def cluster(objects: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> I
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
         "BENCHMARK_PROGRESS_TIMEOUT_S": "90",
+        **LAZY,
+        **kernel_settings(),
         **KEYS,
     }
     subprocess.run([BIN / "ray", "get-auth-token", "--generate"], check=True, env=env)
@@ -139,14 +145,22 @@ def undisturbed(ray_session: None, toml: Path, tmp_path_factory: pytest.TempPath
 
 
 def read_results(toml: Path, store: str) -> dict[str, pa.Table]:
-    """Return the scores and every table of embeddings and predictions, by stage and name."""
+    """Return every table of embeddings, predictions and trials, by stage and name."""
     with api.open_context(bm.load(toml), store=store) as context:
         artefacts = [context.embeddings(item) for item in context.backbones]
         artefacts += [cell.artefact for cell in context.prediction_cells()]
         found = {f"{item.stage}/{item.name}": item.read_table() for item in artefacts}
         # Of the schema's metadata a part's holds how long it took.
         tables = {name: table.replace_schema_metadata(None) for name, table in found.items()}
-        return {**tables, "scores": context.scores().read_table(names=["scores.parquet"])}
+        for cell in context.prediction_cells():
+            trials = cell.artefact.read_table(names=["trials.parquet"])
+            tables[f"trials of {cell.artefact.name}"] = trials.drop_columns(["seconds"])
+        return tables
+
+
+def read_scores(toml: Path, store: str) -> pa.Table:
+    with api.open_context(bm.load(toml), store=store) as context:
+        return context.scores().read_table(names=["scores.parquet"])
 
 
 def read_incidents(toml: Path, store: str) -> dict[str, dict[str, int]]:
@@ -233,6 +247,7 @@ def test_a_submitted_run_that_loses_a_machine_in_each_stage_and_its_driver(
 
     assert before.items() <= manifests(store).items()
     assert read_results(toml, store) == read_results(toml, undisturbed)
+    assert read_scores(toml, store) == read_scores(toml, undisturbed)
     incidents = read_incidents(toml, store)
     assert {stage: counts["node_lost"] for stage, counts in incidents.items()} == {
         "patches": 1, "embed": 1, "tune": 1, "finetune": 1,
@@ -305,7 +320,7 @@ def blocked_store(cluster: Cluster) -> Iterator[Callable[[], float]]:
 
 @pytest.mark.timeout(600)
 def test_a_full_object_store_changes_nothing_and_a_machine_that_joins_late_is_used(
-    cluster: Cluster, toml: Path, undisturbed: str
+    cluster: Cluster, frozen: Path, undisturbed: str
 ) -> None:
     machines = cluster.machines
     only, *others = machines.alive
@@ -317,7 +332,7 @@ def test_a_full_object_store_changes_nothing_and_a_machine_that_joins_late_is_us
         # Of two stores of 80 MB, that of the head is empty: less is left than a block takes.
         assert percent() > 49.8
         gate = cluster.hold("/patches/", "candidates-", passes=1)
-        run = cluster.call("run", toml, "--address", machines.address, "--store", store)
+        run = cluster.call("run", frozen, "--address", machines.address, "--store", store)
         assert machines.place_of(gate.await_held(run)) == only
         late = machines.add(**SIZE)
         cluster.hold("part-", passes=10**6, note=lambda pid: places.add(machines.place_of(pid)))
@@ -326,20 +341,20 @@ def test_a_full_object_store_changes_nothing_and_a_machine_that_joins_late_is_us
         assert run.returncode == 0, err
         assert percent() > 33.2
     assert late in places
-    assert read_results(toml, store) == read_results(toml, undisturbed)
-    assert "lost" not in str(read_incidents(toml, store))
+    assert read_results(frozen, store) == read_results(frozen, undisturbed)
+    assert "lost" not in str(read_incidents(frozen, store))
 
 
 @pytest.mark.timeout(600)
 def test_a_run_that_loses_the_head_ends_in_one_line_and_goes_on_elsewhere(
-    cluster: Cluster, toml: Path, undisturbed: str
+    cluster: Cluster, frozen: Path, undisturbed: str
 ) -> None:
     """The last of this file: it leaves no cluster."""
     store = cluster.objects.uri("headless")
     gate = cluster.hold("/embed/", "part-", passes=1)
     run = cluster.call(
-        *("run", toml, "--address", cluster.machines.address, "--store", store, "--json"),
-        **{RAY_PATIENCE: "30"},
+        *("run", frozen, "--address", cluster.machines.address, "--store", store, "--json"),
+        **{RAY_PATIENCE: "10"},
     )
     gate.await_held(run)
     before = manifests(store)
@@ -354,7 +369,7 @@ def test_a_run_that_loses_the_head_ends_in_one_line_and_goes_on_elsewhere(
     assert Store(store).sizes("leases") == {}
 
     # Another cluster: that of this process.
-    assert not bm.run(bm.load(toml), store=store).failed
+    assert not bm.run(bm.load(frozen), store=store).failed
     assert before.items() <= manifests(store).items()
-    assert read_results(toml, store) == read_results(toml, undisturbed)
-    assert read_incidents(toml, store)["embed"]["part_found"] >= 1
+    assert read_results(frozen, store) == read_results(frozen, undisturbed)
+    assert read_incidents(frozen, store)["embed"]["part_found"] >= 1

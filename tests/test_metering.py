@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,29 @@ def test_a_metric_that_ray_refuses_fails_nothing(
     assert "no more metrics: no agent" in caplog.text
     assert "embed: a failed: on purpose" in caplog.text
     assert caplog.text.count("no more metrics") == 1
+
+
+def test_gauges_of_a_stage_are_told_again_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray forgets those that are not, and a cell may take hours."""
+    from benchmark import metering
+
+    told: list[tuple[str, float]] = []
+    monkeypatch.setattr(metering, "REPEAT_S", 0.01)
+    monkeypatch.setattr(
+        metering.Meters, "record", lambda _, name, value, **labels: told.append((name, value))
+    )
+    stage = MeteredProgress(LoggedProgress(), experiment="x").stage(
+        "embed", num_cells=1, num_items=4, unit="patches"
+    )
+    stage.advance(1)
+    deadline = time.monotonic() + 10
+    while told.count(("benchmark_items_queued", 3)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    # A counter is told once.
+    assert told.count(("benchmark_items", 1)) == 1
+    stage.close()
+    time.sleep(0.1)
+    ended = len(told)
+    time.sleep(0.1)
+    assert len(told) == ended

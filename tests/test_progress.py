@@ -272,3 +272,16 @@ def test_the_progress_of_the_library_counts_from_many_threads(
         in_threads(lambda number: drive(stage, number))
     ended = [record.args[2] for record in caplog.records if "done (" in record.message]
     assert len(ended) == len(set(ended)) == NUM_ALL - FAILED
+
+
+def test_what_our_loggers_warn_of_is_shown_while_a_command_works(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from benchmark.printing import open_stderr_progress
+
+    logger = logging.getLogger("benchmark")
+    with open_stderr_progress():
+        logger.warning("%d of %d CPUs are free", 1, 2)
+        logger.info("a detail")
+    logger.warning("nobody works any more")
+    assert capsys.readouterr() == ("", "warning: 1 of 2 CPUs are free\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -17,8 +18,12 @@ from tests.stages.test_base import ToyStage
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_stages_run_side_by_side_and_give_the_same_predictions_as_in_turn(scenes, tmp_path):
+def test_stages_run_side_by_side_and_give_the_same_predictions_as_in_turn(
+    scenes, new_store, tmp_path
+):
     """The second backbone embeds nothing before a head of the first is done."""
+    for name in ("together", "in-turn"):
+        shutil.copytree(new_store(), tmp_path / name)
     done = subprocess.run(
         [sys.executable, "-m", "tests.side_by_side", str(tmp_path), str(scenes)],
         capture_output=True,

@@ -15,24 +15,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from benchmark.store import MANIFEST, Store
+from tests.machines import LAZY
 from tests.object_store import BUCKET, DENIED, ObjectStore, serve_objects
-from tests.scenes import write_scenes
+from tests.scenes import SMALLEST, write_scenes
 from tests.secrets_of_tests import SECRETS, command_lines, files_below, find_secrets
-
-EXPERIMENT = """
-name = "small"
-backbones = ["mean_color"]
-heads = ["majority"]
-[dataset]
-name = "chesapeake"
-root = "{root}"
-patch_size = 32
-per_region = 12
-[tune]
-num_trials = 1
-[evaluate]
-num_resamples = 20
-"""
 
 # All loggers of all libraries, at their most talkative.
 DEBUGGED = """
@@ -66,6 +52,7 @@ def run(home: Path, objects: ObjectStore, *arguments: str) -> tuple[int, dict[st
         "PATH": os.environ["PATH"],
         "HOME": str(home),
         "RAY_TMPDIR": str(home),
+        **LAZY,
         "AWS_ENDPOINT_URL": objects.endpoint,
         "AWS_REGION": "us-east-1",
         **SECRETS,
@@ -97,15 +84,15 @@ def test_no_secret_is_in_what_a_failing_and_a_whole_run_write(
 ) -> None:
     scenes = write_scenes(tmp_path / "scenes", num_scenes=1, windows=4)
     experiment = tmp_path / "small.toml"
-    experiment.write_text(EXPERIMENT.format(root=scenes))
+    experiment.write_text(SMALLEST.format(root=scenes))
     common = (str(experiment), "--store", f"s3://{BUCKET}/runs")
 
     objects.faults.refuse = lambda verb, path: (
-        DENIED if verb == "PUT" and "/embed/" in path and MANIFEST in path else None
+        DENIED if verb == "PUT" and "/patches/" in path and MANIFEST in path else None
     )
-    code, failed = run(home, objects, "run", *common)
-    assert code == 1, failed["err of run"].decode()
-    assert b"access denied" in failed["err of run"]
+    code, failed = run(home, objects, "patches", *common)
+    assert code == 1, failed["err of patches"].decode()
+    assert b"access denied" in failed["err of patches"]
     objects.faults.reset()
     code, whole = run(home, objects, "run", *common, "--json")
     assert code == 0, whole["err of run"].decode()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 LISTENING = """
+import contextlib
 import json
 import psutil
 import ray  # as stages do, before they connect
@@ -32,9 +33,11 @@ with Cluster() as cluster:
     found = []
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
-        for item in process.net_connections("inet"):
-            if item.status == "LISTEN":
-                found.append([process.name(), item.laddr.ip, item.laddr.port])
+        # One that has ended since it was listed listens no more.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for item in process.net_connections("inet"):
+                if item.status == "LISTEN":
+                    found.append([process.name(), item.laddr.ip, item.laddr.port])
 print(json.dumps({"address": address, "found": found}))
 """
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from tests.machines import LAZY, family_of, free_ports, kill_all
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -58,14 +59,6 @@ class Head:
         return done.returncode, done.stdout + done.stderr
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
-
-
 def status_of(url: str, timeout_s: float = 5) -> int | None:
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:
@@ -89,21 +82,15 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 def stop(started: subprocess.Popen[bytes], home: Path) -> None:
     """End a head and all that it started; never by `ray stop`, which ends everybody's Ray."""
-    with contextlib.suppress(psutil.Error):
-        family = psutil.Process(started.pid).children(recursive=True)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGKILL)
-        started.wait(timeout=10)
-        for process in family:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+    family = family_of(started.pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(started.pid, signal.SIGKILL)
+    started.wait(timeout=10)
+    kill_all(family)
     # A process that was starting meanwhile is in no list yet.
     deadline = time.monotonic() + 20
     while (left := processes_of(home)) and time.monotonic() < deadline:
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=2)
+        kill_all(left, timeout_s=2)
     assert not left, f"still running: {left}"
 
 
@@ -127,6 +114,7 @@ def start_head(
         "LANG": "C.UTF-8",
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
+        **LAZY,
         **(env or {}),
     }
     token = run(str(BIN / "ray"), "get-auth-token", "--generate", env=whole)

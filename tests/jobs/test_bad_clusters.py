@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.jobs.heads import JOB_TIMEOUT_S, START_TIMEOUT_S, Head, free_ports, start_head
+from tests.jobs.heads import JOB_TIMEOUT_S, START_TIMEOUT_S, Head, start_head
+from tests.machines import family_of, free_ports, kill_all
 
 MISSING = "timm"
 
@@ -72,9 +72,9 @@ def cluster(lacking: Path, store: Path) -> Iterator[Head]:
                 time.sleep(0.2)
             yield head
         finally:
-            family = psutil.Process(node.pid).children(recursive=True)
-            for process in [*family, psutil.Process(node.pid)]:
-                process.kill()
+            family = family_of(node.pid)
+            node.kill()
+            kill_all(family)
             node.wait(timeout=10)
 
 

@@ -8,7 +8,12 @@ import pytest
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.stages.patches import PatchesStage
-from benchmark.stages.patches.pipeline import find_unit, split_parts, write_group
+from benchmark.stages.patches.pipeline import (
+    find_unit,
+    rows_of_part,
+    split_parts,
+    write_group,
+)
 from benchmark.stages.patches.sampling import check_splits, choose
 from benchmark.tables import CANDIDATES, check_table, images_array, patches_schema
 from tests.scenes import write_scenes
@@ -221,3 +226,19 @@ def test_parts_that_are_there_are_not_written_again(patches, open_small, tmp_pat
     assert set(after) - set(before) == {"manifest.json", "part-000001.parquet"}
     assert copy.patches.read_table().equals(context.patches.read_table())
     json.loads((Path(copy.patches.path) / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("num_patches", "patch_bytes", "rows"),
+    [
+        (100, 4 * 128**2, 64),
+        (8_192, 4 * 128**2, 256),
+        (1_600_000, 4 * 128**2, 256),
+        (4_000_000, 4 * 128**2, 448),
+        (15_800_000, 4 * 128**2, 1024),
+        (15_800_000, 4 * 512**2, 64),
+        (10, 10**9, 1),
+    ],
+)
+def test_parts_grow_with_the_data_so_that_the_driver_does_not_limit(num_patches, patch_bytes, rows):
+    assert rows_of_part(num_patches, patch_bytes) == rows

@@ -37,7 +37,7 @@ from benchmark.stages.embed.workers import (
     WritePart,
     read_part_summary,
 )
-from benchmark.streaming import TASK_CPUS, Items, read_items, status_rows
+from benchmark.streaming import READ_AHEAD_BYTES, TASK_CPUS, Items, read_items, status_rows
 from benchmark.usage import StageUsage
 
 if TYPE_CHECKING:
@@ -47,6 +47,15 @@ logger = logging.getLogger("benchmark")
 
 RESTARTS: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
 """Ray's default is to retry for ever a batch that kills its process."""
+
+
+BLOCKS_OF_ACTOR = 3
+"""One that is embedded, one that waits, and one that is being read."""
+
+
+def read_ahead_bytes(num_actors: int, part_bytes: int) -> int:
+    """Return how much may wait in the object store: enough for every actor of a large pool."""
+    return max(READ_AHEAD_BYTES, BLOCKS_OF_ACTOR * num_actors * part_bytes)
 
 
 @dataclass
@@ -238,18 +247,19 @@ class Run:
             self._accounts[number].add("part_found", num_done, "embeddings")
 
     def _rows(self, tasks: Sequence[Task]) -> Any:
-        source = Items(
-            "patches",
-            tasks,
-            ReadPart(self._context.patches),
-            item_bytes=self._bytes_per_patch() * max(task.num_rows for task in tasks),
-        )
         pool = self.pool
+        part_bytes = self._bytes_per_patch() * max(task.num_rows for task in tasks)
+        source = Items("patches", tasks, ReadPart(self._context.patches), item_bytes=part_bytes)
         strategy = ActorPoolStrategy(size=min(pool.num_actors, len(tasks)))
         with warnings.catch_warnings():
             # The only way to bound restarts; deprecated before it has a replacement.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-            reading = read_items(source, num_items=len(tasks), most_cpus=self._most_cpus())
+            reading = read_items(
+                source,
+                num_items=len(tasks),
+                most_cpus=self._most_cpus(),
+                read_ahead_bytes=read_ahead_bytes(pool.num_actors, part_bytes),
+            )
             dataset = reading.map_batches(
                 EmbedActor,
                 fn_constructor_args=(list(self._jobs),),
@@ -272,8 +282,9 @@ class Run:
 
     def _most_cpus(self) -> float | None:
         """Return what the pipeline may book where other stages share the cluster."""
-        mine = self._context.resources("embed").num_cpus
-        return mine if mine < self._context.cluster.connect().num_cpus else None
+        whole = self._context.cluster.connect()
+        now = self._context.ledger.budget("embed", whole)
+        return None if now.covers(whole) else now.num_cpus
 
     def _bytes_per_patch(self) -> int:
         manifest = self._context.patches.manifest()

@@ -22,6 +22,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.finetuning import SEGMENT, SMALLER, WEIGHTS, Job, forget_failures, read_log
 from benchmark.incidents import Account
 from benchmark.recipe import RecipeSpace
+from benchmark.scheduling import Budget
 from benchmark.search import Outcome, Search
 from benchmark.searching import CellSearch, CellSearcher, run_searches
 from benchmark.stages.finetune.workers import FinetuneTrial
@@ -84,7 +85,9 @@ def compute(context: Context, cells: Sequence[Cell]) -> None:
         num_items=sum(search.num_trials for search in searches),
         unit="trials",
     )
-    limit = partial(limit_trials, context, context.cluster.connect(), team)
+    whole = context.cluster.connect()
+    first = context.ledger.first_budget(FINETUNE, whole)
+    limit = partial(limit_trials, context, whole, first, team)
     searcher = CellSearcher(context, items, progress, team.num_slots, limit)
     resources = {"cpu": team.num_cpus if team.is_alone else DRIVER_CPUS}
     if team.is_alone and team.num_gpus:
@@ -102,14 +105,13 @@ def compute(context: Context, cells: Sequence[Cell]) -> None:
         context.usages.append(searcher.usage(FINETUNE))
 
 
-def limit_trials(context: Context, whole: Resources, team: Team) -> float:
+def limit_trials(context: Context, whole: Resources, first: Budget, team: Team) -> float:
     """Return how many trainings may be begun at once: all that fit where the cluster is theirs.
 
-    They begin with the share that their teams were planned for; more fit where others have ended.
+    They begin with ``first``, that their teams were planned for; more fit where others have ended.
     """
-    first = context.ledger.first_budget(FINETUNE, whole)
     now = context.ledger.budget(FINETUNE, whole)
-    if now.num_cpus >= whole.num_cpus and now.num_gpus >= whole.num_gpus:
+    if now.covers(whole):
         return math.inf
     grown = now.num_gpus / first.num_gpus if first.num_gpus else now.num_cpus / first.num_cpus
     return max(1, int(team.num_slots * grown))

@@ -34,6 +34,8 @@ PART_BYTES = 16 * 2**20
 MIN_PART_ROWS, MAX_PART_ROWS = 64, 256
 PARTS_WANTED = 32
 """Enough parts to keep many actors busy on a small data set; larger ones have larger parts."""
+MOST_PARTS, MOST_GROWTH = 8192, 4
+"""One driver hands all parts out: of millions of patches they are up to so many times as large."""
 
 
 @dataclass(frozen=True)
@@ -195,12 +197,18 @@ def find_candidates(
     return FoundAll(pa.concat_tables(tables).sort_by("patch_id"), num_examined, tuple(problems))
 
 
+def rows_of_part(num_patches: int, patch_bytes: int) -> int:
+    """Return how many patches a part holds, of so many that take so many bytes each."""
+    limit = max(1, min(MAX_PART_ROWS, PART_BYTES // patch_bytes))
+    wanted = num_patches // PARTS_WANTED // MIN_PART_ROWS * MIN_PART_ROWS
+    rows = min(limit, max(MIN_PART_ROWS, wanted))
+    needed = num_patches // MOST_PARTS // MIN_PART_ROWS * MIN_PART_ROWS
+    return max(rows, min(MOST_GROWTH * limit, needed))
+
+
 def split_parts(chosen: pa.Table, *, num_bands: int, config: DatasetConfig) -> list[Part]:
     """Cut the chosen candidates, sorted by ``patch_id``, into parts of a bounded size."""
-    patch_bytes = num_bands * config.patch_size**2
-    limit = max(1, min(MAX_PART_ROWS, PART_BYTES // patch_bytes))
-    wanted = chosen.num_rows // PARTS_WANTED // MIN_PART_ROWS * MIN_PART_ROWS
-    rows = min(limit, max(MIN_PART_ROWS, wanted))
+    rows = rows_of_part(chosen.num_rows, num_bands * config.patch_size**2)
     return [
         Part(index, chosen.slice(start, rows).combine_chunks())
         for index, start in enumerate(range(0, chosen.num_rows, rows))

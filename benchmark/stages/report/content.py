@@ -32,7 +32,7 @@ from benchmark.stages.report.figures import (
 from benchmark.stages.report.finetuning import comparisons, finetune_pictures, finetune_times
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
-from benchmark.stages.report.usage import usage_sentences, usage_tables
+from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
 
 
 def collect(results: Results) -> ReportData:
@@ -48,6 +48,7 @@ def collect(results: Results) -> ReportData:
         for row in results.comparison.itertuples()
     )
     tables = [times(results) for times in (stage_times, embed_times, tune_times, finetune_times)]
+    saved = load_saved_usage(results.context)
     present = set(results.num_test_patches().nonzero()[0].tolist())
     return ReportData(
         title=experiment.report.title or f"Benchmark: {experiment.name}",
@@ -73,8 +74,8 @@ def collect(results: Results) -> ReportData:
         class_counts=(class_counts(results),),
         backbones=(backbone_table(results),),
         timings=tuple(table for table in tables if table.rows),
-        usage=usage_tables(results.context),
-        usage_notes=usage_sentences(results.context),
+        usage=usage_tables(saved),
+        usage_notes=usage_sentences(saved),
         repairs=repairs(results),
         problems=problems(results),
         provenance=origins(results),

@@ -10,9 +10,13 @@ OWN_STAGE = "report"
 """Its own time is not known while the page is written."""
 
 
-def usage_sentences(context: Context) -> tuple[str, ...]:
+def load_saved_usage(context: Context) -> SavedUsage:
+    """Return what is known of the stages of earlier runs and of this one."""
+    return load_usage(context.store, context.experiment.name, without=[OWN_STAGE])
+
+
+def usage_sentences(saved: SavedUsage) -> tuple[str, ...]:
     """Return which stage limits, and what is to be known of the table; none without usages."""
-    saved = _load(context)
     if not saved.usages:
         return ()
     origin = "Of the last run, without the page itself."
@@ -24,7 +28,7 @@ def usage_sentences(context: Context) -> tuple[str, ...]:
     return (*usage_notes(saved.usages), origin)
 
 
-def usage_tables(context: Context) -> tuple[Table, ...]:
+def usage_tables(saved: SavedUsage) -> tuple[Table, ...]:
     """Return one row for each stage; no table without usages."""
     rows = tuple(
         (
@@ -38,7 +42,7 @@ def usage_tables(context: Context) -> tuple[Table, ...]:
             row.unit,
             row.items_per_s,
         )
-        for row in summarise(_load(context).usages)
+        for row in summarise(saved.usages)
     )
     if not rows:
         return ()
@@ -62,7 +66,3 @@ def usage_tables(context: Context) -> tuple[Table, ...]:
             "at work.",
         ),
     )
-
-
-def _load(context: Context) -> SavedUsage:
-    return load_usage(context.store, context.experiment.name, without=[OWN_STAGE])

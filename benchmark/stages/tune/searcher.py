@@ -6,7 +6,6 @@ trial. Test labels are never read.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -26,8 +25,6 @@ from benchmark.searching import CellSearch, CellSearcher, run_searches
 from benchmark.stages.tune.job import Job
 from benchmark.stages.tune.shelf import Shelf
 from benchmark.stages.tune.workers import HeadTrial
-
-logger = logging.getLogger("benchmark")
 
 MAX_FAILURES = 3
 """How often a trial whose process died is started again: machines may vanish."""
@@ -84,7 +81,6 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
         ray.kill(shelf)
         progress.close()
         context.usages.append(searcher.usage("tune"))
-    logger.info("tune: trial slots were busy %.0f %% of the time", 100 * searcher.busy_share)
     return searcher.busy_share
 
 

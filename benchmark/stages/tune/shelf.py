@@ -6,7 +6,6 @@ Its module does not import Ray Tune, so that it starts while the trials' process
 from __future__ import annotations
 
 import threading
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import ray
 
 from benchmark.fitting import Rows, State
 from benchmark.incidents import Toll
+from benchmark.lean import torch_kept_away
 from benchmark.stages.tune.job import Job
 from benchmark.store import Artefact
 from benchmark.tables import vectors_array
@@ -29,8 +29,8 @@ class Shelf:
 
     def __init__(self, jobs: list[Job]) -> None:
         self._jobs = jobs
-        # skops imports torch, which takes seconds: once, here, while the first trials run.
-        threading.Thread(target=import_module, args=("skops.io",), daemon=True).start()
+        # It takes seconds: once, here, while the first trials run.
+        threading.Thread(target=_load_skops, daemon=True).start()
         self._toll = Toll()
         self._rows: dict[str, Any] = {}
         self._states: dict[tuple[int, int], State] = {}
@@ -58,13 +58,18 @@ class Shelf:
 
         Returns: the toll of what was read and written here since the last head.
         """
-        import skops.io
-
-        self._jobs[number].predictions.write_bytes("head.skops", skops.io.dumps(model))
+        head = _load_skops().dumps(model)
+        self._jobs[number].predictions.write_bytes("head.skops", head)
         for key in [key for key in self._states if key[0] == number]:
             del self._states[key]
         spent, self._toll = self._toll.to_json(), Toll()
         return spent
+
+
+def _load_skops() -> Any:
+    with torch_kept_away():
+        import skops.io
+    return skops.io
 
 
 def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:
