@@ -56,7 +56,8 @@ StoreOption = Annotated[
     str | None, typer.Option(metavar="URI", help="Where artefacts go: a folder or s3://...")
 ]
 AddressOption = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster; without it, this machine.")
+    str | None,
+    typer.Option("--address", metavar="ADDRESS", help="A Ray cluster; without it, this machine."),
 ]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show the grid and what is complete; compute nothing.")
@@ -321,7 +322,10 @@ def export(
     backbone: Annotated[str, typer.Option(metavar="NAME", help="One of the experiment's.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
     method: Annotated[
-        str, typer.Option(metavar="METHOD", help="finetune, or a head on frozen embeddings.")
+        str,
+        typer.Option(
+            "--method", metavar="METHOD", help="finetune, or a head on frozen embeddings."
+        ),
     ] = "finetune",
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="One of the experiment's; the first.")

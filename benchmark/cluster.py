@@ -50,6 +50,11 @@ class Resources(NamedTuple):
     """Every machine; empty where they are not known."""
 
 
+def count_of(number: float, unit: str) -> str:
+    """Return a number with its unit, e.g. ``1 GPU`` or ``2 GPUs``."""
+    return f"{number:g} {unit}{'' if number == 1 else 's'}"
+
+
 @dataclass
 class Cluster:
     """A connection to Ray, made on first use, so that a run with nothing to do starts nothing.

@@ -278,11 +278,7 @@ class Embedder:
         plan = self.plan
         count = len(pixels)
         with torch.inference_mode():
-            # The batch is a view of shared memory that must not be written; a copy of it is
-            # what goes to the device.
-            batch = torch.from_numpy(np.array(pixels))
-            if plan.device != "cpu":
-                batch = batch.pin_memory().to(plan.device, non_blocking=True)
+            batch = _to_device(pixels, plan.device)
             x = self._network.preprocess(batch)
             stats.add(x)
             if plan.is_compiled and count < plan.batch_size:
@@ -292,6 +288,16 @@ class Embedder:
             with torch.autocast(plan.device, dtype=self._dtype, enabled=self._dtype is not None):
                 embeddings = self._model(x)
             return embeddings[:count].float()
+
+
+def _to_device(pixels: NDArray[np.uint8], device: str) -> torch.Tensor:
+    """Return a copy on the device of a view of shared memory, which must not be written."""
+    if device == "cpu":
+        return torch.from_numpy(np.array(pixels))
+    # Copied once, into pages that the device reads while this process goes on.
+    pinned = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+    np.copyto(pinned.numpy(), pixels)
+    return pinned.to(device, non_blocking=True)
 
 
 def _layout(plan: DevicePlan) -> torch.memory_format:

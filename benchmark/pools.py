@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmark.cluster import Node, Resources
+from benchmark.cluster import Node, Resources, count_of
 from benchmark.errors import UsageError
 
 ACTOR_BYTES = 1_200_000_000
@@ -65,12 +65,14 @@ def plan_pool(
     count = num_actors or min(cpus, fits)
     if count > 8 * cpus:
         raise UsageError(
-            f"[embed] num_actors = {count}: the cluster has {cpus} CPUs; "
+            f"[embed] num_actors = {count}: the cluster has {count_of(cpus, 'CPU')}; "
             f'ask for at most {8 * cpus}, or write "auto"'
         )
     share = 0.0 if cpus == 1 else _floor((cpus - 1) / count)
     # One thread, however many actors: another number adds up in another order.
-    reason = f"{cpus} CPUs, no GPU: actors of one thread, a CPU left for reading and writing"
+    reason = (
+        f"{count_of(cpus, 'CPU')}, no GPU: actors of one thread, a CPU left for reading and writing"
+    )
     return Pool(count, min(1.0, share), 0.0, 1, reason)
 
 
@@ -86,7 +88,7 @@ def _plan_on_gpus(resources: Resources, *, num_actors: int | None, num_gpus: flo
     count = num_actors or most
     if count > most:
         raise UsageError(
-            f"[embed] num_actors = {count}: the cluster has {gpus} GPUs, "
+            f"[embed] num_actors = {count}: the cluster has {count_of(gpus, 'GPU')}, "
             f"{'one' if num_gpus == 1 else f'{num_gpus:g}'} for each actor"
         )
     # An actor sits beside its GPU, on a machine that may have few CPUs.
@@ -97,7 +99,7 @@ def _plan_on_gpus(resources: Resources, *, num_actors: int | None, num_gpus: flo
     share = _floor(min(1.0, beside, spare))
     of = "each" if num_gpus == 1 else f"on {num_gpus:g} of one"
     threads = max(1, (cpus - 1) // count)
-    return Pool(count, share, num_gpus, threads, f"{gpus} GPUs: an actor {of}")
+    return Pool(count, share, num_gpus, threads, f"{count_of(gpus, 'GPU')}: an actor {of}")
 
 
 def _slots(node: Node, num_gpus: float) -> int:

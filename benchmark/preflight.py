@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from benchmark.cluster import Resources
+from benchmark.cluster import Resources, count_of
 from benchmark.config import Experiment
 from benchmark.errors import UsageError
-from benchmark.pools import plan_pool
+from benchmark.pools import SMALL_PARAMETERS, SMALL_SHARE, plan_pool
 from benchmark.teams import plan_team
 
 NUM_NAMED = 3
@@ -124,15 +124,22 @@ def _check_resources(
             there is no autoscaler.
         experiment: what asks for them.
     """
-    text = f"{now['CPU']:g} CPUs, {now['GPU']:g} GPUs"
+    text = f"{count_of(now['CPU'], 'CPU')}, {count_of(now['GPU'], 'GPU')}"
     if growth:
         text += f"; with what the autoscaler may start {growth['CPU']:g} and {growth['GPU']:g}"
-    lack = _lack(now, experiment)
+    asked = experiment.embed.num_gpus
+    least = SMALL_SHARE if asked == "auto" else asked
+    lack = _lack(now, experiment, least)
     if not lack:
         yield Finding("ok", text)
+        if asked == "auto" and (lack := _lack(now, experiment, 1.0)):
+            yield Finding(
+                "warning",
+                f"{lack}; only networks of fewer than {SMALL_PARAMETERS:,} parameters share one",
+            )
     elif growth is None:
         yield Finding("error", lack)
-    elif growth and (lack_then := _lack(growth, experiment)):
+    elif growth and (lack_then := _lack(growth, experiment, least)):
         yield Finding("error", f"{lack_then} with all that its autoscaler may start")
     else:
         yield Finding(
@@ -142,8 +149,14 @@ def _check_resources(
         )
 
 
-def _lack(resources: Mapping[str, float], experiment: Experiment) -> str:
-    """Return why an experiment cannot have what it asks for, or nothing."""
+def _lack(resources: Mapping[str, float], experiment: Experiment, num_gpus: float) -> str:
+    """Return why an experiment cannot have what it asks for, or nothing.
+
+    Args:
+        resources: of the cluster.
+        experiment: what asks.
+        num_gpus: that an embedding actor books.
+    """
     found = Resources(
         num_cpus=resources["CPU"],
         num_gpus=resources["GPU"],
@@ -153,7 +166,7 @@ def _lack(resources: Mapping[str, float], experiment: Experiment) -> str:
     actors = experiment.embed.num_actors
     training = experiment.finetune
     try:
-        plan_pool(found, num_actors=None if actors == "auto" else actors)
+        plan_pool(found, num_actors=None if actors == "auto" else actors, num_gpus=num_gpus)
         if training is not None:
             workers = None if training.num_workers == "auto" else training.num_workers
             plan_team(found, num_workers=workers, num_trials=1)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmark.cluster import Node, Resources
+from benchmark.cluster import Node, Resources, count_of
 from benchmark.errors import UsageError
 
 FEEDING_CPUS = 0.5
@@ -50,11 +50,11 @@ def plan_team(resources: Resources, *, num_workers: int | None, num_trials: int)
     if cpus < 1:
         raise UsageError("the Ray cluster has no CPU: add a node with CPUs")
     on_gpu = gpus > 0
-    units, unit = (gpus, "GPUs") if on_gpu else (cpus, "CPUs")
+    units, unit = (gpus, "GPU") if on_gpu else (cpus, "CPU")
     if num_workers is not None and num_workers > units:
         raise UsageError(
-            f"[finetune] num_workers = {num_workers}: the cluster has {units} {unit}, at least "
-            'one for each worker; ask for fewer, or write "auto"'
+            f"[finetune] num_workers = {num_workers}: the cluster has {count_of(units, unit)}, "
+            'at least one for each worker; ask for fewer, or write "auto"'
         )
     count = num_workers or (max(1, gpus // num_trials) if on_gpu else 1)
     slots = max(1, min(num_trials, units // count))
@@ -69,8 +69,8 @@ def plan_team(resources: Resources, *, num_workers: int | None, num_trials: int)
         # GPUs on machines of hardly a core.
         share = _floor(min(share, _least_beside_gpu(resources.nodes)))
     reason = (
-        f"{units} {unit} for {num_trials} trainings: {slots} side by side, of {count} "
-        f"{'worker' if count == 1 else 'workers'}, {threads} threads each"
+        f"{count_of(units, unit)} for {count_of(num_trials, 'training')}: {slots} side by side, of "
+        f"{count_of(count, 'worker')}, {count_of(threads, 'thread')} each"
     )
     return Team(count, share, 1.0 if on_gpu else 0.0, threads, slots, reason)
 

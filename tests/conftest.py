@@ -60,6 +60,7 @@ LONGEST = (
     "test_running",
     "test_store_s3",
     "test_security_secrets",
+    "test_gpus",
     "test_api",
     "test_report",
     "test_learning",

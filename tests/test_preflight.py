@@ -107,7 +107,13 @@ def test_a_cluster_that_cannot_be_asked_says_what_is_known_of_its_head() -> None
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"embed": {"num_actors": 3}}, "[embed] num_actors = 3: the cluster has 2 GPUs"),
+        ({"embed": {"num_actors": 5}}, "[embed] num_actors = 5: the cluster has 2 GPUs"),
+        (
+            {"embed": {"num_actors": 3, "num_gpus": 1.0}},
+            "[embed] num_actors = 3: the cluster has 2 GPUs",
+        ),
+        ({"embed": {"num_actors": 8, "num_gpus": 0.25}}, None),
+        ({"embed": {"num_gpus": 4.0}}, "[embed] num_gpus = 4: no node of the cluster has so many"),
         ({"finetune": {"num_workers": 3}}, "[finetune] num_workers = 3: the cluster has 2 GPUs"),
         ({"embed": {"num_actors": 2}, "finetune": {"num_workers": 2}}, None),
     ],
@@ -117,13 +123,20 @@ def test_more_gpus_than_there_are_are_refused(tables: dict[str, Any], message: s
     assert [text[: len(message or "")] for text in found] == ([message] if message else [])
 
 
+def test_actors_that_only_small_networks_share_gpus_for_are_a_warning() -> None:
+    (warned,) = find(make_answer(), "warning", embed={"num_actors": 3})
+    assert warned.startswith("[embed] num_actors = 3: the cluster has 2 GPUs, one for each actor")
+    assert "only networks of fewer than 30,000,000 parameters share one" in warned
+    assert find(make_answer(), "warning", embed={"num_actors": 3, "num_gpus": 0.5}) == []
+
+
 def grown(**changes: float) -> dict[str, float]:
     return {"CPU": 84.0, "GPU": 4.0, "memory": 0.0, "node_cpus": 16.0, **changes}
 
 
 def test_what_an_autoscaler_may_start_counts() -> None:
-    asked = {"embed": {"num_actors": 3}}
-    text = "[embed] num_actors = 3: the cluster has 2 GPUs"
+    asked = {"embed": {"num_actors": 5}}
+    text = "[embed] num_actors = 5: the cluster has 2 GPUs"
     (refused,) = find(make_answer(growth=None), "error", **asked)
     assert refused.startswith(text)
     for growth in (grown(), {}):

@@ -92,6 +92,21 @@ def test_a_backbone_that_kills_its_process_fails_alone(opened, monkeypatch):
     assert [item["count"] for item in survivor if item["kind"] == "pipeline_repeated"] == [1]
 
 
+def test_a_pipeline_that_ray_refuses_fails_with_what_ray_says(opened, monkeypatch):
+    from benchmark.stages.embed import pipeline
+
+    def refuse(self, tasks):
+        raise ValueError("You must provide `batch_size`")
+
+    context = opened(backbones=[toy("refused")])
+    monkeypatch.setattr(pipeline.Run, "_rows", refuse)
+    (item,) = EmbedStage().run(context).cells
+    assert item.status == "failed"
+    assert item.reason == (
+        "the pipeline stopped repeatedly: ValueError: You must provide `batch_size`"
+    )
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_once_is_replaced_and_counted(opened, tmp_path):
     mortal, calm = toy("mortal", partial(build_mortal, str(tmp_path / "died"))), toy("calm")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
 from benchmark import provenance
 from benchmark.cells import Cell
@@ -112,7 +113,7 @@ def _embed(
         run.pool = _plan_pool(context, num_gpus)
         run.stream([number])
     for number in run.unfinished():
-        run.fail(number, "its worker process died repeatedly (out of memory?)")
+        run.fail(number, run.why_broken)
     context.usages.append(run.usage())
 
 
@@ -182,7 +183,7 @@ class Run:
         self._tallies: dict[int, Tally] = {}
         self._accounts: dict[int, Account] = {}
         self._ended: set[int] = set()
-        self._broken = ""
+        self._error: Exception | None = None
         self._began_s = time.time()
         self._busy_s = 0.0
         self._num_patches = 0
@@ -199,6 +200,13 @@ class Run:
             num_items=self._num_patches,
             unit="patches",
         )
+
+    @property
+    def why_broken(self) -> str:
+        """Why the last pipeline stopped before its end."""
+        if self._error is None or isinstance(self._error, RayError):
+            return "its worker process died repeatedly (out of memory?)"
+        return f"the pipeline stopped repeatedly: {one_line(self._error)}"
 
     def unfinished(self) -> list[int]:
         """Return the numbers of the jobs that are neither complete nor failed."""
@@ -231,8 +239,8 @@ class Run:
         except UsageError:
             raise
         except Exception as error:  # Ray raises what the worker raised, of any type
-            self._broken = one_line(error)
-            logger.warning("embed: the pipeline stopped: %s", self._broken)
+            self._error = error
+            logger.warning("embed: the pipeline stopped: %s", one_line(error))
             return
         for number in numbers:
             if number not in self._ended:
@@ -240,7 +248,8 @@ class Run:
 
     def _open_account(self, number: int, num_done: int) -> None:
         if number in self._accounts:
-            self._accounts[number].add("pipeline_repeated", detail=self._broken)
+            detail = "" if self._error is None else one_line(self._error)
+            self._accounts[number].add("pipeline_repeated", detail=detail)
         else:
             job = self._jobs[number]
             self._accounts[number] = Account(job.artefact, self._context.leases)
@@ -263,7 +272,7 @@ class Run:
             dataset = reading.map_batches(
                 EmbedActor,
                 fn_constructor_args=(list(self._jobs),),
-                batch_size=None,
+                batch_size=1,  # a part is one row
                 batch_format="pyarrow",
                 compute=strategy,
                 num_cpus=pool.num_cpus,

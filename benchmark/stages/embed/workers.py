@@ -58,23 +58,41 @@ class Task:
 
 
 class ReadPart:
-    """Reads one part of ``patches`` into one block (a Ray Data read task)."""
+    """Reads one part of ``patches`` into one block of one row (a Ray Data read task).
+
+    Ray Data cuts what goes to GPUs into batches of so many rows, and may merge blocks for them. A
+    part is one row, so that it stays whole and alone.
+    """
 
     def __init__(self, patches: Artefact) -> None:
         self._patches = patches
 
     def __call__(self, task: Task) -> pa.Table:
-        """Return the ids and images of a part, each row with the task that it belongs to."""
+        """Return the task, and lists of the ids and images of its part."""
         toll = Toll()
         table = self._patches.read_table(names=[task.part], columns=["patch_id", "image"])
         metadata = {"job": str(task.job), "part": task.part, "toll": toll.to_json()}
-        return table.append_column(
-            "task", pa.array([json.dumps(metadata)] * table.num_rows, pa.string())
+        return pa.table(
+            {
+                "task": [json.dumps(metadata)],
+                "patch_id": _as_one(table["patch_id"]),
+                "image": _as_one(table["image"]),
+            }
         )
 
 
+def _as_one(column: pa.ChunkedArray) -> pa.ListArray:
+    """Return a column as the only row of a list."""
+    return pa.ListArray.from_arrays([0, len(column)], column.combine_chunks())
+
+
+def _from_one(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column that is the only row of a list; nothing is copied."""
+    return pa.chunked_array([column.chunk(0).flatten()])
+
+
 class EmbedActor:
-    """Holds one backbone at a time and embeds blocks (a Ray Data actor)."""
+    """Holds one backbone at a time and embeds parts (a Ray Data actor)."""
 
     def __init__(self, jobs: list[Job]) -> None:
         self._jobs = jobs
@@ -86,14 +104,14 @@ class EmbedActor:
         self._restarts = {"process_restarted": 1} if is_restarted() else {}
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Return the embeddings of a block and what is to be known of them, as one row."""
+        """Return the embeddings of the part that a block holds, and what is to be known of them."""
         task = json.loads(block["task"][0].as_py())
         number = int(task["job"])
         toll = Toll()
         row: dict[str, Any] = {
             "job": number,
             "part": task["part"],
-            "patch_id": block["patch_id"].to_pylist(),
+            "patch_id": _from_one(block["patch_id"]).to_pylist(),
             "reason": self._reasons.get(number, ""),
             "embedding": b"",
             "summary": "{}",
@@ -113,7 +131,7 @@ class EmbedActor:
         return pa.table({key: [value] for key, value in row.items()})
 
     def _embed(self, number: int, block: pa.Table, row: dict[str, Any]) -> dict[str, Any]:
-        pixels = images_array(block["image"], self._jobs[number].shape)
+        pixels = images_array(_from_one(block["image"]), self._jobs[number].shape)
         embedder = self._hold(number, pixels)
         began = time.perf_counter()
         embeddings, stats = embedder(pixels)

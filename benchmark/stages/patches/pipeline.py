@@ -34,7 +34,7 @@ PART_BYTES = 16 * 2**20
 MIN_PART_ROWS, MAX_PART_ROWS = 64, 256
 PARTS_WANTED = 32
 """Enough parts to keep many actors busy on a small data set; larger ones have larger parts."""
-MOST_PARTS, MOST_GROWTH = 8192, 4
+MOST_PARTS, MOST_GROWTH = 1024, 4
 """One driver hands all parts out: of millions of patches they are up to so many times as large."""
 
 

@@ -1,0 +1,296 @@
+"""What a GPU gets out of the device path and of the stages: python -m perf.gpu
+
+Takes about 4 minutes on one GPU. BEiT-base and ConvNeXt-base have weights drawn at random and
+patches are random numbers of 4 x 128 x 128: only speed is meant. ``device`` and ``training`` need
+no Ray: the path alone, against a bare loop over pixels that already lie on the device. ``stage``
+is the stage on Ray, which reads Parquet and writes Parquet, against the same bare loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+BANDS = ("red", "green", "blue", "nir")
+PART = 256
+BATCH = 128
+CLASSES = 5
+
+
+def write_checkpoint(folder: Path, kind: str) -> str:
+    """Write a network of base size as transformers saves it; return the name of its backbone."""
+    import transformers
+
+    torch.manual_seed(0)
+    path = folder / kind
+    if not path.exists():
+        if kind == "beit":
+            config: Any = transformers.BeitConfig(use_mean_pooling=True)
+            processor: Any = transformers.BeitImageProcessor(
+                size={"height": 224, "width": 224}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+            )
+            model: Any = transformers.BeitModel(config)
+        else:
+            config = transformers.ConvNextConfig(
+                depths=[3, 3, 27, 3], hidden_sizes=[128, 256, 512, 1024]
+            )
+            processor = transformers.ConvNextImageProcessor(size={"shortest_edge": 224})
+            model = transformers.ConvNextModel(config)
+        model.save_pretrained(path)
+        processor.save_pretrained(path)
+    return f"hf:{path}"
+
+
+def find(name: str, folder: Path) -> Any:
+    """Return a backbone by its short name here."""
+    from benchmark.catalog.backbones import find_backbone
+
+    return find_backbone(write_checkpoint(folder, name) if name in ("beit", "convnext") else name)
+
+
+def noise(count: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, len(BANDS), 128, 128), dtype=np.uint8)
+
+
+def rate(run: Callable[[], int], seconds: float, device: str) -> float:
+    """Return items/s of a function that returns how many it did, after two calls that warm up."""
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    run(), run()
+    wait()
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        count += run()
+        wait()
+    return count / (time.perf_counter() - began)
+
+
+def bare_loop(backbone: Any, plan: Any, seconds: float) -> float:
+    """Return patches/s of the same network over pixels on the device, a part at a time."""
+    from benchmark.network import Network
+
+    network = Network(backbone, BANDS).eval()
+    network = network.to(plan.device, memory_format=torch.channels_last)
+    model = torch.compile(network.backbone, dynamic=False) if plan.is_compiled else network.backbone
+    pixels = torch.from_numpy(noise(PART)).to(plan.device)
+    dtype = torch.bfloat16 if plan.precision == "bfloat16" else None
+
+    def run() -> int:
+        with torch.inference_mode(), torch.autocast(plan.device, dtype, dtype is not None):
+            for at in range(0, PART, BATCH):
+                with torch.autocast(plan.device, enabled=False):
+                    x = network.preprocess(pixels[at : at + BATCH])
+                model(x.contiguous(memory_format=torch.channels_last))
+        return PART
+
+    return rate(run, seconds, plan.device)
+
+
+def modes(device: str, compiles: bool) -> Iterator[Any]:
+    from benchmark.devices import plan_device
+
+    yield plan_device(device=device, precision="float32", batch_size=BATCH)
+    yield plan_device(device=device, precision="bfloat16", batch_size=BATCH)
+    if compiles:
+        yield plan_device(device=device, precision="bfloat16", is_compiled=True, batch_size=BATCH)
+
+
+def measure_device(
+    names: list[str], folder: Path, device: str, seconds: float, compiles: bool
+) -> None:
+    from benchmark.calibration import Calibration, Memory, cosine_distance
+    from benchmark.devices import Asked, plan_device
+    from benchmark.network import Embedder
+
+    parts = [noise(PART) for _ in range(4)]
+    for name in names:
+        backbone = find(name, folder)
+        reference = None
+        for plan in modes(device, compiles):
+            embedder = Embedder(backbone, BANDS, plan)
+            embedder.warm_up(parts[0])
+            bare = bare_loop(backbone, plan, seconds)
+
+            def run(embedder: Any = embedder) -> int:
+                return sum(len(embedder(part)[0]) for part in parts)
+
+            mine = rate(run, seconds, device)
+            embeddings, _ = embedder(parts[0])
+            reference = embeddings if reference is None else reference
+            print(
+                f"{name} {plan.precision}{' compiled' if plan.is_compiled else ''}: device path "
+                f"{mine:.0f}, bare loop {bare:.0f} patches/s, ratio {mine / bare:.2f}; cosine "
+                f"distance from float32 {cosine_distance(embeddings, reference):.1e}",
+                flush=True,
+            )
+        if not compiles:
+            continue
+        began = time.perf_counter()
+        chosen = Calibration(
+            Embedder(backbone, BANDS, plan_device(device=device)), parts[0], Memory(None)
+        ).plan(Asked(), 1_000_000, num_in_all=1_000_000, may_compile=True)
+        print(
+            f"{name}: calibration for a million patches took {time.perf_counter() - began:.1f} s: "
+            f"{chosen.precision}, compiled {chosen.is_compiled}, channels-last "
+            f"{chosen.channels_last}, batches of {chosen.batch_size}: {chosen.reason}",
+            flush=True,
+        )
+
+
+def bare_training(backbone: Any, config: Any, device: str, seconds: float) -> float:
+    """Return patches/s of a plain training loop without augmentation, pixels on the device."""
+    import torch.nn.functional as F
+
+    from benchmark.classifier import build_classifier
+    from benchmark.network import Preprocessing
+    from benchmark.training import choose_precision
+
+    preprocess = Preprocessing(backbone, BANDS).to(device)
+    model = build_classifier(backbone, preprocess.num_bands, CLASSES)
+    model = model.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device != "cpu")
+    size = config.batch_size
+    pixels = torch.from_numpy(noise(size)).to(device)
+    labels = torch.arange(size, device=device) % CLASSES
+    has_it = choose_precision("auto", torch.device(device)) == "bfloat16"
+
+    def run() -> int:
+        x = preprocess(pixels).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16 if has_it else None, has_it):
+            logits = model(x)
+        F.cross_entropy(logits.float(), labels, label_smoothing=0.1).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return size
+
+    return rate(run, seconds, device)
+
+
+def measure_training(names: list[str], folder: Path, device: str, seconds: float) -> None:
+    from benchmark.config import FinetuneConfig
+    from benchmark.feeds import MemoryFeed, Samples
+    from benchmark.training import Ranks, Training
+
+    steps, place = 64, torch.device(device)
+    for name in names:
+        backbone = find(name, folder)
+        for batch_size in (32, 128):
+            config = FinetuneConfig(batch_size=batch_size)
+            samples = Samples(
+                np.arange(4 * batch_size).astype(np.str_),
+                torch.from_numpy(noise(4 * batch_size)).to(place),
+                torch.arange(4 * batch_size, device=place) % CLASSES,
+            )
+            feed = MemoryFeed(samples, batch_size=batch_size, seed=0)
+            training = Training(
+                backbone,
+                BANDS,
+                [1] * CLASSES,
+                config,
+                seed=0,
+                num_steps=steps,
+                ranks=Ranks(device=place),
+            )
+            training.begin_epoch(0)
+
+            def run(feed: Any = feed, training: Any = training) -> int:
+                for step, batch in enumerate(feed.batches(0)):
+                    training.step(batch, 0, step + 1)
+                return len(feed._samples.ids)
+
+            mine = rate(run, seconds, device)
+            peak = torch.cuda.max_memory_allocated() / 2**30 if device != "cpu" else 0.0
+            bare = bare_training(backbone, config, device, seconds)
+            print(
+                f"{name} training, batches of {batch_size}, {training.precision}: ours with flips "
+                f"and colours {mine:.0f}, bare loop without {bare:.0f} patches/s, ratio "
+                f"{mine / bare:.2f}; peak {peak:.1f} GiB",
+                flush=True,
+            )
+            del training
+            if device != "cpu":
+                torch.cuda.empty_cache()
+
+
+def measure_stage(names: list[str], folder: Path, device: str, count: int, seconds: float) -> None:
+    from benchmark.devices import plan_device
+    from benchmark.stages.embed import EmbedStage
+    from benchmark.stages.patches import PatchesStage
+    from perf.toys import open_noise
+
+    shares: tuple[Any, ...] = ("auto",) if device == "cpu" else (1.0, 0.5, 0.25)
+    with tempfile.TemporaryDirectory() as store:
+        context = open_noise(
+            store,
+            count,
+            backbones=["random"],
+            heads=["majority"],
+            dataset={"name": "synthetic", "root": "noise"},
+            embed={"compile": False, "batch_size": BATCH},
+        )
+        with context.cluster:
+            PatchesStage().run(context)
+            for name in names:
+                backbone = find(name, folder)
+                plan = plan_device(device=device, batch_size=BATCH)
+                bare = bare_loop(backbone, plan, seconds)
+                for share in shares:
+                    embed = context.experiment.embed.model_copy(update={"num_gpus": share})
+                    context.experiment = context.experiment.model_copy(update={"embed": embed})
+                    context.backbones = (backbone,)
+                    (cell,) = EmbedStage().run(context).cells
+                    assert cell.status == "complete", cell.reason
+                    artefact = context.embeddings(backbone)
+                    manifest = artefact.manifest()
+                    spent = manifest["seconds"]["this_run"]
+                    mine = manifest["num_patches"] / spent
+                    print(
+                        f"{name} stage, {plan.precision}, num_gpus {share}: "
+                        f"{manifest['num_patches']:,} patches in {spent:.1f} s by "
+                        f"{manifest['pool']['num_actors']} actors, {mine:.0f} patches/s, bare loop "
+                        f"{bare:.0f}, ratio {mine / bare:.2f}; {manifest['seconds']}",
+                        flush=True,
+                    )
+                    shutil.rmtree(artefact.path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", default=["device", "training", "stage"])
+    parser.add_argument("--names", nargs="+", default=["beit", "convnext", "random"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--count", type=int, default=30_000, help="patches of the stage")
+    parser.add_argument(
+        "--compiled", action="store_true", help="compiled modes and calibration too: a minute each"
+    )
+    parser.add_argument("--folder", default="", help="where checkpoints are kept")
+    options = parser.parse_args()
+    kind = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
+    print(f"{kind}, torch {torch.__version__}", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.folder or temporary)
+        common = (options.names, folder, options.device)
+        if "device" in options.parts:
+            measure_device(*common, options.seconds, options.compiled)
+        if "training" in options.parts:
+            measure_training(*common, options.seconds)
+        if "stage" in options.parts:
+            measure_stage(*common, options.count, options.seconds)
+
+
+if __name__ == "__main__":
+    main()

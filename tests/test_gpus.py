@@ -1,0 +1,56 @@
+"""A run on a Ray that books GPUs. None is here: what holds one finds no CUDA, and computes on CPUs.
+
+So what Ray makes of a booked GPU is tested, and nothing of the GPU itself.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import benchmark as bm
+from benchmark import api
+from tests.machines import LAZY, start_machines
+from tests.scenes import SMALLEST
+
+SMALL = "[backbone.random]\nimage_size = 32\n"
+FINETUNE = '[finetune]\nbackbones = ["random"]\nnum_epochs = 1\nbatch_size = 32\n'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU computes other last bits")
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_actors_that_share_a_gpu_embed_what_actors_without_one_do(
+    ray_session: None, scenes: Path, tmp_path: Path
+) -> None:
+    toml = tmp_path / "booked.toml"
+    settings = SMALLEST.replace('["mean_color"]', '["random", "mean_color"]') + SMALL
+    toml.write_text(settings.format(root=scenes))
+    frozen = bm.load(toml)
+    for stage in ("patches", "embed"):
+        result, _ = api.run_stage(stage, frozen, store=str(tmp_path / "without"))
+        assert {cell.status for cell in result.cells} == {"complete"}
+    toml.write_text(settings.format(root=scenes) + FINETUNE)
+
+    env = {**os.environ, **LAZY, "RAY_AUTH_MODE": "disabled"}
+    size = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": 200_000_000}
+    command = [sys.executable, "-m", "benchmark", "run", toml, "--store", tmp_path / "with"]
+    with start_machines(env, **size) as machines:
+        done = subprocess.run(
+            [*command, "--address", machines.address], capture_output=True, text=True, env=env
+        )
+    assert done.returncode == 0, done.stderr
+    assert "finetune: 1 GPU for 1 training" in done.stderr
+    tables = []
+    for store in ("without", "with"):
+        with api.open_context(frozen, store=str(tmp_path / store)) as context:
+            embeddings = [context.embeddings(backbone) for backbone in context.backbones]
+            tables.append([item.read_table().replace_schema_metadata() for item in embeddings])
+            pools = [item.manifest()["pool"] for item in embeddings]
+    assert pools == [{"num_actors": 2, "reason": "1 GPU: an actor on 0.5 of one"}] * 2
+    assert tables[0] == tables[1]
