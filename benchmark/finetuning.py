@@ -73,13 +73,15 @@ class Job:
     num_threads: int
     """Of torch, where there is no GPU."""
     num_workers: int
+    uses_gpus: bool = False
+    """Whether its workers have booked GPUs; a process sees those of others, too."""
     keep_bytes: int = 2**30
     """How much of val stays in memory between epochs."""
 
     @property
     def num_devices(self) -> int:
-        """Cores, or GPUs where there are some: what a second of wall time counts for."""
-        on_gpu = torch.cuda.is_available()
+        """Cores, or GPUs where it has some: what a second of wall time counts for."""
+        on_gpu = self.uses_gpus and torch.cuda.is_available()
         return self.num_workers * (1 if on_gpu else self.num_threads)
 
 

@@ -9,12 +9,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
 import benchmark as bm
 from benchmark import api
+from benchmark.devices import Asked
+from benchmark.errors import CellError
+from benchmark.stages.embed import workers as embed_workers
+from benchmark.stages.embed.pipeline import NO_CUDA
 from tests.machines import LAZY, start_machines
 from tests.scenes import SMALLEST
 
@@ -46,6 +53,7 @@ def test_actors_that_share_a_gpu_embed_what_actors_without_one_do(
         )
     assert done.returncode == 0, done.stderr
     assert "finetune: 1 GPU for 1 training" in done.stderr
+    assert f"embed: random: {NO_CUDA}" in done.stderr
     tables = []
     for store in ("without", "with"):
         with api.open_context(frozen, store=str(tmp_path / store)) as context:
@@ -54,3 +62,26 @@ def test_actors_that_share_a_gpu_embed_what_actors_without_one_do(
             pools = [item.manifest()["pool"] for item in embeddings]
     assert pools == [{"num_actors": 2, "reason": "1 GPU: an actor on 0.5 of one"}] * 2
     assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("uses_gpu", [False, True])
+def test_a_process_that_has_booked_no_gpu_uses_none_that_it_sees(
+    monkeypatch: pytest.MonkeyPatch, uses_gpu: bool
+) -> None:
+    from benchmark.stages.finetune import workers
+
+    asked: list[str | None] = []
+
+    def plan(**options: Any) -> None:
+        asked.append(options["device"])
+        raise CellError("asked")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(embed_workers, "plan_device", plan)
+    job = SimpleNamespace(uses_gpu=uses_gpu, uses_gpus=uses_gpu, asked=Asked(), num_threads=1)
+    with pytest.raises(CellError, match="asked"):
+        embed_workers._start(cast(Any, job), np.zeros((1, 3, 8, 8), np.uint8))
+    # None: a GPU where there is one.
+    assert asked == [None if uses_gpu else "cpu"]
+    if not uses_gpu:
+        assert workers._device(cast(Any, job)) == torch.device("cpu")

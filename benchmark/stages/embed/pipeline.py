@@ -50,6 +50,8 @@ RESTARTS: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
 """Ray's default is to retry for ever a batch that kills its process."""
 
 
+NO_CUDA = "a GPU was booked, and torch found none: check its build and the driver"
+
 BLOCKS_OF_ACTOR = 3
 """One that is embedded, one that waits, and one that is being read."""
 
@@ -139,6 +141,7 @@ def _jobs(context: Context, pending: Sequence[tuple[Backbone, Cell]], pool: Pool
             num_threads=pool.num_threads,
             num_patches=math.ceil(num_patches / pool.num_actors),
             num_in_all=num_patches,
+            uses_gpu=pool.num_gpus > 0,
         )
         for backbone, cell in pending
     ]
@@ -323,10 +326,13 @@ class Run:
         try:
             if tally.wanted:
                 raise CellError(f"{len(tally.wanted)} parts did not arrive")
-            job.artefact.commit(self._manifest(job, tally, self._accounts[number]))
+            manifest = self._manifest(job, tally, self._accounts[number])
+            job.artefact.commit(manifest)
         except BenchmarkError as error:
             self.fail(number, str(error))
             return
+        if job.uses_gpu and manifest["device"]["device"] == "cpu":
+            logger.warning("embed: %s: %s", job.backbone.name, NO_CUDA)
         self._ended.add(number)
         self._progress.done(job.backbone.name)
         for other in self.unfinished():

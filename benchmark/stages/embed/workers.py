@@ -46,6 +46,8 @@ class Job:
     num_patches: int
     """That one actor is expected to embed."""
     num_in_all: int
+    uses_gpu: bool = False
+    """Whether an actor has booked (a share of) a GPU; a process sees those of others, too."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,10 @@ def _start(job: Job, pixels: NDArray[np.uint8]) -> tuple[Embedder, float]:
     from benchmark.network import Embedder
 
     asked = asdict(job.asked)
-    plan = plan_device(**{**asked, "num_threads": asked["num_threads"] or job.num_threads})
+    plan = plan_device(
+        **{**asked, "num_threads": asked["num_threads"] or job.num_threads},
+        device=None if job.uses_gpu else "cpu",
+    )
     state = None if job.backbone.fit is None else read_fitted(job.artefact)
     embedder = Embedder(job.backbone, job.bands, plan, state)
     began = time.perf_counter()

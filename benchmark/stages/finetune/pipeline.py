@@ -225,6 +225,7 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
                 artefact=cell.artefact,
                 num_threads=begun["num_threads"],
                 num_workers=team.num_workers,
+                uses_gpus=team.num_gpus > 0,
             )
         )
     return jobs

@@ -140,7 +140,7 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     job, segment = config["job"], config["segment"]
     logging.getLogger("benchmark").setLevel(logging.INFO)
     place = train.get_context()
-    ranks = Ranks(place.get_world_rank(), place.get_world_size(), _device())
+    ranks = Ranks(place.get_world_rank(), place.get_world_size(), _device(job))
     worker = Worker(job, ranks, _Opener(job, place.get_local_world_size()), _report)
     was_recorded = job.artefact.has(segment_name(segment))
     try:
@@ -162,7 +162,10 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     return outcome._asdict()
 
 
-def _device() -> torch.device:
+def _device(job: Job) -> torch.device:
+    # Ray hides no GPU from a process that has booked none.
+    if not job.uses_gpus:
+        return torch.device("cpu")
     # In a trial's own process Ray Train has set up no device.
     if train.get_context().get_world_size() > 1:
         return torch.device(get_device())
