@@ -206,10 +206,10 @@ def measure_training(names: list[str], folder: Path, device: str, seconds: float
             )
             training.begin_epoch(0)
 
-            def run(feed: Any = feed, training: Any = training) -> int:
+            def run(feed: Any = feed, training: Any = training, size: int = batch_size) -> int:
                 for step, batch in enumerate(feed.batches(0)):
                     training.step(batch, 0, step + 1)
-                return len(feed._samples.ids)
+                return feed.num_steps * size
 
             mine = rate(run, seconds, device)
             peak = torch.cuda.max_memory_allocated() / 2**30 if device != "cpu" else 0.0
