@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from benchmark.cluster import Resources, count_of
+from benchmark.cluster import Node, Resources, count_of
 from benchmark.config import Experiment
 from benchmark.errors import UsageError
 from benchmark.pools import SMALL_PARAMETERS, SMALL_SHARE, plan_pool
@@ -114,12 +114,12 @@ def _compare_packages(
 
 
 def _check_resources(
-    now: Mapping[str, float], growth: Mapping[str, float] | None, experiment: Experiment
+    now: Mapping[str, Any], growth: Mapping[str, float] | None, experiment: Experiment
 ) -> Iterator[Finding]:
     """Compare what an experiment asks for with what is up, and with what may come.
 
     Args:
-        now: the resources that are up.
+        now: the resources that are up, with ``shapes``, the CPUs and GPUs of each node.
         growth: of the largest cluster that an autoscaler may make; empty: not known; None:
             there is no autoscaler.
         experiment: what asks for them.
@@ -149,7 +149,7 @@ def _check_resources(
         )
 
 
-def _lack(resources: Mapping[str, float], experiment: Experiment, num_gpus: float) -> str:
+def _lack(resources: Mapping[str, Any], experiment: Experiment, num_gpus: float) -> str:
     """Return why an experiment cannot have what it asks for, or nothing.
 
     Args:
@@ -162,6 +162,7 @@ def _lack(resources: Mapping[str, float], experiment: Experiment, num_gpus: floa
         num_gpus=resources["GPU"],
         memory=resources["memory"],
         node_cpus=resources["node_cpus"],
+        nodes=tuple(Node(*shape) for shape in resources.get("shapes", ())),
     )
     actors = experiment.embed.num_actors
     training = experiment.finetune

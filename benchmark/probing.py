@@ -100,10 +100,13 @@ def probe(asked: Mapping[str, Any]) -> dict[str, Any]:
             }
         )
     total = ray.cluster_resources()
-    node_cpus = max((float(node["Resources"].get("CPU", 0)) for node in alive), default=0.0)
+    shapes = [[float(node["Resources"].get(name, 0)) for name in ("CPU", "GPU")] for node in alive]
     return {
-        "resources": {name: float(total.get(name, 0)) for name in ("CPU", "GPU", "memory")}
-        | {"node_cpus": node_cpus},
+        "resources": {
+            **{name: float(total.get(name, 0)) for name in ("CPU", "GPU", "memory")},
+            "node_cpus": max((cpus for cpus, _ in shapes), default=0.0),
+            "shapes": shapes,
+        },
         "growth": describe_growth(),
         "num_nodes": len(alive),
         "nodes": nodes,

@@ -41,7 +41,8 @@ def make_node(number: int, **changes: Any) -> dict[str, Any]:
 
 def make_answer(*nodes: dict[str, Any], **changes: Any) -> dict[str, Any]:
     nodes = nodes or (make_node(1), make_node(2))
-    resources = {"CPU": 4.0, "GPU": 2.0, "memory": 1e10, "node_cpus": 2.0}
+    shapes = [[2.0, 1.0], [2.0, 1.0]]
+    resources = {"CPU": 4.0, "GPU": 2.0, "memory": 1e10, "node_cpus": 2.0, "shapes": shapes}
     answer = {"probe": "x", "resources": resources, "num_nodes": len(nodes), "nodes": list(nodes)}
     return {**HERE, **answer, **changes}
 
@@ -113,7 +114,8 @@ def test_a_cluster_that_cannot_be_asked_says_what_is_known_of_its_head() -> None
             "[embed] num_actors = 3: the cluster has 2 GPUs",
         ),
         ({"embed": {"num_actors": 8, "num_gpus": 0.25}}, None),
-        ({"embed": {"num_gpus": 4.0}}, "[embed] num_gpus = 4: no node of the cluster has so many"),
+        # One on each of two nodes.
+        ({"embed": {"num_gpus": 2.0}}, "[embed] num_gpus = 2: no node of the cluster has so many"),
         ({"finetune": {"num_workers": 3}}, "[finetune] num_workers = 3: the cluster has 2 GPUs"),
         ({"embed": {"num_actors": 2}, "finetune": {"num_workers": 2}}, None),
     ],
