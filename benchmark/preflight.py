@@ -70,7 +70,7 @@ def _check_nodes(there: Mapping[str, Any]) -> Iterator[Finding]:
     nodes, total = there["nodes"], there["num_nodes"]
     kinds = " and ".join(dict.fromkeys(f"[{node['kind']}]" for node in nodes))
     asked = "" if total == len(nodes) else f", {len(nodes)} of them asked"
-    yield Finding("ok", f"{total} {'node' if total == 1 else 'nodes'}{asked}: {kinds}")
+    yield Finding("ok", f"{count_of(total, 'node')}{asked}: {kinds}")
     for node in nodes:
         if node["error"]:
             yield Finding("error", f"node {node['node']} cannot be used: {node['error']}")

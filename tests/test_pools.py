@@ -94,7 +94,8 @@ def test_gpus_are_left_alone_where_they_are_not_wanted() -> None:
 @settings(deadline=None)
 @given(CPUS, st.integers(1, 1000))
 def test_more_actors_than_fit_are_refused(num_cpus: int, more: int) -> None:
-    with pytest.raises(UsageError, match=rf"\[embed\] num_actors = \d+: .* {num_cpus} CPUs?; ask"):
+    cpus = "1 CPU" if num_cpus == 1 else f"{num_cpus} CPUs"
+    with pytest.raises(UsageError, match=rf"\[embed\] num_actors = \d+: .* {cpus}; ask"):
         plan_pool(Resources(num_cpus, 0.0, 0.0), num_actors=8 * num_cpus + more)
 
 

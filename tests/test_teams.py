@@ -107,7 +107,8 @@ def test_clusters_are_shared_between_trainings(
 @given(CPUS, st.integers(1, 100))
 def test_more_workers_than_cpus_are_refused_with_both_numbers(num_cpus: int, more: int) -> None:
     asked = num_cpus + more
-    message = rf"\[finetune\] num_workers = {asked}: the cluster has {num_cpus} CPUs?.*\"auto\""
+    cpus = "1 CPU," if num_cpus == 1 else f"{num_cpus} CPUs,"
+    message = rf"\[finetune\] num_workers = {asked}: the cluster has {cpus} .*\"auto\""
     with pytest.raises(UsageError, match=message):
         plan_team(Resources(float(num_cpus), 0.0, 0.0), num_workers=asked, num_trials=1)
 

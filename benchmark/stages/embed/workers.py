@@ -46,7 +46,7 @@ class Job:
     num_patches: int
     """That one actor is expected to embed."""
     num_in_all: int
-    uses_gpu: bool = False
+    uses_gpu: bool
     """Whether an actor has booked (a share of) a GPU; a process sees those of others, too."""
 
 
