@@ -1,6 +1,6 @@
 """``python -m benchmark`` is ``benchmark``."""
 
-from benchmark.cli import main
+from benchmark.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import config, experiment_file
-from benchmark.catalog.backbones import find_backbone
+from benchmark import config
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.metrics import METRICS
-from benchmark.cells import CellResult
-from benchmark.cluster import Cluster
-from benchmark.config import Experiment, FinetuneConfig
-from benchmark.context import Context
-from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
-from benchmark.filesystems import join
-from benchmark.metering import MeteredProgress
+from benchmark.catalog.names import check_names, resolve_backbones
+from benchmark.cluster.connection import Cluster
+from benchmark.cluster.metering import MeteredProgress
+from benchmark.config import Experiment
+from benchmark.errors import BenchmarkError, UsageError, one_line
+from benchmark.experiment import file as experiment_file
+from benchmark.experiment.cells import CellResult
+from benchmark.experiment.context import Context
+from benchmark.experiment.usage import StageUsage, usage_to_json
 from benchmark.progress import LoggedProgress, Progress
-from benchmark.running import run_stages
 from benchmark.stages import STAGES
-from benchmark.store import Store
-from benchmark.usage import StageUsage, usage_to_json
+from benchmark.stages.running import run_stages
+from benchmark.store.artefacts import Store
+from benchmark.store.filesystems import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandas as pd
 
-    from benchmark.specs import Backbone
+    from benchmark.experiment.cells import TextTable
     from benchmark.stages.base import StageResult
-    from benchmark.texttable import TextTable
-
-COMMON_DATASET_SETTINGS = frozenset(
-    {"name", "root", "patch_size", "seed", "per_region", "per_class", "on_error"}
-)
-
 
 TRUSTED_TYPES = frozenset({"sklearn.neural_network._stochastic_optimizers.AdamOptimizer"})
 """What an MLP holds beside what skops trusts by itself."""
@@ -92,57 +87,6 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     return experiment
 
 
-def check_names(experiment: Experiment) -> None:
-    """Check that the catalogs hold what an experiment names.
-
-    Raises:
-        UsageError: a name is unknown, or a setting does not apply to the data set.
-    """
-    where = experiment.path
-    dataset = DATASETS.get(experiment.dataset.name, where=f"{where} [dataset]")
-    backbones = _backbones(experiment, where=where)
-    for name in experiment.heads:
-        HEADS.get(name, where=where)
-    if experiment.finetune is not None:
-        _check_finetune(experiment.finetune, backbones, where=f"{where} [finetune]")
-    allowed = COMMON_DATASET_SETTINGS | dataset.settings
-    for key in sorted(experiment.dataset.model_fields_set - allowed):
-        raise UsageError(
-            f"{where} [dataset]: '{key}' does not apply to the data set '{dataset.name}'; remove it"
-        )
-
-
-def _backbones(experiment: Experiment, *, where: str = "") -> tuple[Backbone, ...]:
-    options = experiment.backbone
-    return tuple(
-        find_backbone(name, where=where, options=options.get(name)) for name in experiment.backbones
-    )
-
-
-def _check_finetune(config: FinetuneConfig, backbones: Sequence[Backbone], *, where: str) -> None:
-    """Refuse backbones that cannot be fine-tuned, by name, with those that can."""
-    names = [item.name for item in backbones]
-    can = [item.name for item in backbones if item.is_trainable]
-    known = f"those that can: {', '.join(can)}" if can else "none of the experiment's can"
-    for name in config.backbones or ():
-        if name not in names:
-            raise UsageError(
-                f"{where}: backbone '{name}' is not among the experiment's."
-                f"{did_you_mean(name, names)}"
-            )
-        if name not in can:
-            raise UsageError(
-                f"{where}: backbone '{name}' has no weights and cannot be fine-tuned; {known}"
-            )
-    if config.backbones is None and not any(
-        item.is_trainable and not item.is_floor for item in backbones
-    ):
-        raise UsageError(
-            f"{where}: there is nothing to fine-tune: {', '.join(names)} have no weights or belong "
-            f"to the floor; {known}. Name one with backbones = [...], or remove the table"
-        )
-
-
 @contextmanager
 def open_context(
     experiment: Experiment,
@@ -157,7 +101,7 @@ def open_context(
         context = Context(
             experiment=experiment,
             dataset=DATASETS.get(experiment.dataset.name),
-            backbones=_backbones(experiment),
+            backbones=resolve_backbones(experiment),
             heads=tuple(HEADS.get(name) for name in experiment.heads),
             metrics=tuple(METRICS),
             store=Store(store or experiment.store),
@@ -262,7 +206,7 @@ def export(
         UsageError: a name is unknown, the model is not trained yet, the folder is not empty, or
             there is no token.
     """
-    from benchmark import export as exporting
+    from benchmark.exporting import folder as exporting
 
     if repo:
         exporting.check_push(repo)
@@ -323,7 +267,7 @@ def load_head(artefact: str | Path) -> Any:
     """
     import zipfile
 
-    from benchmark.lean import torch_kept_away
+    from benchmark.search.lean import torch_kept_away
 
     with torch_kept_away():
         import skops.io

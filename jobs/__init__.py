@@ -12,9 +12,9 @@ from typing import NoReturn
 def run_command(name: str) -> NoReturn:
     """Run a command of ``benchmark`` with the arguments of this process; exit with its code.
 
-    Inside a Ray job ``RAY_ADDRESS`` names the cluster, which ``benchmark.cluster`` joins.
+    Inside a Ray job ``RAY_ADDRESS`` names the cluster, which the run joins.
     """
     # The probe must answer also where packages are missing that the command line needs.
-    from benchmark.cli import main
+    from benchmark.cli.commands import main
 
     main([name, *sys.argv[1:]])

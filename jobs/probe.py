@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmark.probing import main
+from benchmark.submission.probing import main
 
 if __name__ == "__main__":
     main(sys.argv[1])

@@ -43,10 +43,10 @@ def noise() -> np.ndarray:
 
 def choose(name: str, num_patches: int) -> None:
     """Print what the calibration chooses in a new process, and how long that takes it."""
-    from benchmark.calibration import Calibration, recall
     from benchmark.catalog.backbones import find_backbone
-    from benchmark.devices import Asked, plan_device
-    from benchmark.network import Embedder
+    from benchmark.networks.calibration import Calibration, recall
+    from benchmark.networks.devices import Asked, plan_device
+    from benchmark.networks.embedder import Embedder
 
     backbone, pixels, default = find_backbone(name), noise(), plan_device(device="cpu")
     embedder = Embedder(backbone, BANDS, default)
@@ -59,10 +59,10 @@ def choose(name: str, num_patches: int) -> None:
 
 
 def measure(name: str, seconds: float, folder: str) -> None:
-    from benchmark.calibration import CPU_SIZES
     from benchmark.catalog.backbones import find_backbone
-    from benchmark.devices import DevicePlan, plan_device
-    from benchmark.network import Embedder
+    from benchmark.networks.calibration import CPU_SIZES
+    from benchmark.networks.devices import DevicePlan, plan_device
+    from benchmark.networks.embedder import Embedder
 
     backbone = find_backbone(name)
     pixels = noise()

@@ -26,8 +26,8 @@ def plain_model(name: str, num_threads: int, compiled: bool):
     import torch
 
     from benchmark.catalog.backbones import find_backbone
-    from benchmark.devices import keep_compiled
-    from benchmark.network import Network
+    from benchmark.networks.devices import keep_compiled
+    from benchmark.networks.embedder import Network
 
     keep_compiled()
     torch.set_num_threads(num_threads)

@@ -79,7 +79,7 @@ def rate(run: Callable[[], int], seconds: float, device: str) -> float:
 
 def bare_loop(backbone: Any, plan: Any, seconds: float) -> float:
     """Return patches/s of the same network over pixels on the device, a part at a time."""
-    from benchmark.network import Network
+    from benchmark.networks.embedder import Network
 
     network = Network(backbone, BANDS).eval()
     network = network.to(plan.device, memory_format=torch.channels_last)
@@ -99,7 +99,7 @@ def bare_loop(backbone: Any, plan: Any, seconds: float) -> float:
 
 
 def modes(device: str, compiles: bool) -> Iterator[Any]:
-    from benchmark.devices import plan_device
+    from benchmark.networks.devices import plan_device
 
     yield plan_device(device=device, precision="float32", batch_size=BATCH)
     yield plan_device(device=device, precision="bfloat16", batch_size=BATCH)
@@ -110,9 +110,9 @@ def modes(device: str, compiles: bool) -> Iterator[Any]:
 def measure_device(
     names: list[str], folder: Path, device: str, seconds: float, compiles: bool
 ) -> None:
-    from benchmark.calibration import Calibration, Memory, cosine_distance
-    from benchmark.devices import Asked, plan_device
-    from benchmark.network import Embedder
+    from benchmark.networks.calibration import Calibration, Memory, cosine_distance
+    from benchmark.networks.devices import Asked, plan_device
+    from benchmark.networks.embedder import Embedder
 
     parts = [noise(PART) for _ in range(4)]
     for name in names:
@@ -153,9 +153,9 @@ def bare_training(backbone: Any, config: Any, device: str, seconds: float) -> fl
     """Return patches/s of a plain training loop without augmentation, pixels on the device."""
     import torch.nn.functional as F
 
-    from benchmark.classifier import build_classifier
-    from benchmark.network import Preprocessing
-    from benchmark.training import choose_precision
+    from benchmark.networks.classifier import build_classifier
+    from benchmark.networks.embedder import Preprocessing
+    from benchmark.training.loop import choose_precision
 
     preprocess = Preprocessing(backbone, BANDS).to(device)
     model = build_classifier(backbone, preprocess.num_bands, CLASSES)
@@ -181,8 +181,8 @@ def bare_training(backbone: Any, config: Any, device: str, seconds: float) -> fl
 
 def measure_training(names: list[str], folder: Path, device: str, seconds: float) -> None:
     from benchmark.config import FinetuneConfig
-    from benchmark.feeds import MemoryFeed, Samples
-    from benchmark.training import Ranks, Training
+    from benchmark.training.feeds import MemoryFeed, Samples
+    from benchmark.training.loop import Ranks, Training
 
     steps, place = 64, torch.device(device)
     for name in names:
@@ -226,7 +226,7 @@ def measure_training(names: list[str], folder: Path, device: str, seconds: float
 
 
 def measure_stage(names: list[str], folder: Path, device: str, count: int, seconds: float) -> None:
-    from benchmark.devices import plan_device
+    from benchmark.networks.devices import plan_device
     from benchmark.stages.embed import EmbedStage
     from benchmark.stages.patches import PatchesStage
     from perf.toys import open_noise

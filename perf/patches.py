@@ -15,11 +15,11 @@ import time
 import warnings
 from pathlib import Path
 
-from benchmark.catalog import synthetic
-from benchmark.catalog.chesapeake import open_chesapeake
+from benchmark.catalog.chesapeake.scenes import open_chesapeake
+from benchmark.catalog.synthetic import scenes as synthetic
 from benchmark.config import DatasetConfig
 from benchmark.stages.patches.pipeline import find_unit, group_parts, split_parts, write_group
-from benchmark.store import Store
+from benchmark.store.artefacts import Store
 
 PATCH = 128
 

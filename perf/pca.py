@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.handcrafted import FitPca
-from benchmark.fitted import FITTED
-from benchmark.provenance import num_cores
+from benchmark.networks.fitted import FITTED
 from benchmark.stages.embed.learning import Lesson, fit_and_write
-from benchmark.store import Artefact, Store
+from benchmark.store.artefacts import Artefact, Store
+from benchmark.store.provenance import num_cores
 from benchmark.tables import CANDIDATES, images_column, patches_schema
 
 BANDS = ("red", "green", "blue", "nir")

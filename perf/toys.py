@@ -13,12 +13,12 @@ from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.metrics import METRICS
-from benchmark.cluster import Cluster
+from benchmark.cluster.connection import Cluster
 from benchmark.config import build
-from benchmark.context import Context
+from benchmark.experiment.context import Context
 from benchmark.progress import LoggedProgress
 from benchmark.specs import Found, Images
-from benchmark.store import Store
+from benchmark.store.artefacts import Store
 from benchmark.tables import CANDIDATES
 
 UNIT_ROWS = 1000

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmark.catalog.heads import HEADS
-from benchmark.fitting import Rows, fit_segment
-from benchmark.search import Search
+from benchmark.search.bookkeeping import Search
+from benchmark.search.fitting import Rows, fit_segment
 from benchmark.tables import embeddings_column
 from perf.toys import open_noise
 

@@ -43,11 +43,11 @@ for _name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
 hypothesis.settings.register_profile("busy", deadline=None)
 hypothesis.settings.load_profile("busy")
 
-from benchmark.cluster import Cluster  # noqa: E402
+from benchmark.cluster.connection import Cluster  # noqa: E402
 from benchmark.config import build  # noqa: E402
-from benchmark.context import Context  # noqa: E402
+from benchmark.experiment.context import Context  # noqa: E402
 from benchmark.progress import LoggedProgress  # noqa: E402
-from benchmark.store import Store  # noqa: E402
+from benchmark.store.artefacts import Store  # noqa: E402
 from tests.scenes import write_scenes  # noqa: E402
 
 LONGEST = (

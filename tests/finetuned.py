@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmark.catalog.backbones import BACKBONES
-from benchmark.context import Context
+from benchmark.experiment.context import Context
 from benchmark.specs import Backbone
-from benchmark.store import Artefact
+from benchmark.store.artefacts import Artefact
 from benchmark.tables import CURVES, TRIALS, check_table, predictions_schema
 
 

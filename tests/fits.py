@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from benchmark.network import Preprocessing
+from benchmark.networks.embedder import Preprocessing
 from benchmark.specs import Backbone
 
 

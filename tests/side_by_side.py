@@ -16,13 +16,13 @@ from pathlib import Path
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.metrics import METRICS
-from benchmark.cluster import Cluster
+from benchmark.cluster.connection import Cluster
 from benchmark.config import build
-from benchmark.context import Context
+from benchmark.experiment.context import Context
 from benchmark.progress import LoggedProgress
-from benchmark.running import SIDE_BY_SIDE, run_stages
 from benchmark.stages import STAGES
-from benchmark.store import Store
+from benchmark.stages.running import SIDE_BY_SIDE, run_stages
+from benchmark.store.artefacts import Store
 from tests.toys import build_gated, toy
 
 GATE = "tune/*quick-logistic_regression*/manifest.json"

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from benchmark import api
 from benchmark.catalog.huggingface import PREFIX
-from benchmark.catalog.timm_models import TIMM_PREFIX
-from benchmark.catalog.torchgeo_models import TORCHGEO_PREFIX
+from benchmark.catalog.timm.models import TIMM_PREFIX
+from benchmark.catalog.torchgeo.models import TORCHGEO_PREFIX
 from benchmark.config import (
     BackboneOptions,
     DatasetConfig,

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.bands import band_indices
 from benchmark.catalog.backbones import BACKBONES, find_backbone
 from benchmark.catalog.efficientnet import build_untrained
 from benchmark.catalog.options import feed
-from benchmark.catalog.timm_models import describe as describe_timm
-from benchmark.catalog.timm_names import full_name
-from benchmark.catalog.torchgeo_models import describe as describe_torchgeo
-from benchmark.catalog.torchgeo_models import find_weights
+from benchmark.catalog.timm.models import describe as describe_timm
+from benchmark.catalog.timm.names import full_name
+from benchmark.catalog.torchgeo.models import describe as describe_torchgeo
+from benchmark.catalog.torchgeo.models import find_weights
 from benchmark.config import load
-from benchmark.devices import plan_device
-from benchmark.network import Embedder
+from benchmark.networks.bands import band_indices
+from benchmark.networks.devices import plan_device
+from benchmark.networks.embedder import Embedder
 from benchmark.specs import Backbone
 from tests.tiny_models import write_tiny
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from benchmark import console, jsonlog
-from benchmark.console import LiveProgress, PlainProgress
-from benchmark.jsonlog import JsonLog, JsonProgress, JsonStream, logging_to
+from benchmark.cli import console, jsonlog
+from benchmark.cli.console import LiveProgress, PlainProgress
+from benchmark.cli.jsonlog import JsonLog, JsonProgress, JsonStream, logging_to
 from benchmark.progress import LoggedProgress, Pace, StageCounts, describe
 
 NUM_THREADS, NUM_CELLS = 8, 20
@@ -277,7 +277,7 @@ def test_the_progress_of_the_library_counts_from_many_threads(
 def test_what_our_loggers_warn_of_is_shown_while_a_command_works(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from benchmark.printing import open_stderr_progress
+    from benchmark.cli.printing import open_stderr_progress
 
     logger = logging.getLogger("benchmark")
     with open_stderr_progress():

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark.store import Artefact, Store
+from benchmark.store.artefacts import Artefact, Store
 from benchmark.tables import (
     CANDIDATES,
     SCORES,

@@ -16,10 +16,10 @@ import torch
 
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
-from benchmark.feeds import Samples
 from benchmark.specs import Backbone, Head
-from benchmark.store import Artefact
+from benchmark.store.artefacts import Artefact
 from benchmark.tables import CANDIDATES, check_table, images_column, patches_schema
+from benchmark.training.feeds import Samples
 
 
 class _Pooled(torch.nn.Module):

@@ -10,8 +10,8 @@ from benchmark.catalog.efficientnet import LITES, NUM_PARAMETERS, build_random, 
 from benchmark.catalog.handcrafted import HANDCRAFTED
 from benchmark.catalog.huggingface import PREFIX, resolve_huggingface
 from benchmark.catalog.options import FED, check_applicable, feed
-from benchmark.catalog.timm_models import TIMM_PREFIX, resolve_timm
-from benchmark.catalog.torchgeo_models import TORCHGEO_PREFIX, resolve_torchgeo
+from benchmark.catalog.timm.models import TIMM_PREFIX, resolve_timm
+from benchmark.catalog.torchgeo.models import TORCHGEO_PREFIX, resolve_torchgeo
 from benchmark.errors import UsageError
 from benchmark.registry import Registry
 from benchmark.specs import Backbone

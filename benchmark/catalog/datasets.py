@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmark.catalog.chesapeake import open_chesapeake, prepare_chesapeake
-from benchmark.catalog.folder import open_folder
-from benchmark.catalog.synthetic import write_scenes
+from benchmark.catalog.chesapeake.scenes import open_chesapeake, prepare_chesapeake
+from benchmark.catalog.folder.source import open_folder
+from benchmark.catalog.synthetic.scenes import write_scenes
 from benchmark.registry import Registry
 from benchmark.specs import Dataset
 

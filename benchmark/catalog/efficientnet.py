@@ -66,7 +66,7 @@ def lite_weights(number: int) -> Path:
 
 def lite_revision(number: int) -> str:
     """Return the digest of the weights file."""
-    from benchmark.digest import digest_file
+    from benchmark.store.digest import digest_file
 
     return digest_file(lite_weights(number))
 
@@ -78,7 +78,7 @@ def build_lite(number: int, num_bands: int) -> torch.nn.Module:
         number: of the family.
         num_bands: 3; more grow the first convolution.
     """
-    from benchmark.inflation import inflate_first_convolution
+    from benchmark.networks.inflation import inflate_first_convolution
 
     network = build_untrained(number, 3)
     network.load_state_dict(_state(lite_weights(number), network), strict=False)

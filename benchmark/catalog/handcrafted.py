@@ -20,7 +20,7 @@ and bounds the memory of components."""
 
 def build_hog(num_bands: int) -> torch.nn.Module:
     """Build histograms of oriented gradients: (B, C, 128, 128) to (B, 1568)."""
-    from benchmark.handcrafted import Hog
+    from benchmark.networks.handcrafted import Hog
 
     del num_bands
     return Hog()
@@ -28,14 +28,14 @@ def build_hog(num_bands: int) -> torch.nn.Module:
 
 def depict_hog(module: torch.nn.Module, pixels: NDArray[np.float32]) -> Depiction:
     """Draw the histograms of patches."""
-    from benchmark import handcrafted
+    from benchmark.networks import handcrafted
 
     return handcrafted.depict_hog(module, pixels)
 
 
 def build_lbp_glcm(num_bands: int) -> torch.nn.Module:
     """Build local binary patterns and co-occurrences: (B, C, 128, 128) to (B, 88)."""
-    from benchmark.handcrafted import LbpGlcm
+    from benchmark.networks.handcrafted import LbpGlcm
 
     del num_bands
     return LbpGlcm()
@@ -43,7 +43,7 @@ def build_lbp_glcm(num_bands: int) -> torch.nn.Module:
 
 def build_pca(num_bands: int) -> torch.nn.Module:
     """Build the projection on components that are still to be fitted: (B, C, H, W) to (B, k)."""
-    from benchmark.handcrafted import Projected
+    from benchmark.networks.handcrafted import Projected
 
     del num_bands
     return Projected()
@@ -51,7 +51,7 @@ def build_pca(num_bands: int) -> torch.nn.Module:
 
 def depict_pca(module: torch.nn.Module, pixels: NDArray[np.float32]) -> Depiction:
     """Draw what the components keep of patches."""
-    from benchmark import handcrafted
+    from benchmark.networks import handcrafted
 
     return handcrafted.depict_projected(module, pixels)
 
@@ -76,7 +76,7 @@ class FitPca:
         Raises:
             CellError: there are fewer than two patches, or all are the same.
         """
-        from benchmark.principal import fit_components
+        from benchmark.networks.principal import fit_components
 
         found = fit_components(
             patches, num_components=self.num_components, kept_variance=self.kept_variance

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from benchmark.statistics import Statistics
+    from benchmark.statistics.counts import Statistics
 
 HEADLINE = "balanced_accuracy"
 """The metric by which cells are ranked."""

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from benchmark.cells import Cell, CellResult
-from benchmark.context import Context
 from benchmark.errors import CellError
-from benchmark.texttable import TextTable
-from benchmark.usage import StageUsage, save_usage
+from benchmark.experiment.cells import Cell, CellResult, TextTable
+from benchmark.experiment.context import Context
+from benchmark.experiment.usage import StageUsage, save_usage
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.bands import band_indices
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.efficientnet import (
     IMAGE_SIZES,
@@ -23,9 +22,10 @@ from benchmark.catalog.efficientnet import (
     lite_weights,
     package,
 )
-from benchmark.devices import plan_device
 from benchmark.errors import CellError, UsageError
-from benchmark.network import Embedder, Network
+from benchmark.networks.bands import band_indices
+from benchmark.networks.devices import plan_device
+from benchmark.networks.embedder import Embedder, Network
 from benchmark.specs import Backbone
 from tests.fits import fit_state
 

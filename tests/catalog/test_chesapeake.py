@@ -13,8 +13,12 @@ import rasterio
 from rasterio.transform import from_origin
 from rasterio.warp import transform
 
-from benchmark.catalog.chesapeake import ChesapeakeSource, open_chesapeake, prepare_chesapeake
-from benchmark.catalog.chesapeake_index import count_classes
+from benchmark.catalog.chesapeake.index import count_classes
+from benchmark.catalog.chesapeake.scenes import (
+    ChesapeakeSource,
+    open_chesapeake,
+    prepare_chesapeake,
+)
 from benchmark.config import DatasetConfig
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.tables import CANDIDATES, check_table
@@ -347,7 +351,7 @@ def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, benchmark.catalog.chesapeake, benchmark.catalog.synthetic;"
+        "import sys, benchmark.catalog.chesapeake.scenes, benchmark.catalog.synthetic.scenes;"
         "print(sorted({'torch', 'numpy', 'rasterio', 'pyarrow', 'scipy'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.enums import ColorInterp
 
-from benchmark.catalog import folder_images
-from benchmark.catalog.folder import UNIT_SIZE, FolderSource, open_folder
-from benchmark.catalog.folder_images import ImageError, crop_and_resize, decode, scale_pixels
-from benchmark.catalog.folder_splits import Group, draw_splits
+from benchmark.catalog.folder import images as folder_images
+from benchmark.catalog.folder.images import ImageError, crop_and_resize, decode, scale_pixels
+from benchmark.catalog.folder.source import UNIT_SIZE, FolderSource, open_folder
+from benchmark.catalog.folder.splits import Group, draw_splits
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.specs import Images, Source
@@ -976,7 +976,7 @@ def test_a_tiff_suffix_opens_no_other_format(tmp_path: Path) -> None:
 
 def test_importing_loads_nothing_heavy() -> None:
     code = (
-        "import sys, benchmark.catalog.folder\n"
+        "import sys, benchmark.catalog.folder.source\n"
         "heavy = {'PIL', 'rasterio', 'torch'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )

@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 from benchmark.catalog.backbones import BACKBONES, find_backbone
 from benchmark.catalog.huggingface import resolve_huggingface
 from benchmark.catalog.huggingface.images import read_preprocessing
-from benchmark.classifier import build_classifier
-from benchmark.devices import plan_device
 from benchmark.errors import UsageError
-from benchmark.network import Embedder, Preprocessing
+from benchmark.networks.classifier import build_classifier
+from benchmark.networks.devices import plan_device
+from benchmark.networks.embedder import Embedder, Preprocessing
 from benchmark.specs import Backbone, Publication
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
 
 from benchmark.catalog.metrics import HEADLINE, METRICS
 from benchmark.errors import UsageError
-from benchmark.statistics import Statistics, summarise
+from benchmark.statistics.counts import Statistics, summarise
 
 K = 5
 

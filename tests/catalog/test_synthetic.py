@@ -10,9 +10,9 @@ import pytest
 import rasterio
 import shapely
 
-from benchmark.catalog.chesapeake import open_chesapeake
-from benchmark.catalog.chesapeake_index import CLASSES, count_classes
-from benchmark.catalog.synthetic import write_scenes
+from benchmark.catalog.chesapeake.index import CLASSES, count_classes
+from benchmark.catalog.chesapeake.scenes import open_chesapeake
+from benchmark.catalog.synthetic.scenes import write_scenes
 from benchmark.config import DatasetConfig
 from benchmark.errors import BenchmarkError, UsageError
 

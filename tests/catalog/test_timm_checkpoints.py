@@ -26,10 +26,10 @@ from transformers import (
 )
 
 from benchmark.catalog.backbones import find_backbone
-from benchmark.classifier import build_classifier
 from benchmark.config import BackboneOptions
 from benchmark.errors import UsageError
-from benchmark.network import Preprocessing
+from benchmark.networks.classifier import build_classifier
+from benchmark.networks.embedder import Preprocessing
 from benchmark.specs import Backbone, Publication
 
 RGB = ("red", "green", "blue")

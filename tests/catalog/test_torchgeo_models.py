@@ -12,15 +12,15 @@ import pytest
 import torch
 from torchgeo.models import get_model, get_weight
 
-from benchmark.bands import band_indices
-from benchmark.catalog import torchgeo_weights
 from benchmark.catalog.backbones import find_backbone
-from benchmark.catalog.torchgeo_models import RCF_FEATURES, WAVELENGTHS, describe
-from benchmark.catalog.torchgeo_weights import WeightsFile
+from benchmark.catalog.torchgeo import weights as torchgeo_weights
+from benchmark.catalog.torchgeo.models import RCF_FEATURES, WAVELENGTHS, describe
+from benchmark.catalog.torchgeo.weights import WeightsFile
 from benchmark.config import BackboneOptions
-from benchmark.devices import plan_device
 from benchmark.errors import UsageError
-from benchmark.network import Embedder, Preprocessing
+from benchmark.networks.bands import band_indices
+from benchmark.networks.devices import plan_device
+from benchmark.networks.embedder import Embedder, Preprocessing
 from benchmark.specs import Backbone
 
 RGB = ("red", "green", "blue")

@@ -13,8 +13,8 @@ import pytest
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from benchmark import api
+from benchmark.cluster.metering import exported_names
 from benchmark.config import build
-from benchmark.metering import exported_names
 from tests.test_metering import RAYS_OWN
 
 SCRAPE_TIMEOUT_S = 120.0

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cells import Cell
 from benchmark.errors import CellError
-from benchmark.lease import Leases
+from benchmark.experiment.cells import Cell
 from benchmark.stages.base import Stage
+from benchmark.store.leases import Leases
 
 
 class ToyStage(Stage):
@@ -108,7 +108,7 @@ def test_a_store_that_takes_no_lease_fails_the_cells_with_its_reason(open_run, m
         raise CellError("no space left on the device")
 
     context, stage = open_run(), ToyStage()
-    monkeypatch.setattr("benchmark.store.Store.write", refuse)
+    monkeypatch.setattr("benchmark.store.artefacts.Store.write", refuse)
     result = stage.run(context)
     assert {(item.status, item.reason) for item in result.cells} == {
         ("failed", "no space left on the device")

@@ -8,7 +8,7 @@ import pytest
 
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
-from benchmark.cells import Cell
+from benchmark.experiment.cells import Cell
 from benchmark.stages.evaluate import EvaluateStage
 from benchmark.stages.evaluate.comparison import (
     COMPARISON,
@@ -19,7 +19,7 @@ from benchmark.stages.evaluate.comparison import (
     unlike_devices,
     write_sentence,
 )
-from benchmark.stages.evaluate.significance import holm, mcnemar
+from benchmark.statistics.significance import holm, mcnemar
 from benchmark.tables import check_table
 from tests.finetuned import draw_scores, learned, write_embeddings, write_finetuned, write_head
 from tests.stages.test_evaluate import CLASSES, write_patches

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.devices import plan_device
 from benchmark.errors import UsageError
-from benchmark.network import Embedder
+from benchmark.networks.devices import plan_device
+from benchmark.networks.embedder import Embedder
 from benchmark.stages.embed import EmbedStage
 from benchmark.tables import images_array, vectors_array
 from tests.toys import build_constant, build_killer, build_mortal, build_not_finite, toy
@@ -122,7 +122,7 @@ def test_a_process_that_dies_once_is_replaced_and_counted(opened, tmp_path):
 def test_cpus_that_something_else_holds_do_not_hang_the_pipeline(opened, monkeypatch):
     import ray
 
-    from benchmark import cluster
+    from benchmark.cluster import connection as cluster
 
     class Holder:
         def ping(self):

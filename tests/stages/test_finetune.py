@@ -171,8 +171,8 @@ def test_an_error_of_one_of_two_workers_ends_its_cell_without_a_hang(opened):
 
 @pytest.mark.slow
 def test_train_streamed_gives_every_patch_once_and_a_result(opened):
-    from benchmark.feeds import Shard
     from benchmark.stages.finetune.stream import StreamFeed
+    from benchmark.training.feeds import Shard
 
     backbone = toy("streamed")
     context = opened([backbone], ingest="stream")

@@ -20,16 +20,16 @@ from sklearn.decomposition import PCA
 
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.handcrafted import FitPca
-from benchmark.context import Context
 from benchmark.errors import CellError
-from benchmark.fitted import FITTED, read_facts, read_fitted, write_fitted
-from benchmark.network import Network
+from benchmark.experiment.context import Context
+from benchmark.networks.embedder import Network
+from benchmark.networks.fitted import FITTED, read_facts, read_fitted, write_fitted
 from benchmark.specs import Backbone, Fitted
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.embed.learning import StoredTrain
 from benchmark.stages.report.depictions import depict, depiction_pictures
 from benchmark.stages.report.patches import pick_patches
-from benchmark.store import Artefact, Store
+from benchmark.store.artefacts import Artefact, Store
 from benchmark.tables import images_array, vectors_array
 from tests.toys import toy, write_patches
 

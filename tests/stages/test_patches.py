@@ -8,12 +8,7 @@ import pytest
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.stages.patches import PatchesStage
-from benchmark.stages.patches.pipeline import (
-    find_unit,
-    rows_of_part,
-    split_parts,
-    write_group,
-)
+from benchmark.stages.patches.pipeline import find_unit, rows_of_part, split_parts, write_group
 from benchmark.stages.patches.sampling import check_splits, choose
 from benchmark.tables import CANDIDATES, check_table, images_array, patches_schema
 from tests.scenes import write_scenes

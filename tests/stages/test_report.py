@@ -102,9 +102,9 @@ def test_the_page_says_where_the_time_went(finished):
 
 
 def test_the_page_of_a_run_that_went_on_says_that_there_were_more(finished, tmp_path):
+    from benchmark.experiment.usage import StageUsage, load_usage, save_usage
     from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
-    from benchmark.store import Store
-    from benchmark.usage import StageUsage, load_usage, save_usage
+    from benchmark.store.artefacts import Store
 
     content, store, _ = finished
     experiment = build({**content, "name": "went_on"})

@@ -34,7 +34,7 @@ def measure_dim(
     import torch
     from transformers import AutoModel
 
-    from benchmark.inflation import inflate_first_convolution
+    from benchmark.networks.inflation import inflate_first_convolution
 
     auto: Any = AutoModel
     config = load_config(checkpoint)
@@ -84,7 +84,7 @@ def check_kind(
     import torch
     from PIL import Image
 
-    from benchmark.network import Preprocessing as DevicePreprocessing
+    from benchmark.networks.embedder import Preprocessing as DevicePreprocessing
     from benchmark.specs import Backbone
 
     generator = np.random.default_rng(0)

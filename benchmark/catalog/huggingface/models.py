@@ -51,7 +51,7 @@ def read_off(checkpoint: Checkpoint, model: torch.nn.Module, reading: Reading) -
     Raises:
         UsageError: it has no class token.
     """
-    from benchmark.pooling import PooledModel
+    from benchmark.networks.pooling import PooledModel
 
     names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
     if reading.pooling.startswith("cls") and not names & set(_CLASS_TOKENS):
@@ -84,8 +84,8 @@ def build_own_classifier(
     """
     from transformers import AutoModelForImageClassification
 
-    from benchmark.classifier import LinearClassifier
-    from benchmark.pooling import ImageClassifier
+    from benchmark.networks.classifier import LinearClassifier
+    from benchmark.networks.pooling import ImageClassifier
 
     if not has_classifier(checkpoint):
         return LinearClassifier(build_pooled(checkpoint, reading), dim, num_classes)

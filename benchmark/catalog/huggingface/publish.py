@@ -22,11 +22,7 @@ def publish_transformers(checkpoint: Checkpoint, publication: Publication) -> No
     """
     from transformers import AutoModelForImageClassification
 
-    from benchmark.catalog.huggingface.load import (
-        load_config,
-        load_processor,
-        quiet_transformers,
-    )
+    from benchmark.catalog.huggingface.load import load_config, load_processor, quiet_transformers
 
     auto: Any = AutoModelForImageClassification
 

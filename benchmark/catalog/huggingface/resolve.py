@@ -137,7 +137,7 @@ def build(
         UsageError: the weights do not fit the model, or it cannot be used as a backbone.
     """
     from benchmark.catalog.huggingface.models import build_pooled
-    from benchmark.inflation import inflate_first_convolution
+    from benchmark.networks.inflation import inflate_first_convolution
 
     model = build_pooled(checkpoint, reading)
     if unproven is not None:
@@ -156,7 +156,7 @@ def build_classifier(
     A kind of model for which transformers has no classifier gets a linear layer on its embedding.
     """
     from benchmark.catalog.huggingface.models import build_own_classifier
-    from benchmark.inflation import inflate_first_convolution
+    from benchmark.networks.inflation import inflate_first_convolution
 
     model = build_own_classifier(checkpoint, dim, num_classes, reading)
     return model if num_bands == 3 else inflate_first_convolution(model, num_bands)
@@ -180,7 +180,7 @@ def _pin(checkpoint: Checkpoint) -> tuple[Checkpoint, str | None]:
 
 
 def _digest(checkpoint: Checkpoint) -> str:
-    from benchmark.digest import digest_files, fingerprint
+    from benchmark.store.digest import digest_files, fingerprint
 
     config = checkpoint.file(CONFIG)
     paths = [*checkpoint.weights(), *checkpoint.code()] + ([] if config is None else [config])

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchmark.catalog.huggingface.files import CONFIG, Checkpoint
 from benchmark.catalog.options import FED, check_applicable, feed, options_where
 from benchmark.catalog.tensors import check_fit
-from benchmark.catalog.timm_names import check_architecture, family_of, pretrained_config
-from benchmark.catalog.timm_networks import (
+from benchmark.catalog.timm.names import check_architecture, family_of, pretrained_config
+from benchmark.catalog.timm.networks import (
     Arguments,
     Preprocessing,
     build_loaded,

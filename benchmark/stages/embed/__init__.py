@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.bands import band_indices
-from benchmark.cells import Cell
-from benchmark.context import Context
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import Context
+from benchmark.networks.bands import band_indices
 from benchmark.stages.base import Stage
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark import provenance
-from benchmark.cells import Cell
-from benchmark.context import Context
 from benchmark.errors import BenchmarkError, UsageError, one_line
-from benchmark.fitted import FITTED, write_fitted
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import Context
+from benchmark.networks.fitted import FITTED, write_fitted
 from benchmark.specs import Backbone, Fitted
-from benchmark.store import Artefact
+from benchmark.store import provenance
+from benchmark.store.artefacts import Artefact
 from benchmark.tables import images_array
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class StoredTrain:
         shape: tuple[int, int, int],
     ) -> None:
         """Read the table ``patches``, whose images have ``shape``."""
-        from benchmark.feeds import count_rows
-        from benchmark.network import Preprocessing
+        from benchmark.networks.embedder import Preprocessing
+        from benchmark.training.feeds import count_rows
 
         self._patches = patches
         self._shape = shape

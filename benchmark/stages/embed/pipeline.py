@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from benchmark import provenance
-from benchmark.cells import Cell
-from benchmark.context import Context
-from benchmark.devices import Asked
+from benchmark.cluster.incidents import Account
+from benchmark.cluster.pools import Pool, gpu_share, group_by_share, plan_pool
+from benchmark.cluster.streaming import READ_AHEAD_BYTES, TASK_CPUS, Items, read_items, status_rows
 from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
-from benchmark.fitted import read_facts
-from benchmark.incidents import Account
-from benchmark.pools import Pool, gpu_share, group_by_share, plan_pool
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import Context
+from benchmark.experiment.usage import StageUsage
+from benchmark.networks.devices import Asked
+from benchmark.networks.fitted import read_facts
 from benchmark.specs import Backbone
 from benchmark.stages.embed.learning import learn
 from benchmark.stages.embed.workers import (
@@ -38,8 +39,7 @@ from benchmark.stages.embed.workers import (
     WritePart,
     read_part_summary,
 )
-from benchmark.streaming import READ_AHEAD_BYTES, TASK_CPUS, Items, read_items, status_rows
-from benchmark.usage import StageUsage
+from benchmark.store import provenance
 
 if TYPE_CHECKING:
     from benchmark.progress import StageProgress

@@ -12,18 +12,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmark import provenance
-from benchmark.devices import Asked, plan_device
+from benchmark.cluster.incidents import Toll, add_tolls, is_restarted
+from benchmark.cluster.metering import ForwardMeter
 from benchmark.errors import BenchmarkError, one_line
-from benchmark.fitted import read_fitted
-from benchmark.incidents import Toll, add_tolls, is_restarted
-from benchmark.metering import ForwardMeter
+from benchmark.networks.devices import Asked, plan_device
+from benchmark.networks.fitted import read_fitted
 from benchmark.specs import Backbone
-from benchmark.store import Artefact
+from benchmark.store import provenance
+from benchmark.store.artefacts import Artefact
 from benchmark.tables import embeddings_column, images_array
 
 if TYPE_CHECKING:
-    from benchmark.network import Embedder
+    from benchmark.networks.embedder import Embedder
 
 
 KEPT = ("batch_size", "channels_last", "precision", "num_threads", "is_compiled", "reason")
@@ -168,8 +168,8 @@ def _start(job: Job, pixels: NDArray[np.uint8]) -> tuple[Embedder, float]:
     The first process of a new artefact measures which mode that is; all later ones, in this run
     and in the next, go on with it.
     """
-    from benchmark.calibration import Calibration, recall
-    from benchmark.network import Embedder
+    from benchmark.networks.calibration import Calibration, recall
+    from benchmark.networks.embedder import Embedder
 
     asked = asdict(job.asked)
     plan = plan_device(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.cells import Cell
-from benchmark.context import Context
 from benchmark.errors import BenchmarkError, one_line
+from benchmark.experiment.cells import Cell, TextTable
+from benchmark.experiment.context import Context
 from benchmark.stages.base import Stage
-from benchmark.store import Artefact
-from benchmark.texttable import TextTable
+from benchmark.store.artefacts import Artefact
 
 
 class EvaluateStage(Stage):

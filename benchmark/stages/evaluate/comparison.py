@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmark.cells import Cell
-from benchmark.context import FINETUNE, Context
-from benchmark.resampling import interval
-from benchmark.stages.evaluate.significance import holm, mcnemar
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import FINETUNE, Context
+from benchmark.statistics.resampling import interval
+from benchmark.statistics.significance import holm, mcnemar
 from benchmark.tables import check_table
 
 COMPARISON = pa.schema(

@@ -15,17 +15,17 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmark import provenance
 from benchmark.catalog.metrics import HEADLINE
-from benchmark.cells import Cell
-from benchmark.context import FINETUNE, Context
 from benchmark.errors import BenchmarkError
-from benchmark.resampling import Resampling, draw_resamples, interval, resample
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import FINETUNE, Context
 from benchmark.specs import Metric
 from benchmark.stages.evaluate.comparison import Group, compare, read_costs, unlike_devices
-from benchmark.stages.evaluate.significance import holm, mcnemar
-from benchmark.statistics import summarise
-from benchmark.store import Artefact
+from benchmark.statistics.counts import summarise
+from benchmark.statistics.resampling import Resampling, draw_resamples, interval, resample
+from benchmark.statistics.significance import holm, mcnemar
+from benchmark.store import provenance
+from benchmark.store.artefacts import Artefact
 from benchmark.tables import CONFUSION, SCORES, check_table, vectors_array
 
 SPLITS_SCORED = ("val", "test")

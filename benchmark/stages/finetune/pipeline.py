@@ -10,25 +10,25 @@ from typing import Any
 import pyarrow as pa
 from ray import tune
 
-from benchmark import provenance
-from benchmark.adaptation import select_parts
-from benchmark.bands import band_indices
-from benchmark.cells import Cell
-from benchmark.classifier import build_classifier
-from benchmark.cluster import Resources
+from benchmark.cluster.connection import Resources
+from benchmark.cluster.incidents import Account
+from benchmark.cluster.scheduling import Budget
+from benchmark.cluster.teams import Team, plan_team
 from benchmark.config import FinetuneConfig
-from benchmark.context import FINETUNE, Context
 from benchmark.errors import BenchmarkError
-from benchmark.finetuning import SEGMENT, SMALLER, WEIGHTS, Job, forget_failures, read_log
-from benchmark.incidents import Account
-from benchmark.recipe import RecipeSpace
-from benchmark.scheduling import Budget
-from benchmark.search import Outcome, Search
-from benchmark.searching import CellSearch, CellSearcher, run_searches
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import FINETUNE, Context
+from benchmark.networks.bands import band_indices
+from benchmark.networks.classifier import build_classifier
+from benchmark.search.bookkeeping import Outcome, Search
+from benchmark.search.recipe import RecipeSpace
 from benchmark.stages.finetune.workers import FinetuneTrial
-from benchmark.store import Artefact
+from benchmark.stages.searching import CellSearch, CellSearcher, run_searches
+from benchmark.store import provenance
+from benchmark.store.artefacts import Artefact
 from benchmark.tables import CURVES
-from benchmark.teams import Team, plan_team
+from benchmark.training.adaptation import select_parts
+from benchmark.training.segment import SEGMENT, SMALLER, WEIGHTS, Job, forget_failures, read_log
 
 LAST = "-last.safetensors"
 """How the names of checkpoints end."""

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from benchmark.feeds import WHOLE, Batch, Shard, count_rows
-from benchmark.store import Artefact
-from benchmark.streaming import Items, ReadRows, read_items
+from benchmark.cluster.streaming import Items, ReadRows, read_items
+from benchmark.store.artefacts import Artefact
 from benchmark.tables import images_array
+from benchmark.training.feeds import WHOLE, Batch, Shard, count_rows
 
 WINDOW_BYTES = 256 * 2**20
 """Patches that are shuffled together, for each worker."""

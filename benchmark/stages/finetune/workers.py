@@ -15,16 +15,16 @@ from ray import train, tune
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer, get_device
 
+from benchmark.cluster.incidents import Toll, add_tolls
+from benchmark.cluster.teams import Team
 from benchmark.config import FinetuneConfig
 from benchmark.errors import BenchmarkError, one_line
-from benchmark.feeds import Feed, MemoryFeed, Shard, read_samples
-from benchmark.finetuning import Job, Worker, segment_name
-from benchmark.incidents import Toll, add_tolls
-from benchmark.search import Outcome, Segment
-from benchmark.searching import outcome_row
+from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.stages.finetune.stream import StreamFeed
-from benchmark.teams import Team
-from benchmark.training import MemoryShort, Ranks
+from benchmark.stages.searching import outcome_row
+from benchmark.training.feeds import Feed, MemoryFeed, Shard, read_samples
+from benchmark.training.loop import MemoryShort, Ranks
+from benchmark.training.segment import Job, Worker, segment_name
 
 MEMORY_SHARE = 0.4
 """Of the free memory of a node, or of a GPU, that train may take before it is streamed."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.cells import Cell
-from benchmark.context import Context
 from benchmark.errors import BenchmarkError, UsageError, one_line
+from benchmark.experiment.cells import Cell, TextTable
+from benchmark.experiment.context import Context
 from benchmark.stages.base import Stage
-from benchmark.texttable import TextTable
 
 
 class PatchesStage(Stage):

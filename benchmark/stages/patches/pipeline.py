@@ -18,17 +18,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark import provenance
+from benchmark.cluster.incidents import Account, Toll
+from benchmark.cluster.streaming import Items, read_items, status_rows
 from benchmark.config import DatasetConfig
-from benchmark.context import Context
 from benchmark.errors import CellError, one_line
-from benchmark.incidents import Account, Toll
+from benchmark.experiment.context import Context
+from benchmark.experiment.usage import StageUsage
 from benchmark.specs import Problem, Source
 from benchmark.stages.patches.sampling import check_splits, choose, count_classes
-from benchmark.store import Artefact
-from benchmark.streaming import Items, read_items, status_rows
+from benchmark.store import provenance
+from benchmark.store.artefacts import Artefact
 from benchmark.tables import CANDIDATES, check_table, images_column, patches_schema
-from benchmark.usage import StageUsage
 
 PART_BYTES = 16 * 2**20
 MIN_PART_ROWS, MAX_PART_ROWS = 64, 256

@@ -10,11 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.cells import Cell
-from benchmark.context import Context
 from benchmark.errors import BenchmarkError, one_line
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import Context
 from benchmark.stages.base import Stage
-from benchmark.store import Artefact
+from benchmark.store.artefacts import Artefact
 
 
 class ReportStage(Stage):
@@ -38,7 +38,7 @@ class ReportStage(Stage):
         progress = context.progress.stage(self.name, num_cells=1, num_items=None, unit="figures")
         progress.start(cell.label)
         try:
-            from benchmark.page import render_report
+            from benchmark.page.html import render_report
             from benchmark.stages.report.backbones import declare
             from benchmark.stages.report.content import collect
             from benchmark.stages.report.results import Results

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmark.bands import band_indices
-from benchmark.page import Table
+from benchmark.networks.bands import band_indices
+from benchmark.page.html import Table
 from benchmark.specs import Backbone
 from benchmark.stages.report.results import Results
 

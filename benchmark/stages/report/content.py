@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.context import FINETUNE
-from benchmark.headline import name_method, write_headline
-from benchmark.page import RankingRow, ReportData, Verdict
+from benchmark.experiment.context import FINETUNE
+from benchmark.page.html import RankingRow, ReportData, Verdict
 from benchmark.stages.report.backbones import backbone_table
 from benchmark.stages.report.content_tables import (
     class_counts,
@@ -30,6 +29,7 @@ from benchmark.stages.report.figures import (
     ranking_pictures,
 )
 from benchmark.stages.report.finetuning import comparisons, finetune_pictures, finetune_times
+from benchmark.stages.report.headline import name_method, write_headline
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
 from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables

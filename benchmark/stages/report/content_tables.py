@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmark.headline import name_method
-from benchmark.page import Confusion, ProblemRow, Table
-from benchmark.provenance import library_versions
+from benchmark.page.html import Confusion, ProblemRow, Table
+from benchmark.stages.report.headline import name_method
 from benchmark.stages.report.results import Results
+from benchmark.store.provenance import library_versions
 
 MAX_MATRICES = 24
 """Confusion matrices shown as counts, best methods first."""

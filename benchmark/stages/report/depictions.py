@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark import pictures
 from benchmark.errors import BenchmarkError
-from benchmark.page import Picture
+from benchmark.page import pictures
+from benchmark.page.html import Picture
 from benchmark.stages.report.figures import picture
 from benchmark.stages.report.patches import pick_patches, red_green_blue
 
@@ -71,8 +71,8 @@ def depict(
     """Return patches (N, C, H, W) as a backbone is fed them, 0...1, and what it keeps of them."""
     import torch
 
-    from benchmark.fitted import read_fitted
-    from benchmark.network import Network
+    from benchmark.networks.embedder import Network
+    from benchmark.networks.fitted import read_fitted
 
     if backbone.depict is None:
         raise BenchmarkError(f"backbone '{backbone.name}' has nothing to draw")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark import heatmaps, pictures, plots
-from benchmark.page import Picture, RankingRow
+from benchmark.page import heatmaps, pictures
+from benchmark.page import scores as plots
+from benchmark.page.html import Picture, RankingRow
 from benchmark.stages.report.patches import EXAMPLE_SEED, pick_patches, red_green_blue
 from benchmark.stages.report.results import Results
 from benchmark.tables import vectors_array

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import curves
-from benchmark.page import Picture, Table
+from benchmark.page import curves
+from benchmark.page.html import Picture, Table
 from benchmark.stages.report.content_tables import p_text
 from benchmark.stages.report.figures import picture
 from benchmark.stages.report.results import Results

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmark.incidents import Kind
-from benchmark.page import Table
+from benchmark.cluster.incidents import Kind
+from benchmark.page.html import Table
 from benchmark.stages.report.results import Results
 
 WORDS: Mapping[Kind, tuple[str, str]] = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.context import FINETUNE, Context
-from benchmark.headline import name_method
+from benchmark.experiment.context import FINETUNE, Context
+from benchmark.stages.report.headline import name_method
 
 
 class Results:

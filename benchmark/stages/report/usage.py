@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmark.context import Context
-from benchmark.page import Table
-from benchmark.usage import SavedUsage, load_usage, summarise, usage_notes
+from benchmark.experiment.context import Context
+from benchmark.experiment.usage import SavedUsage, load_usage, summarise, usage_notes
+from benchmark.page.html import Table
 
 OWN_STAGE = "report"
 """Its own time is not known while the page is written."""

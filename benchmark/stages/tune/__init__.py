@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.cells import Cell
-from benchmark.context import Context
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import Context
 from benchmark.stages.base import Stage
 from benchmark.stages.tune.job import Job
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmark.specs import Head
-from benchmark.store import Artefact
+from benchmark.store.artefacts import Artefact
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,17 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from benchmark import provenance
-from benchmark.cells import Cell
-from benchmark.cluster import Resources
-from benchmark.context import Context
+from benchmark.cluster.connection import Resources
+from benchmark.cluster.incidents import Account
 from benchmark.errors import BenchmarkError
-from benchmark.incidents import Account
-from benchmark.search import Outcome, Search, plan_rungs
-from benchmark.searching import CellSearch, CellSearcher, run_searches
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import Context
+from benchmark.search.bookkeeping import Outcome, Search, plan_rungs
+from benchmark.stages.searching import CellSearch, CellSearcher, run_searches
 from benchmark.stages.tune.job import Job
 from benchmark.stages.tune.shelf import Shelf
 from benchmark.stages.tune.workers import HeadTrial
+from benchmark.store import provenance
 
 MAX_FAILURES = 3
 """How often a trial whose process died is started again: machines may vanish."""

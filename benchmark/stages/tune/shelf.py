@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from benchmark.fitting import Rows, State
-from benchmark.incidents import Toll
-from benchmark.lean import torch_kept_away
+from benchmark.cluster.incidents import Toll
+from benchmark.search.fitting import Rows, State
+from benchmark.search.lean import torch_kept_away
 from benchmark.stages.tune.job import Job
-from benchmark.store import Artefact
+from benchmark.store.artefacts import Artefact
 from benchmark.tables import vectors_array
 
 BACKBONES_HELD = 3

@@ -10,11 +10,11 @@ import pyarrow as pa
 import ray
 from ray import tune
 
+from benchmark.cluster.incidents import Toll, add_tolls
 from benchmark.errors import BenchmarkError, one_line
-from benchmark.fitting import Rows, fit_segment, refit, scores_of_all
-from benchmark.incidents import Toll, add_tolls
-from benchmark.search import Outcome, Segment
-from benchmark.searching import outcome_row
+from benchmark.search.bookkeeping import Outcome, Segment
+from benchmark.search.fitting import Rows, fit_segment, refit, scores_of_all
+from benchmark.stages.searching import outcome_row
 from benchmark.stages.tune.job import Job
 from benchmark.tables import check_table, predictions_schema
 

@@ -1,0 +1,1 @@
+"""Chesapeake land cover: state by state, scenes of NAIP and their labels."""

@@ -1,0 +1,253 @@
+"""Reader of the Chesapeake land-cover data in the folder layout of torchgeo's ChesapeakeCVPR.
+
+The label raster of a scene is read once, whole, and reduced by reshaping to the class counts of
+its windows; imagery is read only where a window was chosen, by runs of neighbouring windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.catalog.chesapeake.index import (
+    BANDS,
+    CLASSES,
+    MAPPING_VERSION,
+    SYNTHETIC_MARKER,
+    SYNTHETIC_NOTE,
+    Scene,
+    count_classes,
+    list_scenes,
+    prepare_chesapeake,
+)
+from benchmark.config import DatasetConfig
+from benchmark.errors import one_line
+from benchmark.specs import Found, Images, Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+DRIVER = "GTiff"
+"""Nothing else is opened: a file of another format may name further files, or addresses."""
+
+# Blocks are decoded once per window-row when the cache holds them; more would only cost memory.
+_GDAL = {"GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 256, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+
+__all__ = ["ChesapeakeSource", "open_chesapeake", "prepare_chesapeake"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChesapeakeSource:
+    """The scenes below one root as a ``specs.Source``; a unit is a scene."""
+
+    root: str
+    scenes: tuple[Scene, ...]
+    patch_size: int
+    purity: float
+    is_synthetic: bool = False
+    classes: tuple[str, ...] = CLASSES
+    bands: tuple[str, ...] = BANDS
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the report must say about the data."""
+        return (SYNTHETIC_NOTE,) if self.is_synthetic else ()
+
+    def digest(self) -> str:
+        """Return a hex blake2b over the class mapping, and paths and contents of the scenes."""
+        import hashlib
+
+        from benchmark.store.digest import digest_files
+
+        names = sorted(path for scene in self.scenes for path in (scene.image, scene.mask))
+        paths = [Path(self.root, name) for name in names]
+        contents = digest_files(path for path in paths if path.is_file())
+        sums = hashlib.blake2b(f"chesapeake mapping {MAPPING_VERSION}\n".encode(), digest_size=16)
+        for name, path in zip(names, paths, strict=True):
+            sums.update(f"{name} {contents.get(path, 'missing')}\n".encode())
+        return sums.hexdigest()
+
+    def units(self) -> Sequence[str]:
+        """Return the names of the scenes, sorted."""
+        return [scene.name for scene in self.scenes]
+
+    def find(self, unit: str) -> Found:
+        """Return the windows of one scene whose majority class covers at least ``purity``.
+
+        Windows do not overlap and begin at the upper left corner; what is left over at the right
+        and lower edge is not examined. A missing, unreadable, too small or inconsistent file
+        becomes a Problem, and the scene then has no candidates.
+
+        Raises:
+            KeyError: there is no such scene.
+        """
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        from benchmark.tables import CANDIDATES
+
+        scene = self._scene(unit)
+        where, reason = scene.image, ""
+        try:
+            with rasterio.Env(**_GDAL):
+                with rasterio.open(Path(self.root, where), driver=DRIVER) as image:
+                    size = (image.height, image.width)
+                    reason = _image_fault(image, self.patch_size)
+                if not reason:
+                    where = scene.mask
+                    with rasterio.open(Path(self.root, where), driver=DRIVER) as mask:
+                        transform, crs = mask.transform, mask.crs
+                        reason = _mask_fault(mask, size)
+                        counts = None if reason else count_classes(mask.read(1), self.patch_size)
+        except (RasterioError, OSError) as error:
+            reason = _reading_failed(Path(self.root, where), error)
+        if reason or counts is None:
+            return Found(CANDIDATES.empty_table(), 0, (Problem(where, reason),))
+        candidates = self._candidates(scene, counts, transform, crs)
+        return Found(candidates, counts.shape[0] * counts.shape[1])
+
+    def _candidates(
+        self, scene: Scene, counts: NDArray[np.int64], transform: Any, crs: Any
+    ) -> pa.Table:
+        import numpy as np
+        import pyarrow as pa
+        from rasterio.warp import transform as warp
+
+        from benchmark.tables import CANDIDATES
+
+        size = self.patch_size
+        labels, largest = counts.argmax(axis=-1), counts.max(axis=-1)
+        # An exact share must be kept, and 0.07 * 100 is above 7 in binary.
+        kept = largest >= self.purity * size**2 - 1e-6
+        rows, cols = np.nonzero(kept)
+        top, left = rows * size, cols * size
+        right, down = left + size / 2, top + size / 2
+        x = transform.c + transform.a * right + transform.b * down
+        y = transform.f + transform.d * right + transform.e * down
+        lon, lat = warp(crs, "EPSG:4326", x.tolist(), y.tolist()) if len(rows) else ([], [])
+        n = len(rows)
+        columns = {
+            "patch_id": [f"{scene.name}-{y:05d}-{x:05d}" for y, x in zip(top, left, strict=True)],
+            "split": [scene.split] * n,
+            "label": labels[kept].astype(np.int32),
+            "scene": [scene.name] * n,
+            "region": [scene.region] * n,
+            "row": top.astype(np.int32),
+            "col": left.astype(np.int32),
+            "lon": np.asarray(lon, np.float64),
+            "lat": np.asarray(lat, np.float64),
+            "purity": (largest[kept] / size**2).astype(np.float32),
+        }
+        return pa.table(columns, schema=CANDIDATES).sort_by("patch_id")
+
+    def read(self, candidates: pa.Table) -> Images:
+        """Return the pixels of windows, uint8 (N, C, H, W), in the order of the rows given.
+
+        Rows whose pixels cannot be read are left out and their file becomes a Problem.
+
+        Raises:
+            ValueError: the candidates are of several scenes.
+            KeyError: their scene is none of this source.
+        """
+        import numpy as np
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        size, num_rows = self.patch_size, candidates.num_rows
+        pixels = np.empty((num_rows, len(BANDS), size, size), np.uint8)
+        is_read = np.zeros(num_rows, bool)
+        if not num_rows:
+            return Images(pixels, np.flatnonzero(is_read))
+        (name,) = set(candidates["scene"].to_pylist())  # several: ValueError
+        scene = self._scene(name)
+        path = Path(self.root, scene.image)
+        rows, cols = candidates["row"].to_numpy(), candidates["col"].to_numpy()
+        reason = ""
+        try:
+            with rasterio.Env(**_GDAL), rasterio.open(path, driver=DRIVER) as image:
+                reason = _image_fault(image, size)
+                runs = () if reason else _runs(rows, cols, size, image.block_shapes[0][1])
+                for run in runs:
+                    row, first, last = rows[run[0]], cols[run[0]], cols[run[-1]] + size
+                    try:
+                        strip = image.read(window=((row, row + size), (first, last)))
+                    except (RasterioError, OSError) as error:
+                        # Runs before and after the damage are still good.
+                        reason = reason or _reading_failed(path, error)
+                        continue
+                    for index, start in zip(run, cols[run] - first, strict=True):
+                        pixels[index] = strip[:, :, start : start + size]
+                    is_read[run] = True
+        except (RasterioError, OSError) as error:
+            reason = _reading_failed(path, error)
+        kept = np.flatnonzero(is_read)
+        if not reason:
+            return Images(pixels, kept)
+        problem = Problem(scene.image, f"{reason} ({num_rows - len(kept)} patches lost)")
+        return Images(pixels[kept], kept, (problem,))
+
+    def _scene(self, name: str) -> Scene:
+        for scene in self.scenes:
+            if scene.name == name:
+                return scene
+        raise KeyError(f"no scene '{name}' below {self.root}")
+
+
+def open_chesapeake(config: DatasetConfig) -> ChesapeakeSource:
+    """Open a folder in the layout of torchgeo's ChesapeakeCVPR.
+
+    Scenes are split by state: ``test_regions``, ``val_regions``, and the rest is train.
+
+    Raises:
+        UsageError: there is no usable index, no scene on disk, or a region is unknown.
+    """
+    return ChesapeakeSource(
+        root=config.root,
+        scenes=list_scenes(config),
+        patch_size=config.patch_size,
+        purity=config.purity,
+        is_synthetic=Path(config.root, SYNTHETIC_MARKER).is_file(),
+    )
+
+
+def _runs(
+    rows: NDArray[Any], cols: NDArray[Any], size: int, block_width: int
+) -> Iterator[NDArray[Any]]:
+    """Yield the indices of windows to read in one go, ordered by column.
+
+    Windows of one window-row are joined while the gap between them is narrower than a block: its
+    pixels are then decoded anyway, always so where a block is a strip as wide as the scene.
+    """
+    import numpy as np
+
+    order = np.lexsort((cols, rows))
+    new_row = np.diff(rows[order]) != 0
+    far = np.diff(cols[order]) - size >= block_width
+    yield from np.split(order, np.flatnonzero(new_row | far) + 1)
+
+
+def _image_fault(image: Any, patch_size: int) -> str:
+    if image.count != len(BANDS) or set(image.dtypes) != {"uint8"}:
+        return f"{image.count} bands of {image.dtypes[0]}, expected {len(BANDS)} of uint8"
+    if min(image.height, image.width) < patch_size:
+        return f"{image.height} x {image.width} px is smaller than a patch of {patch_size} px"
+    return ""
+
+
+def _mask_fault(mask: Any, size: tuple[int, int]) -> str:
+    if (mask.height, mask.width) != size:
+        return f"{mask.height} x {mask.width} px, but its image has {size[0]} x {size[1]} px"
+    if mask.count != 1 or mask.dtypes[0] != "uint8":
+        return f"{mask.count} bands of {mask.dtypes[0]}, expected 1 of uint8"
+    return "" if mask.crs else "has no coordinate reference system"
+
+
+def _reading_failed(path: Path, error: Exception) -> str:
+    if not path.is_file():
+        return "file is missing, though the index lists it"
+    # rasterio's own text is often only "Read failed", GDAL's reason stands in the cause.
+    return one_line(error.__cause__ or error)

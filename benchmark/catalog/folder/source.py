@@ -1,0 +1,305 @@
+"""A folder of labelled images, one sub-folder per class, as a source of patches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmark.catalog.folder.images import SUFFIXES, ImageError, PatchReader, open_reader
+from benchmark.catalog.folder.splits import (
+    SPLIT_TABLE,
+    Group,
+    Row,
+    check_classes,
+    draw_splits,
+    duplicate_notes,
+    group_duplicates,
+    read_split_table,
+    split_folders,
+)
+from benchmark.config import DatasetConfig
+from benchmark.errors import UsageError
+from benchmark.specs import Found, Images, Problem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNIT_SIZE = 256
+"""Files that one unit holds."""
+
+
+class Entry(NamedTuple):
+    """One image: its path relative to the root is its ``patch_id``."""
+
+    path: str
+    class_name: str
+    split: str
+    scene: str | None
+    region: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """The images of a folder, each of them one patch; implements ``specs.Source``."""
+
+    root: Path
+    classes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    """Sorted by path."""
+    reader: PatchReader
+    notes: tuple[str, ...]
+    content_digest: str
+    is_synthetic: bool = False
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the C bands."""
+        return self.reader.bands
+
+    def digest(self) -> str:
+        """Return the digest of paths, labels, splits, scenes, regions and file contents.
+
+        It was computed when the folder was opened.
+        """
+        return self.content_digest
+
+    def units(self) -> Sequence[str]:
+        """Return the names of groups of 256 files in the order of their paths."""
+        return [f"{unit:05d}" for unit in range(-(-len(self.entries) // UNIT_SIZE))]
+
+    def find(self, unit: str) -> Found:
+        """Return the candidates of one unit, without opening a file.
+
+        ``purity`` is 1, because the label covers the whole image; row, col, lon and lat are null.
+        """
+        import pyarrow as pa
+
+        from benchmark.tables import CANDIDATES
+
+        begin = int(unit) * UNIT_SIZE
+        entries = self.entries[begin : begin + UNIT_SIZE]
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        nulls = [None] * len(entries)
+        columns = {
+            "patch_id": [entry.path for entry in entries],
+            "split": [entry.split for entry in entries],
+            "label": [label_of[entry.class_name] for entry in entries],
+            "scene": [entry.scene for entry in entries],
+            "region": [entry.region for entry in entries],
+            "row": nulls,
+            "col": nulls,
+            "lon": nulls,
+            "lat": nulls,
+            "purity": [1.0] * len(entries),
+        }
+        return Found(pa.table(columns, schema=CANDIDATES), num_examined=len(entries))
+
+    def read(self, candidates: pa.Table) -> Images:
+        """Return the images of the candidates, uint8 (N, C, P, P), in the order of the rows.
+
+        An image that cannot be used is a Problem and left out of ``rows``.
+        """
+        import numpy as np
+
+        paths = candidates["patch_id"].to_pylist()
+        size = self.reader.patch_size
+        pixels = np.empty((len(paths), len(self.bands), size, size), np.uint8)
+        rows: list[int] = []
+        problems = []
+        for row, path in enumerate(paths):
+            try:
+                pixels[len(rows)] = self.reader.read(self.root / path)
+            except ImageError as error:
+                problems.append(Problem(str(self.root / path), str(error)))
+            else:
+                rows.append(row)
+        return Images(pixels[: len(rows)], np.array(rows, np.int64), tuple(problems))
+
+
+def open_folder(config: DatasetConfig) -> FolderSource:
+    """Open a folder of labelled images: ``CLASS/image.png`` or ``SPLIT/CLASS/image.png``.
+
+    A ``splits.csv`` in the root gives the splits; otherwise folders called train, val and test
+    above the classes do; otherwise the split is drawn at random, stratified by class.
+
+    Raises:
+        UsageError: the folder is absent, holds no images or only one class, its layout is
+            ambiguous, a class has no train images, ``splits.csv`` is wrong, or the first image
+            does not fit ``bands`` and ``value_range``.
+    """
+    where = f"[dataset] root = '{config.root}'"
+    # Workers run in other directories, so the root must not stay relative.
+    root = Path(config.root).resolve()
+    if not root.is_dir():
+        what = "is no folder" if root.exists() else "does not exist"
+        raise UsageError(f"{where}: {what}; give the folder that holds one folder per class")
+    listing = _list_images(root, where)
+    notes = list(listing.notes)
+    images = listing.images
+    table: dict[str, Row] = {}
+    if (root / SPLIT_TABLE).is_file():
+        table = read_split_table(root / SPLIT_TABLE, set(images), where=where)
+        images = sorted(table)
+        num_unlisted = len(listing.images) - len(images)
+        if num_unlisted:
+            example = next(image for image in listing.images if image not in table)
+            notes.append(
+                f"Images left out because {SPLIT_TABLE} does not list them: {num_unlisted}, "
+                f"e.g. '{example}'."
+            )
+    _check_images(images, where)
+    levels = split_folders(images, where=where)
+    depth = 1 if levels else 0
+    class_of = {image: PurePosixPath(image).parts[depth] for image in images}
+    if not table:
+        notes += _empty_class_notes(listing.folders, set(class_of.values()), depth)
+    digest_of = _digest_files(root, images, where)
+    groups = group_duplicates(digest_of, class_of)
+    if table:
+        split_of = {image: row.split for image, row in table.items()}
+    elif levels:
+        _check_levels(levels, where)
+        split_of = {image: levels[PurePosixPath(image).parts[0]] for image in images}
+    else:
+        split_of = _draw(groups, config, where)
+        notes.append(
+            f"The split into train, val and test is random (seed {config.seed}): neighbouring "
+            "patches may stand in different splits, so scores are optimistic."
+        )
+    notes += check_classes(split_of, class_of, where=where)
+    notes += duplicate_notes(groups, split_of, class_of)
+    reader, reader_notes = open_reader(root, images, config, where=where)
+    entries = []
+    for image in images:
+        row = table.get(image)
+        scene, region = (row.scene, row.region) if row else (None, None)
+        entries.append(Entry(image, class_of[image], split_of[image], scene, region))
+    return FolderSource(
+        root=root,
+        classes=tuple(sorted(set(class_of.values()))),
+        entries=tuple(entries),
+        reader=reader,
+        notes=(*notes, *reader_notes),
+        content_digest=_digest_entries(entries, digest_of),
+    )
+
+
+class _Listing(NamedTuple):
+    images: list[str]
+    folders: list[str]
+    notes: list[str]
+
+
+def _list_images(root: Path, where: str) -> _Listing:
+    images: list[str] = []
+    folders: list[str] = []
+    ignored: list[str] = []
+    linked: list[str] = []
+    outside: list[str] = []
+
+    def fail(error: OSError) -> None:
+        raise UsageError(f"{where}: cannot be listed: {error}") from None
+
+    for folder, names, files in os.walk(root, onerror=fail):
+        here = Path(folder)
+        names[:] = [name for name in names if not name.startswith(".")]
+        for name in names:
+            path = here / name
+            (linked if path.is_symlink() else folders).append(path.relative_to(root).as_posix())
+        for name in files:
+            path = (here / name).relative_to(root)
+            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                ignored.append(path.as_posix())
+            else:
+                images.append(path.as_posix())
+                link = here / name
+                if link.is_symlink() and not link.resolve().is_relative_to(root):
+                    outside.append(path.as_posix())
+    for path_text in images:
+        # Arrow and JSON hold UTF-8 only, and the path is the patch's identity.
+        try:
+            path_text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{where}: the file name {path_text!a} is not UTF-8; rename it"
+            ) from None
+    ignored = [path for path in ignored if path != SPLIT_TABLE]
+    notes = []
+    if ignored:
+        notes.append(
+            "Files ignored because they are hidden or no PNG, JPEG or TIFF: "
+            f"{len(ignored)}, e.g. {min(ignored)!a}."
+        )
+    if outside:
+        notes.append(f"Links to files outside the folder: {len(outside)}, e.g. {min(outside)!a}.")
+    if linked:
+        notes.append(f"Linked folders that were not followed: {len(linked)}, e.g. {min(linked)!a}.")
+    return _Listing(sorted(images), sorted(folders), notes)
+
+
+def _check_images(images: Sequence[str], where: str) -> None:
+    if not images:
+        raise UsageError(
+            f"{where}: holds no PNG, JPEG or TIFF images; put them into one folder per class"
+        )
+    loose = [image for image in images if "/" not in image]
+    if loose:
+        raise UsageError(
+            f"{where}: {len(loose)} images lie directly in it, e.g. '{loose[0]}'; put them into "
+            "one folder per class"
+        )
+
+
+def _check_levels(levels: Mapping[str, str], where: str) -> None:
+    folder_of: dict[str, str] = {}
+    for folder, split in levels.items():
+        other = folder_of.setdefault(split, folder)
+        if other != folder:
+            raise UsageError(
+                f"{where}: the folders '{other}' and '{folder}' both mean {split}; keep one"
+            )
+
+
+def _empty_class_notes(folders: Sequence[str], classes: set[str], depth: int) -> list[str]:
+    parts = [PurePosixPath(folder).parts for folder in folders]
+    empty = sorted({part[depth] for part in parts if len(part) == depth + 1} - classes)
+    return [f"Folders without images, which are no class: {', '.join(empty)}."] if empty else []
+
+
+def _digest_files(root: Path, images: Sequence[str], where: str) -> dict[str, str | None]:
+    """Return the digest of each file, None where it is empty or cannot be opened."""
+    from benchmark.store.digest import digest_files
+
+    # A file without a digest is no error yet: reading it names it as a Problem, and on_error
+    # says what becomes of that.
+    paths = {image: root / image for image in images}
+    usable = [path for path in paths.values() if os.access(path, os.R_OK) and path.stat().st_size]
+    try:
+        digest_of = digest_files(usable)
+    except OSError as error:
+        raise UsageError(f"{where}: cannot be read: {error}") from None
+    return {image: digest_of.get(path) for image, path in paths.items()}
+
+
+def _draw(groups: Sequence[Group], config: DatasetConfig, where: str) -> dict[str, str]:
+    if config.val_fraction + config.test_fraction >= 1:
+        raise UsageError(
+            f"{where}: val_fraction = {config.val_fraction} and test_fraction = "
+            f"{config.test_fraction} leave nothing for train; their sum must be below 1"
+        )
+    return draw_splits(
+        groups,
+        seed=config.seed,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+    )
+
+
+def _digest_entries(entries: Sequence[Entry], digest_of: Mapping[str, str | None]) -> str:
+    rows = [[*entry, digest_of[entry.path]] for entry in entries]
+    return hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()

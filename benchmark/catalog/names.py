@@ -1,0 +1,75 @@
+"""The names in an experiment, looked up in the catalogs and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from benchmark.catalog.backbones import find_backbone
+from benchmark.catalog.datasets import DATASETS
+from benchmark.catalog.heads import HEADS
+from benchmark.config import Experiment, FinetuneConfig
+from benchmark.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from benchmark.specs import Backbone
+
+COMMON_DATASET_SETTINGS = frozenset(
+    {"name", "root", "patch_size", "seed", "per_region", "per_class", "on_error"}
+)
+
+
+def check_names(experiment: Experiment) -> None:
+    """Check that the catalogs hold what an experiment names.
+
+    Raises:
+        UsageError: a name is unknown, or a setting does not apply to the data set.
+    """
+    where = experiment.path
+    dataset = DATASETS.get(experiment.dataset.name, where=f"{where} [dataset]")
+    backbones = resolve_backbones(experiment, where=where)
+    for name in experiment.heads:
+        HEADS.get(name, where=where)
+    if experiment.finetune is not None:
+        _check_finetune(experiment.finetune, backbones, where=f"{where} [finetune]")
+    allowed = COMMON_DATASET_SETTINGS | dataset.settings
+    for key in sorted(experiment.dataset.model_fields_set - allowed):
+        raise UsageError(
+            f"{where} [dataset]: '{key}' does not apply to the data set '{dataset.name}'; remove it"
+        )
+
+
+def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backbone, ...]:
+    """Return the entries of an experiment's backbones, with their options applied.
+
+    Raises:
+        UsageError: a name or an option is wrong.
+    """
+    options = experiment.backbone
+    return tuple(
+        find_backbone(name, where=where, options=options.get(name)) for name in experiment.backbones
+    )
+
+
+def _check_finetune(config: FinetuneConfig, backbones: Sequence[Backbone], *, where: str) -> None:
+    """Refuse backbones that cannot be fine-tuned, by name, with those that can."""
+    names = [item.name for item in backbones]
+    can = [item.name for item in backbones if item.is_trainable]
+    known = f"those that can: {', '.join(can)}" if can else "none of the experiment's can"
+    for name in config.backbones or ():
+        if name not in names:
+            raise UsageError(
+                f"{where}: backbone '{name}' is not among the experiment's."
+                f"{did_you_mean(name, names)}"
+            )
+        if name not in can:
+            raise UsageError(
+                f"{where}: backbone '{name}' has no weights and cannot be fine-tuned; {known}"
+            )
+    if config.backbones is None and not any(
+        item.is_trainable and not item.is_floor for item in backbones
+    ):
+        raise UsageError(
+            f"{where}: there is nothing to fine-tune: {', '.join(names)} have no weights or belong "
+            f"to the floor; {known}. Name one with backbones = [...], or remove the table"
+        )

@@ -1,0 +1,1 @@
+"""Synthetic scenes in the layout of the Chesapeake data set."""

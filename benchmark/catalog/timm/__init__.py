@@ -1,0 +1,1 @@
+"""Networks of timm, for ``timm:...`` and for checkpoints that timm saved."""

@@ -1,0 +1,226 @@
+"""The pretrained weights of torchgeo: their file, their bands, and what they are fed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.catalog.huggingface.files import is_reachable
+from benchmark.errors import UsageError, one_line
+
+RGB = ("red", "green", "blue")
+
+_COLOURS: Mapping[str, Mapping[str, str]] = {
+    "SENTINEL2": {"B2": "blue", "B3": "green", "B4": "red", "B8": "nir"},
+    "LANDSAT_TM": {"B1": "blue", "B2": "green", "B3": "red", "B4": "nir"},
+    "LANDSAT_ETM": {"B1": "blue", "B2": "green", "B3": "red", "B4": "nir"},
+    "LANDSAT": {"B2": "blue", "B3": "green", "B4": "red", "B5": "nir"},
+    "": {"R": "red", "G": "green", "B": "blue", "NIR": "nir", "N": "nir"},
+}
+"""Band numbers that data sets call by a colour, by the sensor that begins a name of weights."""
+
+_RADAR = {"VV", "VH", "HH", "HV"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsFile:
+    """The file of one entry of torchgeo's weights; it pickles, each node has its own cache."""
+
+    what: str
+    """Begins messages."""
+    name: str
+    """Of the entry, e.g. ``ResNet18_Weights.SENTINEL2_RGB_MOCO``."""
+    url: str
+
+    @property
+    def path(self) -> Path:
+        """Where torch keeps it on this node."""
+        import torch.hub
+
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.url.rpartition("/")[2]
+
+    @property
+    def fetch_line(self) -> str:
+        """The command that fetches it."""
+        code = f"from torchgeo.models import get_weight; get_weight('{self.name}').get_state_dict()"
+        return f"python -c {shlex.quote(code)}" if '"' in code else f'python -c "{code}"'
+
+    def check(self) -> None:
+        """Raise UsageError where the file is not here and cannot be fetched."""
+        if not self.path.is_file() and not is_reachable(self.url):
+            raise UsageError(
+                f"{self.what}: {self.path.name} is not in {self.path.parent} and its server cannot "
+                f"be reached; where it can be, run `{self.fetch_line}`"
+            )
+
+    def fetched(self) -> Path:
+        """Return the file, fetched where it is not there yet.
+
+        Raises:
+            UsageError: it cannot be fetched.
+        """
+        import torch.hub
+
+        path = self.path
+        if path.is_file():
+            return path
+        self.check()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Most names end with the first digits of the file's digest.
+        digest = re.search(r"-([a-f0-9]+)\.", path.name)
+        try:
+            torch.hub.download_url_to_file(
+                self.url, str(path), digest[1] if digest else None, progress=False
+            )
+        except (OSError, RuntimeError) as error:
+            raise UsageError(
+                f"{self.what}: {path.name} cannot be fetched ({one_line(error, limit=120)}); try "
+                f"`{self.fetch_line}`"
+            ) from None
+        return path
+
+    def digest(self) -> str:
+        """Return the digest of the file."""
+        from benchmark.store.digest import digest_file
+
+        return digest_file(self.fetched())
+
+    def load(self) -> dict[str, Any]:
+        """Return the tensors; nothing but tensors is read.
+
+        Raises:
+            UsageError: it is no such file.
+        """
+        import pickle
+
+        import torch
+
+        path = self.fetched()
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+            raise UsageError(
+                f"{self.what}: {path} holds no weights, or more than weights "
+                f"({one_line(error, limit=80)}); delete it and run `{self.fetch_line}`"
+            ) from None
+        if not isinstance(state, dict):
+            raise UsageError(f"{self.what}: {path} holds no state dict")
+        return state
+
+
+class Local(NamedTuple):
+    """An entry of torchgeo's weights as its model builders use it, read from our file."""
+
+    meta: Mapping[str, Any]
+    state: Mapping[str, Any]
+
+    def get_state_dict(self, **_: Any) -> dict[str, Any]:
+        """Return the tensors."""
+        return dict(self.state)
+
+
+class Feeding(NamedTuple):
+    """The fields of ``specs.Backbone`` that say what it is fed."""
+
+    bands: tuple[str, ...]
+    image_size: int | None
+    resize_to: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: str
+    """What 255 stands for, in words; empty: for itself."""
+
+
+def read_feeding(
+    name: str, meta: Mapping[str, Any], transforms: Any, *, what: str, default_size: int | None
+) -> Feeding:
+    """Translate the transforms and the bands of an entry of torchgeo's weights.
+
+    Patches are bytes. Where the weights were trained on other numbers, 255 stands for what is
+    scaled to 1 in training, which is 10,000 for the reflectance of Sentinel-2.
+
+    Args:
+        name: of the entry, without its class, e.g. ``SENTINEL2_RGB_MOCO``.
+        meta: of the entry.
+        transforms: of the entry, a ``torch.nn.Sequential``.
+        what: begins messages.
+        default_size: side in px of what the network takes, where the transforms do not say.
+
+    Raises:
+        UsageError: they hold something that has no equal here; says what.
+    """
+    bands = _band_names(name, meta, what)
+    size, resize_to = None, None
+    mean, std = [0.0] * len(bands), [1.0] * len(bands)
+    steps = list(transforms.children())
+    for step in steps or ([] if type(transforms).__name__ == "Identity" else [transforms]):
+        kind = type(step).__name__
+        if kind == "Resize":
+            resize_to = _square(step.size, what)
+        elif kind == "CenterCrop":
+            size = _square(step.size, what)
+        elif kind == "Normalize":
+            shift, scale = _spread(step.mean, len(bands)), _spread(step.std, len(bands))
+            # ((x - mean) / std - shift) / scale as one normalisation.
+            mean = [a + b * c for a, b, c in zip(mean, std, shift, strict=True)]
+            std = [a * b for a, b in zip(std, scale, strict=True)]
+        else:
+            raise UsageError(f"{what}: its transform {kind} has no equal in the benchmark")
+    size = size or resize_to or meta.get("img_size") or default_size
+    full = _full_scale(name, mean, std)
+    largest = max(full)
+    return Feeding(
+        bands,
+        size,
+        None if resize_to == size else resize_to,
+        tuple(a / f for a, f in zip(mean, full, strict=True)),
+        tuple(a / f for a, f in zip(std, full, strict=True)),
+        "" if largest <= 255 else f"255 stands for {largest:,.0f}",
+    )
+
+
+def _full_scale(name: str, mean: list[float], std: list[float]) -> list[float]:
+    """Return the value that 255 stands for, of each band."""
+    if all(value == 0 for value in mean):
+        return [255.0 if value == 1 else value for value in std]
+    if max(mean) + max(std) <= 1:
+        # Written for pixels of 0...1.
+        return [1.0] * len(std)
+    if max(std) <= 255:
+        return [255.0] * len(std)
+    if name.startswith("SENTINEL2"):
+        # Reflectance x 10,000, as the data are delivered.
+        return [10_000.0] * len(std)
+    return [a + b for a, b in zip(mean, std, strict=True)]
+
+
+def _band_names(name: str, meta: Mapping[str, Any], what: str) -> tuple[str, ...]:
+    bands = meta.get("bands")
+    if bands is None:
+        if meta.get("in_chans", 3) != 3:
+            raise UsageError(f"{what}: torchgeo does not say which {meta['in_chans']} bands it has")
+        return RGB
+    if _RADAR & set(bands):
+        raise UsageError(
+            f"{what}: takes radar backscatter in decibels ({', '.join(bands)}), which patches of "
+            "bytes cannot hold; choose weights of an optical sensor"
+        )
+    colours = next(value for key, value in _COLOURS.items() if name.startswith(key))
+    plain = [item.removeprefix("SR_").replace("B0", "B") for item in bands]
+    return tuple(colours.get(item, _COLOURS[""].get(item, item)) for item in plain)
+
+
+def _square(size: Any, what: str) -> int:
+    sides = set(size) if isinstance(size, Sequence) else {size}
+    if len(sides) != 1:
+        raise UsageError(f"{what}: its images of {tuple(size)} px are not square")
+    return int(sides.pop())
+
+
+def _spread(values: Any, count: int) -> list[float]:
+    listed = [float(value) for value in values]
+    return listed * count if len(listed) == 1 else listed

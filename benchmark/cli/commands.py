@@ -1,0 +1,361 @@
+"""The command line: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from benchmark.cli.printing import (
+    LOG_FORMAT_OPTION,
+    LOG_FORMAT_VARIABLE,
+    LogFormat,
+    complain,
+    find_log_format,
+    format_stderr,
+    open_stderr_progress,
+    open_stdout,
+    print_json,
+    print_tables,
+    say,
+)
+from benchmark.cli.status import WATCH_EVERY_S, Asked, show_status, watch_status
+from benchmark.cluster.headwatch import end_process
+from benchmark.errors import BenchmarkError, Interrupted, UsageError
+from benchmark.stages import STAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from benchmark.experiment.cells import CellResult
+
+app = typer.Typer(
+    name="benchmark",
+    help="Which pretrained backbone for your patches, frozen or fine-tuned, and is the "
+    "difference real?",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ExperimentArg = Annotated[
+    Path, typer.Argument(metavar="EXPERIMENT.toml", help="The experiment file.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: embed.batch_size=64."),
+]
+StoreOption = Annotated[
+    str | None, typer.Option(metavar="URI", help="Where artefacts go: a folder or s3://...")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", metavar="ADDRESS", help="A Ray cluster; without it, this machine."),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show the grid and what is complete; compute nothing.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(
+        LOG_FORMAT_OPTION,
+        metavar="text|json",
+        envvar=LOG_FORMAT_VARIABLE,
+        help="json: each line of stderr is one JSON object.",
+    ),
+]
+"""The parser only checks it: ``invoke`` applies it, so that the parser's mistakes are JSON, too."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code (the console script).
+
+    SIGTERM, which `ray job stop` sends, ends a command as Ctrl-C does.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    end_process(invoke(sys.argv[1:] if arguments is None else arguments))
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    # A second one ends the process at once.
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0 done, 1 a cell failed, 2 usage."""
+    logging.getLogger("benchmark").addHandler(logging.NullHandler())
+    with format_stderr(find_log_format(arguments)):
+        return _invoke(arguments)
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    # Every error of typer's parser derives from the base of its usage errors.
+    parser_error = typer.BadParameter.__mro__[2]
+    try:
+        code = app(list(arguments), standalone_mode=False, prog_name="benchmark")
+    except BenchmarkError as error:
+        return complain(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = Interrupted.exit_code
+    except typer.Exit as end:
+        return end.exit_code
+    except Exception as error:
+        if not isinstance(error, parser_error):
+            raise
+        message = getattr(error, "format_message", str(error).__str__)()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            # No command was given: its message is the help.
+            sys.stderr.write(f"{message}\n")
+            return 2
+        return complain(" ".join(message.split()), 2)
+    if code == Interrupted.exit_code:
+        # Typer answers Ctrl-C with this code, and says nothing.
+        return complain("interrupted; what is complete is kept, run again to go on", code)
+    return code if isinstance(code, int) else 0
+
+
+@app.command("list")
+def list_catalog(
+    catalog: Annotated[str, typer.Argument(metavar="datasets|backbones|heads|metrics")],
+    as_json: JsonOption = False,
+) -> None:
+    """List what can be benchmarked."""
+    from benchmark.cli.listing import catalog_rows, source_lines
+
+    rows = catalog_rows(catalog)
+    if as_json:
+        print_json(rows)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    open_stdout().print(table)
+    if catalog == "backbones":
+        say("\nand any model of these sources, by its name in an experiment file:")
+        for line in source_lines():
+            say(line)
+
+
+@app.command()
+def run(
+    experiment: ExperimentArg,
+    settings: SetOption = None,
+    store: StoreOption = None,
+    address: AddressOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    log_format: LogFormatOption = LogFormat.text,
+) -> int:
+    """Run all stages in order; complete artefacts are skipped."""
+    from benchmark import api
+    from benchmark.experiment.usage import usage_table
+
+    del log_format
+    loaded = api.load(experiment, settings or ())
+    if dry_run:
+        return show_status(Asked(loaded, store, as_json, prefix="dry run: "))
+    began = time.monotonic()
+    with open_stderr_progress() as progress:
+        result = api.run(loaded, store=store, address=address, progress=progress)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_tables(result.tables)
+        if result.usages:
+            print_tables([usage_table(result.usages)])
+        num_done = sum(item.status == "complete" for item in result.cells)
+        say(
+            f"{num_done} of {len(result.cells)} cells complete in {result.store}, "
+            f"{time.monotonic() - began:.1f} s"
+        )
+        say(result.report or result.store)
+    return _exit_code(result.failed)
+
+
+def _stage_command(name: str, summary: str) -> Callable[..., int]:
+    def command(
+        experiment: ExperimentArg,
+        settings: SetOption = None,
+        store: StoreOption = None,
+        address: AddressOption = None,
+        dry_run: DryRunOption = False,
+        as_json: JsonOption = False,
+        log_format: LogFormatOption = LogFormat.text,
+    ) -> int:
+        from benchmark import api
+
+        del log_format
+        loaded = api.load(experiment, settings or ())
+        if dry_run:
+            return show_status(Asked(loaded, store, as_json, prefix="dry run: ", stage=name))
+        with open_stderr_progress() as progress:
+            result, path = api.run_stage(
+                name, loaded, store=store, address=address, progress=progress
+            )
+        if as_json:
+            cells = [item.to_json() for item in result.cells]
+            print_json({"store": store or loaded.store, "path": path, "cells": cells})
+        else:
+            print_tables(result.tables)
+            say(path)
+        return _exit_code([item for item in result.cells if item.status == "failed"])
+
+    command.__doc__ = summary
+    return command
+
+
+for _entry in STAGES:
+    app.command(_entry.name)(_stage_command(_entry.name, _entry.help))
+
+
+@app.command()
+def status(
+    experiment: ExperimentArg,
+    settings: SetOption = None,
+    store: StoreOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again until every cell is complete or failed.")
+    ] = False,
+    every: Annotated[
+        float | None, typer.Option(min=0.1, metavar="SECONDS", help="--watch: between looks; 2.")
+    ] = None,
+    as_json: JsonOption = False,
+    log_format: LogFormatOption = LogFormat.text,
+) -> int:
+    """Show every cell: complete, stale, missing or failed, with its path."""
+    from benchmark import api
+
+    del log_format
+    if every is not None and not watch:
+        raise UsageError("status: --every applies to --watch only")
+    asked = Asked(api.load(experiment, settings or ()), store, as_json)
+    if not watch:
+        return show_status(asked)
+    return watch_status(asked, every_s=WATCH_EVERY_S if every is None else every)
+
+
+@app.command()
+def submit(
+    experiment: ExperimentArg,
+    settings: SetOption = None,
+    store: StoreOption = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="URL", help="The cluster's job server: http://HOST:8265.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show the log; end with the run, and with its code.")
+    ] = False,
+    runtime_env: Annotated[
+        str, typer.Option(metavar="none|pip|uv", help="Packages that the cluster installs first.")
+    ] = "none",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the cluster; submit no run.")
+    ] = False,
+    as_json: JsonOption = False,
+    log_format: LogFormatOption = LogFormat.text,
+) -> int:
+    """Run all stages as a job of a Ray cluster, which is checked first."""
+    from benchmark.cli.submit import Options, submit_experiment
+
+    return submit_experiment(
+        experiment,
+        Options(
+            settings=tuple(settings or ()),
+            store=store,
+            address=address,
+            follow=follow,
+            runtime_env=runtime_env,
+            dry_run=dry_run,
+            as_json=as_json,
+            log_format=log_format,
+        ),
+    )
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET")],
+    root: Annotated[Path, typer.Option(metavar="DIR", help="Where the scenes go.")],
+    scenes: Annotated[
+        int | None, typer.Option(min=3, metavar="N", help="synthetic: scenes per state.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=256, metavar="PX", help="synthetic: side of a scene in px.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="S", help="synthetic: seed.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Download, or for `synthetic` write, the source scenes of a data set."""
+    from benchmark.catalog.datasets import DATASETS
+
+    entry = DATASETS.get(dataset, where="prepare")
+    if entry.prepare is None:
+        raise UsageError(f"prepare: the data set '{dataset}' is your own; there is nothing to do")
+    given = {"scenes": scenes, "size": size, "seed": seed}
+    options = {key: value for key, value in given.items() if value is not None}
+    if options and dataset != "synthetic":
+        raise UsageError(f"prepare: --{next(iter(options))} applies to synthetic only")
+    with open_stderr_progress() as progress:
+        path = entry.prepare(root, progress=progress, **options)
+    if as_json:
+        print_json({"dataset": dataset, "root": str(path)})
+    else:
+        say(str(path))
+
+
+@app.command()
+def export(
+    experiment: ExperimentArg,
+    backbone: Annotated[str, typer.Option(metavar="NAME", help="One of the experiment's.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", metavar="METHOD", help="finetune, or a head on frozen embeddings."
+        ),
+    ] = "finetune",
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="One of the experiment's; the first.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Upload to this hub repository as well.")
+    ] = None,
+    settings: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a trained model as a folder that others can use without this package."""
+    from benchmark import api
+
+    loaded = api.load(experiment, settings or ())
+    folder, address = api.export(
+        loaded, backbone=backbone, method=method, seed=seed, out=out, repo=push, store=store
+    )
+    if as_json:
+        print_json({"path": str(folder), "pushed": address})
+        return
+    if address:
+        say(address)
+    say(str(folder))
+
+
+def _exit_code(failed: Sequence[CellResult]) -> int:
+    if failed:
+        reasons = dict.fromkeys(item.reason for item in failed)
+        first = next(iter(reasons))
+        more = f" (and {len(reasons) - 1} other reasons: see status)" if len(reasons) > 1 else ""
+        complain(f"{len(failed)} cells failed: {first}{more}", 1)
+    return 1 if failed else 0

@@ -1,0 +1,140 @@
+"""The command ``status``: how every cell stands, once or again and again."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from benchmark.cli.printing import note, open_stderr, open_stdout, print_json, say
+from benchmark.errors import Interrupted
+
+if TYPE_CHECKING:
+    from rich.console import ConsoleDimensions
+
+    from benchmark.config import Experiment
+    from benchmark.experiment.cells import CellResult
+    from benchmark.stages.watching import StageCount, View
+
+WATCH_EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which cells of which store, and how to show them."""
+
+    experiment: Experiment
+    store: str | None = None
+    as_json: bool = False
+    prefix: str = ""
+    stage: str | None = None
+
+
+def show_status(asked: Asked) -> int:
+    """Print how every cell stands, and return the exit code: 0."""
+    from benchmark import api
+
+    _print(api.status(asked.experiment, store=asked.store), asked)
+    return 0
+
+
+def watch_status(asked: Asked, *, every_s: float) -> int:
+    """Look again and again until every cell is complete or failed; then print as ``show_status``.
+
+    Meanwhile stderr shows the table, or lines of counts where it is no terminal. Returns the exit
+    code: 1 where a cell has failed.
+
+    Raises:
+        Interrupted: at Ctrl-C.
+    """
+    from benchmark import api
+    from benchmark.stages.watching import Watcher
+
+    try:
+        with api.open_context(asked.experiment, store=asked.store) as context:
+            watcher = Watcher(context)
+            view = _watch(watcher.look, every_s)
+    except KeyboardInterrupt:
+        raise Interrupted("no longer watching; what runs goes on") from None
+    _print(view.results, asked)
+    return 1 if view.failed else 0
+
+
+def _watch(look: Callable[[], View], every_s: float) -> View:
+    console = open_stderr()
+    if console is None or not console.is_terminal:
+        return _watch_lines(look, every_s)
+    from rich.live import Live
+
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+        while True:
+            view = look()
+            live.update(_build_page(view, console.size), refresh=True)
+            if view.is_over:
+                return view
+            time.sleep(every_s)
+
+
+def _watch_lines(look: Callable[[], View], every_s: float) -> View:
+    told: dict[str, StageCount] = {}
+    while True:
+        view = look()
+        for count in view.counts():
+            if told.get(count.stage) != count:
+                told[count.stage] = count
+                note(str(count), stage=count.stage, numbers=count.numbers())
+        if view.is_over:
+            return view
+        time.sleep(every_s)
+
+
+def _build_page(view: View, size: ConsoleDimensions) -> Any:
+    """Return the counts and the table, of which a low terminal has only unfinished cells."""
+    from rich.console import Group
+    from rich.text import Text
+
+    counts = ", ".join(count.short() for count in view.counts())
+    # Beside them the table's head, the line of what is hidden, and the cursor's.
+    max_rows = max(1, size.height - math.ceil(len(counts) / size.width) - 3)
+    rows = view.results
+    if len(rows) > max_rows:
+        rows = [item for item in rows if item.status != "complete"]
+    rows = rows[:max_rows]
+    hidden = len(view.results) - len(rows)
+    below = [Text(f"and {hidden} cells more")] if hidden else []
+    return Group(Text(counts), _build_table(rows, view.running, with_artefacts=False), *below)
+
+
+def _build_table(
+    results: Sequence[CellResult], running: Mapping[str, str], *, with_artefacts: bool = True
+) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    # A line for each cell where the height counts, and all that there is to say elsewhere.
+    overflow: Literal["fold", "ellipsis"] = "fold" if with_artefacts else "ellipsis"
+    for column in ("stage", "cell", "status", *(["artefact"] if with_artefacts else [])):
+        table.add_column(column, overflow=overflow, no_wrap=column != "artefact")
+    for item in results:
+        artefact = item.cell.artefact
+        state = f"{item.status}: {item.reason}" if item.reason else item.status
+        if item.status != "complete" and artefact.path in running:
+            state = f"running: {running[artefact.path]}"
+        row: list[str | Text] = [item.cell.stage, Text(item.cell.label), Text(state)]
+        table.add_row(*row, *([Text(artefact.uri)] if with_artefacts else []))
+    return table
+
+
+def _print(results: Sequence[CellResult], asked: Asked) -> None:
+    store = asked.store or asked.experiment.store
+    shown = [item for item in results if asked.stage is None or item.cell.stage == asked.stage]
+    if asked.as_json:
+        print_json({"store": store, "cells": [item.to_json() for item in shown]})
+        return
+    open_stdout().print(_build_table(shown, {}))
+    complete = sum(item.status == "complete" for item in shown)
+    say(f"{asked.prefix}{complete} of {len(shown)} cells complete")
+    say(store)

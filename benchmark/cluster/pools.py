@@ -1,0 +1,121 @@
+"""Pools of embedding actors, sized to the machines that are there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmark.cluster.connection import Node, Resources, count_of
+from benchmark.errors import UsageError
+
+ACTOR_BYTES = 1_200_000_000
+"""Memory to plan for an embedding actor on a CPU: torch, a model and its batches."""
+
+SMALL_PARAMETERS = 30_000_000
+"""A network of fewer leaves room on a GPU for a second process beside it."""
+SMALL_SHARE = 0.5
+"""Of a GPU, that the actor of a small network books: while one actor hands over its batch, the
+other computes."""
+
+
+class Pool(NamedTuple):
+    """A pool of equal actors, and why it has that shape."""
+
+    num_actors: int
+    num_cpus: float
+    num_gpus: float
+    num_threads: int
+    reason: str
+
+
+def gpu_share(num_parameters: int) -> float:
+    """Return the share of a GPU that an actor books for a network of so many parameters."""
+    return SMALL_SHARE if num_parameters < SMALL_PARAMETERS else 1.0
+
+
+def plan_pool(
+    resources: Resources,
+    *,
+    num_actors: int | None,
+    wants_gpu: bool = True,
+    num_gpus: float = 1.0,
+) -> Pool:
+    """Size a pool so that a whole CPU stays free for the tasks that read and write.
+
+    Actors that hold every CPU starve the read tasks, and the pipeline hangs in silence
+    (https://github.com/ray-project/ray/issues/44687). On CPUs the fastest pool is one actor
+    of one thread for each core, booked at a little less than a core.
+
+    Args:
+        resources: that the pool and its tasks may book.
+        num_actors: as the user asked; None chooses.
+        wants_gpu: whether to book GPUs where there are some.
+        num_gpus: that an actor books; below one, several share a GPU.
+
+    Raises:
+        UsageError: there is no CPU, or more actors are asked for than fit.
+    """
+    cpus = int(resources.num_cpus)
+    if cpus < 1:
+        raise UsageError("the Ray cluster has no CPU: add a node with CPUs")
+    if wants_gpu and int(resources.num_gpus):
+        return _plan_on_gpus(resources, num_actors=num_actors, num_gpus=num_gpus)
+    fits = max(1, int(resources.memory // ACTOR_BYTES)) if resources.memory else cpus
+    count = num_actors or min(cpus, fits)
+    if count > 8 * cpus:
+        raise UsageError(
+            f"[embed] num_actors = {count}: the cluster has {count_of(cpus, 'CPU')}; "
+            f'ask for at most {8 * cpus}, or write "auto"'
+        )
+    share = 0.0 if cpus == 1 else _floor((cpus - 1) / count)
+    # One thread, however many actors: another number adds up in another order.
+    reason = (
+        f"{count_of(cpus, 'CPU')}, no GPU: actors of one thread, a CPU left for reading and writing"
+    )
+    return Pool(count, min(1.0, share), 0.0, 1, reason)
+
+
+def _plan_on_gpus(resources: Resources, *, num_actors: int | None, num_gpus: float) -> Pool:
+    cpus, gpus = int(resources.num_cpus), int(resources.num_gpus)
+    nodes = resources.nodes or (Node(resources.num_cpus, resources.num_gpus),)
+    slots = [_slots(node, num_gpus) for node in nodes]
+    most = min(sum(slots), _slots(Node(0.0, gpus), num_gpus))
+    if most < 1:
+        raise UsageError(
+            f"[embed] num_gpus = {num_gpus:g}: no node of the cluster has so many GPUs"
+        )
+    count = num_actors or most
+    if count > most:
+        raise UsageError(
+            f"[embed] num_actors = {count}: the cluster has {count_of(gpus, 'GPU')}, "
+            f"{'one' if num_gpus == 1 else f'{num_gpus:g}'} for each actor"
+        )
+    # An actor sits beside its GPU, on a machine that may have few CPUs.
+    beside = min(
+        node.num_cpus / number for node, number in zip(nodes, slots, strict=True) if number
+    )
+    spare = (cpus - 1) / count if cpus > 1 else 0.0
+    share = _floor(min(1.0, beside, spare))
+    of = "each" if num_gpus == 1 else f"on {num_gpus:g} of one"
+    threads = max(1, (cpus - 1) // count)
+    return Pool(count, share, num_gpus, threads, f"{count_of(gpus, 'GPU')}: an actor {of}")
+
+
+def _slots(node: Node, num_gpus: float) -> int:
+    """Return how many actors of so many GPUs a machine takes; a share never spans two GPUs."""
+    gpus = int(node.num_gpus)
+    return int(gpus // num_gpus) if num_gpus >= 1 else gpus * int(1 / num_gpus)
+
+
+def group_by_share(shares: Sequence[float]) -> list[list[int]]:
+    """Return the indices of backbones that can share a pool, the order kept."""
+    groups: dict[float, list[int]] = {}
+    for number, share in enumerate(shares):
+        groups.setdefault(share, []).append(number)
+    return list(groups.values())
+
+
+def _floor(share: float) -> float:
+    # Ray counts in ten-thousandths of a CPU.
+    return math.floor(share * 1000) / 1000 if share < 1 else 1.0

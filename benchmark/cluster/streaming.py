@@ -1,0 +1,166 @@
+"""Ray Data pipelines of this benchmark: many small read tasks in, one status row per item out.
+
+Each item of work is one read task and one block, so that batches never depend on how many
+workers there are, and a finished item can be committed and skipped by the next run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from benchmark.cluster.connection import PROGRESS_TIMEOUT_S
+from benchmark.errors import CellError
+from benchmark.store.artefacts import Artefact
+
+if TYPE_CHECKING:
+    import ray.data
+
+READ_AHEAD_BYTES = 512 * 2**20
+"""Bound on blocks that wait in the object store, so that memory does not grow with the data; a
+large pool of actors has a larger one."""
+
+TASK_CPUS = 0.25
+"""What a read or write task books: they wait for disks, and must fit beside the actors."""
+
+
+class Items(Datasource):
+    """A Ray Data source in which every item is read by one task into one block."""
+
+    def __init__(
+        self,
+        name: str,
+        items: Sequence[Any],
+        read: Callable[[Any], pa.Table],
+        *,
+        item_bytes: int = 1024,
+    ) -> None:
+        """Read ``items`` with ``read``, which is shipped to workers by name.
+
+        Args:
+            name: shown in Ray's own messages.
+            items: picklable descriptions of work, in the order in which to begin it.
+            read: turns one item into one block.
+            item_bytes: estimate of a block's size.
+        """
+        super().__init__()
+        self._name = name
+        self._items = list(items)
+        self._read = read
+        self._item_bytes = int(item_bytes)
+
+    def get_name(self) -> str:
+        """Return the name for Ray's messages."""
+        return self._name
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Return the bytes of all blocks, estimated."""
+        return self._item_bytes * len(self._items)
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: Any = None,
+    ) -> list[ReadTask]:
+        """Return one task for each item, whatever parallelism Ray asks for."""
+        del parallelism, data_context
+        return [
+            ReadTask(
+                partial(_read_block, self._read, item),
+                BlockMetadata(
+                    num_rows=None,
+                    size_bytes=self._item_bytes,
+                    exec_stats=None,
+                    input_files=None,
+                ),
+                schema=None,
+                per_task_row_limit=per_task_row_limit,
+            )
+            for item in self._items
+        ]
+
+
+class ReadRows:
+    """Reads the rows of some splits of one part of ``patches`` into one block; needs no torch."""
+
+    def __init__(self, patches: Artefact, splits: tuple[str, ...]) -> None:
+        """Read from ``patches``."""
+        self._patches = patches
+        self._splits = splits
+
+    def __call__(self, name: str) -> pa.Table:
+        """Return identities, labels and images of a part."""
+        return self._patches.read_table(
+            names=[name], columns=["patch_id", "label", "image"], splits=self._splits
+        )
+
+
+def _read_block(read: Callable[[Any], pa.Table], item: Any) -> list[pa.Table]:
+    return [read(item)]
+
+
+def read_items(
+    source: Items,
+    *,
+    num_items: int,
+    num_cpus: float = TASK_CPUS,
+    keeps_order: bool = False,
+    most_cpus: float | None = None,
+    read_ahead_bytes: int = READ_AHEAD_BYTES,
+) -> ray.data.Dataset:
+    """Return a dataset over ``source`` with the settings that keep it from hanging.
+
+    The settings are copied into the dataset, so they are made before it.
+
+    Args:
+        source: the items.
+        num_items: how many there are.
+        num_cpus: that a read task books.
+        keeps_order: whether blocks come in the order of the items.
+        most_cpus: that the pipeline may book in all; None: what is free.
+        read_ahead_bytes: of blocks that may wait in the object store.
+    """
+    import ray.data
+    from ray.data import ExecutionResources
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = PROGRESS_TIMEOUT_S
+    context.execution_options.resource_limits = ExecutionResources(
+        cpu=most_cpus, object_store_memory=read_ahead_bytes
+    )
+    context.execution_options.preserve_order = keeps_order
+    dataset: ray.data.Dataset = ray.data.read_datasource(
+        source, override_num_blocks=num_items, num_cpus=num_cpus
+    )
+    return dataset
+
+
+def status_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """Run the pipeline and yield the rows that come out of it, as they come.
+
+    Raises:
+        CellError: nothing moved for ``PROGRESS_TIMEOUT_S``.
+    """
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    tables: Iterable[Any] = dataset.iter_batches(
+        batch_size=None, batch_format="pyarrow", prefetch_batches=0
+    )
+    try:
+        for table in tables:
+            yield from table.to_pylist()
+    except ExecutionTimeoutError:
+        raise CellError(
+            f"nothing moved for {PROGRESS_TIMEOUT_S:g} s: no machine has a free CPU for what reads "
+            "and writes, or a task hangs"
+        ) from None

@@ -1,0 +1,64 @@
+"""The cells of the grid: what a stage computes, and how each stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.store.artefacts import Artefact, Status
+
+TRAIN_SET = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One unit of a stage's grid, and the artefact that completes it."""
+
+    stage: str
+    artefact: Artefact
+    dataset: str
+    backbone: str | None = None
+    method: str | None = None
+    train_set: str = TRAIN_SET
+    seed: int | None = None
+
+    @property
+    def label(self) -> str:
+        """A short name for progress and messages."""
+        seed = None if self.seed is None else f"seed {self.seed}"
+        parts = [part for part in (self.backbone, self.method, seed) if part]
+        return " / ".join(parts) or self.dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """How a cell stands: complete, stale, missing or failed (with the reason)."""
+
+    cell: Cell
+    status: Status
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record that ``--json`` prints."""
+        return {
+            "stage": self.cell.stage,
+            "dataset": self.cell.dataset,
+            "backbone": self.cell.backbone,
+            "method": self.cell.method,
+            "train_set": self.cell.train_set,
+            "seed": self.cell.seed,
+            "status": self.status,
+            "reason": self.reason,
+            "artefact": self.cell.artefact.uri,
+        }
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A small table for the terminal."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    notes: tuple[str, ...] = ()

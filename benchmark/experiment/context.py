@@ -1,0 +1,355 @@
+"""What every stage is given, and the identity of every artefact.
+
+All fingerprints are made here, so that one place says what changes a result: the data set's
+digest and sampling, weights, preprocessing, the settings of the stage, the seed and the
+stage's code version. Batch sizes, numbers of actors and paths do not.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from benchmark.cluster.connection import Cluster, Resources
+from benchmark.cluster.scheduling import Ledger, lanes_of, within
+from benchmark.config import Experiment
+from benchmark.errors import CellError
+from benchmark.experiment.cells import TRAIN_SET, Cell
+from benchmark.experiment.usage import StageUsage
+from benchmark.progress import Progress
+from benchmark.specs import Backbone, Dataset, Head, Metric, Source
+from benchmark.store.artefacts import Artefact, Status, Store
+from benchmark.store.digest import fingerprint
+from benchmark.store.leases import Leases
+
+CODE_VERSIONS = {
+    "patches": 1,
+    "embed": 1,
+    "tune": 1,
+    "finetune": 1,
+    "evaluate": 2,
+    "report": 4,
+}
+"""Raised by hand when a stage's code changes what it computes."""
+
+Readiness = Literal["ready", "waiting", "blocked"]
+
+FINETUNE = "finetune"
+"""The method's name, beside those of the heads."""
+
+PREPROCESSING = (
+    "bands",
+    "image_size",
+    "resize_to",
+    "interpolation",
+    "is_rounded",
+    "mean",
+    "std",
+)
+"""The fields of a backbone that say what it is fed."""
+
+FINETUNE_SAME_RESULT = frozenset(
+    {"backbones", "num_workers", "micro_batch", "max_failures", "checkpoint_every_s"}
+)
+"""Settings of ``[finetune]`` that change where and how a training runs, not what it computes."""
+
+
+@dataclass(kw_only=True)
+class Context:
+    """An experiment with its names resolved, its store, and the cluster that it runs on."""
+
+    experiment: Experiment
+    dataset: Dataset
+    backbones: tuple[Backbone, ...]
+    heads: tuple[Head, ...]
+    metrics: tuple[Metric, ...]
+    store: Store
+    cluster: Cluster
+    progress: Progress
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why artefacts failed in this run, by path; what depends on them fails with that reason."""
+    usages: list[StageUsage] = field(default_factory=list)
+    """How long the stages of this run took, and how busy they were."""
+    is_stopping: threading.Event = field(default_factory=threading.Event)
+    """Set where the run is interrupted: what ends for that reason has not failed."""
+
+    @cached_property
+    def source(self) -> Source:
+        """The opened data set; raises UsageError where it is absent or of the wrong layout."""
+        return self.dataset.open(self.experiment.dataset)
+
+    @cached_property
+    def dataset_digest(self) -> str:
+        """The digest of the source files."""
+        return self.source.digest()
+
+    @cached_property
+    def leases(self) -> Leases:
+        """What this run has leased of the store; other runs leave that alone."""
+        return Leases(self.store, group=self.experiment.name)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Which stages have work, and what each may book of the cluster."""
+        return Ledger(lanes_of(self.experiment))
+
+    def resources(self, stage: str) -> Resources:
+        """Return what a stage may book now; connects to the cluster."""
+        whole = self.cluster.connect()
+        return within(whole, self.ledger.budget(stage, whole))
+
+    def first_resources(self, stage: str) -> Resources:
+        """Return what a stage may book when it begins, whatever has ended already."""
+        whole = self.cluster.connect()
+        return within(whole, self.ledger.first_budget(stage, whole))
+
+    def readiness(self, artefact: Artefact) -> Readiness:
+        """Return whether what depends on an artefact can be computed, now or later in this run."""
+        may_come = artefact.path not in self.failures and self.ledger.is_open(artefact.stage)
+        if artefact.is_complete:
+            return "ready"
+        return "waiting" if may_come else "blocked"
+
+    def status(self, artefact: Artefact) -> tuple[Status, str]:
+        """Return how an artefact stands, counting what failed in this run."""
+        if not artefact.is_complete and artefact.path in self.failures:
+            return "failed", self.failures[artefact.path]
+        return artefact.status()
+
+    def why_missing(self, artefact: Artefact) -> str:
+        """Return why what depends on an incomplete artefact cannot be computed."""
+        status, reason = self.status(artefact)
+        if status == "failed":
+            return f"{artefact.stage} failed: {reason}"
+        return f"{artefact.stage} is {status}: run `benchmark {artefact.stage}` first"
+
+    def block(self, artefact: Artefact, dependency: Artefact) -> None:
+        """Record that an artefact cannot be computed because of what it depends on.
+
+        The store remembers it only where the dependency failed: what has merely not been run
+        yet is missing, not failed.
+        """
+        reason = self.why_missing(dependency)
+        self.failures[artefact.path] = reason
+        if self.status(dependency)[0] == "failed":
+            self.fail(artefact, reason)
+
+    def fail(self, artefact: Artefact, reason: str) -> None:
+        """Record that an artefact failed, here and in the store."""
+        if self.is_stopping.is_set():
+            return
+        self.failures[artefact.path] = reason
+        try:
+            artefact.fail(reason)
+        except CellError as error:
+            # The store is full or gone: this run still tells how every cell ended.
+            self.progress.message(f"the failure is not recorded: {error}")
+
+    @cached_property
+    def patches_inputs(self) -> dict[str, Any]:
+        """What identifies the patches."""
+        config = self.experiment.dataset
+        applied = {"patch_size", "seed", "per_region", "per_class", "on_error"}
+        applied |= self.dataset.settings
+        return {
+            "dataset": self.dataset.name,
+            "digest": self.dataset_digest,
+            "settings": {
+                key: value
+                for key, value in config.model_dump(mode="json").items()
+                if key in applied
+            },
+            "version": CODE_VERSIONS["patches"],
+        }
+
+    @cached_property
+    def patches(self) -> Artefact:
+        """The table ``patches``."""
+        return self.store.artefact("patches", self.dataset.name, fingerprint(self.patches_inputs))
+
+    @property
+    def num_train(self) -> int:
+        """How many patches train has, as the manifest of complete patches counts them."""
+        counts = self.patches.manifest()["class_counts"]
+        return sum(sum(row["counts"].values()) for row in counts if row["split"] == "train")
+
+    def backbone_inputs(self, backbone: Backbone) -> dict[str, Any]:
+        """What identifies a backbone: its weights, and what it is fed."""
+        preprocessing = {name: getattr(backbone, name) for name in PREPROCESSING}
+        inputs = {
+            "name": backbone.name,
+            "version": backbone.version,
+            "revision": backbone.revision(),
+            **preprocessing,
+        }
+        # Absent where there are none, as before there were such.
+        if backbone.fit is not None:
+            inputs["fit"] = dict(backbone.fit.options)
+        if backbone.options:
+            inputs["options"] = dict(backbone.options)
+        if backbone.crops_like_torchvision:
+            inputs["crops_like_torchvision"] = True
+        return inputs
+
+    def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
+        """What identifies the embeddings of a backbone."""
+        return {
+            "patches": self.patches.fingerprint,
+            "backbone": self.backbone_inputs(backbone),
+            "precision": self.experiment.embed.precision,
+            "version": CODE_VERSIONS["embed"],
+        }
+
+    def embeddings(self, backbone: Backbone) -> Artefact:
+        """The table ``embeddings`` of a backbone."""
+        return self.store.artefact(
+            "embed",
+            f"{self.dataset.name}-{backbone.slug}",
+            fingerprint(self.embeddings_inputs(backbone)),
+        )
+
+    def predictions_inputs(self, backbone: Backbone, head: Head, seed: int) -> dict[str, Any]:
+        """What identifies the predictions of a tuned head."""
+        tune = self.experiment.tune
+        return {
+            "embeddings": self.embeddings(backbone).fingerprint,
+            "head": {
+                "name": head.name,
+                "version": head.version,
+                "num_epochs": head.num_epochs,
+                "patience": head.patience,
+            },
+            "num_trials": tune.num_trials if head.is_searched else 1,
+            "pruning": tune.pruning if head.num_epochs else None,
+            "refit": tune.refit,
+            "train_set": TRAIN_SET,
+            "seed": seed,
+            "version": CODE_VERSIONS["tune"],
+        }
+
+    def predictions(self, backbone: Backbone, head: Head, seed: int) -> Artefact:
+        """The table ``predictions`` of a tuned head."""
+        return self.store.artefact(
+            "tune",
+            f"{self.dataset.name}-{backbone.slug}-{head.name}-seed{seed}",
+            fingerprint(self.predictions_inputs(backbone, head, seed)),
+        )
+
+    @cached_property
+    def finetuned_backbones(self) -> tuple[Backbone, ...]:
+        """The backbones that are fine-tuned: those named, or all that can be and are no floor."""
+        config = self.experiment.finetune
+        if config is None:
+            return ()
+        if config.backbones is not None:
+            return tuple(item for item in self.backbones if item.name in config.backbones)
+        return tuple(item for item in self.backbones if item.is_trainable and not item.is_floor)
+
+    def finetuned_inputs(self, backbone: Backbone, seed: int) -> dict[str, Any]:
+        """What identifies a fine-tuned backbone and its predictions."""
+        config = self.experiment.finetune
+        if config is None:
+            raise ValueError("the experiment does not fine-tune")
+        unused = set(FINETUNE_SAME_RESULT)
+        unused |= set() if config.mode == "last_blocks" else {"num_blocks"}
+        unused |= set() if config.mode == "lora" else {"lora_rank"}
+        unused |= set() if config.num_trials > 1 else {"pruning"}
+        return {
+            "patches": self.patches.fingerprint,
+            "backbone": self.backbone_inputs(backbone),
+            "settings": {
+                key: value
+                for key, value in config.model_dump(mode="json").items()
+                if key not in unused
+            },
+            "refit": self.experiment.tune.refit,
+            "train_set": TRAIN_SET,
+            "seed": seed,
+            "version": CODE_VERSIONS[FINETUNE],
+        }
+
+    def finetuned(self, backbone: Backbone, seed: int) -> Artefact:
+        """A fine-tuned backbone: weights, learning curve and the table ``predictions``."""
+        return self.store.artefact(
+            FINETUNE,
+            f"{self.dataset.name}-{backbone.slug}-{FINETUNE}-seed{seed}",
+            fingerprint(self.finetuned_inputs(backbone, seed)),
+        )
+
+    def prediction_cells(self) -> list[Cell]:
+        """Return the grid: dataset x backbone x method x train_set x seed."""
+        return [*self.tune_cells(), *self.finetune_cells()]
+
+    def finetune_cells(self) -> list[Cell]:
+        """Return the cells of fine-tuned backbones."""
+        return [
+            Cell(
+                stage=FINETUNE,
+                artefact=self.finetuned(backbone, seed),
+                dataset=self.dataset.name,
+                backbone=backbone.name,
+                method=FINETUNE,
+                seed=seed,
+            )
+            for backbone in self.finetuned_backbones
+            for seed in self.experiment.seeds
+        ]
+
+    def tune_cells(self) -> list[Cell]:
+        """Return the cells of tuned heads."""
+        return [
+            Cell(
+                stage="tune",
+                artefact=self.predictions(backbone, head, seed),
+                dataset=self.dataset.name,
+                backbone=backbone.name,
+                method=head.name,
+                seed=seed,
+            )
+            for backbone in self.backbones
+            for head in self.heads
+            for seed in self.experiment.seeds
+        ]
+
+    def scores_inputs(self) -> dict[str, Any]:
+        """What identifies the scores: the complete predictions, and the settings."""
+        complete = [
+            [cell.label, cell.artefact.fingerprint]
+            for cell in self.prediction_cells()
+            if cell.artefact.is_complete
+        ]
+        return {
+            "patches": self.patches.fingerprint,
+            "predictions": complete,
+            "metrics": [[metric.name, metric.version] for metric in self.metrics],
+            "settings": self.experiment.evaluate.model_dump(mode="json"),
+            "version": CODE_VERSIONS["evaluate"],
+        }
+
+    def scores(self) -> Artefact:
+        """The tables ``confusion`` and ``scores`` of the predictions complete by now."""
+        return self.store.artefact(
+            "evaluate", self.experiment.name, fingerprint(self.scores_inputs())
+        )
+
+    def report_inputs(self) -> dict[str, Any]:
+        """What identifies the report: the scores, the grid's gaps, and the settings."""
+        gaps = [
+            [cell.label, *self.status(cell.artefact)]
+            for cell in self.prediction_cells()
+            if not cell.artefact.is_complete
+        ]
+        return {
+            "scores": self.scores().fingerprint,
+            "gaps": gaps,
+            "settings": self.experiment.report.model_dump(mode="json"),
+            "version": CODE_VERSIONS["report"],
+        }
+
+    def report(self) -> Artefact:
+        """The page of the scores complete by now."""
+        return self.store.artefact(
+            "report", self.experiment.name, fingerprint(self.report_inputs())
+        )

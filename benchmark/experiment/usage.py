@@ -1,0 +1,285 @@
+"""Where the time of a run went: how long each stage took, how busy it was, and which one limits.
+
+Stages may run side by side. So the length of a run is that of the union of its stages' times, and
+each moment belongs to the stage that was busiest then: one that waits for another limits nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmark.errors import CellError
+from benchmark.experiment.cells import TextTable
+from benchmark.store.artefacts import Store
+from benchmark.store.filesystems import join
+
+logger = logging.getLogger("benchmark")
+
+FOLDER = "usage"
+
+TITLE = "Where the time went"
+
+UNKNOWN_UTILISATION = 0.5
+"""What a stage that does not measure it counts as, beside one that does."""
+
+NOTED_GAP = 0.05
+"""The share of a run between its stages above which a note names it."""
+
+
+@dataclass(frozen=True)
+class StageUsage:
+    """What a stage of one run took; only of cells that it computed.
+
+    Attributes:
+        stage: its name.
+        began_s: seconds since the epoch.
+        ended_s: likewise.
+        busy_s: slot-seconds at work; None: not measured.
+        num_slots: how many items it works at side by side (actors, trials, tasks).
+        num_cells: that it computed.
+        num_items: of ``unit``.
+        unit: e.g. ``patches``.
+    """
+
+    stage: str
+    began_s: float
+    ended_s: float
+    busy_s: float | None
+    num_slots: int
+    num_cells: int
+    num_items: int
+    unit: str
+
+    @property
+    def wall_s(self) -> float:
+        """How long it took (s)."""
+        return max(0.0, self.ended_s - self.began_s)
+
+    @property
+    def utilisation(self) -> float | None:
+        """The share of its slots' time that was work; None: not measured."""
+        slot_s = self.num_slots * self.wall_s
+        return None if self.busy_s is None or not slot_s else self.busy_s / slot_s
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """One row: the usages of one stage, taken together.
+
+    Attributes:
+        stage: its name.
+        num_cells: that it computed.
+        wall_s: how long it ran (s), overlaps within the stage counted once.
+        share: of the length of the run; those of stages that overlap add up to more than 1.
+        num_slots: the most at one time of one usage.
+        utilisation: the share of slot-seconds at work; None: not measured.
+        num_items: of ``unit``.
+        unit: e.g. ``patches``.
+        items_per_s: over ``wall_s``; None where that is 0.
+        limiting_s: seconds of the run in which no other stage was busier.
+    """
+
+    stage: str
+    num_cells: int
+    wall_s: float
+    share: float
+    num_slots: int
+    utilisation: float | None
+    num_items: int
+    unit: str
+    items_per_s: float | None
+    limiting_s: float
+
+
+def run_seconds(usages: Iterable[StageUsage]) -> float:
+    """Return how long at least one of the stages ran (s)."""
+    total, reached = 0.0, float("-inf")
+    for usage in sorted(usages, key=lambda item: item.began_s):
+        total += max(0.0, usage.ended_s - max(reached, usage.began_s))
+        reached = max(reached, usage.ended_s)
+    return total
+
+
+def summarise(usages: Sequence[StageUsage]) -> list[StageSummary]:
+    """Return one row for each stage, in the order in which they began."""
+    total_s = run_seconds(usages)
+    limiting = _limiting_seconds(usages)
+    groups: dict[str, list[StageUsage]] = {}
+    for usage in sorted(usages, key=lambda item: item.began_s):
+        groups.setdefault(usage.stage, []).append(usage)
+    rows = []
+    for stage, group in groups.items():
+        wall_s = run_seconds(group)
+        unit = max(group, key=lambda item: item.wall_s).unit
+        num_items = sum(item.num_items for item in group if item.unit == unit)
+        rows.append(
+            StageSummary(
+                stage=stage,
+                num_cells=sum(item.num_cells for item in group),
+                wall_s=wall_s,
+                share=wall_s / total_s if total_s else 0.0,
+                num_slots=max(item.num_slots for item in group),
+                utilisation=_utilisation(group),
+                num_items=num_items,
+                unit=unit,
+                items_per_s=num_items / wall_s if wall_s else None,
+                limiting_s=limiting.get(stage, 0.0),
+            )
+        )
+    return rows
+
+
+def _utilisation(group: Iterable[StageUsage]) -> float | None:
+    measured = [item for item in group if item.busy_s is not None]
+    slot_s = sum(item.num_slots * item.wall_s for item in measured)
+    return sum(item.busy_s or 0.0 for item in measured) / slot_s if slot_s else None
+
+
+def _limiting_seconds(usages: Sequence[StageUsage]) -> dict[str, float]:
+    """Return the seconds of each stage in which it was the busiest; equal ones share them."""
+    found: dict[str, float] = {}
+    times = sorted({time for item in usages for time in (item.began_s, item.ended_s)})
+    for began_s, ended_s in itertools.pairwise(times):
+        running = [item for item in usages if item.began_s <= began_s and item.ended_s >= ended_s]
+        busiest = max(map(_rank, running), default=0.0)
+        stages = {item.stage for item in running if _rank(item) == busiest}
+        for stage in stages:
+            found[stage] = found.get(stage, 0.0) + (ended_s - began_s) / len(stages)
+    return found
+
+
+def _rank(usage: StageUsage) -> float:
+    return UNKNOWN_UTILISATION if usage.utilisation is None else usage.utilisation
+
+
+def name_limit(usages: Sequence[StageUsage]) -> str:
+    """Return one sentence: which stage limits the run, by work or by waiting; "" without stages.
+
+    Work limits where more than half of the slots' time was work: more slots, or faster ones,
+    would then shorten the run. Waiting is the rest: start-up, reading, what other stages have yet
+    to deliver, and slots that had nothing left.
+    """
+    rows = summarise(usages)
+    total_s = run_seconds(usages)
+    if not total_s:
+        return ""
+    row = max(rows, key=lambda item: item.limiting_s)
+    what = f"{100 * row.limiting_s / total_s:.0f} % of {total_s:.1f} s"
+    slots = "its one slot was" if row.num_slots == 1 else f"its {row.num_slots} slots were"
+    if row.utilisation is None:
+        return f"{row.stage} limits the run: {what}; how busy it was is not measured."
+    if row.utilisation > 0.5:
+        return f"{row.stage} limits the run, by work: {what}; {slots} busy {_percent(row)}."
+    idle = f"{slots} at work only {_percent(row)}"
+    return f"{row.stage} limits the run, by waiting: {what}; {idle}."
+
+
+def _percent(row: StageSummary) -> str:
+    return f"{100 * (row.utilisation or 0.0):.0f} % of the time"
+
+
+def usage_notes(usages: Sequence[StageUsage]) -> tuple[str, ...]:
+    """Return which stage limits, and what is to be known of the shares."""
+    if not usages:
+        return ()
+    notes = [name_limit(usages)]
+    total_s = run_seconds(usages)
+    if sum(row.wall_s for row in summarise(usages)) > total_s + 0.05:
+        notes.append("Stages overlapped, so that their shares add up to more than 100 %.")
+    span_s = max(item.ended_s for item in usages) - min(item.began_s for item in usages)
+    if span_s - total_s > NOTED_GAP * span_s:
+        notes.append(f"Between the stages {span_s - total_s:.1f} s passed, which are not counted.")
+    return tuple(note for note in notes if note)
+
+
+def usage_table(usages: Sequence[StageUsage]) -> TextTable:
+    """Return the stages as a table to print, with the sentence of ``name_limit`` below it."""
+    rows = [
+        (
+            row.stage,
+            str(row.num_cells),
+            f"{row.wall_s:.1f}",
+            f"{100 * row.share:.0f}",
+            str(row.num_slots),
+            "-" if row.utilisation is None else f"{100 * row.utilisation:.0f}",
+            str(row.num_items),
+            "-" if row.items_per_s is None else f"{row.items_per_s:.1f}",
+            row.unit,
+        )
+        for row in summarise(usages)
+    ]
+    columns = ("stage", "cells", "seconds", "% of run", "slots", "% busy", "items", "per s", "unit")
+    return TextTable(title=TITLE, columns=columns, rows=rows, notes=usage_notes(usages))
+
+
+def usage_to_json(usages: Sequence[StageUsage]) -> list[dict[str, Any]]:
+    """Return what ``benchmark run --json`` says of the stages, in the order of their begin."""
+    return [
+        {**asdict(item), "wall_s": item.wall_s, "utilisation": item.utilisation}
+        for item in sorted(usages, key=lambda item: item.began_s)
+    ]
+
+
+@dataclass(frozen=True)
+class SavedUsage:
+    """Of each stage, the usages of the last run that computed something in it."""
+
+    usages: tuple[StageUsage, ...]
+    num_runs: int
+    """How many runs they are of: more than one where a run went on with what another had done."""
+
+
+def save_usage(store: Store, experiment: str, usages: Sequence[StageUsage]) -> None:
+    """Keep the usages of this run in place of what was kept of the same stages.
+
+    To be called whenever a stage has ended, so that the page of the report, which is the last of
+    them, shows the others, and a run that is killed leaves what it knew. Of two runs at the same
+    time the later call counts. A store that fails is only logged: the results are worth more.
+    """
+    if not usages:
+        return
+    ours = {item.stage for item in usages}
+    run = min(item.began_s for item in usages)
+    try:
+        rows = [row for row in _read(store, experiment) if row[1].stage not in ours]
+        rows += [(run, item) for item in usages]
+        content = {"stages": [{"run": run, **asdict(item)} for run, item in rows]}
+        store.write(_path(experiment), (json.dumps(content, indent=2) + "\n").encode())
+    except CellError as error:
+        logger.warning("how long the stages took is not kept: %s", error)
+
+
+def load_usage(store: Store, experiment: str, *, without: Collection[str] = ()) -> SavedUsage:
+    """Return what runs have kept; without usages where there is nothing.
+
+    Args:
+        store: of the runs.
+        experiment: its name.
+        without: stages to leave out.
+
+    Raises:
+        CellError: the store cannot be read.
+    """
+    rows = [(run, item) for run, item in _read(store, experiment) if item.stage not in without]
+    return SavedUsage(tuple(item for _, item in rows), len({run for run, _ in rows}))
+
+
+def _read(store: Store, experiment: str) -> list[tuple[float, StageUsage]]:
+    """Return each usage, and when its run began."""
+    try:
+        content = json.loads(store.read(_path(experiment)))
+        return [(row.pop("run"), StageUsage(**row)) for row in content["stages"]]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError, KeyError, AttributeError):
+        logger.warning("%s is none of ours, and is left out", join(store.uri, _path(experiment)))
+        return []
+
+
+def _path(experiment: str) -> str:
+    return f"{FOLDER}/{experiment}.json"

@@ -1,0 +1,208 @@
+"""The model card of an exported cell: what it is, on what it was tested, and its limits."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.experiment.cells import TRAIN_SET
+from benchmark.experiment.context import FINETUNE, Context
+from benchmark.specs import Backbone
+from benchmark.store.artefacts import Artefact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SPLITS = ("train", "val", "test")
+
+FEW = 50
+"""A class with fewer test patches is named among the limits: its recall is a rough guess."""
+
+_HUB_LICENSES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-3-Clause": "bsd-3-clause"}
+
+
+def write_card(
+    path: Path,
+    *,
+    context: Context,
+    backbone: Backbone,
+    method: str,
+    seed: int,
+    artefact: Artefact,
+    code: str,
+) -> None:
+    """Write the card of one complete cell, as Markdown with the hub's front matter.
+
+    Args:
+        path: the file.
+        context: the experiment; its patches are complete.
+        backbone: of the cell.
+        method: of the cell.
+        seed: of the cell.
+        artefact: of the cell.
+        code: a few lines of Python that use the folder.
+    """
+    patches, manifest = context.patches.manifest(), artefact.manifest()
+    classes = tuple(patches["classes"])
+    is_finetuned = method == FINETUNE
+    key = {
+        "dataset": context.dataset.name,
+        "backbone": backbone.name,
+        "method": method,
+        "train_set": TRAIN_SET,
+        "seed": seed,
+        "split": "test",
+    }
+    counts, regions = _count(patches["class_counts"], classes)
+    scores, confusion, reason = _scores(context.scores(), key)
+    provenance = manifest.get("provenance", {})
+    content = {
+        "front_matter": _front_matter(backbone, is_finetuned=is_finetuned),
+        "title": f"{context.experiment.name}: {backbone.name} / {method}",
+        "backbone": backbone,
+        "method": method,
+        "seed": seed,
+        "is_finetuned": is_finetuned,
+        "is_synthetic": patches["is_synthetic"],
+        "dataset": context.dataset.name,
+        "dataset_digest": patches["dataset_digest"],
+        "classes": classes,
+        "patch_size": patches["patch_size"],
+        "bands": backbone.bands or patches["bands"],
+        "splits": SPLITS,
+        "counts": counts,
+        "regions": regions,
+        "data_notes": patches.get("notes", []),
+        "manifest": manifest,
+        "machine": provenance.get("machine", ""),
+        "versions": {**provenance.get("versions", {}), "code": provenance.get("code") or "-"},
+        "scores": scores,
+        "num_test": scores[0]["num_patches"] if scores else 0,
+        "confidence": f"{100 * context.experiment.evaluate.confidence:g}",
+        "interval_reason": reason,
+        "confusion": dict(zip(classes, confusion, strict=True)) if confusion else {},
+        "limits": _limits(context, patches, counts, regions, is_evaluated=bool(scores)),
+        "revision": backbone.revision() or "-",
+        "fingerprint": artefact.fingerprint,
+        "code": code,
+    }
+    path.write_text(_render(content))
+
+
+def _front_matter(backbone: Backbone, *, is_finetuned: bool) -> dict[str, Any]:
+    tags = ["image-classification", "remote-sensing", "backbone-benchmark"]
+    matter: dict[str, Any] = {
+        "license": _HUB_LICENSES.get(backbone.license, "other"),
+        "library_name": "transformers" if is_finetuned else "sklearn",
+        "pipeline_tag": "image-classification",
+        "tags": tags if is_finetuned else [*tags, "skops"],
+    }
+    if backbone.hub_id:
+        matter["base_model"] = backbone.hub_id
+    return matter
+
+
+def _count(
+    records: list[dict[str, Any]], classes: tuple[str, ...]
+) -> tuple[dict[str, list[int]], dict[str, list[str]]]:
+    """Return counts of each class in the order of SPLITS, and the regions of each split."""
+    counts = {name: [0] * len(SPLITS) for name in classes}
+    regions: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        column = SPLITS.index(record["split"])
+        if record["region"]:
+            regions[record["split"]].append(record["region"])
+        for name, count in record["counts"].items():
+            counts[name][column] += count
+    return counts, dict(regions)
+
+
+def _scores(
+    artefact: Artefact, key: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[list[int]], str]:
+    """Return the cell's scores and confusion on test; empty where it was not evaluated."""
+    if not artefact.is_complete:
+        return [], [], ""
+    scores = _rows(artefact.read_table(names=["scores.parquet"]), key)
+    confusion = _rows(artefact.read_table(names=["confusion.parquet"]), key)
+    if not scores or not confusion:
+        return [], [], ""
+    reason = artefact.manifest().get("intervals", {}).get("test", {}).get("reason", "")
+    return scores, confusion[0]["counts"], reason
+
+
+def _rows(table: pa.Table, key: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return [row for row in rows if all(row[name] == value for name, value in key.items())]
+
+
+def _limits(
+    context: Context,
+    patches: dict[str, Any],
+    counts: dict[str, list[int]],
+    regions: dict[str, list[str]],
+    *,
+    is_evaluated: bool,
+) -> list[str]:
+    limits = []
+    if patches["is_synthetic"]:
+        limits.append("Trained and tested on synthetic pictures: not for use on real ones.")
+    if not is_evaluated:
+        limits.append("It was not evaluated on test: nothing is known of how well it works.")
+    few = [f"{name} ({row[-1]})" for name, row in counts.items() if 0 < row[-1] < FEW]
+    if few:
+        limits.append(f"Few test patches, so that their scores are rough: {', '.join(few)}.")
+    for column, split in ((0, "train"), (-1, "test")):
+        absent = [name for name, row in counts.items() if row[column] == 0]
+        if absent:
+            limits.append(f"No patches in {split}: {', '.join(absent)}.")
+    if regions.get("test"):
+        limits.append(
+            f"Tested in {', '.join(regions['test'])} only; elsewhere, in another season or from "
+            "another sensor it may be worse."
+        )
+    else:
+        limits.append("In another place, season or from another sensor it may be worse.")
+    limits.append("It names one of its classes for every image, also for one that shows none.")
+    if len(context.experiment.seeds) > 1:
+        limits.append("One of several seeds; the report has their spread.")
+    return limits
+
+
+def _render(content: dict[str, Any]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("benchmark.exporting"),
+        # Markdown: names are escaped by the filters below.
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["json"] = _json
+    environment.filters["number"] = _number
+    environment.filters["inline"] = _inline
+    environment.filters["cell"] = _cell
+    return environment.get_template("model_card.md.j2").render(content)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=isinstance(value, dict))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _inline(value: object) -> str:
+    """Return text that stays one line and brings no markup of its own."""
+    return " ".join(str(value).split()).replace("<", "&lt;")
+
+
+def _cell(value: object) -> str:
+    return _inline(value).replace("|", "\\|")

@@ -1,0 +1,126 @@
+"""How a network runs on a device: what may be chosen, what is chosen by default, and why."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmark.store.cache import cache_folder
+
+Precision = Literal["float32", "bfloat16"]
+
+CPU_BATCH = 4
+"""Largest batch whose activations stay in a core's cache: measured in docs/PERFORMANCE.md."""
+GPU_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevicePlan:
+    """How a network runs: may change the last bits of an embedding, never its meaning."""
+
+    device: str
+    precision: Precision
+    channels_last: bool
+    batch_size: int
+    num_threads: int
+    is_compiled: bool = False
+    reason: str = ""
+
+    @property
+    def mode(self) -> DevicePlan:
+        """The same without its reason: what is compared and remembered."""
+        return replace(self, reason="")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values, for the plan and the manifest of an artefact."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user wants of a plan; None is for us to choose."""
+
+    precision: Precision | None = None
+    channels_last: bool | None = None
+    batch_size: int | None = None
+    num_threads: int | None = None
+    is_compiled: bool | None = None
+
+
+def plan_device(
+    *,
+    precision: Precision | Literal["auto"] | None = None,
+    batch_size: int | None = None,
+    num_threads: int = 1,
+    device: str | None = None,
+    channels_last: bool | None = None,
+    is_compiled: bool | None = None,
+) -> DevicePlan:
+    """Choose what has not been asked for without a measurement, and say why.
+
+    Args:
+        precision: of the forward pass; None or ``auto``: bfloat16 on a GPU that has it.
+        batch_size: patches of one forward pass.
+        num_threads: torch threads of this process.
+        device: ``cpu`` or ``cuda``; None takes a GPU where there is one.
+        channels_last: the memory layout.
+        is_compiled: whether ``torch.compile`` is used.
+    """
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device != "cpu"
+    if precision is None or precision == "auto":
+        has_it = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bfloat16" if has_it else "float32"
+    reason = (
+        "GPU: channels-last, batches that fill it"
+        if on_gpu
+        else "CPU: channels-last and small batches that stay in a core's cache"
+    )
+    return DevicePlan(
+        device=device,
+        precision=precision,
+        channels_last=True if channels_last is None else channels_last,
+        batch_size=batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
+        num_threads=num_threads,
+        is_compiled=bool(is_compiled),
+        reason=reason,
+    )
+
+
+def device_name(device: str) -> str:
+    """Return the model of a device, e.g. ``NVIDIA H100 80GB HBM3`` or that of the processor."""
+    import torch
+
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{names[0] if names else 'CPU'}, {len(names) or os.cpu_count()} cores, {capability}"
+
+
+def has_fast_bfloat16() -> bool:
+    """Return whether this processor multiplies matrices of bfloat16, and does not emulate it."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def keep_compiled() -> None:
+    """Let the compiler of torch keep what it makes in this user's cache, between runs.
+
+    To be called before a model is built: models import the compiler, which then decides on a
+    folder that everybody shares.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        with suppress(OSError):  # a home folder that cannot be written
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder("compiled"))

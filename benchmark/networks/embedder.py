@@ -1,0 +1,304 @@
+"""The device path: patches as uint8 in, embeddings out, with one normalising wrapper.
+
+Nothing here needs Ray: ``Embedder`` is what an actor holds, and what can be timed alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmark.errors import CellError, one_line
+from benchmark.networks.bands import band_indices
+from benchmark.networks.devices import DevicePlan, keep_compiled
+from benchmark.networks.folding import fold_batch_norms
+from benchmark.specs import Backbone
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EXAMPLE_SIZE = 64
+"""Side of the picture on which folding is checked, for backbones that take any size."""
+
+
+class Preprocessing(torch.nn.Module):
+    """What a backbone is fed: its bands, resized and normalised, so that none can be forgotten."""
+
+    indices: torch.Tensor
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, backbone: Backbone, bands: Sequence[str]) -> None:
+        """Prepare for patches of a data set of these bands."""
+        super().__init__()
+        indices = band_indices(backbone, bands)
+        count = self.num_bands = len(indices)
+        mean = torch.tensor(backbone.mean).expand(count) if len(backbone.mean) == 1 else None
+        mean = torch.tensor(backbone.mean) if mean is None else mean
+        std = torch.tensor(backbone.std)
+        std = std.expand(count) if len(backbone.std) == 1 else std
+        # (x / 255 - mean) / std as one multiplication and one addition.
+        self.register_buffer("scale", (1.0 / (255.0 * std)).reshape(1, count, 1, 1))
+        self.register_buffer("shift", (-mean / std).reshape(1, count, 1, 1))
+        self.register_buffer("indices", torch.tensor(indices))
+        self._takes_all = indices == tuple(range(len(bands)))
+        self._takes_first = count if indices == tuple(range(count)) else None
+        self._image_size = backbone.image_size
+        self._resize_to = backbone.resize_to or backbone.image_size
+        self._interpolation = backbone.interpolation
+        self._is_rounded = backbone.is_rounded
+        self._rounds_margin = backbone.crops_like_torchvision
+
+    def forward(
+        self,
+        pixels: torch.Tensor,
+        jitter: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Select bands, resize (antialiased), cut out the centre and normalise.
+
+        Args:
+            pixels: uint8 (B, C, H, W), on the device.
+            jitter: changes the colours (0...255, resized) before they are normalised.
+
+        Returns: float32 (B, bands of the backbone, image_size, image_size).
+        """
+        if not self._takes_all:
+            if self._takes_first is not None:
+                pixels = pixels[:, : self._takes_first]
+            else:
+                pixels = pixels.index_select(1, self.indices)
+        x = pixels.to(torch.float32)
+        x = self._crop(self._resize(x))
+        if jitter is not None:
+            x = jitter(x)
+        return torch.addcmul(self.shift, x, self.scale)
+
+    def _resize(self, x: torch.Tensor) -> torch.Tensor:
+        size = self._resize_to
+        if size is None or tuple(x.shape[-2:]) == (size, size):
+            return x
+        # Antialiasing only matters, and only costs, when an image shrinks. Of the bicubic
+        # kernels, the antialiased one alone is that of PIL (a = -0.5; the other has -0.75).
+        antialias = self._interpolation == "bicubic" or max(x.shape[-2:]) > size
+        x = F.interpolate(
+            x,
+            size=(size, size),
+            mode=self._interpolation,
+            align_corners=False,
+            antialias=antialias,
+        )
+        if self._is_rounded:
+            # A bicubic kernel overshoots at edges.
+            x = x.round().clamp(0, 255)
+        return x
+
+    def _crop(self, x: torch.Tensor) -> torch.Tensor:
+        size = self._image_size
+        if size is None or size == self._resize_to:
+            return x
+        half = round if self._rounds_margin else math.floor
+        top, left = (half((side - size) / 2) for side in x.shape[-2:])
+        return x[..., top : top + size, left : left + size]
+
+
+class Network(torch.nn.Module):
+    """A backbone behind its own preprocessing."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        bands: Sequence[str],
+        state: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Build the backbone, with its weights, for a data set of these bands.
+
+        Args:
+            backbone: what is built.
+            bands: of the data set.
+            state: what the backbone's ``fit`` learnt, where it has one.
+
+        Raises:
+            UsageError: the data set lacks a band, or the weights are absent.
+            CellError: the backbone is fitted, and there is no state.
+        """
+        super().__init__()
+        self.preprocess = Preprocessing(backbone, bands)
+        self.num_bands = self.preprocess.num_bands
+        self.backbone = backbone.build(self.num_bands)
+        if backbone.fit is not None:
+            if state is None:
+                raise CellError(f"backbone '{backbone.name}' is not fitted on train yet")
+            # Assigned and not copied: large tensors stay in pages that processes share.
+            self.backbone.load_state_dict(dict(state), assign=True)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of patches: uint8 (B, C, H, W) to float32 (B, D)."""
+        embeddings: torch.Tensor = self.backbone(self.preprocess(pixels))
+        return embeddings.float()
+
+
+class InputStats:
+    """Running minimum, mean and maximum of the tensor that a backbone was fed.
+
+    They stay on the device until they are asked for: reading a number waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self._low: list[torch.Tensor] = []
+        self._high: list[torch.Tensor] = []
+        self._sums: list[torch.Tensor] = []
+        self._count = 0
+
+    def add(self, x: torch.Tensor) -> None:
+        """Count one batch."""
+        low, high = torch.aminmax(x)
+        self._low.append(low)
+        self._high.append(high)
+        self._sums.append(x.mean().double() * x.numel())
+        self._count += x.numel()
+
+    def summary(self) -> dict[str, float]:
+        """Return ``min``, ``mean``, ``max`` and ``count`` (of values)."""
+        if not self._count:
+            return {"min": math.inf, "mean": 0.0, "max": -math.inf, "count": 0.0}
+        return {
+            "min": float(torch.stack(self._low).min()),
+            "mean": float(torch.stack(self._sums).sum()) / self._count,
+            "max": float(torch.stack(self._high).max()),
+            "count": float(self._count),
+        }
+
+
+class Embedder:
+    """One backbone on one device."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        bands: Sequence[str],
+        plan: DevicePlan,
+        state: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Build and load the backbone.
+
+        Args:
+            backbone: what is built.
+            bands: of the data set.
+            plan: how it runs.
+            state: what the backbone's ``fit`` learnt, where it has one.
+
+        Raises:
+            UsageError: the data set lacks a band, or the weights are absent.
+            CellError: the backbone is fitted, and there is no state.
+        """
+        self.name = backbone.name
+        keep_compiled()
+        torch.set_num_threads(plan.num_threads)
+        network = Network(backbone, bands, state).eval()
+        size = backbone.image_size or EXAMPLE_SIZE
+        example = torch.linspace(-1, 1, network.num_bands * size**2)
+        network.backbone = fold_batch_norms(
+            network.backbone, example.reshape(1, network.num_bands, size, size)
+        )
+        self._network = network.to(plan.device)
+        self._model: Callable[[torch.Tensor], torch.Tensor] = self._network.backbone
+        self._mode: DevicePlan | None = None
+        self.adopt(plan)
+
+    def adopt(self, plan: DevicePlan) -> bool:
+        """Run as ``plan`` says from now on, on the same device; return whether that is new.
+
+        A compiled model is compiled by the next batch.
+        """
+        self.plan = plan
+        if plan.mode == self._mode:
+            return False
+        self._mode = plan.mode
+        torch.set_num_threads(plan.num_threads)
+        self._network.to(memory_format=_layout(plan))
+        self._model = self._network.backbone
+        self._dtype = torch.bfloat16 if plan.precision == "bfloat16" else None
+        if plan.is_compiled:
+            # What it knows of another model is forgotten.
+            torch.compiler.reset()
+            self._model = torch.compile(self._network.backbone, dynamic=False)
+        return True
+
+    def warm_up(self, pixels: NDArray[np.uint8]) -> None:
+        """Run one batch and forget it: the first pass plans memory and kernels, or compiles.
+
+        Where the model cannot be compiled, it is not, and the plan says why.
+        """
+        try:
+            self.run_batch(pixels[: self.plan.batch_size])
+        except Exception as error:  # the compiler raises errors of many types
+            if not self.plan.is_compiled:
+                raise
+            reason = f"{self.plan.reason}; not compiled here: {one_line(error)}"
+            self.adopt(replace(self.plan, is_compiled=False, reason=reason))
+            self.run_batch(pixels[: self.plan.batch_size])
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], InputStats]:
+        """Embed patches in batches of the plan.
+
+        Args:
+            pixels: uint8 (N, C, H, W); may be read-only.
+
+        Returns: the embeddings, float32 (N, D), and the statistics of the backbone's input.
+
+        Raises:
+            CellError: an embedding is not finite; names the backbone.
+        """
+        stats = InputStats()
+        size = self.plan.batch_size
+        parts = [self._forward(pixels[i : i + size], stats) for i in range(0, len(pixels), size)]
+        # Fetched once, so that the device never waits for this process between two batches.
+        embeddings: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+        finite = np.isfinite(embeddings).all(axis=1)
+        if not finite.all():
+            bad = int((~finite).sum())
+            raise CellError(
+                f"backbone '{self.name}': {bad} of {len(embeddings)} embeddings are not finite; "
+                'check its weights, or set [embed] precision = "float32"'
+            )
+        return embeddings, stats
+
+    def run_batch(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed one batch, uint8 (B, C, H, W) to float32 (B, D), whatever comes out."""
+        result: NDArray[np.float32] = self._forward(pixels, InputStats()).cpu().numpy()
+        return result
+
+    def _forward(self, pixels: NDArray[np.uint8], stats: InputStats) -> torch.Tensor:
+        plan = self.plan
+        count = len(pixels)
+        with torch.inference_mode():
+            batch = _to_device(pixels, plan.device)
+            x = self._network.preprocess(batch)
+            stats.add(x)
+            if plan.is_compiled and count < plan.batch_size:
+                # Another size would be compiled anew.
+                x = torch.cat([x, x[-1:].expand(plan.batch_size - count, -1, -1, -1)])
+            x = x.contiguous(memory_format=_layout(plan))
+            with torch.autocast(plan.device, dtype=self._dtype, enabled=self._dtype is not None):
+                embeddings = self._model(x)
+            return embeddings[:count].float()
+
+
+def _to_device(pixels: NDArray[np.uint8], device: str) -> torch.Tensor:
+    """Return a copy on the device of a view of shared memory, which must not be written."""
+    if device == "cpu":
+        return torch.from_numpy(np.array(pixels))
+    # Copied once, into pages that the device reads while this process goes on.
+    pinned = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+    np.copyto(pinned.numpy(), pixels)
+    return pinned.to(device, non_blocking=True)
+
+
+def _layout(plan: DevicePlan) -> torch.memory_format:
+    return torch.channels_last if plan.channels_last else torch.contiguous_format

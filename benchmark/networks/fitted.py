@@ -1,0 +1,80 @@
+"""What a backbone learnt from train, as one safetensors file of its embeddings' artefact.
+
+It is written before the first part of the embeddings, so that an interrupted run, every worker
+and the report use the same state.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.errors import CellError
+from benchmark.specs import Fitted
+from benchmark.store.artefacts import Artefact
+
+if TYPE_CHECKING:
+    import torch
+
+FITTED = "fitted.safetensors"
+
+
+def write_fitted(artefact: Artefact, fitted: Fitted) -> None:
+    """Write the state, its facts in the file's metadata: all of it, or nothing.
+
+    Raises:
+        CellError: the store is full or cannot be written.
+    """
+    import numpy as np
+    from safetensors.torch import save_file
+
+    state = {name: tensor.contiguous() for name, tensor in fitted.state.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        # By way of a file, since serialised in memory it would stand there three times.
+        path = Path(folder) / FITTED
+        try:
+            save_file(state, path, {"facts": json.dumps(fitted.facts)})
+        except OSError as error:
+            raise CellError(f"{path} cannot be written: {error.strerror or error}") from None
+        content = np.memmap(path, np.uint8, mode="r")
+        artefact.write_bytes(FITTED, memoryview(content))  # type: ignore[arg-type]
+
+
+def read_fitted(artefact: Artefact) -> dict[str, torch.Tensor]:
+    """Return the state; on a local disk its pages are shared by all processes that read it.
+
+    Raises:
+        CellError: the file is absent or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load, load_file
+
+    try:
+        if artefact.store.is_local:
+            return load_file(artefact.file(FITTED))
+        return load(artefact.read_bytes(FITTED))
+    except FileNotFoundError:
+        raise CellError(f"{artefact.uri} holds no {FITTED}: delete it and run again") from None
+    except SafetensorError as error:
+        raise _damaged(artefact, error) from None
+
+
+def read_facts(artefact: Artefact) -> dict[str, Any]:
+    """Return what is known of the fit, without reading the state."""
+    try:
+        with artefact.store.fs.open_input_file(artefact.file(FITTED)) as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(length, 2**20)))
+        return dict(json.loads(header["__metadata__"]["facts"]))
+    except FileNotFoundError:
+        raise CellError(f"{artefact.uri} holds no {FITTED}: delete it and run again") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(artefact, error) from None
+
+
+def _damaged(artefact: Artefact, error: Exception) -> CellError:
+    return CellError(
+        f"{artefact.file_uri(FITTED)} is damaged ({error}): delete the artefact and run again"
+    )

@@ -1,0 +1,1 @@
+"""Values in, HTML and figures out; imports no other wing."""

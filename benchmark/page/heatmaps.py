@@ -1,0 +1,88 @@
+"""Figures of counts as heat tables: arrays in, matplotlib figures out, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from benchmark.page.scores import INK, new_figure, plain
+
+
+def plot_confusion(
+    counts: ArrayLike, classes: Sequence[str], *, title: str = "", caption: str = ""
+) -> Figure:
+    """Plot a confusion matrix: counts in the cells, colour the share of the true class.
+
+    Args:
+        counts: (K, K) rows true, columns predicted; a row of zeros is an absent class, in grey.
+        classes: K names.
+        title: heading inside the figure.
+        caption: small print.
+    """
+    matrix = np.asarray(counts, dtype=float)
+    k = len(classes)
+    total = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
+    figure = new_figure(2.2 + min(0.5, 7.0 / k) * k, title=title, caption=caption)
+    axes = figure.subplots()
+    names = [
+        plain(name, 24) + ("" if total[row, 0] else " (absent)") for row, name in enumerate(classes)
+    ]
+    _heat(
+        axes, share, matrix, names, [plain(name, 24) for name in classes], norm=Normalize(0.0, 1.0)
+    )
+    axes.set_ylabel("true", color=INK)
+    axes.set_xlabel("predicted", color=INK)
+    return figure
+
+
+def plot_class_counts(counts: pd.DataFrame, *, title: str = "", caption: str = "") -> Figure:
+    """Plot patches per class as a heat table on a logarithmic scale, for rare classes to show.
+
+    Args:
+        counts: one row per split and region (the index, plain or of several levels), one column
+            per class.
+        title: heading inside the figure.
+        caption: small print.
+    """
+    matrix = counts.to_numpy(dtype=float)
+    rows = [
+        "  ·  ".join(plain(part, 26) for part in (key if isinstance(key, tuple) else (key,)))
+        for key in counts.index
+    ]
+    names = [plain(name, 24) for name in counts.columns]
+    figure = new_figure(2.2 + 0.32 * len(rows), title=title, caption=caption)
+    axes = figure.subplots()
+    norm = LogNorm(1, max(float(np.nanmax(matrix, initial=1)), 10.0))
+    _heat(axes, np.where(matrix > 0, matrix, np.nan), matrix, rows, names, norm=norm)
+    return figure
+
+
+def _heat(
+    axes: Axes,
+    color: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    norm: Normalize,
+) -> None:
+    """Draw a table whose cells are coloured by ``color`` (grey where NaN) and show counts."""
+    axes.set_facecolor("#eceff1")
+    axes.imshow(color, cmap="Blues", norm=norm, aspect="auto")
+    depth = np.nan_to_num(np.asarray(norm(color), dtype=float))
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(colors=INK, labelsize=9 if len(columns) <= 12 else 8, length=0)
+    axes.spines[:].set_visible(False)
+    size = 9.5 if len(columns) <= 8 else 8 if len(columns) <= 14 else 6.5
+    for (row, column), count in np.ndenumerate(counts):
+        ink = "white" if depth[row, column] > 0.55 else INK if count else "#7d8893"
+        text = f"{count:,.0f}" if count < 10_000 or len(columns) <= 8 else f"{count / 1000:.0f}k"
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)

@@ -1,0 +1,149 @@
+"""Fit a head on embeddings: one segment of a search, or the refit of its best trial.
+
+Nothing here needs Ray. An iterative head is scored on val after every epoch; the refit trains
+for the number of epochs that was best, which with the same seed gives the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from benchmark.search.bookkeeping import Outcome, Segment
+from benchmark.specs import Head
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Rows(NamedTuple):
+    """The embeddings of one backbone by split. There are no test labels here.
+
+    ``x_*`` float32 (N, D); ``y_*`` int32 (N,); ``ids_*`` patch_id (N,).
+    """
+
+    x_train: NDArray[np.float32]
+    y_train: NDArray[np.int32]
+    x_val: NDArray[np.float32]
+    y_val: NDArray[np.int32]
+    x_test: NDArray[np.float32]
+    ids_val: NDArray[np.str_]
+    ids_test: NDArray[np.str_]
+
+
+class State(NamedTuple):
+    """A trial between two segments: the fitted pipeline, its best val score and epoch."""
+
+    model: Any
+    best: float
+    best_epoch: int
+
+
+def fit_segment(
+    head: Head, rows: Rows, segment: Segment, *, seed: int, state: State | None = None
+) -> tuple[Outcome, State | None]:
+    """Fit one trial, from ``segment.first_epoch`` to ``last_epoch`` where it is iterative.
+
+    Args:
+        head: what is fitted.
+        rows: the data.
+        segment: the trial and its epochs.
+        seed: of initialisation and order.
+        state: what the segment before this one returned; None at the first.
+
+    Returns: the outcome, and the state from which the next segment goes on (None where the
+    trial has ended).
+    """
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        # An unconverged fit is a bad trial, which its val score shows.
+        warnings.simplefilter("ignore")
+        if head.num_epochs is None:
+            model = head.build(segment.params, seed).fit(rows.x_train, rows.y_train)
+            scores, is_stopped, state = [_val_score(model.predict(rows.x_val), rows)], True, None
+        else:
+            scores, is_stopped, state = _fit_epochs(head, rows, segment, seed, state)
+    return Outcome(scores, time.perf_counter() - began, is_stopped), state
+
+
+def refit(
+    head: Head, rows: Rows, segment: Segment, *, seed: int, on: str
+) -> tuple[Any, NDArray[np.float32], NDArray[np.float32]]:
+    """Fit the chosen configuration and score val and test.
+
+    Args:
+        head: what is fitted.
+        rows: the data.
+        segment: the chosen configuration and its number of epochs.
+        seed: of initialisation and order.
+        on: ``train`` or ``train+val``.
+
+    Returns: the fitted pipeline, and ``y_score`` float32 (N, K) of val and of test. Columns
+    follow ``classes_`` of the pipeline: the labels of train, sorted.
+    """
+    x, y = rows.x_train, rows.y_train
+    if on == "train+val":
+        x, y = np.concatenate([x, rows.x_val]), np.concatenate([y, rows.y_val])
+    model = head.build(segment.params, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if head.num_epochs is None:
+            model.fit(x, y)
+        else:
+            scaled = _fit_scaler(model, x)
+            for _ in range(segment.last_epoch):
+                model[-1].partial_fit(scaled, y, classes=np.unique(y))
+    val, test = (
+        np.asarray(model.predict_proba(part), dtype=np.float32)
+        for part in (rows.x_val, rows.x_test)
+    )
+    return model, val, test
+
+
+def scores_of_all(
+    y_score: NDArray[np.float32], classes: NDArray[np.int32], num_classes: int
+) -> NDArray[np.float32]:
+    """Spread scores over all K classes: zero for a class that the head never saw."""
+    spread = np.zeros((len(y_score), num_classes), np.float32)
+    spread[:, classes] = y_score
+    return spread
+
+
+def _fit_epochs(
+    head: Head, rows: Rows, segment: Segment, seed: int, state: State | None
+) -> tuple[list[float], bool, State | None]:
+    if state is not None:
+        # Ray hands over arrays that must not be written; training writes them.
+        model, best, best_epoch = copy.deepcopy(state)
+        x_train = model[:-1].transform(rows.x_train) if len(model) > 1 else rows.x_train
+    else:
+        model, best, best_epoch = head.build(segment.params, seed), -1.0, 0
+        x_train = _fit_scaler(model, rows.x_train)
+    x_val = model[:-1].transform(rows.x_val) if len(model) > 1 else rows.x_val
+    classes = np.unique(rows.y_train)
+    scores: list[float] = []
+    for epoch in range(segment.first_epoch + 1, segment.last_epoch + 1):
+        model[-1].partial_fit(x_train, rows.y_train, classes=classes)
+        scores.append(_val_score(model[-1].predict(x_val), rows))
+        if scores[-1] > best:
+            best, best_epoch = scores[-1], epoch
+        if epoch - best_epoch >= head.patience or best == 1.0:
+            return scores, True, None
+    return scores, False, State(model, best, best_epoch)
+
+
+def _fit_scaler(model: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    scaled: NDArray[np.float32] = model[:-1].fit_transform(x) if len(model) > 1 else x
+    return scaled
+
+
+def _val_score(y_pred: NDArray[np.int32], rows: Rows) -> float:
+    """Return the balanced accuracy on val: mean recall over the classes present there."""
+    from sklearn.metrics import recall_score
+
+    present = np.unique(rows.y_val)
+    return float(recall_score(rows.y_val, y_pred, labels=present, average="macro", zero_division=0))

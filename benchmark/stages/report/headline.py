@@ -1,0 +1,77 @@
+"""The answer of an experiment in a few plain sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from benchmark.experiment.context import FINETUNE
+from benchmark.page.html import RankingRow, Verdict
+
+
+def name_method(backbone: str, method: str) -> str:
+    """Return a cell's name in a sentence: ``a with mlp``, or ``fine-tuned a``."""
+    return f"fine-tuned {backbone}" if method == FINETUNE else f"{backbone} with {method}"
+
+
+def write_headline(
+    ranking: Sequence[RankingRow],
+    *,
+    metric: str = "balanced accuracy",
+    split: str = "test",
+    confidence: float = 0.95,
+    ties: Sequence[str] | None = None,
+    verdicts: Sequence[Verdict] = (),
+) -> str:
+    """Return the answer in a few plain sentences.
+
+    Args:
+        ranking: best first.
+        metric: name of the metric.
+        split: name of the split.
+        confidence: of the intervals.
+        ties: names of the other cells whose paired difference to the leader covers zero; None
+            where differences were not computed.
+        verdicts: frozen or fine-tuned; that of the best backbone among them is appended.
+    """
+    if not ranking:
+        return "No cell has a score yet."
+    best = ranking[0]
+    floor = next((row for row in ranking if row.is_floor), None)
+    score = f"{best.value:.3f} {metric} on {split}{_interval_text(best, confidence)}"
+    name = name_method(best.backbone, best.method)
+    if best.is_floor:
+        sentence = f"Nothing beats the trivial floor: {name} leads with {score}."
+    elif floor is None:
+        sentence = f"{_begin(name)} leads with {score}; there is no floor to compare with."
+    else:
+        gap = 100 * (best.value - floor.value)
+        floor_name = name_method(floor.backbone, floor.method)
+        sentence = (
+            f"{_begin(name)} leads with {score}; the best floor, {floor_name}, "
+            f"is {gap:.1f} points below at {floor.value:.3f}."
+        )
+    if ties:
+        shown = ", ".join(ties[:3]) + (f" and {len(ties) - 3} more" if len(ties) > 3 else "")
+        sentence += f" No detectable difference from the leader: {shown}."
+    elif ties is not None and len(ranking) > 1:
+        sentence += " Its lead over every other row is detectable."
+    by_backbone = {verdict.backbone: verdict for verdict in verdicts}
+    verdict = next(
+        (by_backbone[row.backbone] for row in ranking if row.backbone in by_backbone), None
+    )
+    if verdict:
+        sentence += f" With {verdict.backbone}, {verdict.sentence}."
+    return sentence
+
+
+def _begin(name: str) -> str:
+    # A backbone's name is written as it is, the word before it as the first of a sentence.
+    return name.replace("fine-tuned", "Fine-tuned", 1) if name.startswith("fine-tuned ") else name
+
+
+def _interval_text(row: RankingRow, confidence: float) -> str:
+    low, high = row.ci_low, row.ci_high
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return " (no interval)"
+    return f" ({confidence * 100:g} % interval {low:.3f} to {high:.3f})"

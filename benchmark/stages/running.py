@@ -1,0 +1,127 @@
+"""The stages of a run: patches first, then what fills the cluster side by side, then the scores.
+
+Stages that the ledger admits together run in threads, each of which drives a pipeline of Ray; where
+it admits one, that one runs here.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from benchmark.experiment.context import Context
+from benchmark.stages import STAGES
+
+if TYPE_CHECKING:
+    from benchmark.stages.base import Stage, StageResult
+
+FIRST = ("patches",)
+SIDE_BY_SIDE = ("embed", "tune", "finetune")
+LAST = ("evaluate", "report")
+
+
+def run_stages(context: Context) -> list[StageResult]:
+    """Run all stages and return their results in the order of ``STAGES``.
+
+    Raises:
+        UsageError: the user's input is wrong. What runs beside it is completed first.
+    """
+    stages = {entry.name: entry.load() for entry in STAGES}
+    for stage in stages.values():
+        stage.check(context)
+    results = [stages[name].run(context) for name in FIRST]
+    for name in (*SIDE_BY_SIDE, *LAST):
+        # Once more: now there are patches to count.
+        stages[name].check(context)
+    results += run_side_by_side(context, [stages[name] for name in SIDE_BY_SIDE])
+    results += [stages[name].run(context) for name in LAST]
+    return results
+
+
+def run_side_by_side(context: Context, stages: Sequence[Stage]) -> list[StageResult]:
+    """Run stages, those together that the cluster has room for, and return their results.
+
+    Raises:
+        UsageError: the user's input is wrong. What runs beside it is completed first.
+    """
+    lanes = _Lanes(context, stages)
+    try:
+        while lanes.waiting or lanes.running:
+            lanes.begin()
+            if lanes.running:
+                lanes.await_one()
+    except BaseException:
+        context.is_stopping.set()
+        raise
+    if lanes.errors:
+        raise lanes.errors[0]
+    return [lanes.results[stage.name] for stage in stages]
+
+
+@dataclass
+class _Lanes:
+    context: Context
+    stages: Sequence[Stage]
+    waiting: list[Stage] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
+    results: dict[str, StageResult] = field(default_factory=dict)
+    errors: list[BaseException] = field(default_factory=list)
+    _ended: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self) -> None:
+        self.waiting = list(self.stages)
+        self.context.ledger.open(stage.name for stage in self.stages if self._has_work(stage))
+
+    def _has_work(self, stage: Stage) -> bool:
+        return any(not cell.artefact.is_complete for cell in stage.cells(self.context))
+
+    def begin(self) -> None:
+        """Begin what may run now: in this thread what runs alone, in others what does not."""
+        ledger = self.context.ledger
+        idle = [stage for stage in self.waiting if not ledger.is_open(stage.name)]
+        if self.errors:
+            # What runs goes on to its end; nothing more begins.
+            self.waiting.clear()
+            return
+        for stage in idle:
+            self.waiting.remove(stage)
+            self._run(stage)
+        if not self.waiting:
+            return
+        if len(self.waiting) == 1 and not self.running:
+            # Without a question about resources: the stage may need no cluster.
+            admitted = [self.waiting[0]]
+        else:
+            names = ledger.admitted(self.context.cluster.connect())
+            admitted = [stage for stage in self.waiting if stage.name in names]
+        is_alone = len(admitted) == 1 and not self.running
+        for stage in admitted:
+            self.waiting.remove(stage)
+            if is_alone:
+                self._run(stage)
+            else:
+                self.running.add(stage.name)
+                threading.Thread(
+                    target=self._run_beside, args=(stage,), name=stage.name, daemon=True
+                ).start()
+
+    def await_one(self) -> None:
+        """Wait until a stage has ended."""
+        self.running.discard(self._ended.get())
+
+    def _run_beside(self, stage: Stage) -> None:
+        try:
+            self._run(stage)
+        except BaseException as error:  # raised again once the others have ended
+            self.errors.append(error)
+        finally:
+            self._ended.put(stage.name)
+
+    def _run(self, stage: Stage) -> None:
+        try:
+            self.results[stage.name] = stage.run(self.context)
+        finally:
+            self.context.ledger.close(stage.name)

@@ -1,0 +1,322 @@
+"""Many searches as one run of Ray Tune, for heads and for fine-tuning alike.
+
+Its trials are the segments that the searches ask for, so that searches of different cells run
+side by side, processes are reused, and a cell is committed as soon as its own search is over.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from benchmark.cluster.incidents import Account, explain_death
+from benchmark.errors import BenchmarkError
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import Context
+from benchmark.experiment.usage import StageUsage
+from benchmark.progress import StageProgress
+from benchmark.search.bookkeeping import Outcome, Search, Segment
+from benchmark.store.artefacts import Artefact
+
+NO_OUTCOME = Outcome([], 0.0)
+
+POLL_S = 1.0
+"""So often is looked whether what a search needs has come."""
+
+
+@dataclass(frozen=True)
+class CellSearch:
+    """The search of one cell, and what completes it."""
+
+    cell: Cell
+    search: Search
+    commit: Callable[[Search, Outcome, Account], None]
+    """Write the cell's artefact, given the search, the outcome of its refit and the cell's
+    incidents; may raise BenchmarkError."""
+    is_iterative: bool
+    """Whether trials are trained in rungs."""
+    begin: Callable[[Account], None] | None = None
+    """Called once the cell is leased, before its first trial."""
+    needs: Artefact | None = None
+    """What must be complete before the first trial; may still be computed when the search runs."""
+
+
+def outcome_row(
+    outcome: Outcome, *, began: float, ended: float, toll: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return what a trial of Ray Tune reports for a segment that ran between two times."""
+    return {
+        "score": max(outcome.scores, default=0.0),
+        # As text, since Ray Tune flattens what it hands to a searcher.
+        "outcome": json.dumps(outcome._asdict()),
+        "toll": json.dumps(toll),
+        "began": began,
+        "ended": ended,
+        "done": True,
+    }
+
+
+def run_searches(
+    searcher: CellSearcher,
+    trainable: Any,
+    *,
+    resources: Mapping[str, float],
+    slots: int,
+    max_failures: int,
+) -> None:
+    """Run the segments of ``searcher`` until it has none left.
+
+    Args:
+        searcher: hands out segments.
+        trainable: of Ray Tune; runs one segment.
+        resources: that one trial books, e.g. ``{"cpu": 1}``.
+        slots: how many trials fit side by side.
+        max_failures: how often a trial whose process died is started again.
+    """
+    # One prequeued trial for each slot: a free slot never waits for the driver.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+    _keep_keys_private()
+    with tempfile.TemporaryDirectory(prefix="benchmark-search-") as folder:
+        tune.Tuner(
+            tune.with_resources(trainable, dict(resources)),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                reuse_actors=True,
+                metric="score",
+                mode="max",
+            ),
+            run_config=tune.RunConfig(
+                name="searches",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[_Recoveries(searcher)],
+                failure_config=tune.FailureConfig(max_failures=max_failures),
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_frequency=0, checkpoint_at_end=False
+                ),
+            ),
+        ).fit()
+
+
+def _keep_keys_private() -> None:
+    """Keep Ray Tune from handing our keys of S3 to its trials as settings of their environment.
+
+    Ray writes these settings into its logs and shows them on its dashboard. Trials need none: the
+    store that they are given brings its own.
+    """
+    from ray.tune.execution import class_cache
+
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    names.difference_update([name for name in names if name.startswith("AWS_")])
+
+
+class _Recoveries(tune.Callback):
+    """Tells the searcher which trials begin again after their process or node was lost."""
+
+    def __init__(self, searcher: CellSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Ray Tune begins a trial again."""
+        del iteration, trials, info
+        # The text of each of its failures, the last one at the end.
+        path = Path(trial.error_file or "")
+        text = path.read_text().rpartition("Failure #")[2] if path.is_file() else ""
+        self._searcher.note_repeat(trial.trial_id, explain_death(text))
+
+
+class CellSearcher(Searcher):
+    """Hands the segments of many searches to Ray Tune and commits each cell when it is over."""
+
+    def __init__(
+        self,
+        context: Context,
+        items: Sequence[CellSearch],
+        progress: StageProgress,
+        slots: int,
+        limit: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        """Search ``items`` in an order that finishes backbones early.
+
+        Args:
+            context: of the run.
+            items: the searches; those whose ``needs`` may still come are looked at again.
+            progress: of their stage.
+            slots: how many trials fit side by side.
+            limit: how many may be begun at once; asked anew for each.
+        """
+        super().__init__(metric="score", mode="max")
+        self._context = context
+        self._items = items
+        self._progress = progress
+        self._slots = slots
+        self._running: dict[str, tuple[int, Segment]] = {}
+        # What is trained in rungs comes first: while a rung waits for its last trial, the trials
+        # of others fill the slots, whose processes Ray Tune would end otherwise.
+        order = {item.cell.backbone: place for place, item in reversed(list(enumerate(items)))}
+        self._open = sorted(
+            range(len(items)),
+            key=lambda n: (order[items[n].cell.backbone], not items[n].is_iterative, n),
+        )
+        self._started: set[int] = set()
+        self._refits: dict[int, Outcome] = {}
+        self._accounts: dict[int, Account] = {}
+        self._spans: list[tuple[float, float]] = []
+        self._limit = limit
+        self._ready: set[str] = set()
+        self._looked: dict[str, float] = {}
+        self._began = time.time()
+
+    @property
+    def busy_share(self) -> float:
+        """The share of time that slots were busy since the first trial began."""
+        if not self._spans:
+            return 0.0
+        began, ended = min(span[0] for span in self._spans), max(span[1] for span in self._spans)
+        return self._busy_s / (self._slots * max(ended - began, 1e-9))
+
+    @property
+    def _busy_s(self) -> float:
+        return sum(end - begin for begin, end in self._spans)
+
+    def usage(self, stage: str) -> StageUsage:
+        """Return how long the searches took by now, and how busy they were."""
+        ended = sum(item.search.num_trials - item.search.num_running for item in self._items)
+        return StageUsage(
+            stage=stage,
+            began_s=self._began,
+            ended_s=time.time(),
+            busy_s=self._busy_s,
+            num_slots=self._slots,
+            num_cells=len(self._items),
+            num_items=ended,
+            unit="trials",
+        )
+
+    def wait(self) -> int | None:
+        """Wait until a search can begin and return its number; None where none ever will."""
+        while self._open:
+            for number in list(self._open):
+                if self._is_ready(number):
+                    return number
+            time.sleep(POLL_S)
+        return None
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next segment of the first search that has one and that no other run does."""
+        if len(self._running) >= self._limit():
+            return None
+        for number in list(self._open):
+            if number not in self._started and not self._start(number):
+                continue
+            segment = self._items[number].search.next()
+            if segment is not None:
+                self._running[trial_id] = (number, segment)
+                return {"job": number, "segment": segment._asdict()}
+        return None if self._open else Searcher.FINISHED
+
+    def _is_ready(self, number: int) -> bool:
+        """Return whether a search can begin; one whose input will never come is ended."""
+        item = self._items[number]
+        if item.needs is None or item.needs.path in self._ready:
+            return True
+        now, looked = time.monotonic(), self._looked.get(item.needs.path)
+        if looked is not None and now - looked < POLL_S:
+            return False
+        state = self._context.readiness(item.needs)
+        if state == "blocked":
+            self._open.remove(number)
+            self._context.block(item.cell.artefact, item.needs)
+            self._progress.failed(item.cell.label, self._context.why_missing(item.needs))
+        elif state == "ready":
+            self._ready.add(item.needs.path)
+        else:
+            self._looked[item.needs.path] = now
+        return state == "ready"
+
+    def _start(self, number: int) -> bool:
+        """Lease a cell and begin it; where another run computes it, drop it and return False."""
+        item = self._items[number]
+        if not self._is_ready(number):
+            return False
+        try:
+            if not self._context.leases.acquire_one(item.cell.artefact):
+                self._open.remove(number)
+                return False
+            account = self._accounts[number] = Account(item.cell.artefact, self._context.leases)
+            if item.begin is not None:
+                item.begin(account)
+        except BenchmarkError as error:
+            self._end(number, str(error))
+            return False
+        self._started.add(number)
+        self._progress.start(item.cell.label)
+        return True
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Give the outcome to its search and finish the cell where it was the last."""
+        if trial_id not in self._running:
+            return
+        number, segment = self._running.pop(trial_id)
+        self._accounts[number].add_toll(json.loads((result or {}).get("toll", "{}")))
+        if error or not result or "outcome" not in result:
+            outcome = Outcome([], 0.0, error="its worker process died (out of memory?)")
+        else:
+            outcome = Outcome(**json.loads(result["outcome"]))
+            self._spans.append((result["began"], result["ended"]))
+        search = self._items[number].search
+        running = search.num_running
+        search.tell(segment, outcome)
+        if segment.kind == "fit":
+            self._progress.advance(running - search.num_running)
+        else:
+            self._refits[number] = outcome
+        if outcome.error and segment.kind == "refit":
+            self._end(number, outcome.error)
+        elif search.is_finished:
+            self._end(number, "" if search.best else f"all trials failed: {search.first_error()}")
+
+    def note_repeat(self, trial_id: str, reason: str) -> None:
+        """Note that a trial begins again, and why."""
+        if trial_id in self._running:
+            number, _ = self._running[trial_id]
+            self._accounts[number].add("trial_repeated", detail=reason)
+
+    def _end(self, number: int, reason: str) -> None:
+        self._open.remove(number)
+        item = self._items[number]
+        if not reason:
+            try:
+                refit = self._refits.get(number, NO_OUTCOME)
+                item.commit(item.search, refit, self._accounts[number])
+            except BenchmarkError as error:
+                reason = str(error)
+        if reason:
+            self._context.fail(item.cell.artefact, reason)
+            self._progress.failed(item.cell.label, reason)
+        else:
+            self._progress.done(item.cell.label)
+        self._context.leases.release([item.cell.artefact])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray Tune stores its searcher to restore a run; this one begins anew instead.
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """An interrupted search begins anew: it is repeatable."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """There is nothing to restore."""

@@ -1,0 +1,157 @@
+"""How the cells of an experiment stand while runs write the store: looked at again and again.
+
+What is complete stays complete, and a cell without a folder has not begun: neither is read again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import pyarrow.fs as pafs
+
+from benchmark.experiment.cells import Cell, CellResult
+from benchmark.experiment.context import Context
+from benchmark.stages import STAGES
+from benchmark.stages.running import LAST
+from benchmark.store.artefacts import FAILURE, Artefact
+
+
+@dataclass(frozen=True)
+class StageCount:
+    """How many cells of a stage stand how."""
+
+    stage: str
+    num_cells: int
+    num_complete: int
+    num_running: int
+    num_failed: int
+
+    def numbers(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return {key: value for key, value in asdict(self).items() if key != "stage"}
+
+    def short(self) -> str:
+        """Return the counts in a few words: ``tune 3/8 (1 running, 2 failed)``."""
+        text = f"{self.stage} {self.num_complete}/{self.num_cells}"
+        return f"{text} ({', '.join(self._unusual())})" if self._unusual() else text
+
+    def __str__(self) -> str:
+        text = f"{self.stage}: {self.num_complete} of {self.num_cells} cells complete"
+        return ", ".join([text, *self._unusual()])
+
+    def _unusual(self) -> list[str]:
+        counts = {"running": self.num_running, "failed": self.num_failed}
+        return [f"{count} {name}" for name, count in counts.items() if count]
+
+
+@dataclass(frozen=True)
+class View:
+    """How the cells stood at one look."""
+
+    results: Sequence[CellResult]
+    running: dict[str, str] = field(default_factory=dict)
+    """Which run computes a cell, by the artefact's path."""
+    is_run_alive: bool = False
+    """Whether a run of this experiment is at work."""
+
+    @property
+    def failed(self) -> list[CellResult]:
+        """The cells that failed, and that no run computes again."""
+        return [
+            item
+            for item in self.results
+            if item.status == "failed" and item.cell.artefact.path not in self.running
+        ]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every cell is complete, or failed with no run left that may try it again."""
+        statuses = {item.status for item in self.results}
+        return statuses <= {"complete"} or (
+            statuses <= {"complete", "failed"} and not self.is_run_alive
+        )
+
+    def counts(self) -> list[StageCount]:
+        """Return the counts of each stage that has cells, in the order of the stages."""
+        stages = dict.fromkeys(item.cell.stage for item in self.results)
+        return [self._count(stage) for stage in stages]
+
+    def _count(self, stage: str) -> StageCount:
+        cells = [item for item in self.results if item.cell.stage == stage]
+        found = Counter(
+            "running"
+            if item.status != "complete" and item.cell.artefact.path in self.running
+            else item.status
+            for item in cells
+        )
+        return StageCount(stage, len(cells), found["complete"], found["running"], found["failed"])
+
+
+class Watcher:
+    """Looks at the cells of every stage, and each time reads only what may have changed."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._stages = [entry.load() for entry in STAGES]
+        self._cells: list[Cell] = []
+        self._known: dict[str, CellResult] = {}
+        self._last: set[str] = set()
+        """The folders of the last stages, whose cells depend on what is complete."""
+
+    def look(self) -> View:
+        """Return how the cells stand now; nothing is written.
+
+        Raises:
+            CellError: the store cannot be read.
+        """
+        last = {folder for stage in LAST for folder in self._folders(stage)}
+        if not self._cells or self._look_again(last) or not last <= self._last:
+            self._list_cells()
+        self._last = last
+        results = [self._known[cell.artefact.path] for cell in self._cells]
+        running, is_alive = self._context.leases.observe(cell.artefact for cell in self._cells)
+        return View(results, running, is_alive)
+
+    def _list_cells(self) -> None:
+        self._cells = [cell for stage in self._stages for cell in stage.cells(self._context)]
+        for cell in self._cells:
+            if cell.artefact.path not in self._known:
+                status, reason = cell.artefact.status()
+                self._known[cell.artefact.path] = CellResult(
+                    cell=cell, status=status, reason=reason
+                )
+
+    def _look_again(self, last: set[str]) -> bool:
+        """Look at what has begun; returns whether that makes complete scores out of date."""
+        waiting = [cell for cell in self._cells if self._before(cell).status != "complete"]
+        stages = {cell.stage for cell in waiting if cell.stage not in LAST}
+        begun = last.union(*(self._folders(stage) for stage in stages))
+        changed = False
+        for cell in waiting:
+            if cell.artefact.folder in begun:
+                found = _look_at(cell, self._before(cell))
+                changed |= found != self._before(cell)
+                self._known[cell.artefact.path] = found
+        done = {cell.stage for cell in self._cells if self._before(cell).status == "complete"}
+        return changed and not done.isdisjoint(LAST)
+
+    def _before(self, cell: Cell) -> CellResult:
+        return self._known[cell.artefact.path]
+
+    def _folders(self, stage: str) -> set[str]:
+        store = self._context.store
+        selector = pafs.FileSelector(f"{store.root}/{stage}", allow_not_found=True)
+        found = store.attempt(stage, "read", lambda: store.fs.get_file_info(selector))
+        return {f"{stage}/{info.base_name}" for info in found}
+
+
+def _look_at(cell: Cell, before: CellResult) -> CellResult:
+    artefact: Artefact = cell.artefact
+    if artefact.is_complete:
+        return CellResult(cell=cell, status="complete")
+    if artefact.has(FAILURE):
+        reason = str(artefact.read_json(FAILURE).get("reason", ""))
+        return CellResult(cell=cell, status="failed", reason=reason)
+    return before if before.status == "stale" else CellResult(cell=cell, status="missing")

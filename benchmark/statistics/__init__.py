@@ -1,0 +1,1 @@
+"""Counts in, metrics, intervals and tests out; knows no files and imports no other wing."""

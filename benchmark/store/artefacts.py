@@ -1,0 +1,289 @@
+"""Where artefacts live, on local disk or any Arrow file system, and how they are committed.
+
+An artefact is a folder ``<store>/<stage>/<name>-<fingerprint>``. Each of its files appears whole,
+by a rename on a disk and by a single upload on an object store, and its ``manifest.json`` last: an
+artefact is complete when its manifest exists. Two runs on one store write the same bytes under
+the same names, so the later one replaces a file by an equal one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from benchmark.errors import CellError
+from benchmark.store.files import Files, discard
+from benchmark.store.filesystems import join
+from benchmark.store.retries import explain
+
+T = TypeVar("T")
+
+MANIFEST = "manifest.json"
+FAILURE = "failure.json"
+PLAN = "plan.json"
+
+Status = Literal["complete", "stale", "missing", "failed"]
+
+
+class Store(Files):
+    """A root folder for artefacts, given as a path or a URI (``s3://bucket/prefix``)."""
+
+    def artefact(self, stage: str, name: str, fingerprint: str) -> Artefact:
+        """Return the artefact of that identity, whether or not it exists."""
+        return Artefact(store=self, stage=stage, name=name, fingerprint=fingerprint)
+
+    def other_fingerprints(self, artefact: Artefact) -> list[str]:
+        """Return the fingerprints of complete artefacts of that name under other settings."""
+        found = []
+        selector = pafs.FileSelector(f"{self.root}/{artefact.stage}", allow_not_found=True)
+        for info in self.attempt(artefact.stage, "read", lambda: self.fs.get_file_info(selector)):
+            name, _, fingerprint = info.base_name.rpartition("-")
+            if name == artefact.name and fingerprint != artefact.fingerprint:
+                other = self.artefact(artefact.stage, name, fingerprint)
+                if other.is_complete:
+                    found.append(fingerprint)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """One folder of the store; it pickles, and workers write through it."""
+
+    store: Store
+    stage: str
+    name: str
+    fingerprint: str
+
+    @property
+    def folder(self) -> str:
+        """Its folder below the store's root."""
+        return f"{self.stage}/{self.name}-{self.fingerprint}"
+
+    @property
+    def path(self) -> str:
+        """Its folder: an absolute path, or a key without the scheme."""
+        return f"{self.store.root}/{self.folder}"
+
+    @property
+    def uri(self) -> str:
+        """Its folder as the user would write it."""
+        return join(self.store.uri, self.folder)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its manifest exists."""
+        return self.has(MANIFEST)
+
+    @property
+    def is_listed_complete(self) -> bool:
+        """The same by a listing, which no cache of absent names (as of NFS) can answer."""
+        return MANIFEST in self.files()
+
+    def status(self) -> tuple[Status, str]:
+        """Return complete, failed, stale or missing, and the reason."""
+        if self.is_complete:
+            return "complete", ""
+        if self.has(FAILURE):
+            return "failed", str(self.read_json(FAILURE).get("reason", ""))
+        others = self.store.other_fingerprints(self)
+        if others:
+            return "stale", f"computed with other settings ({', '.join(sorted(others)[:3])})"
+        return "missing", ""
+
+    def file(self, name: str) -> str:
+        """Return the path of one of its files."""
+        return self.store.place(f"{self.folder}/{name}")
+
+    def file_uri(self, name: str) -> str:
+        """Return one of its files as the user would write it."""
+        return join(self.store.uri, f"{self.folder}/{name}")
+
+    def has(self, name: str) -> bool:
+        """Return whether it holds a file of that name."""
+        return self.store.has(f"{self.folder}/{name}")
+
+    def files(self, prefix: str = "") -> list[str]:
+        """Return the sorted names of its files that begin with a prefix, without temporaries."""
+        return [name for name in self.store.sizes(self.folder) if name.startswith(prefix)]
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write one file: all of it, or nothing.
+
+        Raises:
+            CellError: the store is full or cannot be written.
+        """
+        self.store.write(f"{self.folder}/{name}", content)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write one Parquet file: all of it, or nothing."""
+        sink = pa.BufferOutputStream()
+        # Pixels and embeddings are noise to a compressor: it costs time and saves little.
+        codecs = {
+            column: "NONE" if column in ("image", "embedding", "y_score") else "ZSTD"
+            for column in table.column_names
+        }
+        pq.write_table(table, sink, compression=codecs, use_dictionary=["split", "scene", "region"])
+        self.write_bytes(name, memoryview(sink.getvalue()))  # type: ignore[arg-type]
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write one JSON file: all of it, or nothing."""
+        self.write_bytes(name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+    def delete(self, name: str) -> None:
+        """Delete one file; one that is gone already is no error."""
+        self.store.delete(f"{self.folder}/{name}")
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return the content of one file."""
+        return self.store.read(f"{self.folder}/{name}")
+
+    def read_schema(self, name: str) -> pa.Schema:
+        """Return the schema of one Parquet file, with its metadata."""
+        return self.read_metadata(name).schema.to_arrow_schema()
+
+    def read_metadata(self, name: str) -> pq.FileMetaData:
+        """Return the footer of one Parquet file."""
+        return self._attempt(
+            name, lambda: pq.read_metadata(self.file(name), filesystem=self.store.fs)
+        )
+
+    def read_json(self, name: str) -> Any:
+        """Return the content of one JSON file."""
+        return json.loads(self.read_bytes(name))
+
+    def read_table(
+        self,
+        *,
+        prefix: str = "part-",
+        columns: Sequence[str] | None = None,
+        names: Iterable[str] | None = None,
+        splits: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Return its Parquet files as one table, sorted by ``patch_id`` where it has one.
+
+        Args:
+            prefix: of the files to read.
+            columns: to read; None reads all.
+            names: read these files instead.
+            splits: keep only the rows of these splits; others are dropped while reading.
+        """
+        filters = None if splits is None else [("split", "in", list(splits))]
+
+        def read(name: str) -> pa.Table:
+            return pq.read_table(
+                self.file(name),
+                columns=None if columns is None else list(columns),
+                filters=filters,
+                filesystem=self.store.fs,
+                partitioning=None,
+            )
+
+        tables = [
+            self._attempt(name, partial(read, name))
+            for name in (self.files(prefix) if names is None else names)
+        ]
+        table = pa.concat_tables(tables)
+        if "patch_id" in table.column_names and not _is_sorted(table["patch_id"]):
+            table = table.sort_by("patch_id")
+        return table
+
+    def begin(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Remember the plan of an artefact's first run and return it to every later one.
+
+        A plan (batch size, layout, parts) does not change the identity of a result, but may
+        change its last bits, so an interrupted artefact goes on with the plan of its begin.
+        """
+        begun = self.plan()
+        if begun is not None:
+            return begun
+        if self.store.is_local:
+            target = f"{self.file(PLAN)}.tmp-{uuid.uuid4().hex}"
+            try:
+                Path(self.path).mkdir(parents=True, exist_ok=True)
+                Path(target).write_text(json.dumps(plan, indent=2, sort_keys=True))
+                os.link(target, self.file(PLAN))
+            except FileExistsError:
+                return dict(self.read_json(PLAN))
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                    raise CellError(f"{self.uri} cannot be written: {explain(error)}") from None
+                # A file system without hard links: the later of two first runs wins.
+                self.write_json(PLAN, plan)
+            finally:
+                discard(target)
+        else:
+            self.write_json(PLAN, plan)
+        return dict(self.read_json(PLAN))
+
+    def plan(self) -> dict[str, Any] | None:
+        """Return the plan of the first run; None before ``begin``."""
+        return dict(self.read_json(PLAN)) if self.has(PLAN) else None
+
+    def commit(self, manifest: dict[str, Any]) -> None:
+        """Complete the artefact: write its manifest, the last file of all.
+
+        On a local disk every file has reached the disk before: a manifest that survives a power
+        cut has its files beside it.
+
+        Raises:
+            CellError: one of its files is empty, or the store cannot be written.
+        """
+        sizes = self.store.sizes(self.folder)
+        for name, size in sizes.items():
+            if not size:
+                raise CellError(f"{self.file_uri(name)} is empty: delete it and run again")
+            if self.store.is_local:
+                _sync(self.file(name))
+        sizes = {key: size for key, size in sizes.items() if key not in (MANIFEST, FAILURE)}
+        self.write_json(
+            MANIFEST,
+            {
+                "stage": self.stage,
+                "name": self.name,
+                "fingerprint": self.fingerprint,
+                "files": list(sizes),
+                "bytes": sizes,
+                **manifest,
+            },
+        )
+        self.delete(FAILURE)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the manifest of a complete artefact."""
+        return dict(self.read_json(MANIFEST))
+
+    def fail(self, reason: str) -> None:
+        """Record why the artefact could not be computed; a later run tries again."""
+        if not self.is_complete:
+            self.write_json(FAILURE, {"reason": reason})
+
+    def _attempt(self, name: str, operation: Callable[[], T]) -> T:
+        return self.store.attempt(f"{self.folder}/{name}", "read", operation)
+
+
+def _is_sorted(column: pa.ChunkedArray) -> bool:
+    import pyarrow.compute as pc
+
+    if len(column) < 2:
+        return True
+    column = column.combine_chunks()
+    return bool(pc.all(pc.less_equal(column.slice(0, len(column) - 1), column.slice(1))).as_py())
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,132 @@
+"""What a submitted job is sent: the package, its entry points and one experiment file.
+
+Nothing else travels: no data, no store, no history, no environment. The files are copied into a
+folder of their own, from wherever the package lies, so that a checkout and an installed package
+ship the same.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.config import Experiment
+from benchmark.errors import UsageError
+
+MAX_BYTES = 512 * 2**20
+"""Ray refuses larger packages: its largest gRPC message (``GCS_STORAGE_MAX_SIZE``)."""
+
+EXCLUDED = frozenset(
+    {"__pycache__", "build", "data", "dist", "node_modules", "runs", "tests", "venv"}
+)
+"""Folders that are left out at any depth, beside those whose name begins with a dot."""
+EXCLUDED_SUFFIXES = (".pyc", ".pyo")
+BESIDE = ("pyproject.toml", "constraints.txt")
+"""Files of a checkout that say what is installed; an installed package has none."""
+
+EXPERIMENT_DIR = "experiments"
+NUM_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A folder that is ready to be sent."""
+
+    folder: Path
+    sizes: dict[str, int]
+    """Bytes of each file, by its path below the folder."""
+    experiment: str
+    """The experiment file, below the folder."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files, before they are compressed."""
+        return sum(self.sizes.values())
+
+    def __str__(self) -> str:
+        tops = dict.fromkeys(
+            name if name == self.experiment else name.split("/")[0] + "/" * ("/" in name)
+            for name in self.sizes
+        )
+        return f"{len(self.sizes)} files, {megabytes(self.num_bytes)}: {', '.join(tops)}"
+
+
+def stage(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    source: Path | None = None,
+    leave_out: Sequence[Path] = (),
+    max_bytes: int = MAX_BYTES,
+) -> Shipment:
+    """Copy what a job needs into a folder.
+
+    Args:
+        experiment: from ``config.load``; its file is sent as it was read then.
+        folder: an empty folder.
+        source: where ``benchmark`` and ``jobs`` lie; None: where this package was imported from.
+        leave_out: further folders, e.g. a store that lies inside the source.
+        max_bytes: that may be sent.
+
+    Raises:
+        UsageError: it is more than Ray takes; names the largest files.
+    """
+    source = source or Path(__file__).resolve().parents[2]
+    left_out = {path.resolve() for path in leave_out}
+    found = {
+        path.relative_to(source).as_posix(): path
+        for name in ("benchmark", "jobs")
+        for path in _files(source / name, left_out)
+    }
+    found |= {name: source / name for name in BESIDE if _is_checkout(source, name)}
+    target = f"{EXPERIMENT_DIR}/{Path(experiment.path).name}"
+    text = experiment.text.encode()
+    sizes = {name: path.stat().st_size for name, path in found.items()} | {target: len(text)}
+    _check_size(sizes, {**found, target: Path(experiment.path)}, max_bytes)
+    for name, path in found.items():
+        copy = folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    (folder / EXPERIMENT_DIR).mkdir(parents=True, exist_ok=True)
+    (folder / target).write_bytes(text)
+    return Shipment(folder=folder, sizes=sizes, experiment=target)
+
+
+def megabytes(num_bytes: int) -> str:
+    """Return a size as people read it, e.g. ``0.8 MiB``."""
+    return f"{num_bytes / 2**20:.1f} MiB"
+
+
+def _files(top: Path, left_out: set[Path]) -> Iterator[Path]:
+    for folder, folders, names in os.walk(top):
+        here = Path(folder)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in EXCLUDED
+            and not name.startswith(".")
+            and (here / name).resolve() not in left_out
+        )
+        for name in sorted(names):
+            if not name.startswith(".") and not name.endswith(EXCLUDED_SUFFIXES):
+                yield here / name
+
+
+def _is_checkout(source: Path, name: str) -> bool:
+    # site-packages has no pyproject.toml; should it have one, it is somebody else's.
+    return source.name != "site-packages" and (source / name).is_file()
+
+
+def _check_size(sizes: dict[str, int], found: dict[str, Path], max_bytes: int) -> None:
+    total = sum(sizes.values())
+    if total <= max_bytes:
+        return
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:NUM_NAMED]
+    named = ", ".join(f"{found[name]} ({megabytes(sizes[name])})" for name in largest)
+    raise UsageError(
+        f"submit: {megabytes(total)} would be shipped, and Ray takes {megabytes(max_bytes)}; "
+        f"the largest files are {named}: move them out of the package"
+    )

@@ -1,0 +1,170 @@
+"""Which weights a fine-tuning changes: all, the last blocks, or low-rank additions (LoRA)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from benchmark.config import FinetuneConfig
+from benchmark.errors import UsageError
+from benchmark.networks.classifier import head_prefix
+
+Named = list[tuple[str, torch.nn.Parameter]]
+
+
+class Parts(NamedTuple):
+    """The parameters that are trained."""
+
+    head: Named
+    body: Named
+
+    @property
+    def num_trained(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for _, parameter in (*self.head, *self.body))
+
+
+def select_parts(model: torch.nn.Module, config: FinetuneConfig, *, name: str) -> Parts:
+    """Choose what is trained, freeze the rest, and return it.
+
+    Args:
+        model: a classifier with ``head_prefix``; ``lora`` adds its layers to it.
+        config: mode, ``num_blocks`` and ``lora_rank``.
+        name: of the backbone, for messages.
+
+    Raises:
+        UsageError: the mode does not suit the architecture.
+    """
+    prefix = head_prefix(model)
+    body_names = [key for key, _ in model.named_parameters() if not key.startswith(prefix)]
+    if config.mode == "last_blocks":
+        body_names = _last_blocks(model, body_names, config.num_blocks, name)
+    elif config.mode == "lora":
+        body_names = _add_lora(model, config.lora_rank, name)
+    wanted = set(body_names)
+    head: Named = []
+    body: Named = []
+    for key, parameter in model.named_parameters():
+        is_head = key.startswith(prefix)
+        parameter.requires_grad_(is_head or key in wanted)
+        if is_head:
+            head.append((key, parameter))
+        elif key in wanted:
+            body.append((key, parameter))
+    return Parts(head, body)
+
+
+def drop_unreached(parts: Parts) -> Parts:
+    """Leave out, and freeze, what no gradient reached in a backward pass.
+
+    A checkpoint may bring layers that its logits do not use, such as a pooler; workers would
+    wait for their gradients for ever.
+    """
+    kept = []
+    for group in parts:
+        for _, parameter in group:
+            if parameter.grad is None:
+                parameter.requires_grad_(False)
+        kept.append([(key, item) for key, item in group if item.grad is not None])
+    return Parts(*kept)
+
+
+def train_mode(model: torch.nn.Module) -> None:
+    """Set the model to training, with batch normalisation by its stored statistics.
+
+    At its begin the network is then exactly the frozen one, and a step does not depend on how
+    its batch is split over workers and micro-batches.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
+def find_blocks(model: torch.nn.Module) -> list[str]:
+    """Return the names of the blocks of a network, first to last.
+
+    A block is a child of a list or sequence of modules that itself holds no sequence of
+    composite modules: a transformer layer, a residual block.
+    """
+    found: list[str] = []
+    _walk(model, "", found)
+    return found
+
+
+def merge_lora(model: torch.nn.Module) -> None:
+    """Add low-rank updates to the weights they belong to and remove their layers, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for key, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent, _, attribute = key.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, module.get_base_layer())
+
+
+def _walk(module: torch.nn.Module, prefix: str, found: list[str]) -> None:
+    for key, child in module.named_children():
+        path = f"{prefix}.{key}" if prefix else key
+        if _is_sequence(module) and _is_composite(child) and not _holds_blocks(child):
+            found.append(path)
+        else:
+            _walk(child, path, found)
+
+
+def _is_sequence(module: torch.nn.Module) -> bool:
+    return isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential))
+
+
+def _is_composite(module: torch.nn.Module) -> bool:
+    return next(module.children(), None) is not None
+
+
+def _holds_blocks(module: torch.nn.Module) -> bool:
+    return any(
+        _is_sequence(inner) and any(_is_composite(child) for child in inner.children())
+        for inner in module.modules()
+    )
+
+
+def _last_blocks(model: torch.nn.Module, names: list[str], count: int, name: str) -> list[str]:
+    prefix = head_prefix(model)
+    blocks = [
+        block
+        for block in find_blocks(model)
+        if not f"{block}.".startswith(prefix)
+        # One without weights of its own, such as a pooling, is not counted.
+        and any(key.startswith(f"{block}.") for key in names)
+    ]
+    if count > len(blocks):
+        raise UsageError(
+            f"[finetune] num_blocks = {count}: backbone '{name}' has {len(blocks)} blocks"
+            + ('; use mode = "full"' if not blocks else "")
+        )
+    first = f"{blocks[-count]}."
+    begin = next(place for place, key in enumerate(names) if key.startswith(first))
+    return names[begin:]
+
+
+def _linear_layers(model: torch.nn.Module) -> Iterator[str]:
+    for key, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and not f"{key}.".startswith(head_prefix(model)):
+            yield key
+
+
+def _add_lora(model: torch.nn.Module, rank: int, name: str) -> list[str]:
+    targets = list(_linear_layers(model))
+    if not targets:
+        raise UsageError(
+            f"[finetune] mode = \"lora\": backbone '{name}' has no linear layers to add to; "
+            'use "full", "linear_then_full" or "last_blocks"'
+        )
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(
+        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, bias="none"), model
+    )
+    return [key for key, _ in model.named_parameters() if ".lora_" in key]

@@ -1,0 +1,277 @@
+"""The page holds all that it is given, escaped, in one file, and works in a real browser."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmark.page.html import (
+    MISSING,
+    Confusion,
+    Picture,
+    ProblemRow,
+    RankingRow,
+    ReportData,
+    Table,
+    Verdict,
+    render_report,
+)
+from benchmark.stages.report.headline import name_method, write_headline
+from tests.browser import find_browser, run_browser
+
+EVIL = "<script>alert(1)</script>"
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c02"
+    "0000000b4944415478da6364f80f00010501012718e3660000000049454e44ae426082"
+)
+
+RANKING = (
+    RankingRow(
+        rank=1,
+        backbone="efficientnet_lite0",
+        method="logistic_regression",
+        value=0.8641,
+        ci_low=0.8212,
+        ci_high=0.9023,
+        seed_std=0.00651,
+        num_seeds=5,
+        num_trials=10,
+        seconds=421.0,
+    ),
+    RankingRow(rank=2, backbone="efficientnet_lite0", method="knn", value=0.85, num_trials=3),
+    RankingRow(
+        rank=3,
+        backbone="mean_color",
+        method="mlp",
+        value=0.5412,
+        ci_low=float("nan"),
+        ci_high=float("nan"),
+        is_floor=True,
+    ),
+)
+
+
+def report(**changes: object) -> ReportData:
+    names = ("water", EVIL, "barren")
+    frame = pd.DataFrame({"cell": ["a · b"], "accuracy": [0.98765], "patches": [2586]})
+    data = ReportData(
+        title="Quickstart",
+        experiment="quickstart",
+        dataset="synthetic",
+        is_synthetic=True,
+        headline=write_headline(RANKING, ties=["efficientnet_lite0 · knn"]),
+        interval_reason="Intervals come from 1000 bootstrap resamples of 12 scenes.",
+        ranking=RANKING,
+        absent_classes=("barren", EVIL),
+        notes=("The split is random.", EVIL),
+        metrics=(Table.from_frame(frame, title="All metrics", caption=EVIL),),
+        verdicts=(Verdict(backbone=EVIL, head=EVIL, sentence=f"fine-tuning {EVIL}"),),
+        comparisons=(Table(title="Frozen?", columns=("backbone", EVIL), rows=((EVIL, EVIL),)),),
+        recalls=(Table(title="Recall", columns=("cell", EVIL), rows=((EVIL, None),)),),
+        confusions=(
+            Confusion(title=EVIL, classes=names, counts=((64, 2, 0), (1, 1987, 0), (0, 0, 0))),
+        ),
+        class_counts=(Table(title="Patches", columns=names, rows=((1, 22_450, 3),)),),
+        backbones=(Table(title="Fed", columns=("backbone", "size"), rows=((EVIL, EVIL),)),),
+        timings=(Table(title="Stages", columns=("stage", "seconds"), rows=(("embed", 12.34),)),),
+        repairs=(Table(title="1 machine lost", columns=("stage", EVIL), rows=(("tune", EVIL),)),),
+        problems=(ProblemRow(cell="x · finetune", status="failed", reason=EVIL),),
+        provenance={"dataset digest": "9af0", EVIL: EVIL},
+        pictures=(Picture(section="ranking", title=EVIL, caption=EVIL, alt='" onload="', png=PNG),),
+    )
+    return dataclasses.replace(data, **changes)  # type: ignore[arg-type]
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, the text, and the attributes of each tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.words: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def test_everything_is_on_the_page() -> None:
+    page = Page(render_report(report()))
+    for word in (
+        "Synthetic data.",
+        "efficientnet_lite0 with logistic_regression leads with 0.864 balanced accuracy on test "
+        "(95 % interval 0.821 to 0.902); the best floor, mean_color with mlp, is 32.3 points "
+        "below at 0.541. No detectable difference from the leader: efficientnet_lite0 · knn.",
+        "1000 bootstrap resamples of 12 scenes",
+        "Absent from test, and so not in its balanced accuracy: barren",
+        "The split is random.",
+        "1 of the grid's cells has no result",
+        "0.821 to 0.902",
+        "± 0.0065",
+        "7 min",
+        "All metrics",
+        "0.988",
+        "2,586",
+        "1,987",
+        "barren (absent)",
+        "22,450",
+        "12.340",
+        "x · finetune",
+        "What went wrong and was repaired",
+        "1 machine lost",
+        "9af0",
+        "How to read it",
+        "Fed",
+    ):
+        assert word in page.text, word
+
+
+def test_names_are_escaped_everywhere() -> None:
+    text = render_report(report())
+    assert EVIL not in text
+    page = Page(text)
+    # Only the page's own script; the name is shown as it is written.
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert page.text.count(EVIL) >= 10
+    assert not [attrs for _, attrs in page.tags if "onload" in attrs]
+
+
+def test_the_page_loads_nothing() -> None:
+    text = render_report(report())
+    for address in Page(text).loads:
+        assert address.startswith(("data:image/png;base64,", "#")), address
+    assert "@import" not in text
+    assert not re.search(r"url\(", text)
+    targets = re.findall(r'href="#([^"]+)"', text)
+    assert all(f'id="{target}"' in text for target in targets)
+    assert len(targets) >= 8
+
+
+def test_the_page_is_accessible() -> None:
+    page = Page(render_report(report()))
+    assert ("html", {"lang": "en"}) in page.tags
+    assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
+    heads = [attrs for tag, attrs in page.tags if tag == "th"]
+    assert heads
+    assert all(attrs.get("scope") in ("row", "col") for attrs in heads)
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_an_empty_report_renders() -> None:
+    data = ReportData(
+        title="Empty", experiment="e", dataset="d", is_synthetic=False, headline=write_headline([])
+    )
+    page = Page(render_report(data))
+    assert "No cell has a score yet." in page.text
+    assert "every cell of the grid has a result" in page.text
+    assert "Synthetic" not in page.text
+
+
+def test_headlines() -> None:
+    leader, second, floor = RANKING
+    alone = write_headline([leader])
+    assert alone.endswith("there is no floor to compare with.")
+    assert "(no interval)" in write_headline([second, floor])
+    assert write_headline([floor, second]).startswith("Nothing beats the trivial floor: mean_color")
+    many = write_headline(RANKING, ties=list("abcde"))
+    assert many.endswith("No detectable difference from the leader: a, b, c and 2 more.")
+    assert write_headline(RANKING, ties=[]).endswith("over every other row is detectable.")
+    assert "detectable" not in write_headline(RANKING)
+    assert "(90 % interval" in write_headline(RANKING, confidence=0.9)
+
+
+def test_frozen_or_fine_tuned_stands_after_the_ranking() -> None:
+    verdict = Verdict(
+        backbone="efficientnet_lite0",
+        head="mlp",
+        sentence="fine-tuning gains 4.1 points [2.0, 6.3] for 38 times the device-seconds",
+    )
+    pictures = (Picture(section="finetune", title="What fine-tuning gains", png=PNG),)
+    text = render_report(report(verdicts=(verdict,), pictures=pictures))
+    page = Page(text)
+    assert (
+        "With efficientnet_lite0 (frozen: with mlp), fine-tuning gains 4.1 points [2.0, 6.3] "
+        "for 38 times the device-seconds."
+    ) in page.text
+    assert "Frozen?" in page.text
+    places = [text.index(f'<section id="{name}"') for name in ("ranking", "finetune", "classes")]
+    assert places == sorted(places)
+    assert text.index("What fine-tuning gains") > places[1]
+
+
+def test_without_fine_tuning_there_is_no_section() -> None:
+    text = render_report(report(verdicts=(), comparisons=()))
+    assert "Frozen or fine-tuned" not in text
+    assert 'id="finetune"' not in text
+
+
+def test_curves_without_a_comparison_say_why() -> None:
+    pictures = (Picture(section="finetune", title="Learning curves", png=PNG),)
+    page = Page(render_report(report(verdicts=(), comparisons=(), pictures=pictures)))
+    assert "No fine-tuned backbone has a frozen one to compare with" in page.text
+
+
+def test_the_headline_ends_with_the_best_backbones_verdict() -> None:
+    verdicts = [
+        Verdict(backbone="mean_color", head="mlp", sentence="fine-tuning is odd"),
+        Verdict(backbone="efficientnet_lite0", head="knn", sentence="fine-tuning gains 4.1 points"),
+    ]
+    assert write_headline(RANKING, ties=[], verdicts=verdicts).endswith(
+        "detectable. With efficientnet_lite0, fine-tuning gains 4.1 points."
+    )
+    assert write_headline(RANKING, verdicts=verdicts[:1]).endswith(
+        "With mean_color, fine-tuning is odd."
+    )
+    tuned = dataclasses.replace(RANKING[0], method="finetune")
+    assert write_headline([tuned]).startswith("Fine-tuned efficientnet_lite0 leads with 0.864")
+    assert name_method("a", "finetune") == "fine-tuned a"
+
+
+def test_an_unknown_section_is_refused() -> None:
+    picture = Picture(section="rankings", title="x", png=PNG)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown section 'rankings'"):
+        render_report(report(pictures=(picture,)))
+
+
+def test_missing_values_become_dashes() -> None:
+    frame = pd.DataFrame({"a": ["x", None], "n": pd.array([1, None], dtype="Int64")})
+    data = report(metrics=(Table.from_frame(frame.assign(ok=[True, False]), title="T"),))
+    text = Page(render_report(data)).text
+    assert f"x 1 yes {MISSING} {MISSING} no" in text
+
+
+def test_a_browser_shows_and_sorts_the_ranking(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    # Clicks the heading of the score once: ascending puts the floor first.
+    click = (
+        "<script>document.body.dataset.first ="
+        " document.querySelector('#ranking-table tbody th').textContent;"
+        "document.querySelectorAll('#ranking-table th button')[3].click();</script>"
+    )
+    path.write_text(render_report(report()).replace("</body>", f"{click}</body>"), encoding="utf-8")
+    browser = find_browser()
+    if browser is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    dom = run_browser(browser, path, "--dump-dom")
+    assert 'data-first="efficientnet_lite0"' in dom
+    table = dom[dom.index('id="ranking-table"') :]
+    body = table[table.index("<tbody>") : table.index("</tbody>")]
+    assert body.index("mean_color") < body.index("logistic_regression")
+    assert 'aria-sort="ascending"' in table
+    assert "0.864" in body
+    assert EVIL not in body

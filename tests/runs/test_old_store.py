@@ -1,0 +1,83 @@
+"""A store that version 0.1.0 wrote, before its modules moved, is read and not computed again.
+
+``resources/store_of_0_1_0.zip`` has the photographs (synthetic: noise around one colour per
+class), a tiny random ViT, the experiment and the store of `benchmark run old.toml`, which commit
+8f0e65b wrote. Its report is left out, and made from the rest.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import benchmark as bm
+from benchmark import api
+from benchmark.stages.tune import TuneStage
+
+ARCHIVE = Path(__file__).resolve().parents[1] / "resources/store_of_0_1_0.zip"
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bm.Experiment:
+    """Unpack the store; return its experiment, whose paths are relative to the folder."""
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return bm.load("old.toml")
+
+
+def test_every_artefact_of_the_old_store_is_complete(old: bm.Experiment) -> None:
+    cells = bm.status(old)
+    assert {item.cell.stage: item.status for item in cells} == {
+        **dict.fromkeys(("patches", "embed", "tune", "finetune", "evaluate"), "complete"),
+        "report": "missing",
+    }
+    assert sum(item.status == "complete" for item in cells) == 1 + 2 + 6 + 1 + 1
+
+
+def test_a_run_on_the_old_store_writes_the_page_and_nothing_else(old: bm.Experiment) -> None:
+    def contents() -> dict[str, bytes]:
+        stages = ("patches", "embed", "tune", "finetune", "evaluate")
+        files = (file for stage in stages for file in Path("store", stage).rglob("*"))
+        return {str(path): path.read_bytes() for path in files if path.is_file()}
+
+    before = contents()
+    result = bm.run(old)
+    assert contents() == before
+    assert not result.failed
+    assert [usage.stage for usage in result.usages] == ["report"]
+    assert result.report
+    assert "tiny-vit" in Path(result.report).read_text(encoding="utf-8")
+
+
+def test_scores_made_anew_from_the_old_predictions_are_the_old_scores(old: bm.Experiment) -> None:
+    with api.open_context(old) as context:
+        (path,) = Path("store/evaluate").glob("*/scores.parquet")
+        before = pq.read_table(path).to_pandas()
+        for file in path.parent.iterdir():
+            file.unlink()
+        path.parent.rmdir()
+        assert not context.scores().is_complete
+    api.run_stage("evaluate", old)
+    after = bm.scores(old)
+    np.testing.assert_array_equal(after["value"], before["value"])
+    np.testing.assert_array_equal(after["ci_low"], before["ci_low"])
+
+
+def test_an_old_head_is_loaded_and_gives_its_predictions(old: bm.Experiment) -> None:
+    with api.open_context(old) as context:
+        backbone, head = context.backbones[0], context.heads[1]
+        artefact = context.predictions(backbone, head, 0)
+        embeddings = context.embeddings(backbone).read_table()
+        predictions = artefact.read_table()
+        assert len(TuneStage().cells(context)) == 6
+    loaded = bm.load_head(artefact.path)
+    known = dict(
+        zip(embeddings["patch_id"].to_pylist(), embeddings["embedding"].to_pylist(), strict=True)
+    )
+    rows = np.array([known[name] for name in predictions["patch_id"].to_pylist()], np.float32)
+    np.testing.assert_array_equal(loaded.predict(rows), predictions["y_pred"].to_numpy())
