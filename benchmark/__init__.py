@@ -39,7 +39,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # On first use, so that `benchmark list` does not pay for Arrow and pandas.
+    # Imported on first use: `benchmark list` must not import Arrow and pandas.
     if name not in __all__:
         raise AttributeError(f"module 'benchmark' has no attribute '{name}'")
     return getattr(import_module(f"benchmark.{_MODULES.get(name, 'api')}"), name)

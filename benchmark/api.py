@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from benchmark.stages.base import StageResult
 
 TRUSTED_TYPES = frozenset({"sklearn.neural_network._stochastic_optimizers.AdamOptimizer"})
-"""What an MLP holds beside what skops trusts by itself."""
+"""Types in a saved MLP that skops does not trust by default."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left behind."""
+    """Result of a run: paths, cells and tables."""
 
     store: str
     scores: str | None
-    """Path of the scores (Parquet); None where nothing could be evaluated."""
+    """Path of the scores (Parquet); None if nothing could be evaluated."""
     report: str | None
     """Path of the page (HTML)."""
     cells: list[CellResult]
@@ -54,11 +54,11 @@ class RunResult:
     """The cells of every stage."""
     tables: list[TextTable]
     usages: list[StageUsage] = field(default_factory=list)
-    """How long each stage took that had something to compute, and how busy it was."""
+    """Duration and load of each stage that computed something."""
 
     @property
     def failed(self) -> list[CellResult]:
-        """The cells that failed, of every stage."""
+        """The failed cells of every stage."""
         return [result for result in self.stage_cells if result.status == "failed"]
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def open_context(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Context]:
-    """Resolve an experiment's names and open its store; close what was started at the end."""
+    """Resolve an experiment's names and open its store; close all resources at the end."""
     check_names(experiment)
     with Cluster(address) as cluster:
         context = Context(
@@ -113,13 +113,16 @@ def open_context(
 
 
 @contextmanager
-def _recorded(context: Context) -> Iterator[None]:
-    """Keep what is run beside its results, and say at the end where its file has changed."""
-    context.store.check_writable()
-    experiment_file.keep(context.experiment, context.store)
-    yield
-    if text := experiment_file.describe_change(context.experiment):
-        context.progress.message(text)
+def _open_recorded(
+    experiment: Experiment, store: str | None, address: str | None, progress: Progress | None
+) -> Iterator[Context]:
+    """Open a context, keep the experiment in its store, and report if its file changed since."""
+    with open_context(experiment, store=store, address=address, progress=progress) as context:
+        context.store.check_writable()
+        experiment_file.keep(experiment, context.store)
+        yield context
+        if text := experiment_file.describe_change(experiment):
+            context.progress.message(text)
 
 
 def run(
@@ -129,21 +132,18 @@ def run(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
-    """Run all stages, side by side where the cluster has room, skipping complete artefacts.
+    """Run all stages, in parallel if the cluster has room; complete artefacts are skipped.
 
     Args:
         experiment: from ``load``.
         store: overrides the experiment's.
         address: of a Ray cluster; None starts Ray on this machine.
-        progress: receives what happens; by default the ``benchmark`` logger.
+        progress: receives the progress; default: the ``benchmark`` logger.
 
     Raises:
-        UsageError: the user's input is wrong. A failed cell is no exception: see ``failed``.
+        UsageError: the user's input is wrong. A failed cell does not raise: see ``failed``.
     """
-    with (
-        open_context(experiment, store=store, address=address, progress=progress) as context,
-        _recorded(context),
-    ):
+    with _open_recorded(experiment, store, address, progress) as context:
         results = run_stages(context)
         stage_cells = [cell for result in results for cell in result.cells]
         return RunResult(
@@ -165,16 +165,13 @@ def run_stage(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[StageResult, str]:
-    """Run one stage and return its result and the path that it wrote.
+    """Run one stage; return its result and the path of its output.
 
     Raises:
-        UsageError: the user's input is wrong, or there is no such stage.
+        UsageError: the user's input is wrong, or the stage is unknown.
     """
     entry = STAGES.get(name)
-    with (
-        open_context(experiment, store=store, address=address, progress=progress) as context,
-        _recorded(context),
-    ):
+    with _open_recorded(experiment, store, address, progress) as context:
         result = entry.load().run(context)
         return result, _path_of(context, name) or join(context.store.uri, name)
 
@@ -189,7 +186,7 @@ def export(
     repo: str | None = None,
     store: str | None = None,
 ) -> tuple[Path, str | None]:
-    """Write a trained model as a folder, and upload it where ``repo`` is given.
+    """Write a trained model as a folder, and upload it if ``repo`` is given.
 
     Args:
         experiment: from ``load``.
@@ -197,14 +194,14 @@ def export(
         out: a new folder.
         method: ``finetune``, or a head on frozen embeddings.
         seed: one of the experiment's; None takes the first.
-        repo: of the Hugging Face hub, ``ORG/NAME``; needs the user's own token.
+        repo: repository of the Hugging Face hub, ``ORG/NAME``; needs the user's token.
         store: overrides the experiment's.
 
     Returns: the folder, and the address of the upload.
 
     Raises:
         UsageError: a name is unknown, the model is not trained yet, the folder is not empty, or
-            there is no token.
+            the token is missing.
     """
     from benchmark.exporting import folder as exporting
 
@@ -218,7 +215,7 @@ def export(
 
 
 def status(experiment: Experiment, *, store: str | None = None) -> list[CellResult]:
-    """Return how every cell of every stage stands; computes and writes nothing."""
+    """Return the status of every cell of every stage; compute and write nothing."""
     with open_context(experiment, store=store) as context:
         return [result for entry in STAGES for result in entry.load().status(context)]
 
@@ -227,7 +224,7 @@ def scores(experiment: Experiment, *, store: str | None = None) -> pd.DataFrame:
     """Return the scores as a pandas frame in long format (the columns of ``tables.SCORES``).
 
     Raises:
-        BenchmarkError: they have not been computed.
+        BenchmarkError: the scores are not computed yet.
     """
     with open_context(experiment, store=store) as context:
         artefact = context.scores()
@@ -240,30 +237,27 @@ def scores(experiment: Experiment, *, store: str | None = None) -> pd.DataFrame:
 
 
 def _path_of(context: Context, stage: str) -> str | None:
-    artefact, name = {
-        "patches": (lambda: context.patches, ""),
-        "embed": (None, ""),
-        "tune": (None, ""),
-        "finetune": (None, ""),
-        "evaluate": (context.scores, "scores.parquet"),
-        "report": (context.report, "index.html"),
-    }[stage]
-    if artefact is None:
+    if stage == "patches":
+        artefact, name = context.patches, None
+    elif stage == "evaluate":
+        artefact, name = context.scores(), "scores.parquet"
+    elif stage == "report":
+        artefact, name = context.report(), "index.html"
+    else:
         return None
-    found = artefact()
-    if not found.is_complete:
+    if not artefact.is_complete:
         return None
-    return found.file_uri(name) if name else found.uri
+    return artefact.file_uri(name) if name else artefact.uri
 
 
 def load_head(artefact: str | Path) -> Any:
     """Load the fitted head of a cell: a scikit-learn pipeline with ``predict_proba``.
 
     Args:
-        artefact: the cell's folder, as ``benchmark status`` prints it, on a local disk.
+        artefact: the cell's folder on a local disk, as printed by ``benchmark status``.
 
     Raises:
-        UsageError: there is no head, or it holds a type that is not scikit-learn's own.
+        UsageError: the head is missing, damaged or contains a type that is not trusted.
     """
     import zipfile
 
@@ -274,12 +268,12 @@ def load_head(artefact: str | Path) -> Any:
 
     path = Path(artefact) / "head.skops"
     if not path.is_file():
-        raise UsageError(f"{path}: no such head")
+        raise UsageError(f"{path}: no such head; give a folder that `benchmark status` prints")
     try:
         untrusted = skops.io.get_untrusted_types(file=path)
         foreign = [name for name in untrusted if name not in TRUSTED_TYPES]
         if foreign:
-            raise UsageError(f"{path}: holds types that are not trusted: {', '.join(foreign)}")
+            raise UsageError(f"{path}: contains types that are not trusted: {', '.join(foreign)}")
         return skops.io.load(path, trusted=untrusted)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: is no saved head: {one_line(error)}") from None
+        raise UsageError(f"{path}: not a saved head, or damaged: {one_line(error)}") from None

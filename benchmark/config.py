@@ -25,6 +25,13 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
+def _refuse_duplicates(value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    for item in value or ():
+        if (value or ()).count(item) > 1:
+            raise ValueError(f"{item!r} is listed twice")
+    return value
+
+
 class Section(BaseModel):
     """A frozen table of the experiment file that refuses unknown keys and wrong types."""
 
@@ -37,29 +44,29 @@ class Section(BaseModel):
 
 
 class DatasetConfig(Section):
-    """``[dataset]``: which patches are classified, and how they are sampled."""
+    """``[dataset]``: the patches to classify, and how they are sampled."""
 
     name: str
     root: str
     patch_size: Annotated[int, Field(ge=8, le=4096)] = 128
     purity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
-    """Smallest share of a window's pixels that one class covers; nodata counts against it."""
+    """Smallest share of a window's pixels that one class must cover; nodata counts against it."""
     per_region: PositiveInt | None = None
-    """At most so many patches of each region, drawn uniformly from its candidates."""
+    """Largest number of patches per region, drawn uniformly from its candidates."""
     per_class: PositiveInt | None = None
-    """At most so many patches of each class in each split, drawn uniformly."""
+    """Largest number of patches per class and split, drawn uniformly."""
     seed: int = 0
-    """Seed of the sampling, and of the split where the data bring none."""
+    """Seed of the sampling, and of the split if the data have none."""
     on_error: Literal["fail", "skip"] = "fail"
-    """What an unreadable file does: end the stage, or be named, counted and skipped."""
+    """Action on an unreadable file: end the stage, or report, count and skip the file."""
     val_regions: tuple[str, ...] = ("delaware",)
     test_regions: tuple[str, ...] = ("pennsylvania",)
     val_fraction: Fraction = 0.2
     test_fraction: Fraction = 0.2
     bands: tuple[str, ...] | None = None
-    """Names of an image folder's bands, where they cannot be told from its files."""
+    """Names of an image folder's bands, if its files do not define them."""
     value_range: tuple[float, float] | None = None
-    """Pixel values that become 0 and 255, for images that are not uint8."""
+    """Pixel values that are mapped to 0 and 255, for images that are not uint8."""
 
     @field_validator("value_range", mode="before")
     @classmethod
@@ -70,84 +77,78 @@ class DatasetConfig(Section):
 
 
 class BackboneOptions(Section):
-    """``[backbone."NAME"]``: how one backbone of the list is used."""
+    """``[backbone."NAME"]``: options of one backbone of the list."""
 
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
-    """Side in px to which patches are resized, whole; None: as its weights were trained."""
+    """Side in px to which whole patches are resized; None: as its weights were trained."""
     pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
-    """What becomes the embedding: the mean over tokens or positions, the class token, both one
-    after the other, or the output of the model's own pooler."""
+    """Source of the embedding: mean over tokens or positions, class token, both concatenated
+    (class token first), or the output of the model's own pooler."""
     layer: Annotated[int, Field(lt=0)] = -1
     """Hidden layer, counted from the end; -1 is the last hidden state."""
     bands: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """The bands that it is fed, in order; None: its own."""
+    """Input bands, in order; None: the backbone's own."""
     trust_remote_code: bool = False
-    """Whether Python code that comes with a checkpoint may be run."""
+    """Whether Python code from a checkpoint may run."""
 
-    @field_validator("bands")
-    @classmethod
-    def _bands_differ(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for item in value or ():
-            if (value or ()).count(item) > 1:
-                raise ValueError(f"{item!r} is listed twice")
-        return value
+    _bands_differ = field_validator("bands")(_refuse_duplicates)
 
     @model_validator(mode="after")
     def _pooler_follows_the_last_layer(self) -> BackboneOptions:
         if self.pooling == "pooler" and self.layer != -1:
-            raise ValueError("the pooler takes the last hidden state: leave out layer or pooling")
+            raise ValueError("the pooler takes the last hidden state: remove layer or pooling")
         return self
 
 
 class EmbedConfig(Section):
-    """``[embed]``: how frozen embeddings are computed."""
+    """``[embed]``: computation of frozen embeddings."""
 
     batch_size: PositiveInt | Literal["auto"] = "auto"
     num_actors: PositiveInt | Literal["auto"] = "auto"
     num_gpus: Annotated[float, Field(gt=0.0)] | Literal["auto"] = "auto"
-    """GPUs that one actor books, where there are some; 0.5 puts two actors on one."""
+    """GPUs that one actor books, if the cluster has GPUs; 0.5 puts two actors on one GPU."""
     num_threads: PositiveInt | Literal["auto"] = "auto"
     """Threads of one actor."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """``auto``: bfloat16 where the device computes it, if embeddings stay what they are."""
+    """``auto``: bfloat16 if the device supports it and embeddings stay close to float32."""
     channels_last: bool | Literal["auto"] = "auto"
     compile: bool | Literal["auto"] = "auto"
-    """Whether ``torch.compile`` is used; ``auto``: where it pays for the number of patches."""
+    """Whether ``torch.compile`` is used; ``auto``: if the number of patches is worth its cost."""
 
 
 class TuneConfig(Section):
-    """``[tune]``: how heads are tuned on stored embeddings."""
+    """``[tune]``: search of heads on stored embeddings."""
 
     num_trials: PositiveInt = 10
     pruning: bool = True
-    """Stop MLP trials early that fall behind the median of their search."""
+    """Stop MLP trials early unless they are in the best third (successive halving)."""
     refit: Literal["train", "train+val"] = "train"
-    """The rows on which the chosen head is fitted, the same for every method."""
+    """Rows on which the chosen head is fitted, the same for every method."""
     max_concurrent: PositiveInt | Literal["auto"] = "auto"
 
 
 class FinetuneConfig(Section):
-    """``[finetune]``: how backbones are trained end to end; without the table none is."""
+    """``[finetune]``: end-to-end training of backbones; without the table none is trained."""
 
     backbones: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Which of the experiment's backbones; None: all that can be and are no floor."""
+    """Backbones of the experiment to train; None: all trainable ones outside the floor."""
     num_trials: PositiveInt = 1
-    """Trials of Optuna, the first of them the settings below as they are."""
+    """Trials of Optuna; the first uses the settings below unchanged."""
     num_epochs: PositiveInt = 5
-    """At most; a searched trial may have fewer."""
+    """Largest number of epochs; a searched trial may have fewer."""
     mode: Literal["full", "linear_then_full", "last_blocks", "lora"] = "full"
     num_blocks: PositiveInt = 1
-    """Blocks that are trained in the mode ``last_blocks``."""
+    """Blocks trained in mode ``last_blocks``."""
     lora_rank: PositiveInt = 8
     batch_size: PositiveInt = 32
-    """Patches of one step, of all workers together."""
+    """Patches per step, over all workers."""
     learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-3
-    """Of the classification layer, at its peak."""
+    """Peak learning rate of the classification layer."""
     backbone_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    """The backbone's learning rate over that of the classification layer."""
+    """Learning rate of the backbone divided by that of the classification layer."""
     weight_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps during which the learning rate rises."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     class_weight: Literal["none", "balanced"] = "balanced"
     """Weights of the loss; ``balanced`` is inverse to the class counts of train."""
@@ -157,18 +158,18 @@ class FinetuneConfig(Section):
     patience: PositiveInt = 5
     """Epochs without a better val score after which training stops."""
     pruning: bool = True
-    """Stop trials early that fall behind the others of their search."""
+    """Stop trials early that are behind the others of their search."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """``auto``: bfloat16 on GPUs that have it, float32 elsewhere."""
+    """``auto``: bfloat16 on GPUs that support it, float32 elsewhere."""
     ingest: Literal["auto", "memory", "stream"] = "auto"
-    """``memory``: train is loaded once; ``stream``: Ray Data reads it in every epoch."""
+    """``memory``: load train once; ``stream``: Ray Data reads it in every epoch."""
     num_workers: PositiveInt | Literal["auto"] = "auto"
     micro_batch: PositiveInt | Literal["auto"] = "auto"
-    """Patches that one worker passes forward at once; gradients are summed over a step."""
+    """Patches per forward pass of one worker; gradients are summed over a step."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """How often a killed worker is started again."""
+    """Number of restarts after a worker is killed."""
     checkpoint_every_s: Annotated[float, Field(gt=0.0)] = 120.0
-    """A checkpoint is written so often, and after every epoch."""
+    """Interval of checkpoints, which are also written after every epoch."""
 
 
 class EvaluateConfig(Section):
@@ -183,12 +184,12 @@ class ReportConfig(Section):
     """``[report]``: the page."""
 
     num_examples: PositiveInt = 6
-    """Example patches shown of each class."""
+    """Example patches per class."""
     title: str | None = None
 
 
 class StageLimit(Section):
-    """What a stage may book of the cluster at most; None: all of it."""
+    """Upper limit of the resources that a stage books; None: the whole cluster."""
 
     num_cpus: PositiveInt | None = None
     num_gpus: Annotated[int, Field(ge=0)] | None = None
@@ -205,7 +206,7 @@ class ResourcesConfig(Section):
 
 @dataclass(frozen=True)
 class Origin:
-    """What an experiment was read from; experiments of the same settings are equal without it."""
+    """Source of an experiment; ignored when experiments are compared."""
 
     text: str = field(default="", compare=False)
     overrides: tuple[str, ...] = field(default=(), compare=False)
@@ -226,7 +227,7 @@ class Experiment(Section):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     store: Annotated[str, Field(min_length=1)] = "runs"
     backbone: Mapping[str, BackboneOptions] = {}
-    """Options of backbones of the list, by name."""
+    """Options of backbones, by name."""
     embed: EmbedConfig = EmbedConfig()
     tune: TuneConfig = TuneConfig()
     finetune: FinetuneConfig | None = None
@@ -234,17 +235,17 @@ class Experiment(Section):
     report: ReportConfig = ReportConfig()
     resources: ResourcesConfig = ResourcesConfig()
     path: Annotated[str, Field(exclude=True)] = "the experiment"
-    """Where it was loaded from, for messages."""
+    """Path of its file, for messages."""
     _origin: Origin = PrivateAttr(Origin())
 
     @property
     def text(self) -> str:
-        """The content of its file when it was loaded; empty where it was not loaded from one."""
+        """Content of its file when it was loaded; empty if it was not loaded from a file."""
         return self._origin.text
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """The ``KEY=VALUE`` settings over that file."""
+        """The ``KEY=VALUE`` settings that override the file."""
         return self._origin.overrides
 
     @field_validator("name")
@@ -254,13 +255,7 @@ class Experiment(Section):
             raise ValueError("use 1 to 64 letters, digits, '.', '_' or '-'")
         return value
 
-    @field_validator("backbones", "heads", "seeds")
-    @classmethod
-    def _no_duplicates(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        for item in value:
-            if value.count(item) > 1:
-                raise ValueError(f"{item!r} is listed twice")
-        return value
+    _no_duplicates = field_validator("backbones", "heads", "seeds")(_refuse_duplicates)
 
     @field_validator("seeds")
     @classmethod
@@ -276,11 +271,11 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
 
     Args:
         path: the TOML file.
-        overrides: ``KEY=VALUE`` settings, e.g. ``embed.batch_size=64``; a value is read as
-            TOML and, where that fails, as a string.
+        overrides: ``KEY=VALUE`` settings, e.g. ``embed.batch_size=64``; a value is parsed as
+            TOML or, if that fails, is a string.
 
     Raises:
-        UsageError: the file is missing or no TOML, or a setting is unknown or of a wrong type.
+        UsageError: the file is missing or not TOML, or a setting is unknown or of a wrong type.
     """
     where = str(path)
     try:
@@ -302,7 +297,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
 
 
 def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Experiment:
-    """Build an experiment from the mapping that a TOML file holds.
+    """Build an experiment from the content of a TOML file.
 
     Raises:
         UsageError: a setting is unknown, missing or of a wrong type.
@@ -310,7 +305,7 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
     if "path" in content:
         raise UsageError(f"{where}: unknown setting 'path'.")
     if not isinstance(content.get("backbone", {}), Mapping):
-        # The table of options has nearly the name of the list.
+        # A list was meant: the table of options and the list differ by one letter.
         raise UsageError(f"{where}: unknown setting 'backbone'. Did you mean 'backbones'?")
     try:
         experiment = Experiment.model_validate({**content, "path": where})
@@ -326,13 +321,13 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
 
 
 def options_place(name: str) -> str:
-    """Return how the table of a backbone's options is headed in the file."""
+    """Return the header of the table of a backbone's options in the file."""
     return f'[backbone."{name}"]'
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    # A dot between quotes belongs to a name: backbone."timm:resnet18.a1_in1k".image_size.
+    # A dot in quotes belongs to a name: backbone."timm:resnet18.a1_in1k".image_size.
     parts = [part.strip('"') for part in re.split(r'\.(?=(?:[^"]*"[^"]*")*[^"]*$)', key.strip())]
     if not equals or not all(parts):
         raise UsageError(f"--set {override}: write it as --set section.setting=value")
@@ -350,7 +345,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
 
 def _first_problem(error: ValidationError, where: str) -> str:
     problems = error.errors(include_url=False)
-    # An unknown key explains a missing one, so it is named first.
+    # An unknown key often explains a missing one: report it first.
     problems.sort(key=lambda item: item["type"] != "extra_forbidden")
     first = problems[0]
     names = [str(part) for part in first["loc"] if isinstance(part, str)]
@@ -370,9 +365,7 @@ def _first_problem(error: ValidationError, where: str) -> str:
         known = set(model.model_fields) - {"path"}
         return f"{place}: unknown setting '{key}'.{did_you_mean(key, known)}"
     if first["type"] == "missing" and first["loc"] and isinstance(first["loc"][-1], str):
-        what = f"section [{section}]" if not names else f"setting '{key}'"
-        if key == "dataset":
-            what = "section [dataset]"
+        what = f"setting '{key}'" if names else f"section [{key}]"
         return f"{place}: the {what} is missing"
     kinds = [item for item in problems if item["loc"][: len(names)] == first["loc"][: len(names)]]
     message = " or ".join(dict.fromkeys(_plain(item["msg"]) for item in kinds))

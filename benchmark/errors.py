@@ -1,4 +1,4 @@
-"""The errors that a user may see; each is one line and carries the exit code of the command."""
+"""Errors shown to users: each is one line and carries the exit code of the command."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 
 class BenchmarkError(Exception):
-    """Something failed while the benchmark ran (exit code 1)."""
+    """A failure while the benchmark ran (exit code 1)."""
 
     exit_code = 1
 
 
 class UsageError(BenchmarkError):
-    """The user's input is wrong: says what was given, where, and what to do (exit code 2)."""
+    """Wrong user input: says what was given, where, and what to do (exit code 2)."""
 
     exit_code = 2
 
@@ -25,16 +25,16 @@ class Interrupted(BenchmarkError):
 
 
 class CellError(BenchmarkError):
-    """One cell failed; its neighbours go on (exit code 1 at the end)."""
+    """One cell failed; the other cells go on (exit code 1 at the end)."""
 
 
 def did_you_mean(given: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
     """Return `` Did you mean 'x'?`` for the nearest known name, or the known names.
 
     Args:
-        given: what was written.
-        known: what might have been meant.
-        otherwise: said in place of the known names, where these are too many to be read.
+        given: the unknown name.
+        known: the known names.
+        otherwise: replaces the list of known names if it is too long to be read.
     """
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
@@ -48,13 +48,13 @@ def did_you_mean(given: str, known: Iterable[str], *, otherwise: str | None = No
 def one_line(error: BaseException, *, limit: int = 400) -> str:
     """Return an exception as one line of text, without a traceback.
 
-    Ray wraps a worker's exception and puts its traceback into the message; the cause is
-    the part that a person can act on.
+    Ray wraps a worker's exception and puts its traceback into the message; only the cause tells
+    the user what to do.
     """
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
         return one_line(cause, limit=limit)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = _lines(error)
     text = lines[-1] if lines else type(error).__name__
     if not isinstance(error, BenchmarkError) and not text.startswith(type(error).__name__):
         text = f"{type(error).__name__}: {text}"
@@ -62,6 +62,10 @@ def one_line(error: BaseException, *, limit: int = 400) -> str:
 
 
 def first_line(text: object, *, limit: int = 300) -> str:
-    """Return the first line of a message, or the name of its type where it is empty."""
-    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    """Return the first line of a message, or the name of its type if it is empty."""
+    lines = _lines(text)
     return lines[0][:limit] if lines else type(text).__name__
+
+
+def _lines(text: object) -> list[str]:
+    return [line.strip() for line in str(text).splitlines() if line.strip()]

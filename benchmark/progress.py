@@ -1,7 +1,6 @@
-"""What stages tell while they run; the command line shows it, the library only logs it.
+"""Progress of running stages: the command line shows it, the library only logs it.
 
-Stages may run side by side, and a stage may tell from several threads: whoever receives it counts
-with ``StageCounts``.
+Stages may run in parallel and report from several threads; receivers count with ``StageCounts``.
 """
 
 from __future__ import annotations
@@ -9,29 +8,32 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 logger = logging.getLogger("benchmark")
+
+LINE_EVERY_S = 5.0
 
 
 class StageProgress(Protocol):
     """The counters of one stage."""
 
     def start(self, cell: str) -> None:
-        """A cell has begun."""
+        """Report that a cell has started."""
 
     def advance(self, count: int) -> None:
-        """So many more items (patches, trials) are done."""
+        """Report ``count`` more completed items (patches, trials)."""
 
     def done(self, cell: str) -> None:
-        """A cell is complete."""
+        """Report that a cell is complete."""
 
     def failed(self, cell: str, reason: str) -> None:
-        """A cell has failed."""
+        """Report that a cell has failed."""
 
     def close(self) -> None:
-        """The stage is over."""
+        """Report that the stage has ended."""
 
 
 class Progress(Protocol):
@@ -40,11 +42,11 @@ class Progress(Protocol):
     def stage(
         self, name: str, *, num_cells: int, num_items: int | None, unit: str
     ) -> StageProgress:
-        """Begin a stage of so many cells and, where known, so many items of a unit."""
+        """Start a stage of ``num_cells`` cells and, if known, ``num_items`` items of a unit."""
         ...
 
     def message(self, text: str) -> None:
-        """Say one line: what was decided, noticed or skipped."""
+        """Report one line: a decision, a warning or something skipped."""
 
 
 class Snapshot(NamedTuple):
@@ -52,34 +54,34 @@ class Snapshot(NamedTuple):
 
     num_cells: int
     running: tuple[str, ...]
-    """The cells at work, in the order in which they began."""
+    """Cells that are running, in the order of their start."""
     num_done: int
     num_failed: int
     num_items: int
-    """That are done."""
+    """Completed items."""
     num_items_wanted: int | None
-    """None: not known."""
+    """Total number of items; None: unknown."""
     seconds: float
-    """Since the stage began."""
+    """Seconds since the stage started."""
 
     @property
     def num_queued(self) -> int:
-        """Cells that have not begun."""
+        """Cells that have not started."""
         return max(0, self.num_cells - len(self.running) - self.num_done - self.num_failed)
 
     @property
     def num_items_queued(self) -> int:
-        """Items that are not done, as far as it is known how many there are."""
+        """Items left; 0 if their total is unknown."""
         return max(0, (self.num_items_wanted or 0) - self.num_items)
 
     @property
     def items_per_s(self) -> float:
-        """Items a second since the stage began."""
+        """Items per second since the stage started."""
         return self.num_items / self.seconds if self.seconds else 0.0
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the last item at that rate; None where that cannot be told."""
+        """Seconds until the last item at that rate; None if unknown."""
         rate = self.items_per_s
         return self.num_items_queued / rate if self.num_items_wanted and rate else None
 
@@ -105,19 +107,19 @@ class StageCounts:
         self._lock = threading.Lock()
 
     def start(self, cell: str) -> Snapshot:
-        """Count a cell that has begun."""
+        """Count a cell that starts."""
         with self._lock:
             self._running[cell] = self._clock()
             return self._snapshot()
 
     def advance(self, count: int) -> Snapshot:
-        """Count items that are done."""
+        """Count completed items."""
         with self._lock:
             self._num_items += count
             return self._snapshot()
 
     def end(self, cell: str, *, failed: bool) -> tuple[Snapshot, float | None]:
-        """Count a cell that ended; returns its seconds, too, where it had begun."""
+        """Count a cell that ended; return also its seconds, None if its start was not counted."""
         with self._lock:
             began = self._running.pop(cell, None)
             self._num_done += not failed
@@ -125,7 +127,7 @@ class StageCounts:
             return self._snapshot(), None if began is None else self._clock() - began
 
     def snapshot(self) -> Snapshot:
-        """Return the counters as they are now."""
+        """Return the current counters."""
         with self._lock:
             return self._snapshot()
 
@@ -142,7 +144,7 @@ class StageCounts:
 
 
 def describe(now: Snapshot, unit: str, *, ended: bool = False) -> str:
-    """Return the counters of a stage as a line: cells, items, rate, and what is left or it took."""
+    """Return the counters of a stage as a line: cells, items, rate, and time left or taken."""
     of = f"/{now.num_items_wanted}" if now.num_items_wanted else ""
     text = f"{now}, {now.num_items}{of} {unit}, {now.items_per_s:.1f} {unit}/s"
     if ended:
@@ -151,7 +153,7 @@ def describe(now: Snapshot, unit: str, *, ended: bool = False) -> str:
 
 
 class Pace:
-    """Says at most every so many seconds that a line is due; may be asked from any thread."""
+    """Limits lines to one every ``every_s`` seconds; may be asked from any thread."""
 
     def __init__(self, every_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._every_s, self._clock = every_s, clock
@@ -159,7 +161,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def is_due(self) -> bool:
-        """Return whether it is time for a line, which whoever asked then writes."""
+        """Return whether a line is due; True obliges the caller to write it."""
         with self._lock:
             now = self._clock()
             if now - self._last < self._every_s:
@@ -168,47 +170,81 @@ class Pace:
             return True
 
 
-class LoggedStage:
-    """Counts a stage and logs each cell that ends."""
+class StageEvent(NamedTuple):
+    """A change of a stage that is shown."""
 
-    def __init__(self, name: str, num_cells: int) -> None:
-        self._name = name
-        self._counts = StageCounts(num_cells)
+    kind: str
+    """``stage_started``, ``cell_started``, ``progress``, ``cell_done``, ``cell_failed`` or
+    ``stage_ended``."""
+    text: str
+    now: Snapshot
+    cell: str | None = None
+    seconds: float | None = None
+    """Duration of a cell that ended; None if its start was not counted."""
+
+
+class CountedStage(ABC):
+    """Counts a stage and passes each change to ``_show``; items at most every five seconds."""
+
+    def __init__(self, name: str, counts: StageCounts, unit: str) -> None:
+        self._name, self._counts, self._unit = name, counts, unit
+        self._pace = Pace(LINE_EVERY_S)
+
+    @abstractmethod
+    def _show(self, event: StageEvent) -> None: ...
 
     def start(self, cell: str) -> None:
-        """A cell has begun."""
-        self._counts.start(cell)
-        logger.debug("%s: %s started", self._name, cell)
+        """Count a cell that starts."""
+        self._show(StageEvent("cell_started", f"{cell} started", self._counts.start(cell), cell))
 
     def advance(self, count: int) -> None:
-        """So many more items are done."""
-        logger.debug("%s: %d more", self._name, count)
+        """Count completed items."""
+        now = self._counts.advance(count)
+        if self._pace.is_due():
+            self._show(StageEvent("progress", describe(now, self._unit), now))
 
     def done(self, cell: str) -> None:
-        """A cell is complete."""
-        now, _ = self._counts.end(cell, failed=False)
-        num_ended = now.num_done + now.num_failed
-        logger.info("%s: %s done (%d/%d)", self._name, cell, num_ended, now.num_cells)
+        """Count a complete cell."""
+        now, seconds = self._counts.end(cell, failed=False)
+        self._show(StageEvent("cell_done", f"{cell} done", now, cell, seconds))
 
     def failed(self, cell: str, reason: str) -> None:
-        """A cell has failed."""
-        self._counts.end(cell, failed=True)
-        logger.error("%s: %s failed: %s", self._name, cell, reason)
+        """Count a failed cell."""
+        now, seconds = self._counts.end(cell, failed=True)
+        self._show(StageEvent("cell_failed", f"{cell} failed: {reason}", now, cell, seconds))
 
     def close(self) -> None:
-        """The stage is over."""
-        logger.info("%s: %.1f s", self._name, self._counts.snapshot().seconds)
+        """End the stage."""
+        now = self._counts.snapshot()
+        self._show(StageEvent("stage_ended", describe(now, self._unit, ended=True), now))
+
+
+class LoggedStage(CountedStage):
+    """Counts a stage and logs each cell that ends."""
+
+    def advance(self, count: int) -> None:
+        """Log completed items."""
+        logger.debug("%s: %d more", self._name, count)
+
+    def _show(self, event: StageEvent) -> None:
+        text, now = event.text, event.now
+        if event.kind == "cell_done":
+            text = f"{text} ({now.num_done + now.num_failed}/{now.num_cells})"
+        elif event.kind == "stage_ended":
+            text = f"{now.seconds:.1f} s"
+        levels = {"cell_started": logging.DEBUG, "cell_failed": logging.ERROR}
+        logger.log(levels.get(event.kind, logging.INFO), "%s: %s", self._name, text)
 
 
 class LoggedProgress:
-    """The progress of a library call: the ``benchmark`` logger."""
+    """Progress of a library call, written to the ``benchmark`` logger."""
 
     def stage(
         self, name: str, *, num_cells: int, num_items: int | None, unit: str
     ) -> StageProgress:
-        """Begin a stage."""
+        """Log the start of a stage."""
         logger.info("%s: %d cells, %s %s", name, num_cells, num_items, unit)
-        return LoggedStage(name, num_cells)
+        return LoggedStage(name, StageCounts(num_cells, num_items), unit)
 
     def message(self, text: str) -> None:
         """Log the line."""

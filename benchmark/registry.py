@@ -1,4 +1,4 @@
-"""A catalog of named entries in which a duplicate or an unknown name is an error."""
+"""A catalog of named entries; a duplicate or unknown name is an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Registry(Generic[T]):
     """An ordered, read-only collection of entries, looked up by name."""
 
     def __init__(self, kind: str, entries: Iterable[T]) -> None:
-        """Build the registry; raises ValueError where two entries share a name."""
+        """Build the registry; raises ValueError if two entries share a name."""
         self.kind = kind
         self._entries: dict[str, T] = {}
         for entry in entries:
@@ -50,10 +50,10 @@ class Registry(Generic[T]):
 
         Args:
             name: what the user wrote.
-            where: where it was written, e.g. ``experiments/x.toml``; begins the message.
+            where: the place, e.g. ``experiments/x.toml``; the message starts with it.
 
         Raises:
-            UsageError: there is no such entry; suggests the nearest name.
+            UsageError: the name is unknown; suggests the nearest one.
         """
         try:
             return self._entries[name]

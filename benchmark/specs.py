@@ -1,7 +1,7 @@
-"""The four kinds of catalog entry, and the protocols of what they open or build.
+"""The four kinds of catalog entry, and the protocols of the objects that they open or build.
 
-An entry is a plain object that is shipped to workers as it is: its functions live at module
-level, so that they pickle by name, and import what is heavy when they are called.
+An entry is a plain object that is pickled to workers: its functions are at module level, so that
+they pickle by name, and import heavy packages when called.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
-    """An input file that could not be used, and why."""
+    """An input file that could not be used, and the reason."""
 
     path: str
     reason: str
 
 
 class Found(NamedTuple):
-    """What one unit of a source holds.
+    """Content of one unit of a source.
 
     ``candidates`` has the columns of ``tables.CANDIDATES``; ``num_examined`` counts the
-    windows or images that were looked at.
+    windows or images examined.
     """
 
     candidates: pa.Table
@@ -43,7 +43,7 @@ class Found(NamedTuple):
 
 
 class Images(NamedTuple):
-    """The pixels of some candidates: uint8 (N, C, H, W), and which rows of them were read."""
+    """Pixels of candidates, uint8 (N, C, H, W), and the rows of the candidates that were read."""
 
     pixels: NDArray[np.uint8]
     rows: NDArray[np.int64]
@@ -53,8 +53,8 @@ class Images(NamedTuple):
 class Source(Protocol):
     """An opened data set. It pickles, and its methods may run in different processes.
 
-    Reading comes in two steps, so that labels decide which imagery is read: ``find`` lists the
-    candidates of one unit (a scene, or a group of files), ``read`` fetches pixels.
+    Reading has two steps, so that labels decide which imagery is read: ``find`` lists the
+    candidates of one unit (a scene or a group of files), ``read`` fetches pixels.
     """
 
     @property
@@ -69,7 +69,7 @@ class Source(Protocol):
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the pictures were made by a program; everything that shows them says so."""
+        """Whether a program generated the images; every output that shows them says so."""
         ...
 
     @property
@@ -78,7 +78,7 @@ class Source(Protocol):
         ...
 
     def digest(self) -> str:
-        """Return a hex digest of names and contents of the source files."""
+        """Return a hex digest of the names and contents of the source files."""
         ...
 
     def units(self) -> Sequence[str]:
@@ -101,7 +101,7 @@ class Dataset:
     name: str
     description: str
     open: Callable[[DatasetConfig], Source]
-    """Open the source; raises UsageError where it is absent, empty or of the wrong layout."""
+    """Open the source; raises UsageError if it is absent, empty or of the wrong layout."""
     settings: frozenset[str]
     """The optional ``[dataset]`` settings that apply to it, beside name, root, patch_size,
     seed, per_region, per_class and on_error."""
@@ -112,36 +112,36 @@ class Dataset:
 
 
 class TrainPatches(Protocol):
-    """The patches of train as a backbone is fed them, in one order, as often as is needed.
+    """The patches of train as input of a backbone, in a fixed order; can be read repeatedly.
 
-    There are no labels here, and nothing of val and test.
+    Contains no labels, and no patches of val and test.
     """
 
     @property
     def num_patches(self) -> int:
-        """How many there are."""
+        """Number of patches."""
         ...
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one: the backbone's bands, resized."""
+        """(C, H, W) of a patch: the backbone's bands, resized."""
         ...
 
     def batches(self, first: int = 0) -> Iterator[NDArray[np.float32]]:
         """Yield batches (n, C, H, W) in order, from patch ``first`` on; n varies.
 
-        A batch may be overwritten when the next one is asked for.
+        The next batch may overwrite the current one.
         """
         ...
 
 
 class Fitted(NamedTuple):
-    """What a backbone learnt from train."""
+    """State of a backbone fitted on train."""
 
     state: Mapping[str, torch.Tensor]
     """The state dict of the module that ``build`` returns."""
     facts: Mapping[str, Any]
-    """What the manifest says of it, as JSON."""
+    """Its entry in the manifest, as JSON."""
 
 
 class Fit(Protocol):
@@ -149,25 +149,25 @@ class Fit(Protocol):
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What changes the result, as JSON: a part of the fingerprint."""
+        """Settings that change the result, as JSON; part of the fingerprint."""
         ...
 
     def __call__(self, patches: TrainPatches) -> Fitted:
         """Return the state; the same bits for the same patches and number of threads.
 
         Raises:
-            CellError: there are too few patches.
+            CellError: too few patches.
         """
         ...
 
 
 class Depiction(NamedTuple):
-    """Pictures of what a backbone keeps of patches."""
+    """Pictures of the information that a backbone keeps of patches."""
 
     title: str
-    """What they show, e.g. ``reconstruction``."""
+    """Content of the pictures, e.g. ``reconstruction``."""
     pictures: NDArray[np.float32]
-    """0...1: (N, C, H, W), the bands that the backbone is fed, or (N, 1, H, W), grey."""
+    """In 0...1: (N, C, H, W), the backbone's input bands, or (N, 1, H, W), grey."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,58 +178,59 @@ class Backbone:
     description: str
     family: str
     build: Callable[[int], torch.nn.Module]
-    """Build the module for so many input bands: float32 (B, C, H, W), normalised by ``mean``
-    and ``std``, in; the pooled last hidden state, float32 (B, D), out. Weights are loaded."""
+    """Build the module for a number of input bands, with its weights. Input: float32
+    (B, C, H, W), normalised by ``mean`` and ``std``; output: pooled last hidden state, float32
+    (B, D)."""
     dim: int | None
-    """Length of the embedding; None where it depends on the number of bands or on ``fit``."""
+    """Length of the embedding; None if it depends on the number of bands or on ``fit``."""
     num_parameters: int
     source: str
     license: str
     image_size: int | None = None
-    """Side in px of what it is fed; patches are resized to it. None: as they are."""
+    """Side of the input in px; patches are resized to it. None: not resized."""
     resize_to: int | None = None
-    """Side in px to which patches are resized before their centre of ``image_size`` px is cut
-    out; None: they are resized to ``image_size``, and nothing is cut off."""
+    """Side in px to which patches are resized before a centre crop of ``image_size`` px; None:
+    they are resized to ``image_size`` without a crop."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How patches are resized; always antialiased where they shrink."""
+    """How patches are resized; shrinking is always antialiased."""
     is_rounded: bool = False
-    """Whether resized pixels are rounded to whole numbers of 0...255, as image libraries that
-    resize uint8 do."""
+    """Whether resized pixels are rounded to integers in 0...255, like in image libraries that
+    resize uint8."""
     crops_like_torchvision: bool = False
-    """Whether half a pixel of margin is rounded to the even side, as torchvision does; otherwise
-    it is dropped, as transformers does."""
+    """Whether half a pixel of margin is rounded to the even side, like in torchvision; otherwise
+    it is dropped, like in transformers."""
     bands: tuple[str, ...] | None = ("red", "green", "blue")
-    """The bands that it takes, in order; None: all bands of the data set."""
+    """Input bands, in order; None: all bands of the data set."""
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    """Normalisation of pixels scaled to 0...1; one value for all bands, or one for each."""
+    """Normalisation of pixels scaled to 0...1; one value for all bands, or one per band."""
     hub_id: str | None = None
-    """Name of the weights on the Hugging Face hub, for the card of a model made from them."""
+    """Name of the weights on the Hugging Face hub, for the card of an exported model."""
     revision: Callable[[], str] = str
-    """Digest of the weights file, or hub commit; raises UsageError where the file is absent."""
+    """Digest of the weights file, or hub commit; raises UsageError if the file is absent."""
     is_floor: bool = False
     """Whether it belongs to the trivial floor of the protocol."""
     is_trainable: bool = True
     """Whether it has weights that fine-tuning can change."""
     fit: Fit | None = None
-    """Learn from train, before anything is embedded, the state of the module that ``build``
-    returns without one; ``dim`` is None then. None: there is nothing to learn."""
+    """Fit the state of the module on train before embedding; ``build`` then returns the module
+    without state, and ``dim`` is None. None: nothing to fit."""
     depict: Callable[[torch.nn.Module, NDArray[np.float32]], Depiction] | None = None
-    """Draw what the module keeps of patches (N, C, H, W) as it is fed them; the report shows it
-    beside them. None: there is nothing to draw."""
+    """Draw the information that the module keeps of its input patches (N, C, H, W); the report
+    shows both side by side. None: nothing to draw."""
     build_classifier: Callable[[int, int], torch.nn.Module] | None = None
-    """Build the model's own classifier for so many bands and classes K: what ``build`` takes in,
-    logits float32 (B, K) out, weights loaded, the classification layer new. Its attribute
-    ``head_prefix`` (a string, or a tuple of strings, as ``str.startswith`` takes them) begins the
-    names of that layer's parameters. None: a linear layer on the embedding
+    """Build the model's own classifier for a number of bands and of classes K, with weights and a
+    new classification layer. Input as for ``build``; output: logits, float32 (B, K). The names of
+    that layer's parameters start with its attribute ``head_prefix`` (a string or a tuple of
+    strings, as for ``str.startswith``). None: a linear layer on the embedding
     (``classifier.LinearClassifier``)."""
     publish: Callable[[Publication], None] | None = None
     """Write a fine-tuned classifier as a folder that the ``image-classification`` pipeline of
-    transformers loads; None: there is no transformers class for it."""
+    transformers loads; None: transformers has no class for it."""
     options: tuple[tuple[str, Any], ...] = ()
-    """What the user chose that changes the embedding, by name, e.g. ``("pooling", "cls")``."""
+    """User options that change the embedding, by name, e.g. ``("pooling", "cls")``."""
     version: int = 1
-    """Raised by hand when ``build`` changes what comes out."""
+    """Raised by hand when the output of ``build`` changes."""
 
     @property
     def slug(self) -> str:
@@ -238,7 +239,7 @@ class Backbone:
 
 
 class Publication(NamedTuple):
-    """A fine-tuned classifier that is to be published."""
+    """A fine-tuned classifier to publish."""
 
     backbone: Backbone
     folder: Path
@@ -255,15 +256,15 @@ class Head:
     name: str
     description: str
     suggest: Callable[[optuna.Trial], dict[str, Any]]
-    """Draw one configuration; an empty search space means a single trial."""
+    """Draw one configuration; an empty search space gives a single trial."""
     build: Callable[[Mapping[str, Any], int], Any]
     """Build the unfitted estimator (``predict_proba``) from a configuration and a seed."""
     is_searched: bool = True
-    """Whether there is anything to search; otherwise one trial is all."""
+    """Whether there is a search space; otherwise only one trial runs."""
     is_floor: bool = False
     num_epochs: int | None = None
-    """Upper bound of epochs of a head that is trained epoch by epoch (``partial_fit``), which
-    is stopped early on val; None: ``fit`` does everything."""
+    """Largest number of epochs of a head that is trained by epochs (``partial_fit``) and stopped
+    early on val; None: trained by one call of ``fit``."""
     patience: int = 10
     """Epochs without a better val score after which an iterative head stops."""
     version: int = 1
@@ -283,4 +284,4 @@ class Metric:
     is_per_class: bool = False
     direction: Literal["higher", "lower"] = "higher"
     version: int = 1
-    """Raised by hand when ``compute`` changes what comes out."""
+    """Raised by hand when the output of ``compute`` changes."""

@@ -1,6 +1,6 @@
-"""The Arrow schemas of the five tables, and the checks and readers that go with them.
+"""Arrow schemas of the five tables, with their checks and readers.
 
-Letters of shapes, here and everywhere: B batch, C bands, H W pixels, D embedding dimension,
+Letters of shapes in the whole package: B batch, C bands, H W pixels, D embedding dimension,
 K classes, N patches, R resamples, S scenes.
 """
 
@@ -33,18 +33,14 @@ CANDIDATES = pa.schema(
         pa.field("purity", pa.float32()),
     ]
 )
-"""What is known of a patch before its pixels are read; ``row`` and ``col`` are the px of the
+"""Metadata of a patch, known before its pixels are read; ``row`` and ``col`` are the px of the
 window's upper left corner, ``lon`` and ``lat`` the degrees (EPSG:4326) of its centre."""
 
 CONFUSION_KEY = ("dataset", "backbone", "method", "train_set", "seed", "split")
 
 _KEY_FIELDS = [
-    pa.field("dataset", pa.string(), nullable=False),
-    pa.field("backbone", pa.string(), nullable=False),
-    pa.field("method", pa.string(), nullable=False),
-    pa.field("train_set", pa.string(), nullable=False),
-    pa.field("seed", pa.int64(), nullable=False),
-    pa.field("split", pa.string(), nullable=False),
+    pa.field(name, pa.int64() if name == "seed" else pa.string(), nullable=False)
+    for name in CONFUSION_KEY
 ]
 
 CONFUSION = pa.schema(
@@ -90,18 +86,18 @@ CURVES = pa.schema(
         pa.field("train_seconds", pa.float64()),
     ]
 )
-"""One row per epoch of a fine-tuning, counted from one: ``train_loss`` is the mean over the
-epoch's patches (weighted and smoothed), ``val_score`` the balanced accuracy and ``val_loss`` the
-plain cross-entropy on val at its end, ``learning_rate`` that of the classification layer then,
-``seconds`` those of the epoch, ``train_seconds`` without its look at val."""
+"""One row per epoch of a fine-tuning, counted from one. ``train_loss``: mean over the epoch's
+patches (weighted and smoothed). At the end of the epoch: ``val_score``, balanced accuracy, and
+``val_loss``, plain cross-entropy, on val; ``learning_rate`` of the classification layer.
+``seconds``: duration of the epoch; ``train_seconds``: without the evaluation on val."""
 
 
 def patches_schema(num_bands: int, patch_size: int) -> pa.Schema:
     """Return the schema of ``patches``: CANDIDATES plus ``image``.
 
-    An image is the bytes of a uint8 array (C, H, W), and the field's metadata has the shape.
-    Parquet has no 8-bit numbers: as a list each pixel would take four bytes, and ten times as
-    long to write and read.
+    An image is the bytes of a uint8 array (C, H, W); the field's metadata holds the shape.
+    Parquet has no 8-bit numbers: in a list each pixel would take four bytes and ten times as long
+    to write and read.
     """
     shape = (num_bands, patch_size, patch_size)
     image = pa.field(
@@ -128,8 +124,8 @@ def check_table(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
     """Return ``table`` with the schema's columns in order, cast to its types.
 
     Raises:
-        ValueError: a column is missing or of another type, holds nulls where it must not, or
-            ``patch_id`` is not unique; the message begins with ``what``.
+        ValueError: a column is missing, of another type or has forbidden nulls, or ``patch_id``
+            is not unique; the message starts with ``what``.
     """
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
@@ -140,16 +136,16 @@ def check_table(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
         raise ValueError(f"{what}: {error}") from None
     for field in schema:
         if not field.nullable and checked[field.name].null_count:
-            raise ValueError(f"{what}: column '{field.name}' holds nulls")
+            raise ValueError(f"{what}: column '{field.name}' contains nulls")
     if "patch_id" in schema.names:
         unique = pc.count_distinct(checked["patch_id"]).as_py()
         if unique != checked.num_rows:
-            raise ValueError(f"{what}: {checked.num_rows - unique} patch_id occur twice")
+            raise ValueError(f"{what}: {checked.num_rows - unique} patch_id are duplicates")
     return checked
 
 
 def images_column(pixels: NDArray[np.uint8]) -> pa.Array:
-    """Return uint8 pixels (N, C, H, W) as a column, without a copy where they are contiguous."""
+    """Return uint8 pixels (N, C, H, W) as a column, without a copy if they are contiguous."""
     n, c, h, w = pixels.shape
     buffer = pa.py_buffer(np.ascontiguousarray(pixels).reshape(-1))
     return pa.Array.from_buffers(pa.binary(c * h * w), n, [None, buffer])
@@ -158,18 +154,18 @@ def images_column(pixels: NDArray[np.uint8]) -> pa.Array:
 def images_array(column: pa.ChunkedArray, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Return an image column as one array, uint8 (N, C, H, W).
 
-    One chunk is not copied; the array must not be written.
+    A single chunk is not copied; the array is read-only.
 
     Args:
         column: of the table ``patches``.
         shape: (C, H, W) of an image.
 
     Raises:
-        ValueError: the images are of another size.
+        ValueError: the images have another size.
     """
     width = math.prod(shape)
     if column.type.byte_width != width:
-        raise ValueError(f"images of {column.type.byte_width} bytes are not of shape {shape}")
+        raise ValueError(f"images of {column.type.byte_width} bytes do not have shape {shape}")
     chunks = [
         np.frombuffer(chunk.buffers()[1], np.uint8)[
             chunk.offset * width : (chunk.offset + len(chunk)) * width

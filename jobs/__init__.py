@@ -1,6 +1,6 @@
 """Entry points for ``ray job submit``: one for each command of ``benchmark`` that computes.
 
-They add nothing to the command line, so that a job and a run on one machine cannot differ.
+They only call the command line, so that a job and a local run cannot differ.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import NoReturn
 def run_command(name: str) -> NoReturn:
     """Run a command of ``benchmark`` with the arguments of this process; exit with its code.
 
-    Inside a Ray job ``RAY_ADDRESS`` names the cluster, which the run joins.
+    In a Ray job the run joins the cluster that ``RAY_ADDRESS`` names.
     """
-    # The probe must answer also where packages are missing that the command line needs.
+    # Not at module level: the probe must run even if packages of the command line are missing.
     from benchmark.cli.commands import main
 
     main([name, *sys.argv[1:]])

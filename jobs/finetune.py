@@ -4,7 +4,7 @@
         python -m jobs.finetune EXPERIMENT.toml --store s3://BUCKET/PREFIX [--set KEY=VALUE]
 
 Cost: about 15 s for the job and the first worker, then epochs: on two cores some 15 patches of
-224 px per second with EfficientNet-Lite0. GPUs are used where the cluster has them.
+224 px per second with EfficientNet-Lite0. GPUs are used if the cluster has them.
 """
 
 from __future__ import annotations

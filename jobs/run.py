@@ -4,8 +4,8 @@
         python -m jobs.run EXPERIMENT.toml --store s3://BUCKET/PREFIX [--set KEY=VALUE]
 
 Cost: the sum of the stages, and about 10 s for the job itself: minutes for
-experiments/quickstart.toml on two cores. A job that was stopped or lost is submitted again and
-goes on where it ended.
+experiments/quickstart.toml on two cores. Submit a stopped or lost job again: it goes on where it
+ended.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,6 +29,9 @@ os.environ["BENCHMARK_LEASE_EXPIRY_S"] = "20"
 os.environ["BENCHMARK_RETRY_WAIT_S"] = "0.01"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 os.environ.update(LAZY)
+# Every process that Ray starts would compile this package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Ray Train's look-out for machines that are about to be taken away is a process of its own.
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 # Ray's monitors of logs and of the machine, of which tests read little, rest longer.

@@ -1,4 +1,4 @@
-"""What a user reads of an error is one line that says what to do."""
+"""An error shown to a user is one line that says what to do."""
 
 from __future__ import annotations
 

@@ -40,14 +40,14 @@ FAMILIES = {
     "microsoft/swin-tiny-patch4-window7-224": "swin",
     "openai/clip-vit-large-patch14": "clip",
 }
-"""What kind of model each repository of the hub holds."""
+"""Family of the model in each repository of the hub."""
 
 HERE = [name for name in EXPERIMENT.backbones if not name.startswith("hf:")]
 OF_HUB = [name for name in EXPERIMENT.backbones if name.startswith("hf:")]
 
 
 def entry_of(name: str) -> Backbone:
-    """Return a backbone as it is described, with a build that needs no weights."""
+    """Return the entry of a backbone, with a build that needs no weights."""
     source, _, given = name.partition(":")
     if source == "timm":
         return describe_timm(name, full_name(given, name), name)

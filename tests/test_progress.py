@@ -1,4 +1,4 @@
-"""Progress as bars, lines and JSON: counted right from many threads, and whole lines."""
+"""Progress as bars, lines and JSON: correct counts and whole lines from many threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from benchmark.cli import console, jsonlog
 from benchmark.cli.console import LiveProgress, PlainProgress
 from benchmark.cli.jsonlog import JsonLog, JsonProgress, JsonStream, logging_to
 from benchmark.progress import LoggedProgress, Pace, StageCounts, describe
@@ -30,7 +29,7 @@ class SlowInt(int):
 
 
 class SlowFloat(float):
-    """Yields to other threads between a look at the clock and what follows from it."""
+    """Yields to other threads between reading the clock and using the time."""
 
     def __sub__(self, other: float) -> float:
         time.sleep(0.001)
@@ -141,12 +140,11 @@ def test_one_of_many_threads_writes_the_line_that_is_due() -> None:
 def test_plain_lines_are_whole_and_end_with_the_right_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(console, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("benchmark.progress.LINE_EVERY_S", 0.0)
     stream = SlowText()
-    with PlainProgress(Console(file=stream, width=80)) as progress:
-        stage = begin(progress)
-        in_threads(lambda number: drive(stage, number))
-        stage.close()
+    stage = begin(PlainProgress(Console(file=stream, width=80)))
+    in_threads(lambda number: drive(stage, number))
+    stage.close()
     lines = stream.getvalue().splitlines()
     reason = re.escape(("it was too much " * 5).rstrip())
     counts = r"\d+/160 cells, \d+ running(, \d+ failed)?, \d+/480 patches, [\d.]+ patches/s.*"
@@ -180,12 +178,11 @@ def records(text: str) -> list[dict]:
 def test_json_lines_are_whole_and_end_with_the_right_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jsonlog, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("benchmark.progress.LINE_EVERY_S", 0.0)
     stream = SlowText()
-    with JsonProgress(JsonLog(stream)) as progress:
-        stage = begin(progress)
-        in_threads(lambda number: drive(stage, number))
-        stage.close()
+    stage = begin(JsonProgress(JsonLog(stream)))
+    in_threads(lambda number: drive(stage, number))
+    stage.close()
     found = records(stream.getvalue())
     events = [item["event"] for item in found]
     assert events[0] == "stage_started"
@@ -216,7 +213,7 @@ def test_a_line_names_its_cell_and_the_time_in_utc() -> None:
     progress.message("finetune: 2 CPUs")
     progress.message("it: is\nnothing")
     _, started, ended, of_stage, of_none = records(stream.getvalue())
-    # While one cell runs what happens is of that cell.
+    # While one cell runs, events belong to that cell.
     assert started["cell"] == ended["cell"] == "mean_color"
     assert started["message"] == "embed: mean_color started"
     assert (of_stage["stage"], of_stage["event"]) == ("finetune", "message")
@@ -270,7 +267,7 @@ def test_the_progress_of_the_library_counts_from_many_threads(
     with caplog.at_level(logging.INFO, logger="benchmark"):
         stage = begin(LoggedProgress())
         in_threads(lambda number: drive(stage, number))
-    ended = [record.args[2] for record in caplog.records if "done (" in record.message]
+    ended = re.findall(r"done \((\d+)/", caplog.text)
     assert len(ended) == len(set(ended)) == NUM_ALL - FAILED
 
 

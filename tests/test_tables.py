@@ -128,7 +128,7 @@ def test_nulls_are_allowed_where_a_data_set_may_not_know() -> None:
 
 def test_a_duplicate_patch_id_is_an_error() -> None:
     table = pa.concat_tables([candidates(4), candidates(2)])
-    with pytest.raises(ValueError, match=r"^x: 2 patch_id occur twice$"):
+    with pytest.raises(ValueError, match=r"^x: 2 patch_id are duplicates$"):
         check_table(table, CANDIDATES, what="x")
 
 
@@ -206,7 +206,7 @@ def test_the_image_column_of_patches_has_a_shape_that_survives_parquet(artefact:
 
 def test_images_of_another_shape_are_refused() -> None:
     column = pa.chunked_array([images_column(pixels())])
-    with pytest.raises(ValueError, match=r"images of 120 bytes are not of shape"):
+    with pytest.raises(ValueError, match=r"images of 120 bytes do not have shape"):
         images_array(column, (4, 8, 8))
 
 

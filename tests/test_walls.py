@@ -1,4 +1,4 @@
-"""The walls of the package: which wing may import which, and what answers at once stays light."""
+"""Rules of imports: which wing may import which, and light modules import nothing heavy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "page": set(),
     "vocabulary": set(),
 }
-"""The whole plan of the house, from the top down: what each wing may import beside itself."""
+"""All wings from the top down, with the wings that each may import besides itself."""
 
 FACE = {"benchmark", "benchmark.api"}
 VOCABULARY = {"config", "errors", "progress", "registry", "specs", "tables"}
@@ -87,7 +87,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
 def wing_of(name: str) -> str:
-    """Return the wing of a module, which for those at the root is the face or the vocabulary."""
+    """Return the wing of a module; modules at the root belong to the face or the vocabulary."""
     first, *rest = name.split(".")
     if first == "jobs":
         return "jobs"

@@ -30,8 +30,9 @@ from benchmark.errors import BenchmarkError, Interrupted, UsageError
 from benchmark.stages import STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from benchmark.config import Experiment
     from benchmark.experiment.cells import CellResult
 
 app = typer.Typer(
@@ -53,14 +54,14 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: embed.batch_size=64."),
 ]
 StoreOption = Annotated[
-    str | None, typer.Option(metavar="URI", help="Where artefacts go: a folder or s3://...")
+    str | None, typer.Option(metavar="URI", help="Store of the artefacts: a folder or s3://...")
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option("--address", metavar="ADDRESS", help="A Ray cluster; without it, this machine."),
+    typer.Option("--address", metavar="ADDRESS", help="A Ray cluster; default: this machine."),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show the grid and what is complete; compute nothing.")
+    bool, typer.Option("--dry-run", help="Show the status of every cell; compute nothing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 LogFormatOption = Annotated[
@@ -72,33 +73,33 @@ LogFormatOption = Annotated[
         help="json: each line of stderr is one JSON object.",
     ),
 ]
-"""The parser only checks it: ``invoke`` applies it, so that the parser's mistakes are JSON, too."""
+"""Only checked by the parser: ``invoke`` applies it, so that errors of the parser are JSON, too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code (the console script).
 
-    SIGTERM, which `ray job stop` sends, ends a command as Ctrl-C does.
+    SIGTERM, sent by `ray job stop`, ends a command like Ctrl-C.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     end_process(invoke(sys.argv[1:] if arguments is None else arguments))
 
 
 def _interrupt(number: int, _: object) -> NoReturn:
-    # A second one ends the process at once.
+    # A second signal ends the process at once.
     signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code: 0 done, 1 a cell failed, 2 usage."""
+    """Run one command and return its exit code: 0 done, 1 a cell failed, 2 usage error."""
     logging.getLogger("benchmark").addHandler(logging.NullHandler())
     with format_stderr(find_log_format(arguments)):
         return _invoke(arguments)
 
 
 def _invoke(arguments: Sequence[str]) -> int:
-    # Every error of typer's parser derives from the base of its usage errors.
+    # The base class of all errors of typer's parser.
     parser_error = typer.BadParameter.__mro__[2]
     try:
         code = app(list(arguments), standalone_mode=False, prog_name="benchmark")
@@ -113,13 +114,13 @@ def _invoke(arguments: Sequence[str]) -> int:
             raise
         message = getattr(error, "format_message", str(error).__str__)()
         if type(error).__name__ == "NoArgsIsHelpError":
-            # No command was given: its message is the help.
+            # No command was given: the message is the help text.
             sys.stderr.write(f"{message}\n")
             return 2
         return complain(" ".join(message.split()), 2)
     if code == Interrupted.exit_code:
-        # Typer answers Ctrl-C with this code, and says nothing.
-        return complain("interrupted; what is complete is kept, run again to go on", code)
+        # Typer returns this code after Ctrl-C without a message.
+        return complain("interrupted; complete cells are kept, run again to go on", code)
     return code if isinstance(code, int) else 0
 
 
@@ -128,7 +129,7 @@ def list_catalog(
     catalog: Annotated[str, typer.Argument(metavar="datasets|backbones|heads|metrics")],
     as_json: JsonOption = False,
 ) -> None:
-    """List what can be benchmarked."""
+    """List the entries of a catalog."""
     from benchmark.cli.listing import catalog_rows, source_lines
 
     rows = catalog_rows(catalog)
@@ -144,29 +145,48 @@ def list_catalog(
         table.add_row(*(str(value) for value in row.values()))
     open_stdout().print(table)
     if catalog == "backbones":
-        say("\nand any model of these sources, by its name in an experiment file:")
+        say("\nModels of these sources can also be named in an experiment file:")
         for line in source_lines():
             say(line)
 
 
-@app.command()
-def run(
-    experiment: ExperimentArg,
-    settings: SetOption = None,
-    store: StoreOption = None,
-    address: AddressOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    log_format: LogFormatOption = LogFormat.text,
-) -> int:
-    """Run all stages in order; complete artefacts are skipped."""
+def _add_computing_command(name: str, summary: str, *, stage: str | None = None) -> None:
+    """Add the command that runs one stage, or all stages if ``stage`` is None."""
+
+    @app.command(name, help=summary)
+    def command(
+        experiment: ExperimentArg,
+        settings: SetOption = None,
+        store: StoreOption = None,
+        address: AddressOption = None,
+        dry_run: DryRunOption = False,
+        as_json: JsonOption = False,
+        _log_format: LogFormatOption = LogFormat.text,
+    ) -> int:
+        from benchmark import api
+
+        loaded = api.load(experiment, settings or ())
+        if dry_run:
+            return show_status(Asked(loaded, store, as_json, prefix="dry run: ", stage=stage))
+        if stage is None:
+            return _run(loaded, store, address, as_json)
+        with open_stderr_progress() as progress:
+            result, path = api.run_stage(
+                stage, loaded, store=store, address=address, progress=progress
+            )
+        if as_json:
+            cells = [item.to_json() for item in result.cells]
+            print_json({"store": store or loaded.store, "path": path, "cells": cells})
+        else:
+            print_tables(result.tables)
+            say(path)
+        return _exit_code([item for item in result.cells if item.status == "failed"])
+
+
+def _run(loaded: Experiment, store: str | None, address: str | None, as_json: bool) -> int:
     from benchmark import api
     from benchmark.experiment.usage import usage_table
 
-    del log_format
-    loaded = api.load(experiment, settings or ())
-    if dry_run:
-        return show_status(Asked(loaded, store, as_json, prefix="dry run: "))
     began = time.monotonic()
     with open_stderr_progress() as progress:
         result = api.run(loaded, store=store, address=address, progress=progress)
@@ -185,40 +205,9 @@ def run(
     return _exit_code(result.failed)
 
 
-def _stage_command(name: str, summary: str) -> Callable[..., int]:
-    def command(
-        experiment: ExperimentArg,
-        settings: SetOption = None,
-        store: StoreOption = None,
-        address: AddressOption = None,
-        dry_run: DryRunOption = False,
-        as_json: JsonOption = False,
-        log_format: LogFormatOption = LogFormat.text,
-    ) -> int:
-        from benchmark import api
-
-        del log_format
-        loaded = api.load(experiment, settings or ())
-        if dry_run:
-            return show_status(Asked(loaded, store, as_json, prefix="dry run: ", stage=name))
-        with open_stderr_progress() as progress:
-            result, path = api.run_stage(
-                name, loaded, store=store, address=address, progress=progress
-            )
-        if as_json:
-            cells = [item.to_json() for item in result.cells]
-            print_json({"store": store or loaded.store, "path": path, "cells": cells})
-        else:
-            print_tables(result.tables)
-            say(path)
-        return _exit_code([item for item in result.cells if item.status == "failed"])
-
-    command.__doc__ = summary
-    return command
-
-
+_add_computing_command("run", "Run all stages in order; complete artefacts are skipped.")
 for _entry in STAGES:
-    app.command(_entry.name)(_stage_command(_entry.name, _entry.help))
+    _add_computing_command(_entry.name, _entry.help, stage=_entry.name)
 
 
 @app.command()
@@ -227,20 +216,20 @@ def status(
     settings: SetOption = None,
     store: StoreOption = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look again until every cell is complete or failed.")
+        bool, typer.Option("--watch", help="Repeat until every cell is complete or failed.")
     ] = False,
     every: Annotated[
-        float | None, typer.Option(min=0.1, metavar="SECONDS", help="--watch: between looks; 2.")
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="--watch: interval; default 2."),
     ] = None,
     as_json: JsonOption = False,
-    log_format: LogFormatOption = LogFormat.text,
+    _log_format: LogFormatOption = LogFormat.text,
 ) -> int:
     """Show every cell: complete, stale, missing or failed, with its path."""
     from benchmark import api
 
-    del log_format
     if every is not None and not watch:
-        raise UsageError("status: --every applies to --watch only")
+        raise UsageError("status: --every applies to --watch only; add --watch or omit --every")
     asked = Asked(api.load(experiment, settings or ()), store, as_json)
     if not watch:
         return show_status(asked)
@@ -253,21 +242,22 @@ def submit(
     settings: SetOption = None,
     store: StoreOption = None,
     address: Annotated[
-        str | None, typer.Option(metavar="URL", help="The cluster's job server: http://HOST:8265.")
+        str | None, typer.Option(metavar="URL", help="Job server of the cluster: http://HOST:8265.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show the log; end with the run, and with its code.")
+        bool, typer.Option("--follow", help="Show the log until the run ends; exit with its code.")
     ] = False,
     runtime_env: Annotated[
-        str, typer.Option(metavar="none|pip|uv", help="Packages that the cluster installs first.")
+        str,
+        typer.Option(metavar="none|pip|uv", help="Packages that the cluster installs first."),
     ] = "none",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the cluster; submit no run.")
+        bool, typer.Option("--dry-run", help="Check the cluster; submit nothing.")
     ] = False,
     as_json: JsonOption = False,
     log_format: LogFormatOption = LogFormat.text,
 ) -> int:
-    """Run all stages as a job of a Ray cluster, which is checked first."""
+    """Check a Ray cluster, then run all stages on it as a job."""
     from benchmark.cli.submit import Options, submit_experiment
 
     return submit_experiment(
@@ -288,26 +278,27 @@ def submit(
 @app.command()
 def prepare(
     dataset: Annotated[str, typer.Argument(metavar="DATASET")],
-    root: Annotated[Path, typer.Option(metavar="DIR", help="Where the scenes go.")],
+    root: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the scenes.")],
     scenes: Annotated[
         int | None, typer.Option(min=3, metavar="N", help="synthetic: scenes per state.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=256, metavar="PX", help="synthetic: side of a scene in px.")
+        int | None,
+        typer.Option(min=256, metavar="PX", help="synthetic: side of a scene in px."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="S", help="synthetic: seed.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Download, or for `synthetic` write, the source scenes of a data set."""
+    """Download the source scenes of a data set, or write them for `synthetic`."""
     from benchmark.catalog.datasets import DATASETS
 
     entry = DATASETS.get(dataset, where="prepare")
     if entry.prepare is None:
-        raise UsageError(f"prepare: the data set '{dataset}' is your own; there is nothing to do")
+        raise UsageError(f"prepare: the data set '{dataset}' is your own data and needs no prepare")
     given = {"scenes": scenes, "size": size, "seed": seed}
     options = {key: value for key, value in given.items() if value is not None}
     if options and dataset != "synthetic":
-        raise UsageError(f"prepare: --{next(iter(options))} applies to synthetic only")
+        raise UsageError(f"prepare: --{next(iter(options))} applies to synthetic only; omit it")
     with open_stderr_progress() as progress:
         path = entry.prepare(root, progress=progress, **options)
     if as_json:
@@ -319,7 +310,7 @@ def prepare(
 @app.command()
 def export(
     experiment: ExperimentArg,
-    backbone: Annotated[str, typer.Option(metavar="NAME", help="One of the experiment's.")],
+    backbone: Annotated[str, typer.Option(metavar="NAME", help="A backbone of the experiment.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
     method: Annotated[
         str,
@@ -328,16 +319,16 @@ def export(
         ),
     ] = "finetune",
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="One of the experiment's; the first.")
+        int | None, typer.Option(metavar="N", help="A seed of the experiment; default: the first.")
     ] = None,
     push: Annotated[
-        str | None, typer.Option(metavar="REPO", help="Upload to this hub repository as well.")
+        str | None, typer.Option(metavar="REPO", help="Also upload to this repository of the hub.")
     ] = None,
     settings: SetOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a trained model as a folder that others can use without this package."""
+    """Write a trained model as a folder that works without this package."""
     from benchmark import api
 
     loaded = api.load(experiment, settings or ())
@@ -353,9 +344,8 @@ def export(
 
 
 def _exit_code(failed: Sequence[CellResult]) -> int:
-    if failed:
-        reasons = dict.fromkeys(item.reason for item in failed)
-        first = next(iter(reasons))
-        more = f" (and {len(reasons) - 1} other reasons: see status)" if len(reasons) > 1 else ""
-        complain(f"{len(failed)} cells failed: {first}{more}", 1)
-    return 1 if failed else 0
+    if not failed:
+        return 0
+    first, *others = dict.fromkeys(item.reason for item in failed)
+    more = f" (and {len(others)} other reasons: see status)" if others else ""
+    return complain(f"{len(failed)} cells failed: {first}{more}", 1)

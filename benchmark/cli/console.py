@@ -1,8 +1,10 @@
-"""Progress on the terminal: live bars, or plain lines where stderr is no terminal."""
+"""Progress on the terminal: live bars, or plain lines if stderr is not a terminal."""
 
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,9 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from benchmark.progress import Pace, Snapshot, StageCounts, StageProgress, describe
-
-LINE_EVERY_S = 5.0
+from benchmark.progress import CountedStage, StageCounts, StageEvent, StageProgress
 
 
 class _Rate(ProgressColumn):
@@ -34,7 +34,7 @@ class _Rate(ProgressColumn):
 
 
 class LiveProgress:
-    """Bars on a terminal; a thread of its own may drive each."""
+    """Bars on a terminal; each may be driven by its own thread."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -63,103 +63,66 @@ class LiveProgress:
         counts = StageCounts(num_cells, num_items)
         text = str(counts.snapshot())
         task = self._bars.add_task(name, total=num_items, counts=text, unit=unit)
-        return _LiveStage(self._bars, task, counts, name)
+        return _LiveStage(self._bars, task, name, counts, unit)
 
     def message(self, text: str) -> None:
         """Print a line above the bars."""
         self._bars.console.print(escape(text), highlight=False)
 
 
-class _LiveStage:
-    def __init__(self, bars: Progress, task: TaskID, counts: StageCounts, name: str) -> None:
-        self._bars, self._task, self._counts, self._name = bars, task, counts, name
-        # What is counted last must be shown last.
+class _LiveStage(CountedStage):
+    def __init__(self, bars: Progress, task: TaskID, *stage: Any) -> None:
+        super().__init__(*stage)
+        self._bars, self._task = bars, task
         self._lock = threading.Lock()
 
-    def start(self, cell: str) -> None:
-        with self._lock:
-            self._show(self._counts.start(cell))
-
     def advance(self, count: int) -> None:
-        with self._lock:
-            self._counts.advance(count)
-            self._bars.advance(self._task, count)
-
-    def done(self, cell: str) -> None:
-        with self._lock:
-            self._show(self._counts.end(cell, failed=False)[0])
+        self._counts.advance(count)
+        self._bars.advance(self._task, count)
 
     def failed(self, cell: str, reason: str) -> None:
-        with self._lock:
-            self._show(self._counts.end(cell, failed=True)[0])
+        super().failed(cell, reason)
         self._bars.console.print(
             f"[red]{self._name}: {escape(cell)} failed:[/red] {escape(reason)}", highlight=False
         )
 
-    def close(self) -> None:
+    def _show(self, event: StageEvent) -> None:
         with self._lock:
+            # Counts read before the lock could overwrite later ones.
             now = self._counts.snapshot()
-            total = now.num_items_wanted or now.num_items
-            self._bars.update(self._task, total=total, counts=str(now))
-            self._bars.stop_task(self._task)
-
-    def _show(self, now: Snapshot) -> None:
-        self._bars.update(self._task, counts=str(now))
+            self._bars.update(self._task, counts=str(now))
+            if event.kind == "stage_ended":
+                self._bars.update(self._task, total=now.num_items_wanted or now.num_items)
+                self._bars.stop_task(self._task)
 
 
 class PlainProgress:
-    """One line every few seconds, for logs, whole lines from whichever thread."""
+    """One line every few seconds, for logs; lines of different threads are not mixed."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def __enter__(self) -> PlainProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
     def stage(
         self, name: str, *, num_cells: int, num_items: int | None, unit: str
     ) -> StageProgress:
-        """Begin the lines of a stage."""
-        return _PlainStage(self._console, name, StageCounts(num_cells, num_items), unit)
+        """Return the lines of a stage."""
+        return _PlainStage(self, name, StageCounts(num_cells, num_items), unit)
 
     def message(self, text: str) -> None:
         """Print the line."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class _PlainStage:
-    def __init__(self, console: Console, name: str, counts: StageCounts, unit: str) -> None:
-        self._console, self._name, self._counts, self._unit = console, name, counts, unit
-        self._pace = Pace(LINE_EVERY_S)
+class _PlainStage(CountedStage):
+    def __init__(self, progress: PlainProgress, *stage: Any) -> None:
+        super().__init__(*stage)
+        self._progress = progress
 
-    def start(self, cell: str) -> None:
-        self._counts.start(cell)
-
-    def advance(self, count: int) -> None:
-        now = self._counts.advance(count)
-        if self._pace.is_due():
-            self._print(self._line(now))
-
-    def done(self, cell: str) -> None:
-        self._counts.end(cell, failed=False)
-
-    def failed(self, cell: str, reason: str) -> None:
-        self._counts.end(cell, failed=True)
-        self._print(f"{self._name}: {cell} failed: {reason}")
-
-    def close(self) -> None:
-        self._print(self._line(self._counts.snapshot(), ended=True))
-
-    def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def _line(self, now: Snapshot, *, ended: bool = False) -> str:
-        return f"{self._name}: {describe(now, self._unit, ended=ended)}"
+    def _show(self, event: StageEvent) -> None:
+        if event.kind not in ("cell_started", "cell_done"):
+            self._progress.message(f"{self._name}: {event.text}")
 
 
-def open_progress(console: Console) -> LiveProgress | PlainProgress:
+def open_progress(console: Console) -> AbstractContextManager[LiveProgress | PlainProgress]:
     """Return bars on a terminal and plain lines elsewhere."""
-    return LiveProgress(console) if console.is_terminal else PlainProgress(console)
+    return LiveProgress(console) if console.is_terminal else nullcontext(PlainProgress(console))

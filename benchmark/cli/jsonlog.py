@@ -1,8 +1,8 @@
 """Progress and logs as JSON: each line of stderr is one object, for programs that read logs.
 
 Every object has the same keys: ``time`` (ISO 8601, UTC), ``level``, ``event``, ``stage`` and
-``cell`` (null where the line is of none, or of several), ``message`` (what the plain line would
-say), and ``numbers``.
+``cell`` (null if the line belongs to none or to several), ``message`` (the plain text) and
+``numbers``.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TextIO
 
-from benchmark.progress import Pace, Snapshot, StageCounts, StageProgress, describe
-
-LINE_EVERY_S = 5.0
+from benchmark.progress import (
+    CountedStage,
+    Snapshot,
+    StageCounts,
+    StageEvent,
+    StageProgress,
+    describe,
+)
 
 OPENING = '{"time": "'
-"""How every line begins; one that comes from elsewhere (a followed job) is passed on as it is."""
+"""Start of every line; such lines from elsewhere (a followed job) are passed on unchanged."""
 
 
 class JsonLog:
-    """Writes objects to a stream, whole lines from whichever thread."""
+    """Writes objects to a stream, one a line; lines of different threads are not mixed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -54,14 +59,14 @@ class JsonLog:
         self.pass_on(json.dumps(record))
 
     def pass_on(self, line: str) -> None:
-        """Write a line that is an object already."""
+        """Write a line that is already an object."""
         with self._lock:
             self._stream.write(f"{line}\n")
             self._stream.flush()
 
 
 class JsonStream(io.TextIOBase):
-    """Stands for stderr: what libraries print there becomes objects, line by line."""
+    """Replaces stderr and turns each line that libraries print into an object."""
 
     def __init__(self, log: JsonLog, stream: TextIO) -> None:
         self._log = log
@@ -70,7 +75,7 @@ class JsonStream(io.TextIOBase):
         self._lock = threading.Lock()
 
     def write(self, text: str) -> int:
-        """Write the lines that end in this text, and keep the rest for the next."""
+        """Write the lines that this text completes, and keep the rest for the next call."""
         with self._lock:
             *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
@@ -78,17 +83,17 @@ class JsonStream(io.TextIOBase):
         return len(text)
 
     def end(self) -> None:
-        """Write what has no end of line."""
+        """Write the last line, which has no newline."""
         with self._lock:
             line, self._rest = self._rest, ""
         self._tell(line)
 
     def fileno(self) -> int:
-        """Return the descriptor of the stream behind it, for processes that are started."""
+        """Return the descriptor of the underlying stream, for child processes."""
         return self._stream.fileno()
 
     def writable(self) -> bool:
-        """Return that it can be written."""
+        """Return True."""
         return True
 
     def _tell(self, line: str) -> None:
@@ -99,7 +104,7 @@ class JsonStream(io.TextIOBase):
 
 
 class JsonHandler(logging.Handler):
-    """Writes what loggers say, a traceback with it."""
+    """Writes log records, with their tracebacks."""
 
     def __init__(self, log: JsonLog) -> None:
         super().__init__()
@@ -115,7 +120,7 @@ class JsonHandler(logging.Handler):
 
 @contextmanager
 def logging_to(log: JsonLog) -> Iterator[None]:
-    """Write what all loggers warn of, and what that of ``benchmark`` tells."""
+    """Write warnings of all loggers, and records of the ``benchmark`` logger from INFO on."""
     handler, ours = JsonHandler(log), logging.getLogger("benchmark")
     level = ours.level
     logging.getLogger().addHandler(handler)
@@ -130,23 +135,17 @@ def logging_to(log: JsonLog) -> Iterator[None]:
 
 
 class JsonProgress:
-    """Each thing that a stage tells as one object; those of items at most every five seconds."""
+    """Writes each event of a stage as one object; counts of items at most every five seconds."""
 
     def __init__(self, log: JsonLog, *, stages: Collection[str] = ()) -> None:
-        """Write to ``log``; a message that begins with one of ``stages`` and a colon is its."""
+        """Write to ``log``; a message that starts with ``STAGE:`` belongs to that stage."""
         self._log = log
         self._stages = stages
-
-    def __enter__(self) -> JsonProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
     def stage(
         self, name: str, *, num_cells: int, num_items: int | None, unit: str
     ) -> StageProgress:
-        """Begin the lines of a stage."""
+        """Return the lines of a stage."""
         return _JsonStage(self._log, name, StageCounts(num_cells, num_items), unit)
 
     def message(self, text: str) -> None:
@@ -155,57 +154,28 @@ class JsonProgress:
         self._log.write("message", text, stage=first if first in self._stages else None)
 
 
-class _JsonStage:
+class _JsonStage(CountedStage):
     def __init__(self, log: JsonLog, name: str, counts: StageCounts, unit: str) -> None:
-        self._log, self._name, self._counts, self._unit = log, name, counts, unit
-        self._pace = Pace(LINE_EVERY_S)
-        self._tell("stage_started", counts.snapshot())
+        super().__init__(name, counts, unit)
+        self._log = log
+        now = counts.snapshot()
+        self._show(StageEvent("stage_started", describe(now, unit), now))
 
-    def start(self, cell: str) -> None:
-        self._tell("cell_started", self._counts.start(cell), cell=cell, message="started")
-
-    def advance(self, count: int) -> None:
-        now = self._counts.advance(count)
-        if self._pace.is_due():
-            self._tell("progress", now)
-
-    def done(self, cell: str) -> None:
-        self._end("cell_done", cell, "done", failed=False)
-
-    def failed(self, cell: str, reason: str) -> None:
-        self._end("cell_failed", cell, f"failed: {reason}", failed=True)
-
-    def close(self) -> None:
-        now = self._counts.snapshot()
-        self._tell("stage_ended", now, message=describe(now, self._unit, ended=True))
-
-    def _end(self, event: str, cell: str, message: str, *, failed: bool) -> None:
-        now, seconds = self._counts.end(cell, failed=failed)
-        more = {} if seconds is None else {"cell_seconds": round(seconds, 3)}
-        level = "error" if failed else "info"
-        self._tell(event, now, cell=cell, message=message, level=level, more=more)
-
-    def _tell(
-        self,
-        event: str,
-        now: Snapshot,
-        *,
-        cell: str | None = None,
-        message: str = "",
-        level: str = "info",
-        more: Mapping[str, float] | None = None,
-    ) -> None:
-        what = f"{cell} {message}" if cell else message or describe(now, self._unit)
+    def _show(self, event: StageEvent) -> None:
+        cell, now = event.cell, event.now
         if cell is None and len(now.running) == 1:
-            # What advances can only be the one that runs.
+            # Only the running cell can advance.
             (cell,) = now.running
+        numbers = _numbers(now)
+        if event.seconds is not None:
+            numbers["cell_seconds"] = round(event.seconds, 3)
         self._log.write(
-            event,
-            f"{self._name}: {what}",
-            level=level,
+            event.kind,
+            f"{self._name}: {event.text}",
+            level="error" if event.kind == "cell_failed" else "info",
             stage=self._name,
             cell=cell,
-            numbers=_numbers(now) | dict(more or {}),
+            numbers=numbers,
         )
 
 

@@ -1,4 +1,4 @@
-"""What ``benchmark list`` shows of the catalogs."""
+"""Rows of the catalogs for ``benchmark list``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmark.errors import UsageError, did_you_mean
 
 
 def catalog_rows(catalog: str) -> list[dict[str, Any]]:
-    """Return a row for each entry of a catalog.
+    """Return one row per entry of a catalog.
 
     Raises:
         UsageError: there is no such catalog.
@@ -52,7 +52,7 @@ def catalog_rows(catalog: str) -> list[dict[str, Any]]:
 
 
 def source_lines() -> Iterator[str]:
-    """Return how models of other sources are written, and what they mean."""
+    """Yield the name patterns of models of other sources, with their meaning."""
     from benchmark.catalog.backbones import SOURCES
 
     width = max(map(len, SOURCES))

@@ -1,4 +1,4 @@
-"""What the commands print: results on stdout, progress and errors on stderr."""
+"""Output of the commands: results on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +23,21 @@ LOG_FORMAT_VARIABLE = "BENCHMARK_LOG_FORMAT"
 
 
 class LogFormat(StrEnum):
-    """What stderr holds: lines for people, or one JSON object a line."""
+    """Format of stderr: plain lines, or one JSON object per line."""
 
     text = "text"
     json = "json"
 
 
 _json_log: JsonLog | None = None
-"""Where stderr holds JSON."""
+"""The log, if the format of stderr is JSON."""
 
 
 def find_log_format(arguments: Sequence[str]) -> LogFormat:
-    """Return the format that a command line or the environment asks for.
+    """Return the format that the command line or the environment asks for.
 
-    It is looked for before the command line is parsed, whose mistakes are told in it, too; what is
-    no format is left to the parser.
+    It is read before parsing, so that errors of the parser have this format, too. The parser
+    refuses unknown formats.
     """
     found = os.environ.get(LOG_FORMAT_VARIABLE, "")
     for name, following in itertools.pairwise([*arguments, ""]):
@@ -50,7 +50,7 @@ def find_log_format(arguments: Sequence[str]) -> LogFormat:
 
 @contextmanager
 def format_stderr(log_format: LogFormat) -> Iterator[None]:
-    """Write JSON to stderr where it is asked for: ours, loggers', and what libraries print."""
+    """Write JSON to stderr if asked for: our lines, log records and output of libraries."""
     global _json_log
     if log_format is LogFormat.text:
         yield
@@ -71,14 +71,14 @@ def format_stderr(log_format: LogFormat) -> Iterator[None]:
 def open_stderr_progress() -> Iterator[Any]:
     """Open the progress of a command, on stderr.
 
-    Meanwhile what libraries print goes there, too: Ray tells on stdout that a machine was lost.
+    Meanwhile stdout goes there, too: Ray prints to stdout that a machine was lost.
     """
     with redirect_stdout(sys.stderr), _open_progress() as progress, _show_warnings(progress):
         yield progress
 
 
 class _WarningHandler(logging.Handler):
-    """Shows on the terminal what our loggers warn of."""
+    """Shows warnings of the ``benchmark`` loggers on the terminal."""
 
     def __init__(self, progress: Any) -> None:
         super().__init__(logging.WARNING)
@@ -91,7 +91,7 @@ class _WarningHandler(logging.Handler):
 @contextmanager
 def _show_warnings(progress: Any) -> Iterator[None]:
     if _json_log is not None:
-        # It has a handler of its own, for all loggers.
+        # The JSON log has its own handler, for all loggers.
         yield
         return
     handler, ours = _WarningHandler(progress), logging.getLogger("benchmark")
@@ -107,14 +107,14 @@ def _open_progress() -> Any:
         from benchmark.cli.jsonlog import JsonProgress
         from benchmark.stages import STAGES
 
-        return JsonProgress(_json_log, stages=STAGES.names())
+        return nullcontext(JsonProgress(_json_log, stages=STAGES.names()))
     from benchmark.cli.console import open_progress
 
     return open_progress(open_stderr())
 
 
 def open_stderr() -> Any:
-    """Return a console on stderr; None where that holds JSON."""
+    """Return a console on stderr; None if its format is JSON."""
     if _json_log is not None:
         return None
     from rich.console import Console
@@ -123,7 +123,7 @@ def open_stderr() -> Any:
 
 
 def print_tables(tables: Sequence[TextTable]) -> None:
-    """Print tables of results, numbers to the right."""
+    """Print tables of results, numbers right-aligned."""
     from rich.table import Table
     from rich.text import Text
 
@@ -152,10 +152,9 @@ def _is_number(text: str) -> bool:
 
 
 def open_stdout() -> Any:
-    """Return a console that folds no lines of a pipe."""
+    """Return a console that does not fold lines written to a pipe, which has no width."""
     from rich.console import Console
 
-    # A pipe has no width: lines must not be folded there.
     return Console(highlight=False, width=None if sys.stdout.isatty() else 500, soft_wrap=False)
 
 
@@ -165,14 +164,14 @@ def say(text: str) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Print the one document of ``--json``."""
+    """Print the document of ``--json``."""
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
 def note(
     text: str, *, stage: str | None = None, numbers: Mapping[str, float] | None = None
 ) -> None:
-    """Print one line of progress; stage and numbers are for programs."""
+    """Print one line of progress; only the JSON format shows ``stage`` and ``numbers``."""
     if _json_log is not None:
         _json_log.write("message", text.strip(), stage=stage, numbers=numbers)
         return
@@ -181,7 +180,7 @@ def note(
 
 
 def complain(text: str, code: int) -> int:
-    """Say in one line what went wrong, and return the exit code."""
+    """Print an error as one line, and return the exit code."""
     line = " ".join(text.splitlines())
     if _json_log is not None:
         _json_log.write("error", line, level="error", numbers={"exit_code": code})

@@ -1,4 +1,4 @@
-"""The command ``status``: how every cell stands, once or again and again."""
+"""The command ``status``: the status of every cell, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Asked:
 
 
 def show_status(asked: Asked) -> int:
-    """Print how every cell stands, and return the exit code: 0."""
+    """Print the status of every cell; return the exit code 0."""
     from benchmark import api
 
     _print(api.status(asked.experiment, store=asked.store), asked)
@@ -41,10 +41,10 @@ def show_status(asked: Asked) -> int:
 
 
 def watch_status(asked: Asked, *, every_s: float) -> int:
-    """Look again and again until every cell is complete or failed; then print as ``show_status``.
+    """Poll until every cell is complete or failed; then print as ``show_status``.
 
-    Meanwhile stderr shows the table, or lines of counts where it is no terminal. Returns the exit
-    code: 1 where a cell has failed.
+    Meanwhile stderr shows the table, or lines of counts if it is not a terminal. Returns the exit
+    code: 1 if a cell failed.
 
     Raises:
         Interrupted: at Ctrl-C.
@@ -57,7 +57,7 @@ def watch_status(asked: Asked, *, every_s: float) -> int:
             watcher = Watcher(context)
             view = _watch(watcher.look, every_s)
     except KeyboardInterrupt:
-        raise Interrupted("no longer watching; what runs goes on") from None
+        raise Interrupted("stopped watching; the run goes on") from None
     _print(view.results, asked)
     return 1 if view.failed else 0
 
@@ -65,45 +65,46 @@ def watch_status(asked: Asked, *, every_s: float) -> int:
 def _watch(look: Callable[[], View], every_s: float) -> View:
     console = open_stderr()
     if console is None or not console.is_terminal:
-        return _watch_lines(look, every_s)
+        shown: dict[str, StageCount] = {}
+
+        def show_changes(view: View) -> None:
+            for count in view.counts():
+                if shown.get(count.stage) != count:
+                    shown[count.stage] = count
+                    note(str(count), stage=count.stage, numbers=count.numbers())
+
+        return _poll(look, show_changes, every_s)
     from rich.live import Live
 
     with Live(console=console, transient=True, auto_refresh=False) as live:
-        while True:
-            view = look()
-            live.update(_build_page(view, console.size), refresh=True)
-            if view.is_over:
-                return view
-            time.sleep(every_s)
+        return _poll(
+            look, lambda view: live.update(_build_page(view, console.size), refresh=True), every_s
+        )
 
 
-def _watch_lines(look: Callable[[], View], every_s: float) -> View:
-    told: dict[str, StageCount] = {}
+def _poll(look: Callable[[], View], show: Callable[[View], None], every_s: float) -> View:
     while True:
         view = look()
-        for count in view.counts():
-            if told.get(count.stage) != count:
-                told[count.stage] = count
-                note(str(count), stage=count.stage, numbers=count.numbers())
+        show(view)
         if view.is_over:
             return view
         time.sleep(every_s)
 
 
 def _build_page(view: View, size: ConsoleDimensions) -> Any:
-    """Return the counts and the table, of which a low terminal has only unfinished cells."""
+    """Return the counts and the table; a low terminal shows only unfinished cells."""
     from rich.console import Group
     from rich.text import Text
 
     counts = ", ".join(count.short() for count in view.counts())
-    # Beside them the table's head, the line of what is hidden, and the cursor's.
+    # Three more lines: the table's head, the number of hidden cells, the cursor.
     max_rows = max(1, size.height - math.ceil(len(counts) / size.width) - 3)
     rows = view.results
     if len(rows) > max_rows:
         rows = [item for item in rows if item.status != "complete"]
     rows = rows[:max_rows]
     hidden = len(view.results) - len(rows)
-    below = [Text(f"and {hidden} cells more")] if hidden else []
+    below = [Text(f"and {hidden} more cells")] if hidden else []
     return Group(Text(counts), _build_table(rows, view.running, with_artefacts=False), *below)
 
 
@@ -114,7 +115,7 @@ def _build_table(
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    # A line for each cell where the height counts, and all that there is to say elsewhere.
+    # The live table, limited in height, has one line per cell; the final one shows all text.
     overflow: Literal["fold", "ellipsis"] = "fold" if with_artefacts else "ellipsis"
     for column in ("stage", "cell", "status", *(["artefact"] if with_artefacts else [])):
         table.add_column(column, overflow=overflow, no_wrap=column != "artefact")

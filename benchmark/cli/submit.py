@@ -1,4 +1,4 @@
-"""The command ``submit``: check a cluster, send a run to it, and follow it where asked."""
+"""The command ``submit``: check a cluster, send a run to it and, if asked, follow the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """The flags of the command."""
+    """Options of the command."""
 
     settings: tuple[str, ...] = ()
     store: str | None = None
@@ -42,7 +42,7 @@ def submit_experiment(path: Path, options: Options) -> int:
     """Run the command and return its exit code.
 
     Raises:
-        UsageError: the experiment, the address or the cluster does not fit.
+        UsageError: the experiment, the address or the cluster cannot be used.
     """
     plan = submission.plan(
         path,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from benchmark.store.artefacts import Artefact
 
 if TYPE_CHECKING:
     import ray.data
+    from ray import ObjectRef
 
 READ_AHEAD_BYTES = 512 * 2**20
 """Bound on blocks that wait in the object store, so that memory does not grow with the data; a
@@ -69,11 +70,17 @@ class Items(Datasource):
         per_task_row_limit: int | None = None,
         data_context: Any = None,
     ) -> list[ReadTask]:
-        """Return one task for each item, whatever parallelism Ray asks for."""
+        """Return one task for each item, whatever parallelism Ray asks for.
+
+        A task holds its item and a reference to ``read``, which may hold a whole data set's index.
+        """
+        import ray
+
         del parallelism, data_context
+        reader = ray.put(self._read)
         return [
             ReadTask(
-                partial(_read_block, self._read, item),
+                partial(_read_block, reader, item),
                 BlockMetadata(
                     num_rows=None,
                     size_bytes=self._item_bytes,
@@ -102,8 +109,17 @@ class ReadRows:
         )
 
 
-def _read_block(read: Callable[[Any], pa.Table], item: Any) -> list[pa.Table]:
-    return [read(item)]
+@lru_cache(maxsize=1)
+def _fetch(reader: ObjectRef) -> Callable[[Any], pa.Table]:
+    """Return the function behind a reference, fetched once per process."""
+    import ray
+
+    read: Callable[[Any], pa.Table] = ray.get(reader)
+    return read
+
+
+def _read_block(reader: ObjectRef, item: Any) -> list[pa.Table]:
+    return [_fetch(reader)(item)]
 
 
 def read_items(

@@ -1,4 +1,4 @@
-"""The cells of the grid: what a stage computes, and how each stands."""
+"""The cells of the grid, which the stages compute, and their status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRAIN_SET = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One unit of a stage's grid, and the artefact that completes it."""
+    """One unit of a stage's grid, with the artefact that completes it."""
 
     stage: str
     artefact: Artefact
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """How a cell stands: complete, stale, missing or failed (with the reason)."""
+    """The status of a cell: complete, stale, missing or failed, with the reason."""
 
     cell: Cell
     status: Status

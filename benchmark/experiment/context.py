@@ -1,8 +1,8 @@
-"""What every stage is given, and the identity of every artefact.
+"""The context that every stage receives, and the identity of every artefact.
 
-All fingerprints are made here, so that one place says what changes a result: the data set's
-digest and sampling, weights, preprocessing, the settings of the stage, the seed and the
-stage's code version. Batch sizes, numbers of actors and paths do not.
+All fingerprints are computed here, so that one place lists the inputs that change a result: the
+data set's digest and sampling, weights, preprocessing, the settings of the stage, the seed and the
+stage's code version. Batch sizes, numbers of actors and paths do not change it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ CODE_VERSIONS = {
     "evaluate": 2,
     "report": 4,
 }
-"""Raised by hand when a stage's code changes what it computes."""
+"""Increase by hand when a change of a stage's code changes its results."""
 
 Readiness = Literal["ready", "waiting", "blocked"]
 
 FINETUNE = "finetune"
-"""The method's name, beside those of the heads."""
+"""The method's name; the other methods are the heads."""
 
 PREPROCESSING = (
     "bands",
@@ -48,17 +48,17 @@ PREPROCESSING = (
     "mean",
     "std",
 )
-"""The fields of a backbone that say what it is fed."""
+"""The fields of a backbone that define its input."""
 
 FINETUNE_SAME_RESULT = frozenset(
     {"backbones", "num_workers", "micro_batch", "max_failures", "checkpoint_every_s"}
 )
-"""Settings of ``[finetune]`` that change where and how a training runs, not what it computes."""
+"""Settings of ``[finetune]`` that change where and how a training runs, not its result."""
 
 
 @dataclass(kw_only=True)
 class Context:
-    """An experiment with its names resolved, its store, and the cluster that it runs on."""
+    """An experiment with resolved names, its store, and the cluster that it runs on."""
 
     experiment: Experiment
     dataset: Dataset
@@ -69,15 +69,15 @@ class Context:
     cluster: Cluster
     progress: Progress
     failures: dict[str, str] = field(default_factory=dict)
-    """Why artefacts failed in this run, by path; what depends on them fails with that reason."""
+    """Why artefacts failed in this run, by path; dependent artefacts fail with the same reason."""
     usages: list[StageUsage] = field(default_factory=list)
-    """How long the stages of this run took, and how busy they were."""
+    """Duration and utilisation of the stages of this run."""
     is_stopping: threading.Event = field(default_factory=threading.Event)
-    """Set where the run is interrupted: what ends for that reason has not failed."""
+    """Set when the run is interrupted: cells that end because of it have not failed."""
 
     @cached_property
     def source(self) -> Source:
-        """The opened data set; raises UsageError where it is absent or of the wrong layout."""
+        """The opened data set; raises UsageError if it is missing or has the wrong layout."""
         return self.dataset.open(self.experiment.dataset)
 
     @cached_property
@@ -87,49 +87,49 @@ class Context:
 
     @cached_property
     def leases(self) -> Leases:
-        """What this run has leased of the store; other runs leave that alone."""
+        """The leases of this run; other runs do not compute these cells."""
         return Leases(self.store, group=self.experiment.name)
 
     @cached_property
     def ledger(self) -> Ledger:
-        """Which stages have work, and what each may book of the cluster."""
+        """The stages with work, and the resources that each may book."""
         return Ledger(lanes_of(self.experiment))
 
     def resources(self, stage: str) -> Resources:
-        """Return what a stage may book now; connects to the cluster."""
+        """Connect to the cluster and return the resources that a stage may book now."""
         whole = self.cluster.connect()
         return within(whole, self.ledger.budget(stage, whole))
 
     def first_resources(self, stage: str) -> Resources:
-        """Return what a stage may book when it begins, whatever has ended already."""
+        """Return the resources that a stage may book at its start, whatever has ended already."""
         whole = self.cluster.connect()
         return within(whole, self.ledger.first_budget(stage, whole))
 
     def readiness(self, artefact: Artefact) -> Readiness:
-        """Return whether what depends on an artefact can be computed, now or later in this run."""
+        """Return whether dependents of an artefact can be computed, now or later in this run."""
+        # Before the check below: the stage may complete it and close in between.
         may_come = artefact.path not in self.failures and self.ledger.is_open(artefact.stage)
         if artefact.is_complete:
             return "ready"
         return "waiting" if may_come else "blocked"
 
     def status(self, artefact: Artefact) -> tuple[Status, str]:
-        """Return how an artefact stands, counting what failed in this run."""
+        """Return the status and reason of an artefact, failures of this run included."""
         if not artefact.is_complete and artefact.path in self.failures:
             return "failed", self.failures[artefact.path]
         return artefact.status()
 
     def why_missing(self, artefact: Artefact) -> str:
-        """Return why what depends on an incomplete artefact cannot be computed."""
+        """Return why dependents of an incomplete artefact cannot be computed."""
         status, reason = self.status(artefact)
         if status == "failed":
             return f"{artefact.stage} failed: {reason}"
         return f"{artefact.stage} is {status}: run `benchmark {artefact.stage}` first"
 
     def block(self, artefact: Artefact, dependency: Artefact) -> None:
-        """Record that an artefact cannot be computed because of what it depends on.
+        """Record that an artefact cannot be computed because of its dependency.
 
-        The store remembers it only where the dependency failed: what has merely not been run
-        yet is missing, not failed.
+        Written to the store only if the dependency failed: one that has not been run is missing.
         """
         reason = self.why_missing(dependency)
         self.failures[artefact.path] = reason
@@ -144,12 +144,12 @@ class Context:
         try:
             artefact.fail(reason)
         except CellError as error:
-            # The store is full or gone: this run still tells how every cell ended.
-            self.progress.message(f"the failure is not recorded: {error}")
+            # The store is full or gone: this run still reports how every cell ended.
+            self.progress.message(f"could not record the failure: {error}")
 
     @cached_property
     def patches_inputs(self) -> dict[str, Any]:
-        """What identifies the patches."""
+        """The identity of the patches."""
         config = self.experiment.dataset
         applied = {"patch_size", "seed", "per_region", "per_class", "on_error"}
         applied |= self.dataset.settings
@@ -171,12 +171,12 @@ class Context:
 
     @property
     def num_train(self) -> int:
-        """How many patches train has, as the manifest of complete patches counts them."""
+        """The number of train patches, from the manifest of the complete patches."""
         counts = self.patches.manifest()["class_counts"]
         return sum(sum(row["counts"].values()) for row in counts if row["split"] == "train")
 
     def backbone_inputs(self, backbone: Backbone) -> dict[str, Any]:
-        """What identifies a backbone: its weights, and what it is fed."""
+        """The identity of a backbone: its weights and its input."""
         preprocessing = {name: getattr(backbone, name) for name in PREPROCESSING}
         inputs = {
             "name": backbone.name,
@@ -184,7 +184,7 @@ class Context:
             "revision": backbone.revision(),
             **preprocessing,
         }
-        # Absent where there are none, as before there were such.
+        # Keys are absent if unused: fingerprints from before these options remain valid.
         if backbone.fit is not None:
             inputs["fit"] = dict(backbone.fit.options)
         if backbone.options:
@@ -194,7 +194,7 @@ class Context:
         return inputs
 
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
-        """What identifies the embeddings of a backbone."""
+        """The identity of the embeddings of a backbone."""
         return {
             "patches": self.patches.fingerprint,
             "backbone": self.backbone_inputs(backbone),
@@ -211,7 +211,7 @@ class Context:
         )
 
     def predictions_inputs(self, backbone: Backbone, head: Head, seed: int) -> dict[str, Any]:
-        """What identifies the predictions of a tuned head."""
+        """The identity of the predictions of a tuned head."""
         tune = self.experiment.tune
         return {
             "embeddings": self.embeddings(backbone).fingerprint,
@@ -239,7 +239,7 @@ class Context:
 
     @cached_property
     def finetuned_backbones(self) -> tuple[Backbone, ...]:
-        """The backbones that are fine-tuned: those named, or all that can be and are no floor."""
+        """The backbones to fine-tune: those named, or all trainable ones that are no floor."""
         config = self.experiment.finetune
         if config is None:
             return ()
@@ -248,7 +248,7 @@ class Context:
         return tuple(item for item in self.backbones if item.is_trainable and not item.is_floor)
 
     def finetuned_inputs(self, backbone: Backbone, seed: int) -> dict[str, Any]:
-        """What identifies a fine-tuned backbone and its predictions."""
+        """The identity of a fine-tuned backbone and its predictions."""
         config = self.experiment.finetune
         if config is None:
             raise ValueError("the experiment does not fine-tune")
@@ -314,7 +314,7 @@ class Context:
         ]
 
     def scores_inputs(self) -> dict[str, Any]:
-        """What identifies the scores: the complete predictions, and the settings."""
+        """The identity of the scores: the complete predictions and the settings."""
         complete = [
             [cell.label, cell.artefact.fingerprint]
             for cell in self.prediction_cells()
@@ -329,13 +329,13 @@ class Context:
         }
 
     def scores(self) -> Artefact:
-        """The tables ``confusion`` and ``scores`` of the predictions complete by now."""
+        """The tables ``confusion`` and ``scores`` of the predictions that are complete."""
         return self.store.artefact(
             "evaluate", self.experiment.name, fingerprint(self.scores_inputs())
         )
 
     def report_inputs(self) -> dict[str, Any]:
-        """What identifies the report: the scores, the grid's gaps, and the settings."""
+        """The identity of the report: the scores, the grid's gaps and the settings."""
         gaps = [
             [cell.label, *self.status(cell.artefact)]
             for cell in self.prediction_cells()
@@ -349,7 +349,7 @@ class Context:
         }
 
     def report(self) -> Artefact:
-        """The page of the scores complete by now."""
+        """The page of the current scores."""
         return self.store.artefact(
             "report", self.experiment.name, fingerprint(self.report_inputs())
         )

@@ -1,6 +1,6 @@
-"""The experiment file of a run: a copy goes into the store, and later changes are told.
+"""The experiment file of a run: copy it into the store, and report later changes.
 
-A file is read once, when a command begins; whoever edits it meanwhile changes the next run.
+A file is read once, when a command begins; edits during a run affect the next run.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ FOLDER = "experiments"
 
 
 def keep(experiment: Experiment, store: Store) -> None:
-    """Write the file as it was read into the store, where it is not there yet.
+    """Copy the file, as it was read, to ``experiments/NAME-DIGEST.toml`` in the store.
 
-    It is ``experiments/NAME-DIGEST.toml``; settings of the command line follow as comments.
-    Experiments that were not loaded from a file are left out.
+    Settings of the command line follow as comments. An existing copy is kept; experiments that
+    were not loaded from a file are skipped.
 
     Raises:
         CellError: the store cannot be read or written.
@@ -34,16 +34,15 @@ def keep(experiment: Experiment, store: Store) -> None:
 
 
 def describe_change(experiment: Experiment) -> str:
-    """Return what to say of a file that is not as it was read any more; empty where it is."""
+    """Return a sentence if the file is no longer as it was read, otherwise an empty string."""
     if not experiment.text:
         return ""
     try:
-        is_same = Path(experiment.path).read_text(encoding="utf-8") == experiment.text
+        if Path(experiment.path).read_text(encoding="utf-8") == experiment.text:
+            return ""
         what = "has changed"
     except FileNotFoundError:
-        is_same, what = False, "is gone"
+        what = "is gone"
     except (OSError, UnicodeDecodeError):
-        is_same, what = False, "cannot be read any more"
-    if is_same:
-        return ""
+        what = "cannot be read any more"
     return f"{experiment.path} {what} since this run began: its results are of the earlier content"

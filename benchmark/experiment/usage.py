@@ -1,7 +1,8 @@
-"""Where the time of a run went: how long each stage took, how busy it was, and which one limits.
+"""Where the time of a run went: duration and utilisation of its stages, and the bottleneck.
 
 Stages may run side by side. So the length of a run is that of the union of its stages' times, and
-each moment belongs to the stage that was busiest then: one that waits for another limits nothing.
+each moment is counted for the stage that was busiest then: a stage that waits for another is no
+bottleneck.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ FOLDER = "usage"
 TITLE = "Where the time went"
 
 UNKNOWN_UTILISATION = 0.5
-"""What a stage that does not measure it counts as, beside one that does."""
+"""Utilisation assumed for stages that do not measure it, to compare them with others."""
 
 NOTED_GAP = 0.05
-"""The share of a run between its stages above which a note names it."""
+"""A note reports time between the stages above this share of the run."""
 
 
 @dataclass(frozen=True)
 class StageUsage:
-    """What a stage of one run took; only of cells that it computed.
+    """Time and work of one stage in one run, for the cells that it computed.
 
     Attributes:
         stage: its name.
         began_s: seconds since the epoch.
-        ended_s: likewise.
+        ended_s: seconds since the epoch.
         busy_s: slot-seconds at work; None: not measured.
-        num_slots: how many items it works at side by side (actors, trials, tasks).
-        num_cells: that it computed.
-        num_items: of ``unit``.
+        num_slots: number of parallel actors, trials or tasks.
+        num_cells: cells computed.
+        num_items: items computed, in ``unit``.
         unit: e.g. ``patches``.
     """
 
@@ -57,30 +58,30 @@ class StageUsage:
 
     @property
     def wall_s(self) -> float:
-        """How long it took (s)."""
+        """The duration (s)."""
         return max(0.0, self.ended_s - self.began_s)
 
     @property
     def utilisation(self) -> float | None:
-        """The share of its slots' time that was work; None: not measured."""
+        """The share of slot-seconds at work; None: not measured."""
         slot_s = self.num_slots * self.wall_s
         return None if self.busy_s is None or not slot_s else self.busy_s / slot_s
 
 
 @dataclass(frozen=True)
 class StageSummary:
-    """One row: the usages of one stage, taken together.
+    """One row: the usages of one stage, combined.
 
     Attributes:
         stage: its name.
-        num_cells: that it computed.
-        wall_s: how long it ran (s), overlaps within the stage counted once.
-        share: of the length of the run; those of stages that overlap add up to more than 1.
-        num_slots: the most at one time of one usage.
+        num_cells: cells computed.
+        wall_s: the duration (s), overlaps within the stage counted once.
+        share: of the length of the run; shares of overlapping stages add up to more than 1.
+        num_slots: the most slots of one usage.
         utilisation: the share of slot-seconds at work; None: not measured.
-        num_items: of ``unit``.
+        num_items: items computed, in ``unit``.
         unit: e.g. ``patches``.
-        items_per_s: over ``wall_s``; None where that is 0.
+        items_per_s: over ``wall_s``; None if that is 0.
         limiting_s: seconds of the run in which no other stage was busier.
     """
 
@@ -106,7 +107,7 @@ def run_seconds(usages: Iterable[StageUsage]) -> float:
 
 
 def summarise(usages: Sequence[StageUsage]) -> list[StageSummary]:
-    """Return one row for each stage, in the order in which they began."""
+    """Return one row for each stage, in the order of their start."""
     total_s = run_seconds(usages)
     limiting = _limiting_seconds(usages)
     groups: dict[str, list[StageUsage]] = {}
@@ -141,7 +142,7 @@ def _utilisation(group: Iterable[StageUsage]) -> float | None:
 
 
 def _limiting_seconds(usages: Sequence[StageUsage]) -> dict[str, float]:
-    """Return the seconds of each stage in which it was the busiest; equal ones share them."""
+    """Return the seconds in which each stage was the busiest; equal stages split them."""
     found: dict[str, float] = {}
     times = sorted({time for item in usages for time in (item.began_s, item.ended_s)})
     for began_s, ended_s in itertools.pairwise(times):
@@ -157,48 +158,46 @@ def _rank(usage: StageUsage) -> float:
     return UNKNOWN_UTILISATION if usage.utilisation is None else usage.utilisation
 
 
-def name_limit(usages: Sequence[StageUsage]) -> str:
-    """Return one sentence: which stage limits the run, by work or by waiting; "" without stages.
+def name_limit(rows: Sequence[StageSummary], total_s: float) -> str:
+    """Return a sentence about the bottleneck; empty if the run took no time.
 
-    Work limits where more than half of the slots' time was work: more slots, or faster ones,
-    would then shorten the run. Waiting is the rest: start-up, reading, what other stages have yet
-    to deliver, and slots that had nothing left.
+    If its slots were busy more than half of the time, more or faster slots would shorten the run.
+    Otherwise they mostly waited: for start-up, reading or other stages, or without work left.
+
+    Args:
+        rows: the stages, from ``summarise``.
+        total_s: the length of the run, from ``run_seconds``.
     """
-    rows = summarise(usages)
-    total_s = run_seconds(usages)
     if not total_s:
         return ""
     row = max(rows, key=lambda item: item.limiting_s)
-    what = f"{100 * row.limiting_s / total_s:.0f} % of {total_s:.1f} s"
-    slots = "its one slot was" if row.num_slots == 1 else f"its {row.num_slots} slots were"
+    share = 100 * row.limiting_s / total_s
+    what = f"{row.stage} is the bottleneck ({share:.0f} % of {total_s:.1f} s)"
     if row.utilisation is None:
-        return f"{row.stage} limits the run: {what}; how busy it was is not measured."
+        return f"{what}; its utilisation is not measured."
+    slots = "its one slot was" if row.num_slots == 1 else f"its {row.num_slots} slots were"
     if row.utilisation > 0.5:
-        return f"{row.stage} limits the run, by work: {what}; {slots} busy {_percent(row)}."
-    idle = f"{slots} at work only {_percent(row)}"
-    return f"{row.stage} limits the run, by waiting: {what}; {idle}."
+        return f"{what}: {slots} busy {100 * row.utilisation:.0f} % of the time."
+    return f"{what}: {slots} idle {100 * (1 - row.utilisation):.0f} % of the time."
 
 
-def _percent(row: StageSummary) -> str:
-    return f"{100 * (row.utilisation or 0.0):.0f} % of the time"
-
-
-def usage_notes(usages: Sequence[StageUsage]) -> tuple[str, ...]:
-    """Return which stage limits, and what is to be known of the shares."""
+def usage_notes(usages: Sequence[StageUsage], rows: Sequence[StageSummary]) -> tuple[str, ...]:
+    """Return sentences about the bottleneck, overlaps and gaps; ``rows`` from ``summarise``."""
     if not usages:
         return ()
-    notes = [name_limit(usages)]
     total_s = run_seconds(usages)
-    if sum(row.wall_s for row in summarise(usages)) > total_s + 0.05:
-        notes.append("Stages overlapped, so that their shares add up to more than 100 %.")
+    notes = [name_limit(rows, total_s)]
+    if sum(row.wall_s for row in rows) > total_s + 0.05:
+        notes.append("Stages overlapped: their shares add up to more than 100 %.")
     span_s = max(item.ended_s for item in usages) - min(item.began_s for item in usages)
     if span_s - total_s > NOTED_GAP * span_s:
-        notes.append(f"Between the stages {span_s - total_s:.1f} s passed, which are not counted.")
+        notes.append(f"Not counted: {span_s - total_s:.1f} s between the stages.")
     return tuple(note for note in notes if note)
 
 
 def usage_table(usages: Sequence[StageUsage]) -> TextTable:
-    """Return the stages as a table to print, with the sentence of ``name_limit`` below it."""
+    """Return the stages as a table to print, with ``usage_notes`` below it."""
+    summaries = summarise(usages)
     rows = [
         (
             row.stage,
@@ -211,14 +210,14 @@ def usage_table(usages: Sequence[StageUsage]) -> TextTable:
             "-" if row.items_per_s is None else f"{row.items_per_s:.1f}",
             row.unit,
         )
-        for row in summarise(usages)
+        for row in summaries
     ]
     columns = ("stage", "cells", "seconds", "% of run", "slots", "% busy", "items", "per s", "unit")
-    return TextTable(title=TITLE, columns=columns, rows=rows, notes=usage_notes(usages))
+    return TextTable(title=TITLE, columns=columns, rows=rows, notes=usage_notes(usages, summaries))
 
 
 def usage_to_json(usages: Sequence[StageUsage]) -> list[dict[str, Any]]:
-    """Return what ``benchmark run --json`` says of the stages, in the order of their begin."""
+    """Return the stages for ``benchmark run --json``, in the order of their start."""
     return [
         {**asdict(item), "wall_s": item.wall_s, "utilisation": item.utilisation}
         for item in sorted(usages, key=lambda item: item.began_s)
@@ -227,19 +226,19 @@ def usage_to_json(usages: Sequence[StageUsage]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class SavedUsage:
-    """Of each stage, the usages of the last run that computed something in it."""
+    """The usages of each stage in the last run that computed something in it."""
 
     usages: tuple[StageUsage, ...]
     num_runs: int
-    """How many runs they are of: more than one where a run went on with what another had done."""
+    """The number of runs that they come from; more than one if a run resumed another."""
 
 
 def save_usage(store: Store, experiment: str, usages: Sequence[StageUsage]) -> None:
-    """Keep the usages of this run in place of what was kept of the same stages.
+    """Save the usages of this run, replacing older ones of the same stages.
 
-    To be called whenever a stage has ended, so that the page of the report, which is the last of
-    them, shows the others, and a run that is killed leaves what it knew. Of two runs at the same
-    time the later call counts. A store that fails is only logged: the results are worth more.
+    Call it after each stage, so that the report, the last stage, shows the others, and a killed run
+    leaves the usages of its finished stages. Of two simultaneous runs, the later call wins. A
+    failing store is only logged: the results matter more.
     """
     if not usages:
         return
@@ -251,11 +250,11 @@ def save_usage(store: Store, experiment: str, usages: Sequence[StageUsage]) -> N
         content = {"stages": [{"run": run, **asdict(item)} for run, item in rows]}
         store.write(_path(experiment), (json.dumps(content, indent=2) + "\n").encode())
     except CellError as error:
-        logger.warning("how long the stages took is not kept: %s", error)
+        logger.warning("could not save the durations of the stages: %s", error)
 
 
 def load_usage(store: Store, experiment: str, *, without: Collection[str] = ()) -> SavedUsage:
-    """Return what runs have kept; without usages where there is nothing.
+    """Return the saved usages; none if nothing was saved.
 
     Args:
         store: of the runs.
@@ -270,14 +269,14 @@ def load_usage(store: Store, experiment: str, *, without: Collection[str] = ()) 
 
 
 def _read(store: Store, experiment: str) -> list[tuple[float, StageUsage]]:
-    """Return each usage, and when its run began."""
+    """Return each usage with the start of its run (s since the epoch)."""
     try:
         content = json.loads(store.read(_path(experiment)))
         return [(row.pop("run"), StageUsage(**row)) for row in content["stages"]]
     except FileNotFoundError:
         return []
     except (ValueError, TypeError, KeyError, AttributeError):
-        logger.warning("%s is none of ours, and is left out", join(store.uri, _path(experiment)))
+        logger.warning("ignored %s: not written by benchmark", join(store.uri, _path(experiment)))
         return []
 
 

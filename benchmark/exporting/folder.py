@@ -45,8 +45,8 @@ from PIL import Image
 import benchmark as bm
 from benchmark.catalog.backbones import find_backbone
 from benchmark.config import BackboneOptions
-from benchmark.devices import plan_device
-from benchmark.network import Embedder
+from benchmark.networks.devices import plan_device
+from benchmark.networks.embedder import Embedder
 
 folder = Path("path/to/this/folder")
 config = json.loads((folder / "config.json").read_text())

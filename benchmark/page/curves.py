@@ -1,4 +1,4 @@
-"""Figures of fine-tuning: what it gains, and its learning curves; arrays in, no files."""
+"""Figures of fine-tuning: its gains and learning curves; arrays in, no files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def plot_gains(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fig
         )  # fmt: skip
     names = [f"{plain(cell['backbone'])}  ·  {plain(cell['head'], 24)}" for cell in cells]
     rows_axis(axes, names, colors=[INK] * len(names))
-    # Zero is always inside, and never at the edge.
+    # Keep zero inside the axis, away from its edges.
     left, right = axes.get_xlim()
     span = max(right, 0.0) - min(left, 0.0)
     axes.set_xlim(min(left, -0.08 * span), max(right, 0.08 * span))
@@ -78,12 +78,12 @@ def plot_gains(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fig
 def plot_curves(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Figure:
     """Plot the val score and the training loss of every epoch of fine-tunings.
 
-    The best trial of each backbone and seed is in the backbone's colour, other trials are grey.
+    The best trial of each backbone and seed has the backbone's colour; other trials are grey.
 
     Args:
         rows: columns ``backbone``, ``seed``, ``trial``, ``epoch``, ``val_score``,
-            ``train_loss``, ``is_best`` (of the best trial) and ``is_chosen`` (its epoch that
-            was kept).
+            ``train_loss``, ``is_best`` (row of the best trial) and ``is_chosen`` (row of the
+            epoch kept from it).
         title: heading inside the figure.
         caption: small print.
     """
@@ -117,7 +117,7 @@ def plot_curves(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fi
 
 def _curve(axes: Axes, one: pd.DataFrame, column: str, index: int) -> None:
     if not one["is_best"].all():
-        # A dot too, since a curve of one epoch has no line.
+        # Dots as well: a curve of one epoch has no line.
         axes.plot(one["epoch"], one[column], color=_GREY, linewidth=0.9, zorder=1)
         axes.scatter(one["epoch"], one[column], color=_GREY, s=4, zorder=1)
         return

@@ -17,10 +17,10 @@ from benchmark.page.scores import INK, new_figure, plain
 def plot_confusion(
     counts: ArrayLike, classes: Sequence[str], *, title: str = "", caption: str = ""
 ) -> Figure:
-    """Plot a confusion matrix: counts in the cells, colour the share of the true class.
+    """Plot a confusion matrix: numbers are counts, colours are shares of the true class.
 
     Args:
-        counts: (K, K) rows true, columns predicted; a row of zeros is an absent class, in grey.
+        counts: (K, K) rows true, columns predicted; an absent class (row of zeros) is grey.
         classes: K names.
         title: heading inside the figure.
         caption: small print.
@@ -43,7 +43,7 @@ def plot_confusion(
 
 
 def plot_class_counts(counts: pd.DataFrame, *, title: str = "", caption: str = "") -> Figure:
-    """Plot patches per class as a heat table on a logarithmic scale, for rare classes to show.
+    """Plot patches per class as a heat table; the logarithmic scale keeps rare classes visible.
 
     Args:
         counts: one row per split and region (the index, plain or of several levels), one column

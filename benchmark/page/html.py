@@ -1,6 +1,6 @@
 """The report as one self-contained HTML page: plain values in, text out, no files and no network.
 
-``render_report`` fills ``templates/report.html.j2``; everything that it inserts is escaped.
+``render_report`` fills ``templates/report.html.j2`` and escapes everything that it inserts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Section = Literal["ranking", "finetune", "classes", "confusion", "data", "embedd
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
 MISSING = "\N{EN DASH}"
-"""What stands for a value that is not there."""
+"""Text shown for a missing value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingRow:
-    """One cell of the grid, its seeds taken together.
+    """One backbone and method, summarised over its seeds.
 
     Attributes:
         rank: 1 is best.
@@ -54,9 +54,9 @@ class RankingRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as it is shown: floats get three decimals unless ``decimals`` says otherwise.
+    """A table to show: floats have ``decimals`` decimals, None and NaN become a dash.
 
-    The first ``num_headers`` columns name the row. None and NaN become a dash.
+    The first ``num_headers`` columns name the row.
     """
 
     title: str
@@ -98,9 +98,9 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure: PNG bytes (``plots.to_png``), and the section that it stands in.
+    """A figure: PNG bytes (``scores.to_png``) and the section that shows it.
 
-    ``alt`` says what a reader who cannot see it should know; the title serves where it is empty.
+    ``alt`` describes it for readers who cannot see it; if empty, the page uses the title.
     """
 
     section: Section
@@ -111,16 +111,16 @@ class Picture:
 
     @property
     def url(self) -> str:
-        """Return the picture as a ``data:`` address."""
+        """Return the picture as a ``data:`` URL."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What fine-tuning a backbone brings, e.g. ``fine-tuning gains 4.1 points [2.0, 6.3]``.
+    """The effect of fine-tuning a backbone, e.g. ``fine-tuning gains 4.1 points [2.0, 6.3]``.
 
-    ``head`` is that of the frozen side; ``sentence`` goes on from ``With <backbone>,`` and has
-    no full stop.
+    ``head`` belongs to the frozen side; ``sentence`` continues ``With <backbone>,`` and has no
+    full stop.
     """
 
     backbone: str
@@ -130,7 +130,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemRow:
-    """A cell without a result, and why."""
+    """A cell without a result, and the reason."""
 
     cell: str
     status: str
@@ -145,30 +145,29 @@ class ReportData:
         title: heading of the page.
         experiment: name of the experiment.
         dataset: name of the data set.
-        is_synthetic: whether the pictures were made by a program; the page says so at the top.
-        headline: the answer in a sentence or two, e.g. of ``headline.write_headline``.
+        is_synthetic: whether a program made the patches; the page says so at the top.
+        headline: the answer in a few sentences, e.g. from ``headline.write_headline``.
         split: the split of the ranking.
         metric: name of the headline metric.
         confidence: of the intervals, e.g. 0.95.
-        interval_reason: where the intervals come from, e.g. ``Resampling.reason``.
+        interval_reason: how the intervals were computed, e.g. ``Resampling.reason``.
         ranking: best first.
         absent_classes: classes without a patch in ``split``.
         notes: warnings, shown at the top.
-        metrics: every metric of every cell, and any further table of that section, e.g. the
-            paired differences.
-        verdicts: frozen or fine-tuned, one per backbone.
+        metrics: tables of that section: every metric of every cell, and paired differences.
+        verdicts: effects of fine-tuning, one per backbone.
         comparisons: tables of fine-tuned against frozen.
-        recalls: recall per class.
+        recalls: tables of recall and precision per class.
         confusions: one matrix per cell.
-        class_counts: patches per class, split and region.
-        backbones: tables of what each backbone is and was fed.
+        class_counts: tables of patches per class, split and region.
+        backbones: tables of the backbones and their input.
         timings: tables of durations and throughput.
-        usage: tables of how long the stages took and how busy they were.
-        usage_notes: sentences about them, that of the stage that limits the run first.
-        repairs: tables of what was lost and computed again.
+        usage: tables of the duration and utilisation of the stages.
+        usage_notes: sentences about them; the first names the bottleneck.
+        repairs: tables of incidents that the run recovered from.
         problems: failed and missing cells.
-        provenance: what identifies the run, in the order given.
-        pictures: figures; each goes into its section.
+        provenance: fingerprints, digests and versions, in display order.
+        pictures: figures, each shown in its section.
     """
 
     title: str
@@ -200,7 +199,7 @@ class ReportData:
 
 
 def render_report(data: ReportData) -> str:
-    """Return the page as HTML text (UTF-8), with everything that ``data`` holds escaped.
+    """Return the page as HTML text (UTF-8), with all of ``data`` escaped.
 
     Raises:
         ValueError: a picture names a section that the page does not have.
@@ -216,14 +215,12 @@ def render_report(data: ReportData) -> str:
         for section in SECTIONS
     }
     present = {
-        "ranking": True,
         "finetune": bool(data.verdicts or data.comparisons or by_section["finetune"]),
         "classes": bool(data.recalls or by_section["classes"]),
         "confusion": bool(data.confusions or by_section["confusion"]),
         "data": bool(data.class_counts or by_section["data"]),
         "embeddings": bool(by_section["embeddings"]),
         "cost": bool(data.timings or by_section["cost"]),
-        "problems": True,
         "provenance": bool(data.provenance),
     }
     return _template().render(data=data, pictures=by_section, present=present)
@@ -246,7 +243,7 @@ def _template() -> jinja2.Template:
 
 
 def _breakable(text: str) -> markupsafe.Markup:
-    """Let a narrow column break a name at its underscores, not in the middle of a word."""
+    """Let narrow columns break names at underscores, not inside words."""
     return markupsafe.Markup(markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>")))
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
-from benchmark.page.scores import INK, MUTED, RULE, marks, new_figure, plain
+from benchmark.page.scores import INK, MUTED, frame, marks, new_figure, plain
 
 _GAP_SHARE = 0.05
 
@@ -25,11 +25,11 @@ class Projection(NamedTuple):
 
 
 def project(embeddings: ArrayLike, is_train: ArrayLike | None = None) -> Projection:
-    """Project embeddings (N, D) on their first two principal components.
+    """Project embeddings (N, D) onto their first two principal components.
 
     Args:
         embeddings: (N, D), N >= 2.
-        is_train: (N,) the rows on which the components are fitted; None: all.
+        is_train: (N,) rows to fit the components on; None: all.
 
     Raises:
         ValueError: fewer than two rows to fit on, or a value is not finite.
@@ -39,10 +39,10 @@ def project(embeddings: ArrayLike, is_train: ArrayLike | None = None) -> Project
         raise ValueError("embeddings hold values that are not finite")
     rows = np.ones(len(matrix), bool) if is_train is None else np.asarray(is_train, bool)
     if rows.sum() < 2:
-        raise ValueError("a projection needs at least two rows to fit on")
+        raise ValueError(f"a projection needs at least two rows to fit on, got {rows.sum()}")
     centre = matrix[rows].mean(axis=0)
     _, spread, axes = np.linalg.svd(matrix[rows] - centre, full_matrices=False)
-    # Signs of singular vectors are arbitrary: the largest entry is made positive.
+    # Signs of singular vectors are arbitrary: make the largest entry positive.
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
     axes = axes * np.where(largest < 0, -1.0, 1.0)
     points, explained = np.zeros((len(matrix), 2)), np.zeros(2)
@@ -79,8 +79,8 @@ def plot_embeddings(
 ) -> Figure:
     """Plot embeddings reshaped to rectangles, one row per class, on one colour scale.
 
-    The rectangle's sides are the divisors of D nearest to a square; the scale ends at the 1st
-    and 99th percentile of all values shown.
+    The sides of a rectangle are the divisors of D nearest to a square; the scale spans the 1st
+    to the 99th percentile of all values shown.
 
     Args:
         embeddings: K arrays (n, D); n may differ and be 0.
@@ -113,9 +113,9 @@ def plot_pairs(
 
     Args:
         left: K arrays uint8 (n, H, W, 3) of one H and W; n may differ and be 0.
-        right: as many of the same sizes.
+        right: arrays of the same shapes.
         classes: K names.
-        names: of the two sides, above the first pair.
+        names: labels of the two sides, above the first pair.
         title: heading inside the figure.
         caption: small print.
     """
@@ -145,14 +145,14 @@ def plot_projection(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Plot embeddings in the plane, coloured by class; test patches stand out from the others.
+    """Plot embeddings in the plane, coloured by class, with test patches emphasised.
 
     Args:
-        points: (N, 2), e.g. of ``project``.
+        points: (N, 2), e.g. from ``project``.
         labels: (N,) indices into ``classes``.
         splits: (N,) ``train``, ``val`` or ``test``.
         classes: K names.
-        explained: (2,) share of the variance on each axis, for the labels of the axes.
+        explained: (2,) share of the variance on each axis, shown in the axis labels.
         title: heading inside the figure.
         caption: small print.
     """
@@ -187,11 +187,9 @@ def plot_projection(
         shares = [f" ({share:.0%} of the variance)" for share in np.asarray(explained, float)]
     axes.set_xlabel(f"1st principal component{shares[0]}", color=INK)
     axes.set_ylabel(f"2nd principal component{shares[1]}", color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
-    axes.tick_params(colors=MUTED, labelsize=8, length=0)
-    axes.grid(color=RULE, linewidth=0.7)
-    axes.set_axisbelow(True)
+    frame(axes, grid="both")
+    axes.tick_params(colors=MUTED, labelsize=8)
+    axes.grid(linewidth=0.7)
     return figure
 
 
@@ -204,13 +202,12 @@ def _plot_grid(
     *,
     widest: float = 1.15,
 ) -> Figure:
-    """Plot K rows of pictures (n, H, W) or (n, H, W, 3) as one mosaic: one axes stays fast."""
-    columns = max((len(row) for row in rows), default=0)
+    """Plot K rows of pictures (n, H, W) or (n, H, W, 3) as one mosaic; many axes would be slow."""
+    columns = max([1, *(len(row) for row in rows)])
     shapes = {row.shape[1:3] for row in rows if len(row)}
     if len(shapes) > 1:
         raise ValueError(f"the pictures have different sizes: {sorted(shapes)}")
     h, w = shapes.pop() if shapes else (1, 1)
-    columns = max(columns, 1)
     gap = max(1, round(_GAP_SHARE * max(h, w)))
     tail = (3,) if limits is None else ()
     mosaic = np.full((len(rows) * (h + gap), columns * (w + gap), *tail), np.nan)
@@ -219,7 +216,7 @@ def _plot_grid(
             top, left = number * (h + gap), column * (w + gap)
             mosaic[top : top + h, left : left + w] = picture
     mosaic = mosaic[: -gap or None, : -gap or None]
-    # 7 inches are left of the labels; a picture is at most ``widest`` inches wide.
+    # The labels leave 7 inches; a picture is at most ``widest`` inches wide.
     wide = min(7.0 / columns, widest)
     figure = new_figure(
         0.9 + len(rows) * wide * (h + gap) / (w + gap), title=title, caption=caption

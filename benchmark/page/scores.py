@@ -1,9 +1,8 @@
 """Figures of scores and costs: arrays in, matplotlib figures out, no files and no pyplot state.
 
 Tables of counts are in ``heatmaps.py``, pictures of patches and embeddings in ``pictures.py``,
-learning curves in ``curves.py``.
-Every figure is 900 px wide at 100 dots per inch, has a light background and colours that
-colour-blind readers can tell apart.
+learning curves in ``curves.py``. Every figure is 900 px wide at 100 dots per inch, on a light
+background, in colours that colour-blind readers can distinguish.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5230")
-"""Okabe and Ito 2008, "Color Universal Design", less yellow, which is faint on white."""
+"""Okabe and Ito 2008, "Color Universal Design", without yellow, which is faint on white."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 INK, MUTED, RULE, FLOOR = "#1d2733", "#5b6875", "#dfe4e9", "#8a6d3b"
@@ -43,19 +42,19 @@ def to_png(figure: Figure, *, dpi: int = 150) -> bytes:
 
 
 def plain(text: object, limit: int = 30) -> str:
-    """Return text that a figure can show: one line, no math, known glyphs, cut in its middle."""
+    """Return text that a figure can show: one line, no math, known glyphs, the middle cut."""
     line = " ".join(str(text).split())
     if len(line) > limit:
         tail = limit // 3
         line = f"{line[: limit - tail - 1]}…{line[-tail:]}"
     known = _glyphs()
     line = "".join(letter if ord(letter) in known else "\N{WHITE SQUARE}" for letter in line)
-    # A leading underscore would hide an entry from a legend, a dollar would start math.
+    # A leading underscore would hide a legend entry; a dollar would start math.
     return ("\N{ZERO WIDTH SPACE}" if line.startswith("_") else "") + line.replace("$", r"\$")
 
 
 def new_figure(height_inches: float, *, title: str, caption: str) -> Figure:
-    """Return an empty figure of the common width with its title and caption."""
+    """Return an empty figure of the common width, with title and caption."""
     figure = Figure(figsize=(WIDTH_INCHES, max(height_inches, 1.8)), dpi=100, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     heading = "\n".join(textwrap.wrap(plain(title, 160), 84)) if title else None
@@ -68,7 +67,7 @@ def new_figure(height_inches: float, *, title: str, caption: str) -> Figure:
 
 
 def marks(index: int) -> dict[str, Any]:
-    """Return colour and marker number ``index``; 70 follow before a pair comes again."""
+    """Return the colour and marker of number ``index``; the first 70 pairs differ."""
     n = len(PALETTE)
     return {"color": PALETTE[index % n], "marker": MARKERS[(index % n + index // n) % len(MARKERS)]}
 
@@ -81,14 +80,14 @@ def plot_ranking(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Plot one row per cell with its interval, best first, floors set apart.
+    """Plot one row per cell with its interval; floors have their own colour and marker.
 
     Args:
         rows: columns ``backbone``, ``method``, ``value``, ``ci_low``, ``ci_high`` (NaN or None
-            where there is none) and ``is_floor``; optionally ``seed_values``, the sequence of
-            each seed's value. Drawn from top to bottom in this order.
+            if unknown) and ``is_floor``; optionally ``seed_values``, the sequence of each seed's
+            value. Drawn from top to bottom in this order.
         metric: label of the axis.
-        chance: score of a blind guess, drawn as a line.
+        chance: score of random guessing, drawn as a line.
         title: heading inside the figure.
         caption: small print, e.g. ``synthetic scenes``.
     """
@@ -98,7 +97,9 @@ def plot_ranking(
     for place, cell in enumerate(cells):
         is_floor = bool(cell["is_floor"])
         color = FLOOR if is_floor else PALETTE[0]
-        seeds = np.asarray(_or_empty(cell.get("seed_values")), dtype=float)
+        values = cell.get("seed_values")
+        values = [] if values is None or isinstance(values, float) else values
+        seeds = np.asarray(values, dtype=float)
         below = np.full(len(seeds), place + 0.3)
         axes.scatter(seeds, below, s=8, color=MUTED, linewidths=0, zorder=4)
         _interval(axes, cell, place, color=color)
@@ -128,12 +129,12 @@ def plot_ranking(
 def plot_recalls(
     rows: pd.DataFrame, *, title: str = "", caption: str = "", metric: str = "recall"
 ) -> Figure:
-    """Plot a metric per class, the methods side by side, with intervals.
+    """Plot a metric per class with intervals, methods side by side.
 
     Args:
         rows: columns ``method`` (the label of a cell), ``label`` (name of a class), ``value``,
-            ``ci_low``, ``ci_high``, and optionally ``num_patches`` of the class. Up to about
-            six methods stay readable. A class without a value is drawn as absent.
+            ``ci_low``, ``ci_high``, and optionally ``num_patches`` of the class. Readable up to
+            about six methods. A class without a value is drawn as absent.
         metric: label of the axis.
         title: heading inside the figure.
         caption: small print.
@@ -169,14 +170,14 @@ def plot_recalls(
 
 
 def pareto_front(seconds: ArrayLike, values: ArrayLike) -> NDArray[np.bool_]:
-    """Return which cells no other beats: as good and as cheap, and better in one of the two.
+    """Return which cells are on the Pareto front: no other dominates them in score and cost.
 
     Args:
-        seconds: (N,) cost, less is better.
-        values: (N,) score, more is better.
+        seconds: (N,) cost, lower is better.
+        values: (N,) score, higher is better.
 
     Returns:
-        (N,) true on the front, which holds equal cells together.
+        (N,) true on the front; of equal cells, all or none are on it.
     """
     cost, value = np.asarray(seconds, float), np.asarray(values, float)
     no_worse = (cost[:, None] <= cost) & (value[:, None] >= value)
@@ -196,10 +197,10 @@ def plot_cost(
     """Plot a score against its cost: filled markers and a stepped line are the Pareto front.
 
     Args:
-        rows: columns ``backbone``, ``method``, ``value``, ``seconds`` (> 0, otherwise the cell
-            is left out), optionally ``ci_low`` and ``ci_high``.
+        rows: columns ``backbone``, ``method``, ``value``, ``seconds`` (cells without a
+            positive value are left out), optionally ``ci_low`` and ``ci_high``.
         metric: label of the vertical axis.
-        seconds: label of the horizontal axis, which is logarithmic.
+        seconds: label of the horizontal, logarithmic axis.
         title: heading inside the figure.
         caption: small print.
     """
@@ -284,7 +285,7 @@ def plot_timings(
 
 
 def _shade(index: int) -> Any:
-    """Return the colour of number ``index``: a second round through the palette is darker."""
+    """Return the colour of number ``index``; each further round through the palette is darker."""
     color = np.array(to_rgb(PALETTE[index % len(PALETTE)]))
     return tuple((color * 0.55 ** (index // len(PALETTE))).tolist())
 
@@ -297,10 +298,6 @@ def _glyphs() -> frozenset[int]:
 def records(rows: pd.DataFrame) -> Rows:
     """Return the rows as mappings from column to value."""
     return [{str(key): item for key, item in row.items()} for row in rows.to_dict("records")]
-
-
-def _or_empty(values: Any) -> Any:
-    return [] if values is None or isinstance(values, float) else values
 
 
 def _is_missing(value: Any) -> bool:
@@ -329,7 +326,7 @@ def frame(axes: Axes, *, grid: Any) -> None:
 
 
 def rows_axis(axes: Axes, names: Sequence[str], *, colors: Sequence[str]) -> None:
-    """Name the rows 0...n-1 from top to bottom."""
+    """Label the rows 0...n-1 from top to bottom."""
     frame(axes, grid="x")
     axes.set_yticks(range(len(names)), names)
     for text, color in zip(axes.get_yticklabels(), colors, strict=True):

@@ -1,4 +1,4 @@
-"""Hyperparameter search as bookkeeping, and the fits of heads; knows no Ray and no store.
+"""Hyperparameter search as bookkeeping, and the fits of heads, without Ray or a store.
 
-May import the vocabulary alone.
+May import only the vocabulary.
 """

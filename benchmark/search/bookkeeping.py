@@ -1,7 +1,7 @@
-"""One head search, as pure bookkeeping: which piece of work comes next, and which trial won.
+"""The bookkeeping of one search: which piece of work comes next, and which trial won.
 
 Decisions depend on the scores of whole batches and rungs, never on the order in which results
-arrive, so a search gives the same trials however many run at once. Nothing here needs Ray.
+arrive, so a search gives the same trials however many run in parallel. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from benchmark.tables import TRIALS
 NUM_STARTUP = 10
 """Trials that Optuna draws at random before its TPE sampler learns from them."""
 BATCH = 5
-"""Trials drawn together after that: fixed, so that the draw does not depend on the machine."""
+"""Trials drawn together after that; fixed, so that draws do not depend on the machine."""
 RUNG_PATCHES = 30_000
-"""An iterative head that is hopeless after it has seen so many patches is stopped, or after
-three times as many."""
+"""Patches after which hopeless trials of an iterative head are stopped, at the first rung; the
+second rung comes after three times as many."""
 KEEP = 3
-"""One in so many goes on from a rung (successive halving, Jamieson and Talwalkar 2016)."""
+"""One trial in so many survives a rung (successive halving, Jamieson and Talwalkar 2016)."""
 
 
 class Space(Protocol):
-    """What is searched: a head, or the recipe of fine-tuning."""
+    """A search space: a head, or the recipe of fine-tuning."""
 
     @property
     def is_searched(self) -> bool:
-        """Whether there is anything to search; otherwise one trial is all."""
+        """Whether there is anything to search; otherwise there is one trial."""
         ...
 
     @property
     def num_epochs(self) -> int | None:
-        """Upper bound of epochs of what is trained epoch by epoch; None: it is fitted at once."""
+        """Most epochs of iterative training; None: fitted at once."""
         ...
 
     @property
     def suggest(self) -> Callable[[optuna.Trial], dict[str, Any]]:
-        """Draws one configuration."""
+        """A function that draws one configuration."""
         ...
 
 
@@ -58,7 +58,7 @@ class Segment(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a segment gave: val scores (one per epoch, or one), and whether it stopped itself."""
+    """The result of a segment: val scores (one per epoch, or one), and whether it stopped early."""
 
     scores: list[float]
     seconds: float
@@ -96,7 +96,7 @@ class _Trial:
 
 
 def plan_rungs(num_train: int) -> tuple[int, int]:
-    """Return the epochs of the rungs: counted in patches, since epochs of few teach little.
+    """Return the epochs of the rungs, from patch counts: epochs of few patches teach little.
 
     Args:
         num_train: patches of the training split.
@@ -120,7 +120,7 @@ class Search:
         """Begin a search.
 
         Args:
-            space: what is tuned; one that is not searched gets one trial.
+            space: the search space; one trial if it is not searched.
             num_trials: of Optuna.
             seed: of the sampler.
             rungs: epochs after which hopeless trials of an iterative method are stopped.
@@ -146,14 +146,14 @@ class Search:
         self._draw()
 
     def next(self) -> Segment | None:
-        """Return work that can begin now, or None where results must come in first."""
+        """Return work that can begin now, or None if results must arrive first."""
         if not self._queue:
             return None
         self._num_out += 1
         return self._queue.pop(0)
 
     def tell(self, segment: Segment, outcome: Outcome) -> None:
-        """Take the outcome of a segment."""
+        """Record the outcome of a segment."""
         self._num_out -= 1
         if segment.kind == "refit":
             self._refit = "done"
@@ -182,10 +182,10 @@ class Search:
 
     @property
     def best(self) -> Best | None:
-        """The best trial so far (the first of equals), or None where all failed."""
+        """The best trial so far (the first of equals), or None if there is none."""
         ended = [trial for trial in self._trials if trial.state == "complete"]
         if not ended and self.is_searched:
-            # Everything that survived its rungs failed later: a pruned trial is a result too.
+            # All survivors of the rungs failed later: a pruned trial is a result too.
             ended = [trial for trial in self._trials if trial.state == "pruned"]
         if not ended:
             return None
@@ -194,18 +194,17 @@ class Search:
 
     @property
     def num_trials(self) -> int:
-        """How many trials the search has."""
+        """The number of trials of the search."""
         return self._num_trials
 
     @property
     def num_running(self) -> int:
-        """How many trials have not ended, those not yet drawn included."""
-        ended = sum(trial.state != "running" for trial in self._trials)
-        return self._num_trials - ended
+        """The number of trials that have not ended, including those not yet drawn."""
+        return self._num_trials - sum(trial.state != "running" for trial in self._trials)
 
     @property
     def seconds(self) -> float:
-        """Seconds that all trials took together."""
+        """The total time of all trials (s)."""
         return sum(trial.seconds for trial in self._trials)
 
     def first_error(self) -> str:
@@ -248,7 +247,7 @@ class Search:
         ]
 
     def _advance(self) -> None:
-        """Go on after the last result of a rung: next rung, next batch, or the refit."""
+        """Queue the next rung, the next batch or the refit, after the last result of a rung."""
         running = [trial for trial in self._batch if trial.state == "running"]
         if running:
             reached = self._rungs[self._rung]
@@ -264,13 +263,12 @@ class Search:
             self._tell_optuna(trial)
         if len(self._trials) < self._num_trials:
             self._draw()
-        elif self.best is not None:
-            best = self.best
+        elif (best := self.best) is not None:
             self._queue.append(Segment("refit", best.trial, best.params, 0, best.num_epochs))
             self._refit = "queued"
 
     def _survivors(self, running: Sequence[_Trial], reached: int) -> list[_Trial]:
-        """Return the running trials among the best third of all that came as far as this."""
+        """Return the running trials among the best third of all that reached this rung."""
         came = [
             trial
             for trial in self._trials

@@ -1,7 +1,7 @@
 """Fit a head on embeddings: one segment of a search, or the refit of its best trial.
 
-Nothing here needs Ray. An iterative head is scored on val after every epoch; the refit trains
-for the number of epochs that was best, which with the same seed gives the same weights.
+Needs no Ray. An iterative head is scored on val after every epoch; the refit trains for the best
+number of epochs, which with the same seed gives the same weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """The embeddings of one backbone by split. There are no test labels here.
+    """The embeddings of one backbone by split, without test labels.
 
     ``x_*`` float32 (N, D); ``y_*`` int32 (N,); ``ids_*`` patch_id (N,).
     """
@@ -46,21 +46,20 @@ class State(NamedTuple):
 def fit_segment(
     head: Head, rows: Rows, segment: Segment, *, seed: int, state: State | None = None
 ) -> tuple[Outcome, State | None]:
-    """Fit one trial, from ``segment.first_epoch`` to ``last_epoch`` where it is iterative.
+    """Fit one trial; an iterative head from ``segment.first_epoch`` to ``last_epoch``.
 
     Args:
         head: what is fitted.
         rows: the data.
         segment: the trial and its epochs.
         seed: of initialisation and order.
-        state: what the segment before this one returned; None at the first.
+        state: returned by the previous segment; None for the first.
 
-    Returns: the outcome, and the state from which the next segment goes on (None where the
-    trial has ended).
+    Returns: the outcome, and the state for the next segment (None if the trial has ended).
     """
     began = time.perf_counter()
     with warnings.catch_warnings():
-        # An unconverged fit is a bad trial, which its val score shows.
+        # An unconverged fit is a bad trial: its val score shows that.
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
             model = head.build(segment.params, seed).fit(rows.x_train, rows.y_train)
@@ -107,7 +106,7 @@ def refit(
 def scores_of_all(
     y_score: NDArray[np.float32], classes: NDArray[np.int32], num_classes: int
 ) -> NDArray[np.float32]:
-    """Spread scores over all K classes: zero for a class that the head never saw."""
+    """Spread scores over all K classes, with zeros for classes that the head never saw."""
     spread = np.zeros((len(y_score), num_classes), np.float32)
     spread[:, classes] = y_score
     return spread
@@ -117,7 +116,7 @@ def _fit_epochs(
     head: Head, rows: Rows, segment: Segment, seed: int, state: State | None
 ) -> tuple[list[float], bool, State | None]:
     if state is not None:
-        # Ray hands over arrays that must not be written; training writes them.
+        # Arrays from Ray are read-only, and training writes to them.
         model, best, best_epoch = copy.deepcopy(state)
         x_train = model[:-1].transform(rows.x_train) if len(model) > 1 else rows.x_train
     else:

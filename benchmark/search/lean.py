@@ -1,4 +1,4 @@
-"""Keeps torch away from an import that needs it for nothing."""
+"""Keep torch out of an import that does not need it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ADAPTER = "sklearn.externals.array_api_compat.torch"
-"""The only module of scikit-learn that imports torch; no head of ours computes on tensors."""
+"""The only module of scikit-learn that imports torch; our heads do not use tensors."""
 
 
 @contextmanager
 def torch_kept_away() -> Iterator[None]:
-    """Import ``skops.io`` in here in half the time, and with 700 MB less memory.
+    """Import ``skops.io`` inside this context in half the time, and with 700 MB less memory.
 
-    skops lists all estimators when it is imported, for which scikit-learn imports every package of
-    its own; those that cannot be imported are left out.
+    On import, skops lists all estimators, for which scikit-learn imports all of its packages; it
+    skips those that cannot be imported.
     """
     if ADAPTER in sys.modules or "torch" in sys.modules:
         yield

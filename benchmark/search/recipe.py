@@ -1,4 +1,4 @@
-"""The recipe of fine-tuning as a search space: its first trial is the recipe as it is."""
+"""The recipe of fine-tuning as a search space; the first trial is the recipe of the file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     import optuna
 
 SPAN = 10.0
-"""Learning rate and ratio are searched from a tenth to ten times what the file says."""
+"""Learning rate and ratio are searched from a tenth to ten times the file's value."""
 WEIGHT_DECAYS = (1e-4, 1e-1)
 KEEP = 3
-"""A rung stands at each third of the epochs before (successive halving keeps one in three)."""
+"""Rungs lie at a ninth and a third of the epochs (successive halving keeps one in three)."""
 
 
 @dataclass(frozen=True)
 class RecipeSpace:
-    """What a search of fine-tuning varies; everything else is as ``[finetune]`` says."""
+    """The settings that a search of fine-tuning varies; all others are those of ``[finetune]``."""
 
     config: FinetuneConfig
 
     @property
     def is_searched(self) -> bool:
-        """Whether there is more than the recipe itself."""
+        """Whether there is more than one trial."""
         return self.config.num_trials > 1
 
     @property
@@ -38,7 +38,7 @@ class RecipeSpace:
 
     @property
     def first(self) -> dict[str, Any]:
-        """The configuration of the first trial: what the file says."""
+        """The configuration of the first trial, from the file."""
         names = ("learning_rate", "backbone_ratio", "augmentation", "class_weight", "num_epochs")
         found = {name: getattr(self.config, name) for name in names}
         if self.config.weight_decay:
@@ -47,7 +47,7 @@ class RecipeSpace:
 
     @property
     def suggest(self) -> Callable[[optuna.Trial], dict[str, Any]]:
-        """Draws learning rates, weight decay, augmentation, class weights and epochs."""
+        """A function that draws rates, weight decay, augmentation, class weights and epochs."""
         return partial(suggest, self.config)
 
     def rungs(self) -> tuple[int, ...]:

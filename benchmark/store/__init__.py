@@ -1,4 +1,4 @@
 """Artefacts on any file system, each whole or absent, and the leases that runs hold on them.
 
-May import the errors of the vocabulary alone.
+May import only the errors of the vocabulary.
 """

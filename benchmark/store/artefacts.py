@@ -1,7 +1,7 @@
-"""Where artefacts live, on local disk or any Arrow file system, and how they are committed.
+"""Read, write and commit artefacts, on local disk or any Arrow file system.
 
-An artefact is a folder ``<store>/<stage>/<name>-<fingerprint>``. Each of its files appears whole,
-by a rename on a disk and by a single upload on an object store, and its ``manifest.json`` last: an
+An artefact is a folder ``<store>/<stage>/<name>-<fingerprint>``. Each of its files appears whole:
+by a rename on a disk, by a single upload on an object store. ``manifest.json`` is written last: an
 artefact is complete when its manifest exists. Two runs on one store write the same bytes under
 the same names, so the later one replaces a file by an equal one.
 """
@@ -40,25 +40,24 @@ class Store(Files):
     """A root folder for artefacts, given as a path or a URI (``s3://bucket/prefix``)."""
 
     def artefact(self, stage: str, name: str, fingerprint: str) -> Artefact:
-        """Return the artefact of that identity, whether or not it exists."""
+        """Return the artefact with this identity; it need not exist."""
         return Artefact(store=self, stage=stage, name=name, fingerprint=fingerprint)
 
     def other_fingerprints(self, artefact: Artefact) -> list[str]:
-        """Return the fingerprints of complete artefacts of that name under other settings."""
+        """Return the fingerprints of complete artefacts with the same name and other settings."""
         found = []
         selector = pafs.FileSelector(f"{self.root}/{artefact.stage}", allow_not_found=True)
         for info in self.attempt(artefact.stage, "read", lambda: self.fs.get_file_info(selector)):
             name, _, fingerprint = info.base_name.rpartition("-")
-            if name == artefact.name and fingerprint != artefact.fingerprint:
-                other = self.artefact(artefact.stage, name, fingerprint)
-                if other.is_complete:
-                    found.append(fingerprint)
+            is_other = name == artefact.name and fingerprint != artefact.fingerprint
+            if is_other and self.artefact(artefact.stage, name, fingerprint).is_complete:
+                found.append(fingerprint)
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """One folder of the store; it pickles, and workers write through it."""
+    """One folder of the store. It can be pickled, and workers write through it."""
 
     store: Store
     stage: str
@@ -67,31 +66,31 @@ class Artefact:
 
     @property
     def folder(self) -> str:
-        """Its folder below the store's root."""
+        """The folder, relative to the store's root."""
         return f"{self.stage}/{self.name}-{self.fingerprint}"
 
     @property
     def path(self) -> str:
-        """Its folder: an absolute path, or a key without the scheme."""
+        """The folder as an absolute path, or as a key without the scheme."""
         return f"{self.store.root}/{self.folder}"
 
     @property
     def uri(self) -> str:
-        """Its folder as the user would write it."""
+        """The folder as the user would write it."""
         return join(self.store.uri, self.folder)
 
     @property
     def is_complete(self) -> bool:
-        """Whether its manifest exists."""
+        """Whether the manifest exists."""
         return self.has(MANIFEST)
 
     @property
     def is_listed_complete(self) -> bool:
-        """The same by a listing, which no cache of absent names (as of NFS) can answer."""
+        """Whether a listing shows the manifest, which bypasses caches of absent names (NFS)."""
         return MANIFEST in self.files()
 
     def status(self) -> tuple[Status, str]:
-        """Return complete, failed, stale or missing, and the reason."""
+        """Return the status and its reason."""
         if self.is_complete:
             return "complete", ""
         if self.has(FAILURE):
@@ -102,23 +101,23 @@ class Artefact:
         return "missing", ""
 
     def file(self, name: str) -> str:
-        """Return the path of one of its files."""
+        """Return the path of a file."""
         return self.store.place(f"{self.folder}/{name}")
 
     def file_uri(self, name: str) -> str:
-        """Return one of its files as the user would write it."""
+        """Return the URI of a file as the user would write it."""
         return join(self.store.uri, f"{self.folder}/{name}")
 
     def has(self, name: str) -> bool:
-        """Return whether it holds a file of that name."""
+        """Return whether a file exists."""
         return self.store.has(f"{self.folder}/{name}")
 
     def files(self, prefix: str = "") -> list[str]:
-        """Return the sorted names of its files that begin with a prefix, without temporaries."""
+        """Return the sorted names of files with a prefix, without temporary files."""
         return [name for name in self.store.sizes(self.folder) if name.startswith(prefix)]
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write one file: all of it, or nothing.
+        """Write one file atomically.
 
         Raises:
             CellError: the store is full or cannot be written.
@@ -126,9 +125,9 @@ class Artefact:
         self.store.write(f"{self.folder}/{name}", content)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write one Parquet file: all of it, or nothing."""
+        """Write one Parquet file atomically."""
         sink = pa.BufferOutputStream()
-        # Pixels and embeddings are noise to a compressor: it costs time and saves little.
+        # Pixels and embeddings hardly compress: it costs time and saves little.
         codecs = {
             column: "NONE" if column in ("image", "embedding", "y_score") else "ZSTD"
             for column in table.column_names
@@ -137,11 +136,11 @@ class Artefact:
         self.write_bytes(name, memoryview(sink.getvalue()))  # type: ignore[arg-type]
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write one JSON file: all of it, or nothing."""
+        """Write one JSON file atomically."""
         self.write_bytes(name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
     def delete(self, name: str) -> None:
-        """Delete one file; one that is gone already is no error."""
+        """Delete one file; a missing file is no error."""
         self.store.delete(f"{self.folder}/{name}")
 
     def read_bytes(self, name: str) -> bytes:
@@ -170,13 +169,13 @@ class Artefact:
         names: Iterable[str] | None = None,
         splits: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Return its Parquet files as one table, sorted by ``patch_id`` where it has one.
+        """Return Parquet files as one table, sorted by ``patch_id`` if it has that column.
 
         Args:
-            prefix: of the files to read.
+            prefix: read the files whose names begin with it.
             columns: to read; None reads all.
             names: read these files instead.
-            splits: keep only the rows of these splits; others are dropped while reading.
+            splits: read only the rows of these splits.
         """
         filters = None if splits is None else [("split", "in", list(splits))]
 
@@ -199,10 +198,13 @@ class Artefact:
         return table
 
     def begin(self, plan: dict[str, Any]) -> dict[str, Any]:
-        """Remember the plan of an artefact's first run and return it to every later one.
+        """Save the plan of an artefact's first run, and return that plan to every later run.
 
         A plan (batch size, layout, parts) does not change the identity of a result, but may
-        change its last bits, so an interrupted artefact goes on with the plan of its begin.
+        change its last bits: an interrupted artefact must be resumed with its first plan.
+
+        Raises:
+            CellError: the store is full or cannot be written.
         """
         begun = self.plan()
         if begun is not None:
@@ -218,7 +220,7 @@ class Artefact:
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
                     raise CellError(f"{self.uri} cannot be written: {explain(error)}") from None
-                # A file system without hard links: the later of two first runs wins.
+                # Without hard links, the later of two first runs wins.
                 self.write_json(PLAN, plan)
             finally:
                 discard(target)
@@ -227,17 +229,17 @@ class Artefact:
         return dict(self.read_json(PLAN))
 
     def plan(self) -> dict[str, Any] | None:
-        """Return the plan of the first run; None before ``begin``."""
+        """Return the plan of the first run, or None before ``begin``."""
         return dict(self.read_json(PLAN)) if self.has(PLAN) else None
 
     def commit(self, manifest: dict[str, Any]) -> None:
-        """Complete the artefact: write its manifest, the last file of all.
+        """Complete the artefact: write its manifest as the last file.
 
-        On a local disk every file has reached the disk before: a manifest that survives a power
-        cut has its files beside it.
+        On a local disk, all files are synced first: a manifest that survives a power cut has its
+        files beside it.
 
         Raises:
-            CellError: one of its files is empty, or the store cannot be written.
+            CellError: a file is empty, or the store cannot be written.
         """
         sizes = self.store.sizes(self.folder)
         for name, size in sizes.items():

@@ -1,4 +1,4 @@
-"""What this user keeps between runs: digests, measurements of devices, compiled models."""
+"""The user's cache between runs: digests, device measurements, compiled models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from platformdirs import user_cache_path
 
 
 def cache_folder(name: str = "") -> Path:
-    """Return a folder of this user's cache, made if need be, which nobody else can write to.
+    """Return a folder of the user's cache, created if missing; only this user can write to it.
 
     Raises:
-        OSError: it cannot be made, e.g. below a read-only home.
+        OSError: it cannot be created, e.g. below a read-only home.
     """
     folder = user_cache_path("backbone-benchmark") / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

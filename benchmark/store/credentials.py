@@ -1,4 +1,4 @@
-"""Whether an address holds a password or key: such a one is refused, and never repeated.
+"""Refuse addresses that contain secrets, without echoing them.
 
 An address is shown wherever it is used: in reports, logs, the job server and process lists.
 """
@@ -12,16 +12,16 @@ from benchmark.errors import UsageError
 USERS_ARE_NAMES = frozenset(
     {"abfs", "abfss", "gcs", "gs", "hdfs", "sftp", "ssh", "viewfs", "wasb", "wasbs"}
 )
-"""Schemes whose part before the ``@`` is a container or an account; elsewhere it is a key."""
+"""Schemes with a container or an account before the ``@``; in other schemes that is a key."""
 
 WORDS = ("credential", "key", "passw", "secret", "signature", "token")
-"""What the name of a setting holds whose value is a secret, in any case."""
+"""Parts of the names of settings with secret values; case does not matter."""
 NAMES = frozenset({"auth", "pwd", "sig"})
-"""Further such names: ``sig`` ends the shared access signatures of Azure."""
+"""Whole names of settings with secret values: ``sig`` is in Azure's shared access signatures."""
 
 
 def holds_credentials(address: str) -> bool:
-    """Return whether a URI holds a password, a key or a token; a path holds none.
+    """Return whether a URI contains a password, a key or a token; False for a path.
 
     Args:
         address: of a store, an endpoint or a server.
@@ -33,7 +33,7 @@ def holds_credentials(address: str) -> bool:
         parts = urlsplit(address)
         has_password = parts.password is not None
     except ValueError:
-        # Whoever opens it says what is wrong with it.
+        # Malformed: whoever opens it reports the error.
         return "@" in rest
     if has_password or ("@" in parts.netloc and scheme.lower() not in USERS_ARE_NAMES):
         return True
@@ -41,10 +41,10 @@ def holds_credentials(address: str) -> bool:
 
 
 def refuse_credentials(uri: str) -> None:
-    """Refuse the URI of a store that holds a password or key, without repeating it.
+    """Refuse a store URI that contains secrets, without echoing it.
 
     Raises:
-        UsageError: it does.
+        UsageError: the URI contains a password, a key or a token.
     """
     if holds_credentials(uri):
         raise UsageError(
@@ -56,5 +56,5 @@ def refuse_credentials(uri: str) -> None:
 
 def _is_secret(name: str, value: str) -> bool:
     lowered = name.lower()
-    # An endpoint given as a setting may hold one as well.
+    # An endpoint given as a setting may contain a password before its "@".
     return lowered in NAMES or any(word in lowered for word in WORDS) or "@" in value

@@ -1,4 +1,4 @@
-"""Content digests: of files, cached by size and time, and of plain values (fingerprints)."""
+"""Content digests of files (cached by size and time) and of plain values (fingerprints)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from benchmark.store.cache import cache_folder
 
 WHOLE_BYTES = 4 * 2**20
-"""Files up to this size are hashed whole; of larger ones the size and three samples."""
+"""Files up to this size are hashed whole; of larger files, the size and three samples are."""
 _SAMPLE_BYTES = 2**20
 _LOCK = threading.Lock()
 
@@ -23,8 +23,12 @@ _LOCK = threading.Lock()
 def fingerprint(content: Any) -> str:
     """Return 16 hex digits that identify a JSON-like value.
 
-    Tuples equal lists, the order of keys does not matter, and floats count by their shortest
-    decimal form; anything that is not JSON is a TypeError.
+    Tuples equal lists, the order of keys does not matter, and floats are hashed by their shortest
+    decimal form.
+
+    Raises:
+        TypeError: the value is not JSON.
+        ValueError: a float is not finite.
     """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -38,10 +42,9 @@ def digest_file(path: Path) -> str:
 def digest_files(paths: Iterable[Path]) -> Mapping[Path, str]:
     """Return the hex digest of each file's content.
 
-    A file of up to 4 MiB is hashed whole. Of a larger one (a scene) the size and one MiB at
-    its begin, middle and end count, so that a data set of 100 GB is identified in seconds.
-    Digests are kept in the user's cache folder and reused while size and modification time
-    stay the same.
+    A file of up to 4 MiB is hashed whole. For a larger file (a scene), only the size and one MiB
+    at its start, middle and end are hashed: a data set of 100 GB is identified in seconds.
+    Digests are cached in the user's cache folder, by path, size and modification time.
 
     Raises:
         OSError: a file cannot be read.
@@ -51,7 +54,7 @@ def digest_files(paths: Iterable[Path]) -> Mapping[Path, str]:
     with _LOCK, closing(_open_cache()) as cache:
         for path in paths:
             stat = path.stat()
-            # Bytes, since a path need not be UTF-8.
+            # Bytes: a path need not be UTF-8.
             key = os.fsencode(os.path.realpath(path))
             digest = _recall(cache, key, stat)
             if digest is None:
@@ -59,7 +62,9 @@ def digest_files(paths: Iterable[Path]) -> Mapping[Path, str]:
                 fresh.append((key, stat.st_size, stat.st_mtime_ns, digest))
             found[path] = digest
         if fresh:
-            _remember(cache, fresh)
+            # Another process may lock the cache, or the disk be full: the digests are right anyway.
+            with suppress(sqlite3.Error), cache:
+                cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", fresh)
     return found
 
 
@@ -103,12 +108,3 @@ def _create_table(cache: sqlite3.Connection) -> None:
         "CREATE TABLE IF NOT EXISTS digests"
         " (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT)"
     )
-
-
-def _remember(cache: sqlite3.Connection, rows: list[tuple[bytes, int, int, str]]) -> None:
-    try:
-        with cache:
-            cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)
-    except sqlite3.Error:
-        # Another process holds the cache, or the disk is full: the digests are right anyway.
-        return

@@ -1,4 +1,4 @@
-"""Files below a root, local or on an object store: each is there whole, or not at all."""
+"""Files below a root folder, local or on an object store, each written atomically."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 class Files:
-    """A root folder on some file system, given as a path or a URI (``s3://bucket/prefix``).
+    """A root folder on any file system, given as a path or a URI (``s3://bucket/prefix``).
 
-    It pickles with what reaches S3 in this process, so that workers on other machines write as
-    the driver does; neither its text nor its files hold that.
+    Pickles include the S3 connection of this process, secrets included, so that workers on other
+    machines write as the driver does. Neither its text nor its files contain the secrets.
     """
 
     def __init__(
@@ -31,17 +31,16 @@ class Files:
         *,
         num_tries: int | None = None,
     ) -> None:
-        """Open it without writing to it.
+        """Open the root without writing to it.
 
         Args:
             uri: or a path.
-            connection: how S3 is reached, from ``connection`` of another process; None: as the
-                URI and this environment say.
-            num_tries: of each operation, at most; None: as many as it takes to get over what
-                passes by itself.
+            connection: ``connection`` of another process, for S3; None: read from the URI and
+                this environment.
+            num_tries: most tries of each operation; None: the default of ``retry``.
 
         Raises:
-            UsageError: the URI's scheme or a setting in it is unknown, or it holds credentials.
+            UsageError: the URI's scheme or a setting in it is unknown, or it contains secrets.
         """
         self.uri = uri
         self._num_tries = num_tries
@@ -49,7 +48,7 @@ class Files:
 
     @property
     def connection(self) -> dict[str, str] | None:
-        """How S3 is reached, with its secrets; None elsewhere."""
+        """The S3 settings, secrets included; None on other file systems."""
         return self._connection
 
     def _open(self, connection: dict[str, str] | None) -> None:
@@ -59,7 +58,7 @@ class Files:
     def __getstate__(self) -> dict[str, Any]:
         if self._connection is None:
             return self.__dict__
-        # Arrow's own pickle of S3 forgets how often to retry.
+        # Arrow's own pickle of an S3 file system loses the retry strategy.
         kept = ("uri", "_connection", "_num_tries")
         return {name: getattr(self, name) for name in kept}
 
@@ -69,10 +68,10 @@ class Files:
             self._open(self._connection)
 
     def place(self, path: str) -> str:
-        """Return where a file or folder below the root lies on its file system.
+        """Return the path of a file or folder below the root, on its file system.
 
         Raises:
-            CellError: it would lie elsewhere: a file in the store that names others is wrong.
+            CellError: the path leads out of the root: a file in the store names a wrong file.
         """
         if ".." in path.split("/"):
             raise CellError(f"'{path}' leads out of the store '{self.uri}'")
@@ -82,7 +81,7 @@ class Files:
         """Create the root and write a probe.
 
         Raises:
-            UsageError: it cannot be written; says why.
+            UsageError: the root cannot be written.
         """
         probe = self.place(f".probe-{uuid.uuid4().hex}")
         try:
@@ -95,7 +94,7 @@ class Files:
             ) from None
 
     def write(self, path: str, content: bytes) -> None:
-        """Write one file below the root: all of it, or nothing.
+        """Write one file below the root atomically.
 
         Raises:
             CellError: the store is full or cannot be written.
@@ -106,7 +105,7 @@ class Files:
         """Return the content of one file below the root.
 
         Raises:
-            FileNotFoundError: it does not exist.
+            FileNotFoundError: the file does not exist.
             CellError: the store cannot be read.
         """
 
@@ -117,7 +116,7 @@ class Files:
         return self.attempt(path, "read", read)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Return the files of a folder below the root and their bytes, without temporaries."""
+        """Return the files of a folder by name, with their bytes, without temporary files."""
         selector = pafs.FileSelector(self.place(folder), allow_not_found=True)
         found = self.attempt(folder, "read", lambda: self.fs.get_file_info(selector))
         return {
@@ -127,32 +126,32 @@ class Files:
         }
 
     def has(self, path: str) -> bool:
-        """Return whether there is such a file below the root."""
+        """Return whether a file exists below the root."""
         info = self.attempt(path, "read", lambda: self.fs.get_file_info(self.place(path)))
         return bool(info.type == pafs.FileType.File)
 
     def delete(self, path: str) -> None:
-        """Delete one file below the root; one that is gone already is no error."""
+        """Delete one file below the root; a missing file is no error."""
         with contextlib.suppress(FileNotFoundError):
             self.attempt(path, "deleted", lambda: self.fs.delete_file(self.place(path)))
 
     def remove_empty(self, folder: str) -> None:
-        """Remove a local folder below the root if it is empty; others have none to remove."""
+        """Remove an empty folder below the root; does nothing unless the store is local."""
         if self.is_local:
             with contextlib.suppress(OSError):
                 Path(self.place(folder)).rmdir()
 
     def attempt(self, path: str, done: str, operation: Callable[[], T]) -> T:
-        """Return the result of an operation that may be repeated.
+        """Return the result of an operation, with retries.
 
         Args:
             path: below the root, for messages.
-            done: what was tried, e.g. ``read``.
-            operation: may be repeated without harm.
+            done: the participle for messages, e.g. ``read``.
+            operation: must be safe to repeat.
 
         Raises:
-            FileNotFoundError: as the operation.
-            CellError: it failed otherwise.
+            FileNotFoundError: from the operation, unless ``done`` is ``written``.
+            CellError: every other failure.
         """
         uri = join(self.uri, path)
         try:
@@ -165,15 +164,15 @@ class Files:
             raise CellError(f"{uri} cannot be {done}: {self._why(error)}") from None
 
     def _why(self, error: OSError) -> str:
-        """Return why the store failed; where S3's answer had no body, a listing is asked for one.
+        """Return why the store failed; if S3's answer had no body, ask again by a listing.
 
-        Answers to HEAD, with which Arrow begins most of what it does, say 400 or 403 and no more.
+        Arrow begins most operations with HEAD, whose answer is only a status such as 400 or 403.
         """
         if "No response body" in str(error):
             try:
                 self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
-            except OSError as telling:
-                error = telling
+            except OSError as detailed:
+                error = detailed
         return explain(error)
 
     def _write_whole(self, final: str, content: bytes) -> None:
@@ -187,7 +186,7 @@ class Files:
                 stream.write(content)
             self._replace(target, final)
         except OSError:
-            # What made the write fail may make this fail, and it is the first that counts.
+            # This may fail for the same reason; the first error counts.
             with contextlib.suppress(OSError):
                 self.fs.delete_file(target)
             raise
@@ -199,18 +198,18 @@ class Files:
         try:
             self.fs.move(source, final)
         except OSError:
-            # Some do not move onto what exists.
+            # Some file systems do not overwrite by a move.
             self.fs.delete_file(final)
             self.fs.move(source, final)
 
     def _upload(self, path: str, content: bytes) -> None:
-        """Write an object, which appears when its upload is over."""
+        """Write an object, which appears when its upload ends."""
         is_small = memoryview(content).nbytes < SMALL_BYTES
         try:
             with (self._small_fs if is_small else self.fs).open_output_stream(path) as stream:
                 stream.write(content)
         except (KeyboardInterrupt, SystemExit):
-            # Arrow completes an upload that is interrupted: what there is must not stay.
+            # Arrow completes an interrupted upload: delete the partial object.
             with contextlib.suppress(OSError):
                 self._check_whole(path, content)
             raise
@@ -221,11 +220,10 @@ class Files:
         if size != wanted:
             with contextlib.suppress(OSError):
                 self.fs.delete_file(path)
-            raise ConnectionError(f"only {size} of {wanted} bytes have arrived")
+            raise ConnectionError(f"only {size} of {wanted} bytes were uploaded")
 
 
 def discard(path: str) -> None:
-    """Delete a local file if that is possible."""
-    # Best effort: what made the write fail may make this fail, and it is the first that counts.
+    """Delete a local file, ignoring errors: after a failed write, the first error counts."""
     with contextlib.suppress(OSError):
         Path(path).unlink()

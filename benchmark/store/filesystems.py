@@ -1,7 +1,7 @@
-"""From the URI of a store to the Arrow file system that reads and writes it.
+"""Open the Arrow file system of a store's URI.
 
-Local paths, ``s3://``, ``gs://`` and whatever else Arrow knows by itself; other schemes by way of
-fsspec, where their package is installed.
+Arrow handles local paths, ``s3://``, ``gs://`` and some more; fsspec handles other schemes if their
+package is installed.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from benchmark.errors import UsageError, did_you_mean
 from benchmark.store.credentials import refuse_credentials
 
 S3_SETTINGS = ("endpoint_override", "region", "scheme")
-"""What the query of an ``s3://`` URI may hold, named as in Arrow's own URIs."""
+"""Settings in the query of an ``s3://`` URI, named as in Arrow's own URIs."""
 
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 60.0
-"""A transfer during which so long nothing comes is begun again; Arrow's 3 s are too few."""
+"""A transfer without data for so long is restarted; Arrow's default of 3 s is too short."""
 SMALL_BYTES = 4 * 2**20
-"""Arrow sends less than 5 MB in one request."""
+"""Smaller files are sent in one request; Arrow does that below 5 MB."""
 NUM_ATTEMPTS = 4
-"""Of each single request, by Arrow's S3 client."""
+"""Attempts of each single request, by Arrow's S3 client."""
 
 
 class Opened(NamedTuple):
-    """A file system, the store's folder in it, and how S3 is reached (with secrets)."""
+    """A file system, the store's folder in it, and the S3 settings (secrets included)."""
 
     fs: pafs.FileSystem
     root: str
     small_fs: pafs.FileSystem
-    """The same for writing less than SMALL_BYTES, in one request where that is S3."""
+    """For writing less than SMALL_BYTES: on S3 in one request; elsewhere the same as ``fs``."""
     connection: dict[str, str] | None = None
 
 
@@ -45,10 +45,10 @@ def open_filesystem(uri: str, connection: Mapping[str, str] | None = None) -> Op
 
     Args:
         uri: of the store.
-        connection: of ``s3://``, as another process found it; None reads this environment.
+        connection: of ``s3://``, from another process; None reads the URI and this environment.
 
     Raises:
-        UsageError: the scheme or a setting is unknown, or the URI holds credentials.
+        UsageError: the scheme or a setting is unknown, or the URI contains secrets.
     """
     if "://" not in uri:
         local = pafs.LocalFileSystem()
@@ -72,18 +72,18 @@ def open_filesystem(uri: str, connection: Mapping[str, str] | None = None) -> Op
 
 
 def has_folders(fs: pafs.FileSystem) -> bool:
-    """Return whether a folder must exist before a file is written into it."""
+    """Return whether a folder must exist before a file can be written into it."""
     return fs.type_name not in ("abfs", "gcs", "s3")
 
 
 def join(uri: str, path: str) -> str:
-    """Return the URI of what lies below a store; a query stays at the end."""
+    """Return the URI of a path below a store; a query stays at the end."""
     base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{base.rstrip('/')}/{path}{mark}{query}"
 
 
 def _s3_connection(uri: str) -> dict[str, str]:
-    """Return how S3 is reached: the URI's own settings, then those of the environment."""
+    """Return the S3 settings: those of the URI override those of the environment."""
     parts = urlsplit(uri)
     given = dict(parse_qsl(parts.query))
     for name in given:
@@ -100,7 +100,7 @@ def _s3_connection(uri: str) -> dict[str, str]:
     }
     found = {key: value for key, value in {**environment, **given}.items() if value}
     if "@" in found.get("endpoint_override", ""):
-        # Arrow would write it into its errors.
+        # Arrow would write it into its error messages.
         raise UsageError(
             "AWS_ENDPOINT_URL holds a password, which errors and logs would show; set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
@@ -120,10 +120,9 @@ def _first(*names: str) -> str | None:
 
 
 def _open_s3(connection: Mapping[str, str], *, is_small: bool) -> pafs.FileSystem:
-    # Two traps of Arrow, each of which replaces an object by a part of it where an upload of
-    # several parts fails: with background_writes=False it completes the upload, and with
-    # allow_delayed_open it closes with an empty one. Where there is one request the latter is
-    # safe, and saves two.
+    # If an upload of several parts fails, Arrow can replace the object by a part of it: with
+    # background_writes=False it completes the upload, and with allow_delayed_open it writes an
+    # empty object. For a single request the latter is safe, and saves two requests.
     return pafs.S3FileSystem(
         **connection,
         background_writes=True,

@@ -1,7 +1,7 @@
-"""How runs on one store know of each other: each renews a file that the others watch.
+"""Heartbeats, by which runs on one store detect each other: each run renews a file.
 
-A run is dead where its heartbeat has not changed for its expiry, by the watch of whoever looks
-(clocks of machines are never compared), or where its process is gone from this machine.
+A run is dead if its heartbeat has not changed during its expiry, as measured by the clock of the
+observer (clocks of machines are never compared), or if its process on this machine has ended.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ logger = logging.getLogger("benchmark")
 BEATS_PER_EXPIRY = 4
 
 UNREADABLE_EXPIRY_S = 600.0
-"""Of a heartbeat that does not say its own; ten times what runs use unless told."""
+"""Expiry of heartbeats that cannot be parsed; ten times the default."""
 
 FOLDER = "leases"
 OWNER = "owner"
 
 
 def heartbeat_path(owner_id: str) -> str:
-    """Return where the heartbeat of a run lies in the store."""
+    """Return the path of a run's heartbeat in the store."""
     return f"{FOLDER}/{OWNER}.{owner_id}"
 
 
 @dataclass(frozen=True)
 class Owner:
-    """What a run says of itself."""
+    """The content of a run's heartbeat."""
 
     group: str
-    """Runs that share cells: the experiment's name."""
+    """The experiment's name: runs of one group share cells."""
     process: Process
     expiry_s: float
     beat: int = 0
@@ -52,10 +52,10 @@ class Owner:
 
     @classmethod
     def read(cls, content: bytes) -> Owner:
-        """Return what a heartbeat says, also where another version of this package wrote it.
+        """Parse a heartbeat, also one by another version of this package.
 
-        What it says beyond this is ignored. Where it says less nothing is known of the run but
-        that it is alive while its heartbeat changes.
+        Unknown fields are ignored. If fields are missing, the run has no process and no group: it
+        counts as alive while its heartbeat changes.
         """
         try:
             return _OWNER.validate_json(content)
@@ -68,17 +68,17 @@ _OWNER = TypeAdapter(Owner)
 
 
 class Heartbeat:
-    """The heartbeat of this run, under an id that is never used twice."""
+    """The heartbeat of this run, under a unique id."""
 
     def __init__(self, store: Store, owner: Owner, *, by_itself: bool = True) -> None:
-        """Write the first beat, and renew it in a thread where it beats ``by_itself``.
+        """Write the first beat; with ``by_itself``, a thread renews it.
 
         Raises:
             CellError: the store cannot be written.
         """
         self.id = uuid.uuid4().hex
         self.is_lost = False
-        """Whether another run has taken this one for dead."""
+        """Whether another run has declared this one dead."""
         self._store = store
         self._owner = owner
         self._ended = threading.Event()
@@ -88,7 +88,7 @@ class Heartbeat:
             threading.Thread(target=self._beat_on, name="heartbeat", daemon=True).start()
 
     def beat(self) -> None:
-        """Renew it, unless another run has deleted it; a store that fails is only logged."""
+        """Renew the heartbeat unless another run has deleted it; failures are only logged."""
         with self._lock:
             if self.is_lost or self._ended.is_set():
                 return
@@ -96,19 +96,19 @@ class Heartbeat:
                 if not self._store.has(heartbeat_path(self.id)):
                     self.is_lost = True
                     logger.warning(
-                        "this run was taken for dead, and others may compute its cells again"
+                        "another run declared this run dead; its cells may be computed twice"
                     )
                     return
                 self._owner = replace(self._owner, beat=self._owner.beat + 1)
                 self._write()
             except CellError as error:
-                logger.warning("the heartbeat of this run failed: %s", error)
+                logger.warning("could not renew the heartbeat of this run: %s", error)
 
     def stop(self) -> None:
-        """End it and delete its file.
+        """Stop the heartbeat and delete its file.
 
         Raises:
-            CellError: the store fails.
+            CellError: the store cannot be written.
         """
         self._ended.set()
         with self._lock:
@@ -123,30 +123,25 @@ class Heartbeat:
 
 
 @dataclass
-class _Sighting:
-    content: bytes
-    since: float
-
-
-@dataclass
 class Watch:
-    """Tells which other runs are alive."""
+    """Detects which other runs are alive."""
 
     store: Store
     clock: Callable[[], float]
     dead: dict[str, Owner] = field(default_factory=dict)
-    """The runs that were found dead, by id."""
-    _seen: dict[str, _Sighting] = field(default_factory=dict)
+    """The dead runs found, by id."""
+    _seen: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    """The last content of each heartbeat, and when it was first seen."""
 
     def look_up(self, owner_id: str, *, only_looks: bool = False) -> Owner | None:
-        """Return a run, or None where it is dead; its heartbeat is then deleted.
+        """Return a run, or None if it is dead, and then delete its heartbeat.
 
         Args:
             owner_id: of the run.
-            only_looks: whether to delete nothing.
+            only_looks: write and delete nothing.
 
         Raises:
-            CellError: the store cannot be read.
+            CellError: the store cannot be read or written.
         """
         try:
             content = self.store.read(heartbeat_path(owner_id))
@@ -154,14 +149,14 @@ class Watch:
             return None
         owner = Owner.read(content)
         now = self.clock()
-        seen = self._seen.get(owner_id)
-        if seen is None or seen.content != content:
-            seen = self._seen[owner_id] = _Sighting(content, now)
-        if owner.process.is_gone or now - seen.since >= owner.expiry_s:
-            if only_looks:
-                return None
+        before, since = self._seen.get(owner_id, (None, now))
+        if content != before:
+            since = now
+            self._seen[owner_id] = (content, now)
+        if not owner.process.is_gone and now - since < owner.expiry_s:
+            return owner
+        if not only_looks:
             logger.info("%s is dead: its cells are taken over", owner)
             self.dead[owner_id] = owner
             self.store.delete(heartbeat_path(owner_id))
-            return None
-        return owner
+        return None

@@ -1,15 +1,15 @@
-"""Several runs on one store share its cells: each cell is leased by the run that computes it.
+"""Leases, by which several runs on one store share cells: a run leases the cells it computes.
 
-A run keeps a heartbeat, and writes one claim for each cell that it wants, ``leases/<cell>.<id>``,
-under an id that is never used twice. It has leased a cell once a listing that began after its claim
-was written shows no other living run's claim. Of two runs the one that lists later sees the other,
-so they never both win; where both see each other, the smaller id stays and the other withdraws.
-Whoever finds a claim of a dead run deletes it.
+A run keeps a heartbeat under a unique id, and writes one claim for each cell that it wants,
+``leases/<cell>.<id>``. It has leased a cell once a listing that began after its claim was written
+shows no claim by another living run. Of two runs, the one that lists later sees the other, so they
+never both win; if both see each other, the smaller id stays and the other withdraws. Any run that
+finds a claim of a dead run deletes it.
 
-Nothing is needed but files that appear whole and a listing that shows every finished write: no
-rename, no lock and no conditional write, so that it holds on disks and object stores alike. A lease
-saves work and guards nothing: a run that was suspended for longer than its expiry may compute a
-cell twice, with the same result.
+This needs only atomic file writes and a listing that shows every finished write: no rename, no lock
+and no conditional write. So it works on disks and object stores alike. A lease saves work but is
+not a lock: a run that was suspended for longer than its expiry may compute a cell twice, with the
+same result.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from benchmark.store.processes import Process
 logger = logging.getLogger("benchmark")
 
 EXPIRY_S = float(os.environ.get("BENCHMARK_LEASE_EXPIRY_S", "60"))
-"""A run without a heartbeat for so long is dead to the others."""
+"""Other runs consider a run dead after so long without a heartbeat."""
 LONGEST_POLL_S = 5.0
 CONTEST_S = 2.0
-"""How long the smaller of two ids waits for the other to withdraw."""
+"""How long the run with the smaller id waits for the other to withdraw."""
 CONTEST_POLL_S = 0.05
 
 
 @dataclass
 class Leases:
-    """The leases of this run on one store, for all its threads; a context manager, may be nested.
+    """The leases of this run on one store, safe for threads; a context manager, may be nested.
 
-    Nothing is written before the first cell is leased, and nothing is left at the end.
+    It writes nothing before the first use, and leaves nothing at the end.
     """
 
     store: Store
     group: str
-    """Runs of one group share their cells evenly: the experiment's name."""
+    """The experiment's name: runs of one group share their cells evenly."""
     expiry_s: float = EXPIRY_S
     process: Process = field(default_factory=Process.this)
     clock: Callable[[], float] = time.monotonic
@@ -55,9 +55,9 @@ class Leases:
     beats_by_itself: bool = True
     heartbeat: Heartbeat | None = None
     refused: set[str] = field(default_factory=set)
-    """The paths of what ``acquire_one`` did not lease at its last try."""
+    """The paths of artefacts that ``acquire_one`` could not lease at its last try."""
     _former: dict[str, str] = field(default_factory=dict)
-    """The dead runs that held cells, by the cell's key."""
+    """The dead run that held a cell, by the cell's key."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _depth: int = 0
     _claimed: set[str] = field(default_factory=set)
@@ -79,7 +79,7 @@ class Leases:
             self.close()
 
     def register(self) -> Heartbeat:
-        """Return the heartbeat of this run, which begins with the first call."""
+        """Return the heartbeat of this run; the first call starts it."""
         with self._lock:
             if self.heartbeat is None or self.heartbeat.is_lost:
                 owner = Owner(self.group, self.process, self.expiry_s)
@@ -87,11 +87,11 @@ class Leases:
             return self.heartbeat
 
     def acquire(self, artefacts: Sequence[Artefact], *, most: int | None = None) -> list[Artefact]:
-        """Lease those that no other living run has leased, and return them.
+        """Lease artefacts that no other living run has leased, and return them.
 
         Args:
-            artefacts: in the order in which they are wanted.
-            most: lease so many; None leases all.
+            artefacts: in order of preference.
+            most: lease at most so many; None leases all.
 
         Raises:
             CellError: the store cannot be read or written.
@@ -106,13 +106,13 @@ class Leases:
                 self.store.write(path, json.dumps({"cell": item.folder}).encode())
             won = self._contest(mine, {_key(item) for item in wanted})
             leased = [item for item in wanted if _key(item) in won]
-            # What another run has completed since the caller looked is not computed again.
+            # Another run may have completed some since the caller looked.
             complete = [item for item in leased if item.is_listed_complete]
             self.release(complete)
             return [item for item in leased if item not in complete]
 
     def acquire_one(self, artefact: Artefact) -> bool:
-        """Lease an artefact unless another living run has, and return whether that went well.
+        """Lease an artefact unless another living run has; return whether it is leased.
 
         Raises:
             CellError: the store cannot be read or written.
@@ -124,7 +124,7 @@ class Leases:
             return is_mine
 
     def holders(self, artefacts: Iterable[Artefact]) -> dict[str, str]:
-        """Return by path which living run has leased an artefact, of those that one has.
+        """Return, by path, the living run that has leased each artefact; omit free ones.
 
         Raises:
             CellError: the store cannot be read.
@@ -138,9 +138,10 @@ class Leases:
         }
 
     def observe(self, artefacts: Iterable[Artefact]) -> tuple[dict[str, str], bool]:
-        """Return by path which living run computes an artefact, without writing anything.
+        """Return which artefacts living runs compute, without writing to the store.
 
-        Returns: those that are computed, and whether any run of this group is alive.
+        Returns: the run of each computed artefact, by path, and whether any run of this group is
+            alive.
 
         Raises:
             CellError: the store cannot be read.
@@ -160,16 +161,16 @@ class Leases:
         return found, any(owner.group == self.group for owner in owners.values())
 
     def forget_refused(self, artefacts: Iterable[Artefact]) -> None:
-        """Forget that these were not leased: they are tried again."""
+        """Remove artefacts from ``refused``, so that they are tried again."""
         with self._lock:
             self.refused -= {item.path for item in artefacts}
 
     def former_owner(self, artefact: Artefact) -> str | None:
-        """Return which dead run held the lease of an artefact before; None where none did."""
+        """Return the dead run that held the lease of an artefact before, or None."""
         return self._former.get(_key(artefact))
 
     def share(self, num_cells: int) -> int:
-        """Return how many of so many cells this run takes, of all runs of its group.
+        """Return this run's share of a number of cells, split evenly in its group.
 
         Raises:
             CellError: the store cannot be read.
@@ -183,31 +184,31 @@ class Leases:
             return math.ceil(num_cells / (1 + rivals))
 
     def wait(self) -> None:
-        """Wait a little before looking again."""
+        """Sleep until the next poll."""
         self.sleep(min(LONGEST_POLL_S, self.expiry_s / 10))
 
     def release(self, artefacts: Iterable[Artefact]) -> None:
-        """Give leases back; where the store fails, ``close`` tries again."""
-        keys = {_key(item) for item in artefacts}
+        """Release leases; if the store fails, ``close`` tries again."""
+        bases = {f"{FOLDER}/{_key(item)}" for item in artefacts}
         with self._lock:
-            self._withdraw([path for path in self._claimed if _key_of(path) in keys])
+            self._withdraw([path for path in self._claimed if path.rpartition(".")[0] in bases])
 
     def close(self) -> None:
-        """Give everything back and end the heartbeat; a store that is gone is no error."""
+        """Release all leases and stop the heartbeat; a failing store is only logged."""
         if self.heartbeat is None:
             return
         self._withdraw(list(self._claimed))
-        # The heartbeat last: a claim without one is dead to everybody.
+        # The heartbeat last: a claim without a heartbeat counts as dead.
         try:
             self.heartbeat.stop()
         except CellError as error:
-            logger.warning("the heartbeat is not deleted, and will expire: %s", error)
+            logger.warning("could not delete the heartbeat, which will expire: %s", error)
         self.store.remove_empty(FOLDER)
         self.heartbeat = None
         self._claimed.clear()
 
     def _contest(self, mine: str, keys: set[str]) -> set[str]:
-        """Return the cells that are ours; the claims of all others are withdrawn."""
+        """Return the cells that this run wins; withdraw its claims on the others."""
         won: set[str] = set()
         deadline = self.clock() + CONTEST_S
         while keys:
@@ -216,7 +217,7 @@ class Leases:
             lost = {key for key in keys if rivals.get(key) and min(rivals[key]) < mine}
             if self.clock() >= deadline:
                 lost |= {key for key in keys if key in rivals}
-            # Where our claim is gone we were taken for dead, and another may have leased it.
+            # A run that found this one dead deleted the claim, and may have leased the cell.
             lost |= {key for key in keys if f"{key}.{mine}" not in names}
             self._withdraw([_claim(key, mine) for key in lost])
             won |= {key for key in keys - lost if key not in rivals}
@@ -226,7 +227,7 @@ class Leases:
         return won
 
     def _rivals(self, mine: str, names: Iterable[str] | None = None) -> dict[str, dict[str, Owner]]:
-        """Return by cell and id the living other runs that claim it; dead claims are deleted."""
+        """Return other living runs by claimed cell and id, and delete claims of dead runs."""
         owners: dict[str, Owner | None] = {}
         found: dict[str, dict[str, Owner]] = {}
         for name in self.store.sizes(FOLDER) if names is None else names:
@@ -237,7 +238,7 @@ class Leases:
                 owners[owner_id] = self._watch.look_up(owner_id)
             owner = owners[owner_id]
             if owner is None:
-                # Without a heartbeat it may just have ended well.
+                # Without a heartbeat, it may also have ended normally.
                 if owner_id in self._watch.dead:
                     self._former[key] = str(self._watch.dead[owner_id])
                 self.store.delete(_claim(key, owner_id))
@@ -251,7 +252,7 @@ class Leases:
                 self.store.delete(path)
                 self._claimed.discard(path)
             except CellError as error:
-                logger.warning("a lease is not given back, and will expire: %s", error)
+                logger.warning("could not release a lease, which will expire: %s", error)
 
 
 def _key(artefact: Artefact) -> str:
@@ -260,7 +261,3 @@ def _key(artefact: Artefact) -> str:
 
 def _claim(key: str, owner_id: str) -> str:
     return f"{FOLDER}/{key}.{owner_id}"
-
-
-def _key_of(path: str) -> str:
-    return path.removeprefix(f"{FOLDER}/").rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""Which process this is, so that another on the same machine can tell whether it still runs."""
+"""Identity of a process, so that another on the same machine can check whether it still runs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """A process of some machine, by what is never used twice."""
+    """A unique identity of a process on some machine."""
 
     host: str
     place: str
-    """The machine's boot and the namespace of its process ids; empty where there is no /proc."""
+    """The machine's boot id and process-id namespace; empty without /proc."""
     pid: int
     started: str
-    """When it started, in ticks since the boot: process ids are used again."""
+    """Start time in ticks since the boot, because process ids are reused."""
 
     @classmethod
     def this(cls) -> Process:
@@ -27,7 +27,7 @@ class Process:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has ended for certain; False where that cannot be known from here."""
+        """Whether it has certainly ended; False if this machine cannot know."""
         is_here = bool(self.place) and (self.host, self.place) == (platform.node(), _place())
         return is_here and _started(self.pid) != self.started
 
@@ -41,9 +41,9 @@ def _place() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process of this machine started; None where it has ended."""
+    """Return the start time of a process of this machine; None if it has ended."""
     try:
-        # The name, in brackets, may hold anything.
+        # The process name, in brackets, may contain any character.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

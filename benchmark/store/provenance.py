@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, device, code."""
+"""Provenance of a result: versions, machine, code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def library_versions() -> dict[str, str]:
 
 @cache
 def code_revision() -> str | None:
-    """Return the git commit of this package's checkout, ``+`` where it was changed, or None."""
+    """Return the git commit of this package's checkout, with ``+`` if it was changed, or None."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
@@ -72,7 +72,7 @@ def machine() -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident size that this process has had."""
+    """Return the peak resident set size of this process (bytes)."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

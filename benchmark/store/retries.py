@@ -1,7 +1,8 @@
-"""Which failures of a store pass by themselves, and how often they are tried again.
+"""Which failures of a store are transient, and how often they are retried.
 
-Arrow's S3 client retries single requests; here whole objects are, which also covers what it gives
-up on (a 502 of a load balancer, an upload of many parts) and file systems that retry nothing.
+Arrow's S3 client retries single requests. This module retries whole objects, which also covers
+failures that the client does not retry (a 502 of a load balancer, an upload of many parts) and file
+systems without retries.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 NUM_TRIES = 6
 FIRST_WAIT_S = float(os.environ.get("BENCHMARK_RETRY_WAIT_S", "1"))
-"""Before the second try; doubled before each further one, with as much jitter."""
+"""Wait before the second try (s), doubled for each further try; also the most jitter."""
 LONGEST_WAIT_S = 30.0
 
 TRANSIENT_ERRNOS = frozenset(
@@ -50,30 +51,30 @@ TRANSIENT = re.compile(
     r"AWS Error (SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT"
     r"|NETWORK_CONNECTION)|HTTP status (429|5\d\d)|[Cc]onnection reset|[Tt]imed? ?out"
 )
-"""As Arrow's object stores word them; they carry no ``errno``."""
+"""In the error messages of Arrow's object stores, which have no ``errno``."""
 
 _repeats: Counter[str] = Counter()
-"""How often this process tried each operation again, by what the log calls it."""
+"""Retries in this process, by the operation's name in the log."""
 
 REASONS = (
     (
         r"ExpiredToken|TokenRefreshRequired|REQUEST_EXPIRED",
-        "the credentials have expired; renew them and run again, what is complete is kept",
+        "the credentials have expired; renew them and run again (complete artefacts are kept)",
     ),
     (
         r"INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|InvalidToken",
         "the credentials are wrong; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     ),
-    (r"REQUEST_TIME_TOO_SKEWED", "the clock of this machine is wrong"),
+    (r"REQUEST_TIME_TOO_SKEWED", "the clock of this machine is wrong; set it"),
     (r"ACCESS_DENIED|HTTP status 403", "access denied; check the credentials and their rights"),
-    (r"NO_SUCH_BUCKET|Bucket '.*' not found", "there is no such bucket"),
-    (r"SLOW_DOWN|THROTTLING|HTTP status 429", "it asks to slow down, again and again"),
+    (r"NO_SUCH_BUCKET|Bucket '.*' not found", "there is no such bucket; check the URI"),
+    (r"SLOW_DOWN|THROTTLING|HTTP status 429", "the store throttles requests; run again later"),
     (r"curlCode: (6|7),", "it cannot be reached; check the endpoint and the network"),
 )
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether trying again may help."""
+    """Return whether a retry may help."""
     if not isinstance(error, OSError):
         return False
     if error.errno is not None:
@@ -82,15 +83,15 @@ def is_transient(error: BaseException) -> bool:
 
 
 def retry(operation: Callable[[], T], *, what: str, num_tries: int | None = None) -> T:
-    """Return the result of an operation, which is repeated while its failure is transient.
+    """Return the result of an operation, retried while its failures are transient.
 
     Args:
-        operation: may be repeated without harm.
-        what: named in the log.
-        num_tries: at most; None: ``NUM_TRIES``.
+        operation: must be safe to repeat.
+        what: its name in the log.
+        num_tries: most tries; None: ``NUM_TRIES``.
 
     Raises:
-        OSError: the failure is not transient, or outlasted every try.
+        OSError: the failure is not transient, or every try failed.
     """
     most = num_tries or NUM_TRIES
 
@@ -111,15 +112,15 @@ def retry(operation: Callable[[], T], *, what: str, num_tries: int | None = None
 
 
 def num_repeats(part: str = "") -> int:
-    """Return how often this process tried an operation again whose name holds ``part``.
+    """Return the number of retries in this process of operations with ``part`` in their name.
 
-    What Arrow's S3 client repeats by itself is not seen here, and not counted.
+    Retries inside Arrow's S3 client are not counted.
     """
     return sum(count for what, count in list(_repeats.items()) if part in what)
 
 
 def explain(error: OSError) -> str:
-    """Return in a few words why a store failed."""
+    """Return in a few words why a store failed, and what to do."""
     text = str(error)
     if error.errno == errno.ENOSPC or "No space left" in text:
         return "no space left on the device"

@@ -105,7 +105,15 @@ def candidates(source: FolderSource) -> pa.Table:
 
 
 def splits(source: FolderSource) -> dict[str, str]:
-    return {entry.path: entry.split for entry in source.entries}
+    table = source.candidates
+    return dict(zip(table["patch_id"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+
+def classes_and_splits(source: FolderSource) -> list[tuple[str, str]]:
+    """Return class and split of each image."""
+    labels = source.candidates["label"].to_pylist()
+    names = [source.classes[label] for label in labels]
+    return list(zip(names, source.candidates["split"].to_pylist(), strict=True))
 
 
 def read_one(source: FolderSource, path: str) -> Images:
@@ -316,7 +324,7 @@ def test_file_name_that_is_not_utf8(tmp_path: Path) -> None:
 
 def test_random_split_is_stratified_and_declared(tmp_path: Path) -> None:
     source = open_folder(config(fill(tmp_path, {"a": 40, "b": 10, "c": 3})))
-    counts = Counter((entry.class_name, entry.split) for entry in source.entries)
+    counts = Counter(classes_and_splits(source))
     assert [counts["a", split] for split in ("train", "val", "test")] == [24, 8, 8]
     assert [counts["b", split] for split in ("train", "val", "test")] == [6, 2, 2]
     assert [counts["c", split] for split in ("train", "val", "test")] == [1, 1, 1]
@@ -356,7 +364,7 @@ def test_random_split_is_the_same_for_ever(tmp_path: Path) -> None:
 
 def test_small_classes_get_train_first(tmp_path: Path) -> None:
     source = open_folder(config(fill(tmp_path, {"a": 5, "one": 1, "two": 2})))
-    counts = Counter((entry.class_name, entry.split) for entry in source.entries)
+    counts = Counter(classes_and_splits(source))
     assert counts["one", "train"] == 1
     assert (counts["two", "train"], counts["two", "test"]) == (1, 1)
     assert "Classes without val images: one, two." in source.notes
@@ -368,7 +376,7 @@ def test_fractions_that_leave_no_train(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leave nothing for train; their sum must be below 1"):
         open_folder(config(tmp_path, val_fraction=0.5, test_fraction=0.5))
     source = open_folder(config(tmp_path, val_fraction=0.45, test_fraction=0.5))
-    counts = Counter((entry.class_name, entry.split) for entry in source.entries)
+    counts = Counter(classes_and_splits(source))
     assert min(counts.values()) >= 1
     assert len(counts) == 6
 
@@ -999,7 +1007,7 @@ def test_ucmerced_mini() -> None:
     table = check_table(candidates(source), CANDIDATES, what="ucmerced-mini")
     counts = Counter(table["split"].to_pylist())
     assert counts["train"] > counts["val"] > 0
-    assert {(e.class_name, e.split) for e in source.entries} == {
+    assert set(classes_and_splits(source)) == {
         (name, split) for name in source.classes for split in ("train", "val", "test")
     }
     images = source.read(table.slice(0, 24))

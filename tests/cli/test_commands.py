@@ -1,4 +1,4 @@
-"""Every mistake is one line on stderr with exit code 2, and results alone go to stdout."""
+"""Every mistake is one line on stderr with exit code 2; stdout has only results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ON_EXPERIMENT = ("run", *STAGES.names(), "status", "submit")
 
 
 class Answer(NamedTuple):
-    """What a command gave."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -46,7 +46,7 @@ class Call:
         return Answer(code, captured.out, captured.err)
 
     def fails(self, *arguments: object) -> str:
-        """Run a command that the user got wrong and return its one line."""
+        """Run a wrong command and return its error line."""
         answer = self(*arguments)
         assert answer.code == 2
         assert answer.out == ""
@@ -482,7 +482,7 @@ def test_an_interrupted_command_says_so_in_one_line(number: signal.Signals) -> N
     done = run_python("-c", code, str(int(number)))
     assert done.returncode == 130
     assert done.stdout == ""
-    assert done.stderr == "benchmark: interrupted; what is complete is kept, run again to go on\n"
+    assert done.stderr == "benchmark: interrupted; complete cells are kept, run again to go on\n"
 
 
 JSON_LOG = {"--log-format json": {}, "--log-format=json": {}, "": {"BENCHMARK_LOG_FORMAT": "json"}}

@@ -1,4 +1,4 @@
-"""What is counted of a cell that was disturbed; tests/test_losses.py disturbs real ones."""
+"""What is counted of a cell that was disturbed; tests/runs/test_losses.py disturbs real ones."""
 
 from __future__ import annotations
 

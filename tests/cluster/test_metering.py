@@ -86,7 +86,7 @@ def test_the_dashboard_can_be_imported() -> None:
 def test_without_ray_the_progress_is_passed_on_and_ray_is_not_imported() -> None:
     script = """
         import logging, sys
-        from benchmark.metering import ForwardMeter, MeteredProgress
+        from benchmark.cluster.metering import ForwardMeter, MeteredProgress
         from benchmark.progress import LoggedProgress
         logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
         progress = MeteredProgress(LoggedProgress(), experiment="x")

@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from clusters.merge import BASE, FOLDER, ClusterFileError, build, dump, main, merge, read
-from tests.test_cluster_yaml import commands, validate
+from tests.clusters.test_cluster_yaml import commands, validate
 
 ROOT = Path(__file__).parents[2]
 NAMES = {

@@ -1,4 +1,4 @@
-"""A fingerprint covers everything that changes a result, and nothing that does not."""
+"""A fingerprint covers everything that changes a result, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run uses the experiment file as it was read, keeps a copy, and says where it has changed."""
+"""A run uses the experiment file as it was read, keeps a copy, and reports later changes."""
 
 from __future__ import annotations
 

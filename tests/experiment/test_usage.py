@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from benchmark.experiment.usage import (
     StageUsage,
     load_usage,
-    name_limit,
     run_seconds,
     save_usage,
     summarise,
@@ -38,6 +37,11 @@ def used(
     return StageUsage(stage, began_s, ended_s, busy_s, slots, 3, items, unit)
 
 
+def notes(usages: list[StageUsage]) -> tuple[str, ...]:
+    """The sentences about a run; that of its bottleneck comes first."""
+    return usage_notes(usages, summarise(usages))
+
+
 def test_one_after_the_other() -> None:
     usages = [
         used("patches", 1000, 1010),
@@ -51,35 +55,33 @@ def test_one_after_the_other() -> None:
     assert embed.utilisation == pytest.approx(0.9)
     assert embed.items_per_s == pytest.approx(1.25)
     assert [row.limiting_s for row in summarise(usages)] == [10, 80, 10]
-    assert name_limit(usages) == (
-        "embed limits the run, by work: 80 % of 100.0 s; its 2 slots were busy 90 % of the time."
+    assert notes(usages) == (
+        "embed is the bottleneck (80 % of 100.0 s): its 2 slots were busy 90 % of the time.",
     )
-    assert usage_notes(usages) == (name_limit(usages),)
 
 
-def test_what_waits_for_another_stage_limits_nothing() -> None:
+def test_a_stage_that_waits_for_another_is_no_bottleneck() -> None:
     # Heads are searched from the first finished backbone on, and are soon done with each.
     usages = [used("embed", 0, 100, 0.95, slots=4), used("tune", 20, 110, 0.1, slots=1)]
     assert run_seconds(usages) == 110
     embed, tune = summarise(usages)
     assert (embed.limiting_s, tune.limiting_s) == (100, 10)
     assert embed.share + tune.share == pytest.approx(190 / 110)
-    limit, overlap = usage_notes(usages)
-    assert limit.startswith("embed limits the run, by work: 91 % of 110.0 s; its 4 slots were busy")
+    limit, overlap = notes(usages)
+    assert limit.startswith("embed is the bottleneck (91 % of 110.0 s): its 4 slots were busy")
     assert "more than 100 %" in overlap
 
 
-def test_waiting_limits_where_slots_stand_idle() -> None:
+def test_a_bottleneck_may_be_idle() -> None:
     usages = [used("tune", 0, 50, 0.12, slots=1), used("evaluate", 50, 60)]
-    assert name_limit(usages) == (
-        "tune limits the run, by waiting: 83 % of 60.0 s; its one slot was at work only 12 % of "
-        "the time."
+    assert notes(usages) == (
+        "tune is the bottleneck (83 % of 60.0 s): its one slot was idle 88 % of the time.",
     )
 
 
 def test_a_stage_that_measures_nothing_says_so() -> None:
-    assert name_limit([used("patches", 0, 9), used("embed", 9, 10, 1.0)]) == (
-        "patches limits the run: 90 % of 10.0 s; how busy it was is not measured."
+    assert notes([used("patches", 0, 9), used("embed", 9, 10, 1.0)]) == (
+        "patches is the bottleneck (90 % of 10.0 s); its utilisation is not measured.",
     )
     # Beside one that is mostly idle it may be the one that works, beside a busy one not.
     idle = summarise([used("patches", 0, 10), used("embed", 0, 10, 0.3)])
@@ -99,20 +101,20 @@ def test_usages_of_one_stage_are_one_row() -> None:
     assert row.utilisation == pytest.approx((20 + 20) / (20 + 40))
     assert (row.num_slots, row.num_items, row.unit, row.num_cells) == (4, 60, "patches", 9)
     assert row.limiting_s == 15
-    assert len(usage_notes(usages)) == 1
+    assert len(notes(usages)) == 1
 
 
 def test_time_between_stages_is_named_and_not_counted() -> None:
     usages = [used("patches", 0, 10), used("embed", 40, 50, 0.9)]
     assert run_seconds(usages) == 20
-    assert "Between the stages 30.0 s passed" in usage_notes(usages)[-1]
+    assert notes(usages)[-1] == "Not counted: 30.0 s between the stages."
 
 
 def test_no_stage_computed_anything() -> None:
-    assert usage_notes([]) == ()
+    assert notes([]) == ()
     assert usage_table([]).rows == []
     assert usage_to_json([]) == []
-    assert name_limit([used("evaluate", 5, 5)]) == ""
+    assert notes([used("evaluate", 5, 5)]) == ()
     (row,) = summarise([used("evaluate", 5, 5, 0.0)])
     assert (row.share, row.utilisation, row.items_per_s) == (0.0, None, None)
 
@@ -129,7 +131,7 @@ def test_the_table_has_a_row_for_each_stage() -> None:
             **{"slots": "2", "% busy": "50", "items": "100", "per s": "1.2", "unit": "patches"},
         },
     ]
-    assert table.notes[0].startswith("embed limits the run")
+    assert table.notes[0].startswith("embed is the bottleneck")
 
 
 def test_json_names_what_a_program_wants() -> None:
@@ -197,4 +199,4 @@ def test_a_store_that_fails_does_not_fail_the_run(
 ) -> None:
     (tmp_path / "usage").write_text("a file where a folder should be")
     save_usage(Store(str(tmp_path)), "small", [used("embed", 0, 1)])
-    assert "how long the stages took is not kept" in caplog.text
+    assert "could not save the durations of the stages" in caplog.text

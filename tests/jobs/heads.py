@@ -1,4 +1,4 @@
-"""A real Ray head with its job server and with tokens, which ends with all that it started."""
+"""A real Ray head with job server and tokens; all its processes end with it."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def run(
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray head of this test: where its job server listens, and the environment of its users."""
+    """A Ray head of this test: address of its job server and environment of its users."""
 
     url: str
     env: dict[str, str]
     home: Path
     port: int
-    """Of its GCS, which nodes join."""
+    """Port of its GCS, which nodes join."""
 
     def call(self, *arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-        """Run `benchmark`; return the exit code, and what went to stdout and stderr."""
+        """Run `benchmark`; return the exit code, stdout and stderr."""
         command = (str(BIN / "benchmark"), *(str(item) for item in arguments))
         done = run(*command, env=self.env | (env or {}), timeout_s=JOB_TIMEOUT_S)
         return done.returncode, done.stdout, done.stderr
 
     def submit(self, *entrypoint: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-        """Submit a job with Ray's own command; return the exit code and what was printed."""
+        """Submit a job with Ray's own command; return the exit code and the output."""
         command = ("job", "submit", "--address", self.url, "--working-dir", ".", "--")
         done = run(
             str(BIN / "ray"), *command, *entrypoint, env=env or self.env, timeout_s=JOB_TIMEOUT_S
@@ -81,13 +81,13 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 
 def stop(started: subprocess.Popen[bytes], home: Path) -> None:
-    """End a head and all that it started; never by `ray stop`, which ends everybody's Ray."""
+    """End a head and its processes; never by `ray stop`, which ends all Ray of the machine."""
     family = family_of(started.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(started.pid, signal.SIGKILL)
     started.wait(timeout=10)
     kill_all(family)
-    # A process that was starting meanwhile is in no list yet.
+    # A process that started meanwhile is not in the list yet.
     deadline = time.monotonic() + 20
     while (left := processes_of(home)) and time.monotonic() < deadline:
         kill_all(left, timeout_s=2)
@@ -98,14 +98,14 @@ def stop(started: subprocess.Popen[bytes], home: Path) -> None:
 def start_head(
     *options: str, folder: Path = BIN, env: dict[str, str] | None = None
 ) -> Iterator[Head]:
-    """Start a head with tokens, and end it and all that it started.
+    """Start a head with tokens; end it and all its processes on exit.
 
     Args:
-        options: further ones of `ray start`.
-        folder: of its `python` and `ray`.
-        env: more of the environment of the head, and of its users.
+        options: more options of `ray start`.
+        folder: folder of its `python` and `ray`.
+        env: more environment variables of the head and its users.
     """
-    # Ray's sockets lie below it, and a socket's path has at most 107 characters.
+    # Contains Ray's sockets, whose paths have at most 107 characters.
     home = Path(tempfile.mkdtemp(prefix="bb", dir="/tmp"))
     whole = {
         # The entrypoint's `python` is the first on the head's PATH.
@@ -139,7 +139,7 @@ def start_head(
                 *(str(folder / "python"), "-m", "ray.scripts.scripts"),
                 *("start", "--head", "--block", "--num-cpus=2", *options),
                 *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
-                # Ports of the system's choice for workers, where Ray's default is 10002 to 19999.
+                # The system chooses the ports of workers; Ray's default is 10002 to 19999.
                 *("--min-worker-port=0", "--max-worker-port=0"),
                 f"--object-store-memory={300 * 10**6}",
                 *(f"--{name}={port}" for name, port in ports.items()),

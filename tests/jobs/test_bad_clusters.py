@@ -1,4 +1,4 @@
-"""A cluster that cannot run an experiment is found out before the work begins, in one line."""
+"""A cluster that cannot run an experiment is refused before the run starts, in one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MISSING = "timm"
 
 @pytest.fixture(scope="module")
 def lacking(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an environment that has all packages of this one but one; return its programs."""
+    """Make an environment without one of this one's packages; return its folder of programs."""
     folder = tmp_path_factory.mktemp("lacking")
     command = [sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(folder)]
     subprocess.run(command, check=True, timeout=60)
@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(lacking: Path, store: Path) -> Iterator[Head]:
-    """Two nodes without the package: a head, and a GPU node with a disk of its own."""
+    """Two nodes without the package: a head, and a GPU node with its own disk."""
     own_disk = ["unshare", "--map-root-user", "--mount"]
     if subprocess.run([*own_disk, "true"], capture_output=True).returncode:
         pytest.skip("no user may have mounts of their own here")

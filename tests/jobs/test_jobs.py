@@ -72,7 +72,7 @@ def test_an_unknown_option_exits_with_2() -> None:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    # Its own and its users' secrets must stay where they are.
+    # Secrets of the head and its users must not leak.
     secrets = {name: text for name, text in SECRETS.items() if "RAY" not in name}
     with start_head(env=secrets) as found:
         yield found
@@ -84,7 +84,7 @@ def experiment(tmp_path: Path) -> Path:
 
 
 def write_experiment(root: Path) -> Path:
-    """Write 24 small pictures in two classes, which brightness tells apart, and an experiment."""
+    """Write an experiment and 24 small pictures in two classes that differ in brightness."""
     generator = np.random.default_rng(0)
     for name, brightness in (("dark", 60), ("light", 180)):
         folder = root / "images" / name
@@ -128,7 +128,7 @@ def test_a_failing_run_fails_its_job_with_one_line(
         *("--store", str(tmp_path / "store"), "--set", "heads=['knnn']"),
     )
     assert code != 0
-    # `ray job submit` shows the log as it grows, and once more when the job has failed.
+    # `ray job submit` streams the log, and shows it once more if the job fails.
     (said,) = {line for line in log.splitlines() if line.startswith("benchmark: ")}
     assert said == f"benchmark: {experiment}: unknown head 'knnn'. Did you mean 'knn'?"
     assert "exit code 2" in log
@@ -157,7 +157,7 @@ def token_of(head: Head) -> str:
 
 
 def ask(head: Head, path: str = "") -> bytes:
-    """Return what the job server answers to its own token."""
+    """Return the answer of the job server to its own token."""
     request = urllib.request.Request(
         f"{head.url}/api/jobs/{path}", headers={"Authorization": f"Bearer {token_of(head)}"}
     )
@@ -171,14 +171,14 @@ def log_of(head: Head, job: str) -> str:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that was submitted, stopped in its head searches, and submitted again to its end."""
+    """A run that was submitted, stopped during the tuning, and submitted again until its end."""
 
     experiment: Path
     first: str
-    """What the first submission printed as JSON."""
+    """JSON document of the first submission."""
     stopped_log: str
     kept: dict[Path, int]
-    """The manifests that were there when it had been stopped."""
+    """Manifests in the store when the run was stopped."""
     out: str
     err: str
 
@@ -220,7 +220,7 @@ def test_a_submitted_run_that_was_stopped_goes_on_to_the_scores_of_a_local_run(
     assert re.fullmatch(r"tiny-\d{8}-\d{6}-[0-9a-f]{4}", document["submission_id"])
     assert {item["level"] for item in document["checks"]} == {"ok"}
     assert document["shipped"]["num_bytes"] < 5_000_000
-    assert "benchmark: interrupted; what is complete is kept" in resumed.stopped_log
+    assert "benchmark: interrupted; complete cells are kept" in resumed.stopped_log
     assert {path.parts[-3] for path in resumed.kept} >= {"patches", "embed"}
 
     assert resumed.out.splitlines()[-1] == str(store)
@@ -291,7 +291,7 @@ def test_a_wrong_token_and_a_missing_one_are_one_line(
 
 
 class OtherVersion(BaseHTTPRequestHandler):
-    """Passes everything on to a head, and tells another version of Ray."""
+    """Forwards requests to a head, but reports another version of Ray."""
 
     head: Head
 
@@ -335,7 +335,7 @@ def test_a_cluster_of_another_ray_is_refused(head: Head, experiment: Path, tmp_p
 def test_no_secret_of_the_environment_is_in_what_the_cluster_writes_and_shows(
     head: Head, resumed: Resumed
 ) -> None:
-    """Of a whole run and, as this test is the last, of all submissions before."""
+    """Check the whole run and, because this test is the last, all earlier submissions."""
     token, shown = token_of(head), ask(head)
     assert json.loads(resumed.first)["submission_id"].encode() in shown
     written = [("stdout", f"{resumed.first}{resumed.out}".encode())]

@@ -1,4 +1,4 @@
-"""Our metrics come out of the endpoint that Prometheus scrapes, of a real Ray."""
+"""A real Ray exports our metrics at the endpoint that Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from benchmark import api
 from benchmark.cluster.metering import exported_names
 from benchmark.config import build
-from tests.test_metering import RAYS_OWN
+from tests.cluster.test_metering import RAYS_OWN
 
 SCRAPE_TIMEOUT_S = 120.0
-"""Ray's processes send every ten seconds, later where the machine is busy."""
+"""Ray's processes send every ten seconds, or later on a busy machine."""
 
 MAX_FORWARD_S = 60.0
-"""Of two small parts, on a busy machine."""
+"""Limit for two small parts on a busy machine."""
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 """The value of each series: a name with its labels."""
 
 
 def scrape() -> Samples:
-    """Return what the endpoint of this node says."""
+    """Return the samples of this node's endpoint."""
     import ray
 
     (node,) = (node for node in ray.nodes() if node["Alive"])
@@ -44,7 +44,7 @@ def scrape() -> Samples:
 def values(
     samples: Samples, name: str, *labels: str, **wanted: str
 ) -> dict[tuple[str, ...], float]:
-    """Return the values of a metric that has the wanted labels, by some others."""
+    """Return the values of a metric with the ``wanted`` labels, by the other ``labels``."""
     return {
         tuple(dict(pairs)[label] for label in labels): value
         for (found, pairs), value in samples.items()
@@ -58,10 +58,10 @@ def by_actor(samples: Samples) -> dict[tuple[str, ...], float]:
 
 
 def await_samples(check: Callable[[Samples], None]) -> Samples:
-    """Return the last that the endpoint said of each series once ``check`` no longer fails.
+    """Return the last sample of each series once ``check`` passes.
 
-    Each process sends on its own, so a value can be an old one while others have come; those of the
-    machine come seldom; and gauges of a stage that has ended are forgotten.
+    Processes send independently, so values can differ in age; values of the machine are rare;
+    gauges of an ended stage disappear.
     """
     samples: Samples = {}
     for attempt in Retrying(
@@ -93,7 +93,7 @@ def test_metrics_of_a_run_come_out_of_the_endpoint(
 
     with api.open_context(experiment, store=store) as context:
         num_patches = context.patches.manifest()["num_patches"]
-        # One that stays: Ray kills the actors of a pipeline with what they have not sent yet.
+        # An actor that stays: Ray kills those of a pipeline before they send their last values.
         (cell,) = (
             replace(cell, artefact=replace(cell.artefact, name="again"))
             for cell in EmbedStage().cells(context)

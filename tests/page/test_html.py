@@ -117,7 +117,7 @@ def test_everything_is_on_the_page() -> None:
         "(95 % interval 0.821 to 0.902); the best floor, mean_color with mlp, is 32.3 points "
         "below at 0.541. No detectable difference from the leader: efficientnet_lite0 · knn.",
         "1000 bootstrap resamples of 12 scenes",
-        "Absent from test, and so not in its balanced accuracy: barren",
+        "Classes without patches in test, which its balanced accuracy leaves out: barren",
         "The split is random.",
         "1 of the grid's cells has no result",
         "0.821 to 0.902",
@@ -131,7 +131,7 @@ def test_everything_is_on_the_page() -> None:
         "22,450",
         "12.340",
         "x · finetune",
-        "What went wrong and was repaired",
+        "Recovered failures",
         "1 machine lost",
         "9af0",
         "How to read it",
@@ -223,7 +223,7 @@ def test_without_fine_tuning_there_is_no_section() -> None:
 def test_curves_without_a_comparison_say_why() -> None:
     pictures = (Picture(section="finetune", title="Learning curves", png=PNG),)
     page = Page(render_report(report(verdicts=(), comparisons=(), pictures=pictures)))
-    assert "No fine-tuned backbone has a frozen one to compare with" in page.text
+    assert "no fine-tuned backbone has a frozen result with a head that is not a floor" in page.text
 
 
 def test_the_headline_ends_with_the_best_backbones_verdict() -> None:

@@ -13,8 +13,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmark.page import curves, heatmaps, pictures
-from benchmark.page import scores as plots
+from benchmark.page import curves, heatmaps, pictures, scores
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -124,17 +123,17 @@ def epochs(num_backbones: int, *, num_epochs: int = 5) -> pd.DataFrame:
 
 
 FIGURES: dict[str, Callable[[int], Figure]] = {
-    "ranking": lambda k: plots.plot_ranking(cells(30 if k > 2 else 2), chance=1 / k, title="T"),
-    "recalls": lambda k: plots.plot_recalls(recall_rows(k), caption="synthetic scenes"),
+    "ranking": lambda k: scores.plot_ranking(cells(30 if k > 2 else 2), chance=1 / k, title="T"),
+    "recalls": lambda k: scores.plot_recalls(recall_rows(k), caption="synthetic scenes"),
     "confusion": lambda k: heatmaps.plot_confusion(confusion(k), class_names(k), title="a $ b"),
     "class counts": lambda k: heatmaps.plot_class_counts(class_counts(k)),
     "no patches": lambda k: heatmaps.plot_class_counts(class_counts(k) * 0),
-    "cost": lambda k: plots.plot_cost(cells(60 if k > 2 else 2), caption="synthetic scenes"),
+    "cost": lambda k: scores.plot_cost(cells(60 if k > 2 else 2), caption="synthetic scenes"),
     "gains": lambda k: curves.plot_gains(gains(k), title="a $ b"),
     "no gain": lambda k: curves.plot_gains(gains(k).assign(gain=0.0, gain_low=0.0, gain_high=0.0)),
     "curves": lambda k: curves.plot_curves(epochs(k), caption="synthetic scenes"),
     "one epoch": lambda k: curves.plot_curves(epochs(k, num_epochs=1)),
-    "timings": lambda k: plots.plot_timings(class_names(k), np.r_[NAN, np.full(k - 1, 1234.5)]),
+    "timings": lambda k: scores.plot_timings(class_names(k), np.r_[NAN, np.full(k - 1, 1234.5)]),
     "examples": lambda k: pictures.plot_examples(
         [np.full((n % 4, 16, 16, 3), 99, np.uint8) for n in range(k)], class_names(k)
     ),
@@ -153,7 +152,7 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
 @pytest.mark.parametrize("num_classes", [2, 20])
 @pytest.mark.parametrize("build", FIGURES.values(), ids=FIGURES)
 def test_figure_renders(build: Callable[[int], Figure], num_classes: int) -> None:
-    png = plots.to_png(build(num_classes), dpi=100)
+    png = scores.to_png(build(num_classes), dpi=100)
     picture = Image.open(io.BytesIO(png))
     assert picture.format == "PNG"
     assert picture.width == 900
@@ -177,7 +176,7 @@ def test_row_labels_do_not_overlap(build: Callable[[int], Figure]) -> None:
 
 def test_one_seed_and_no_interval() -> None:
     rows = cells(2).drop(columns="seed_values").assign(ci_low=None, ci_high=None)
-    assert plots.to_png(plots.plot_ranking(rows))
+    assert scores.to_png(scores.plot_ranking(rows))
 
 
 def test_absent_class_is_named() -> None:
@@ -188,19 +187,19 @@ def test_absent_class_is_named() -> None:
 
 
 def test_floors_are_labelled() -> None:
-    figure = plots.plot_ranking(cells(3))
+    figure = scores.plot_ranking(cells(3))
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert ["(floor)" in label for label in labels] == [False, True, False]
 
 
 def test_plain_keeps_both_ends_of_a_long_name() -> None:
-    assert plots.plain("microsoft/beit-base-patch16-224-pt22k", 20) == "microsoft/bei…-pt22k"
-    assert plots.plain("a$b") == r"a\$b"
-    assert plots.plain("a\n b") == "a b"
+    assert scores.plain("microsoft/beit-base-patch16-224-pt22k", 20) == "microsoft/bei…-pt22k"
+    assert scores.plain("a$b") == r"a\$b"
+    assert scores.plain("a\n b") == "a b"
 
 
 def test_seventy_marks_differ() -> None:
-    found = {tuple(plots.marks(index).values()) for index in range(70)}
+    found = {tuple(scores.marks(index).values()) for index in range(70)}
     assert len(found) == 70
 
 
@@ -223,7 +222,7 @@ def test_projection_recovers_two_directions() -> None:
 def test_projection_refuses_what_it_cannot_fit() -> None:
     with pytest.raises(ValueError, match="not finite"):
         pictures.project([[1.0, NAN], [0.0, 0.0]])
-    with pytest.raises(ValueError, match="at least two rows"):
+    with pytest.raises(ValueError, match="at least two rows to fit on, got 1"):
         pictures.project(np.ones((3, 2)), is_train=[True, False, False])
 
 
@@ -245,15 +244,15 @@ def test_the_pareto_front_holds_what_nothing_beats() -> None:
         "beyond": (200.0, 0.81),
     }
     seconds, values = np.array(list(cells.values())).T
-    front = plots.pareto_front(seconds, values)
+    front = scores.pareto_front(seconds, values)
     found = {name for name, is_front in zip(cells, front, strict=True) if is_front}
     assert found == {"cheapest", "better", "its twin", "best"}
-    assert plots.pareto_front([], []).tolist() == []
+    assert scores.pareto_front([], []).tolist() == []
 
 
 def test_the_pareto_front_is_filled_and_named() -> None:
     rows = cells(4).assign(value=[0.9, 0.8, 0.5, 0.6], seconds=[100.0, 10.0, 1.0, 20.0])
-    figure = plots.plot_cost(rows)
+    figure = scores.plot_cost(rows)
     (line,) = figure.axes[0].lines
     assert line.get_drawstyle() == "steps-post"
     assert line.get_xydata().tolist() == [[1.0, 0.5], [10.0, 0.8], [100.0, 0.9]]
@@ -279,7 +278,7 @@ def test_one_curve_per_seed_and_a_ring_on_the_epoch_that_was_kept() -> None:
     figure = curves.plot_curves(epochs(2))
     for axes in figure.axes:
         colors = [line.get_color() for line in axes.lines]
-        assert [colors.count(plots.PALETTE[n]) for n in (0, 1)] == [2, 2]
+        assert [colors.count(scores.PALETTE[n]) for n in (0, 1)] == [2, 2]
         assert len(colors) == 12
         rings = [item for item in axes.collections if item.get_sizes().tolist() == [80]]
         assert [item.get_offsets()[0][0] for item in rings] == [5.0] * 4

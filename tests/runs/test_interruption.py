@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = """
 name = "killed"
-backbones = ["random"]
+backbones = ["mean_color"]
 heads = ["logistic_regression"]
 [dataset]
 name = "chesapeake"

@@ -257,7 +257,7 @@ def test_a_submitted_run_that_loses_a_machine_in_each_stage_and_its_driver(
     assert incidents["tune"]["cell_taken_over"] == 1
     with api.open_context(bm.load(toml), store=store) as context:
         page = context.report().read_bytes("index.html").decode()
-    assert "What went wrong and was repaired" in page
+    assert "Recovered failures" in page
     assert "4 machines lost" in page
     assert "its machine was lost" in page
     assert "1 cell taken over from a dead run" in page

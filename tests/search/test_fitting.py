@@ -1,4 +1,4 @@
-"""A refit gives the model that was scored, and a fit in pieces the one of a fit in one go."""
+"""A refit gives the model that was scored; a fit in segments equals a fit at once."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ class NotScikitLearn:
 
 def test_a_head_of_foreign_types_is_refused(tmp_path: Path) -> None:
     (tmp_path / "head.skops").write_bytes(skops.io.dumps(NotScikitLearn()))
-    with pytest.raises(UsageError, match=r"holds types that are not trusted: .*NotScikitLearn"):
+    with pytest.raises(UsageError, match=r"contains types that are not trusted: .*NotScikitLearn"):
         bm.load_head(tmp_path)
 
 

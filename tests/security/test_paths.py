@@ -132,7 +132,7 @@ def test_no_member_of_an_archive_leaves_its_folder(
 def test_a_saved_head_with_members_that_lead_out_is_refused(tmp_path: Path) -> None:
     (tmp_path / "head").mkdir()
     write_hostile_zip(tmp_path / "head" / "head.skops", tmp_path)
-    with pytest.raises(UsageError, match=r"head\.skops: is no saved head"):
+    with pytest.raises(UsageError, match=r"head\.skops: not a saved head"):
         bm.load_head(tmp_path / "head")
     assert [path.name for path in tmp_path.iterdir()] == ["head"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from benchmark.errors import UsageError
 from benchmark.stages.evaluate import EvaluateStage
@@ -235,7 +236,7 @@ content = {
     "dataset": {"name": "chesapeake", "root": sys.argv[1], "patch_size": 32, "per_region": 40},
     "finetune": json.loads(sys.argv[3]),
 }
-with open_context(build(content), store=sys.argv[2]) as context:
+with open_context(build(content), store=sys.argv[2], address=sys.argv[4]) as context:
     context.backbones = (toy("random", build_slow),)
     FinetuneStage().run(context)
 """
@@ -246,7 +247,9 @@ def test_a_killed_driver_goes_on_where_it_was(opened, patches_store, scenes):
     slow, table = toy("random", build_slow), {"num_epochs": 3}
     context = opened([slow], **table)
     content = json.dumps({**RECIPE, **table, "backbones": ["random"]})
-    command = [sys.executable, "-c", DRIVER, str(scenes), str(patches_store), content]
+    # On the Ray of this process, which outlives the driver as a cluster does.
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-c", DRIVER, str(scenes), str(patches_store), content, address]
     process = subprocess.Popen(command, start_new_session=True, cwd=ROOT)
     folder = Path(context.finetuned(slow, 0).path)
     deadline = time.monotonic() + 100

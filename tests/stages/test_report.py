@@ -90,8 +90,8 @@ def test_the_page_says_where_the_time_went(finished):
     _, _, result = finished
     page = Path(result.report).read_text()
     section = page.split('<section id="usage"')[1].split("</section>")[0]
-    assert "limits the run" in section
-    assert "Of the last run, without the page itself." in section
+    assert "is the bottleneck" in section
+    assert "From the last run, without the report stage." in section
     rows = re.findall(r'<th scope="row">(\w+)</th>', section)
     assert rows == ["patches", "embed", "tune", "evaluate"]
     usage = {item["stage"]: item for item in result.to_json()["usage"]}
@@ -121,8 +121,8 @@ def test_the_page_of_a_run_that_went_on_says_that_there_were_more(finished, tmp_
         )
         saved = load_saved_usage(context)
         *_, origin = usage_sentences(saved)
-        assert origin.startswith("Of 2 runs: each row is of the last run that computed something")
-        assert usage_sentences(saved)[0].startswith("tune limits the run, by work: 100 % of 10")
+        assert origin.startswith("From 2 runs: each row shows the last run that computed something")
+        assert usage_sentences(saved)[0].startswith("tune is the bottleneck (100 % of 10")
         (table,) = usage_tables(saved)
         assert [row[0] for row in table.rows] == ["patches", "embed", "evaluate", "tune"]
 
@@ -199,7 +199,7 @@ def test_the_page_and_its_manifest_say_what_each_backbone_was_fed(compared):
     ]  # fmt: skip
     at = cells.index("mean_color")
     assert cells[at + 2 : at + 7] == ["6", "red, green, blue", "as they are", "0", "1"]
-    assert "Patches have 16 px." in section
+    assert "Patches are 16 x 16 px." in section
     declared = {item["name"]: item for item in artefact.manifest()["backbones"]}
     assert list(declared) == ["mean_color", "random"]
     random = declared["random"]
@@ -233,7 +233,7 @@ def test_how_patches_come_to_their_size_is_said_in_words(changes, words):
 
 def test_a_run_in_which_nothing_was_lost_has_no_section_of_repairs(finished):
     _, _, result = finished
-    assert "repaired" not in Path(result.report).read_text()
+    assert "Recovered failures" not in Path(result.report).read_text()
 
 
 def test_repairs_name_each_cell_and_count_a_machine_of_several_cells_once(compared):
@@ -247,11 +247,11 @@ def test_repairs_name_each_cell_and_count_a_machine_of_several_cells_once(compar
     cell = next(iter(results.tuned))
     results.tuned[cell]["incidents"] = [lost, died]
     (table,) = repairs(results)
-    assert table.title == "1 machine lost, 2 trials begun again"
+    assert table.title == "1 machine lost, 2 trials restarted"
     assert table.rows == (
         ("embed", "mean_color", "machine lost", 1, "10.0.0.7 (0a1b2c3d)"),
         ("tune", "mean_color / knn / seed 0", "machine lost", 1, "10.0.0.7 (0a1b2c3d)"),
-        ("tune", "mean_color / knn / seed 0", "trials begun again", 2, "its process died"),
+        ("tune", "mean_color / knn / seed 0", "trials restarted", 2, "its process died"),
     )
 
 

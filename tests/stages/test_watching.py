@@ -28,7 +28,7 @@ from benchmark.stages.watching import View, Watcher
 from benchmark.store.artefacts import Store
 from benchmark.store.leases import Leases
 from benchmark.store.processes import Process
-from tests.test_cli import write_experiment, write_images
+from tests.cli.test_commands import write_experiment, write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60.0
@@ -181,12 +181,12 @@ def test_a_terminal_shows_the_table_until_ctrl_c(experiment: Path) -> None:
         # It repaints: the same line comes again.
         seen += read_until(ours, "evaluate 0/1, report 0/1")
         process.send_signal(signal.SIGINT)
-        seen += read_until(ours, "what runs goes on")
+        seen += read_until(ours, "the run goes on")
         assert process.wait(timeout=TIMEOUT_S) == 130
     finally:
         os.close(ours)
     assert re.search(r"tune +mean_color / majority / seed 1 +missing", seen)
-    assert "cells more" not in seen
+    assert "more cells" not in seen
     assert "Traceback" not in seen
 
 
@@ -243,7 +243,7 @@ def test_a_run_that_logs_json_is_watched_from_another_process_to_its_end(
     assert re.findall(r"^(\w+) +\d", table, re.M)[:5] == [
         *("patches", "embed", "tune", "evaluate", "report")
     ]
-    assert "limits the run" in table
+    assert "is the bottleneck" in table
 
 
 def check_log(text: str) -> None:

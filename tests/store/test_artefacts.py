@@ -1,4 +1,4 @@
-"""What is in the store is whole: files appear at once, and the manifest is the last of them."""
+"""Artefacts are whole: files are written atomically, and the manifest last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An address that holds a secret is refused wherever it is given, and is not repeated."""
+"""Addresses that contain secrets are refused everywhere, without echoing them."""
 
 from __future__ import annotations
 

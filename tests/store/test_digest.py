@@ -1,4 +1,4 @@
-"""Digests identify contents, are remembered, and never depend on whether that works."""
+"""Digests identify contents and are cached; a broken cache does not change them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials that expire in mid-run end it soon, in one line; with new ones it goes on."""
+"""Credentials that expire end a run soon, with one line; with new credentials it resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.scenes import SMALLEST
 
 EXPIRED = (403, "ExpiredToken", "The provided token has expired.")
 LONGEST_S = 90
-"""That a run may take whose credentials have expired, on a busy machine."""
+"""Most seconds until a run with expired credentials ends, on a busy machine."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Runs on one store share its cells: one computes each, and those of the dead are taken over."""
+"""Runs on one store share its cells: one run computes each, and others replace dead runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ELSEWHERE = Process(host="elsewhere", place="another boot", pid=1, started="1")
 
 
 class Clock:
-    """A watch that moves when somebody waits."""
+    """A clock that advances during waits."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -49,7 +49,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def open_leases(store: Store, clock: Clock) -> Callable[..., Leases]:
-    """Another run on the store, on another machine; it beats when the test says so."""
+    """A run on another machine, whose heartbeat the test controls."""
 
     def build(*, process: Process = ELSEWHERE, group: str = "x") -> Leases:
         return Leases(
@@ -124,7 +124,7 @@ def test_the_cells_of_a_run_without_a_heartbeat_are_taken_over(store, open_lease
     assert other.acquire(cells(store, 2)) == cells(store, 2)
     assert other.former_owner(cell(store)) == "process 1 on elsewhere"
     assert len(names(store)) == 3
-    # Who was only asleep learns that it was taken for dead, and takes nothing back.
+    # A run that was only suspended learns that it was declared dead, and reclaims nothing.
     dead.heartbeat.beat()
     assert dead.heartbeat.is_lost
     assert dead.acquire([cell(store)]) == []
@@ -291,7 +291,7 @@ def test_however_runs_interleave_each_cell_is_computed_once(tmp_path, seed):
 
 WORKER = """
     import os, sys, time
-    from benchmark.lease import Leases
+    from benchmark.store.leases import Leases
     from benchmark.store.artefacts import Store
 
     store = Store(sys.argv[1])

@@ -30,17 +30,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 UNIT_SIZE = 256
-"""Files that one unit holds."""
-
-
-class Entry(NamedTuple):
-    """One image: its path relative to the root is its ``patch_id``."""
-
-    path: str
-    class_name: str
-    split: str
-    scene: str | None
-    region: str | None
+"""Files that one unit holds at least."""
+MAX_UNITS = 256
+"""Larger folders have larger units, since each costs a task and a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +41,9 @@ class FolderSource:
 
     root: Path
     classes: tuple[str, ...]
-    entries: tuple[Entry, ...]
-    """Sorted by path."""
+    candidates: pa.Table
+    """All images, with the columns of ``tables.CANDIDATES``, sorted by ``patch_id``: the path
+    relative to the root. As a table it is shared by the processes of a machine, not copied."""
     reader: PatchReader
     notes: tuple[str, ...]
     content_digest: str
@@ -69,35 +62,20 @@ class FolderSource:
         return self.content_digest
 
     def units(self) -> Sequence[str]:
-        """Return the names of groups of 256 files in the order of their paths."""
-        return [f"{unit:05d}" for unit in range(-(-len(self.entries) // UNIT_SIZE))]
+        """Return the names of groups of files in the order of their paths."""
+        return [f"{unit:05d}" for unit in range(-(-self.candidates.num_rows // self._unit_size))]
 
     def find(self, unit: str) -> Found:
         """Return the candidates of one unit, without opening a file.
 
         ``purity`` is 1, because the label covers the whole image; row, col, lon and lat are null.
         """
-        import pyarrow as pa
+        rows = self.candidates.slice(int(unit) * self._unit_size, self._unit_size)
+        return Found(rows, num_examined=rows.num_rows)
 
-        from benchmark.tables import CANDIDATES
-
-        begin = int(unit) * UNIT_SIZE
-        entries = self.entries[begin : begin + UNIT_SIZE]
-        label_of = {name: label for label, name in enumerate(self.classes)}
-        nulls = [None] * len(entries)
-        columns = {
-            "patch_id": [entry.path for entry in entries],
-            "split": [entry.split for entry in entries],
-            "label": [label_of[entry.class_name] for entry in entries],
-            "scene": [entry.scene for entry in entries],
-            "region": [entry.region for entry in entries],
-            "row": nulls,
-            "col": nulls,
-            "lon": nulls,
-            "lat": nulls,
-            "purity": [1.0] * len(entries),
-        }
-        return Found(pa.table(columns, schema=CANDIDATES), num_examined=len(entries))
+    @property
+    def _unit_size(self) -> int:
+        return max(UNIT_SIZE, -(-self.candidates.num_rows // MAX_UNITS))
 
     def read(self, candidates: pa.Table) -> Images:
         """Return the images of the candidates, uint8 (N, C, P, P), in the order of the rows.
@@ -174,19 +152,42 @@ def open_folder(config: DatasetConfig) -> FolderSource:
     notes += check_classes(split_of, class_of, where=where)
     notes += duplicate_notes(groups, split_of, class_of)
     reader, reader_notes = open_reader(root, images, config, where=where)
-    entries = []
-    for image in images:
-        row = table.get(image)
-        scene, region = (row.scene, row.region) if row else (None, None)
-        entries.append(Entry(image, class_of[image], split_of[image], scene, region))
+    classes = tuple(sorted(set(class_of.values())))
+    rows = {image: table.get(image, Row(split_of[image], None, None, 0)) for image in images}
     return FolderSource(
         root=root,
-        classes=tuple(sorted(set(class_of.values()))),
-        entries=tuple(entries),
+        classes=classes,
+        candidates=_tabulate(rows, class_of, classes),
         reader=reader,
         notes=(*notes, *reader_notes),
-        content_digest=_digest_entries(entries, digest_of),
+        content_digest=_digest_rows(rows, class_of, digest_of),
     )
+
+
+def _tabulate(
+    rows: Mapping[str, Row], class_of: Mapping[str, str], classes: Sequence[str]
+) -> pa.Table:
+    """Return the images as candidates."""
+    import pyarrow as pa
+
+    from benchmark.tables import CANDIDATES
+
+    label_of = {name: label for label, name in enumerate(classes)}
+    columns = {
+        "patch_id": list(rows),
+        "split": [row.split for row in rows.values()],
+        "label": [label_of[class_of[image]] for image in rows],
+        "scene": [row.scene for row in rows.values()],
+        "region": [row.region for row in rows.values()],
+        "purity": [1.0] * len(rows),
+    }
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.nulls(len(rows), field.type)
+        for field in CANDIDATES
+    ]
+    return pa.table(arrays, schema=CANDIDATES)
 
 
 class _Listing(NamedTuple):
@@ -300,6 +301,13 @@ def _draw(groups: Sequence[Group], config: DatasetConfig, where: str) -> dict[st
     )
 
 
-def _digest_entries(entries: Sequence[Entry], digest_of: Mapping[str, str | None]) -> str:
-    rows = [[*entry, digest_of[entry.path]] for entry in entries]
-    return hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()
+def _digest_rows(
+    rows: Mapping[str, Row], class_of: Mapping[str, str], digest_of: Mapping[str, str | None]
+) -> str:
+    """Return the digest of a JSON list with a list for each image, made piece by piece."""
+    state = hashlib.blake2b(digest_size=16)
+    for number, (image, row) in enumerate(rows.items()):
+        content = [image, class_of[image], row.split, row.scene, row.region, digest_of[image]]
+        state.update((", " if number else "[").encode() + json.dumps(content).encode())
+    state.update(b"]")
+    return state.hexdigest()

@@ -1,4 +1,4 @@
-"""What each backbone is, and what it was fed: as data, and in words."""
+"""Descriptions of the backbones and their input: as data, and as a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLUMNS = ("backbone", "embedding", "dimension", "bands", "patches", "mean", "s
 
 
 def declare(results: Results) -> list[dict[str, Any]]:
-    """Return what identifies each backbone that has a result, as plain values."""
+    """Return the identity and input of each backbone that has a result, as plain values."""
     finetuned = {cell.backbone for cell in results.finetuned}
     return [
         _declare_one(results, backbone)
@@ -48,7 +48,7 @@ def _declare_one(results: Results, backbone: Backbone) -> dict[str, Any]:
 
 
 def backbone_table(results: Results) -> Table:
-    """Return what each backbone is and was fed; a column without content is left out."""
+    """Return the backbones and their input; without the column of options if all are empty."""
     size = results.patches["patch_size"]
     rows = [
         (
@@ -65,23 +65,23 @@ def backbone_table(results: Results) -> Table:
     ]
     count = len(_COLUMNS) if any(row[-1] for row in rows) else len(_COLUMNS) - 1
     return Table(
-        title="What they are, and what they were fed",
+        title="Backbones and their input",
         columns=_COLUMNS[:count],
         rows=tuple(row[:count] for row in rows),
         caption=(
-            f'Patches have {size} px. Resizing is antialiased where they shrink; "rounded": to '
-            "whole numbers of 0 to 255, as image libraries do. Pixels are then scaled to 0 to 1 "
-            "and normalised by mean and std, one value for all bands or one for each."
+            f'Patches are {size} x {size} px. Downsizing is antialiased; "rounded" means rounded '
+            "to whole numbers from 0 to 255, as image libraries do. Pixels are then scaled to 0...1 and "
+            "normalised by mean and std: one value for all bands, or one per band."
         ),
     )
 
 
 def size_words(item: Mapping[str, Any], patch_size: int) -> str:
-    """Return how patches come to the size that a backbone takes.
+    """Return how patches are brought to the input size of a backbone, in words.
 
     Args:
-        item: of ``declare``.
-        patch_size: side in px of the patches.
+        item: an element of ``declare``.
+        patch_size: side of the patches in px.
 
     Returns: e.g. ``resize to 256 px (bicubic, rounded), centre 224 px``.
     """
@@ -95,7 +95,7 @@ def size_words(item: Mapping[str, Any], patch_size: int) -> str:
 
 
 def _numbers(values: Sequence[float]) -> str:
-    # One value for all bands, however it is written.
+    # Equal values of all bands are shown once.
     shown = values[:1] if len(set(values)) == 1 else values
     return ", ".join(f"{value:.4g}" for value in shown)
 

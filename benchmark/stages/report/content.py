@@ -1,4 +1,4 @@
-"""Put the page together: the answer, its tables and its figures."""
+"""Assemble the content of the page: headline, tables and figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from benchmark.stages.report.figures import (
     ranking_pictures,
 )
 from benchmark.stages.report.finetuning import comparisons, finetune_pictures, finetune_times
-from benchmark.stages.report.headline import name_method, write_headline
+from benchmark.stages.report.headline import join_first, name_method, write_headline
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
 from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
@@ -49,7 +49,6 @@ def collect(results: Results) -> ReportData:
     )
     tables = [times(results) for times in (stage_times, embed_times, tune_times, finetune_times)]
     saved = load_saved_usage(results.context)
-    present = set(results.num_test_patches().nonzero()[0].tolist())
     return ReportData(
         title=experiment.report.title or f"Benchmark: {experiment.name}",
         experiment=experiment.name,
@@ -59,7 +58,7 @@ def collect(results: Results) -> ReportData:
         confidence=confidence,
         interval_reason=results.evaluated["intervals"]["test"]["reason"],
         ranking=ranking,
-        absent_classes=tuple(name for k, name in enumerate(results.classes) if k not in present),
+        absent_classes=tuple(name for name, n in results.num_test_patches().items() if not n),
         notes=(
             *results.patches["notes"],
             *_problem_notes(results),
@@ -120,11 +119,11 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
 def _device_seconds(
     results: Results, backbone: str, method: str, manifests: list[dict[str, Any]]
 ) -> float | None:
-    """Return those of one seed, the mean over seeds, as the comparison counts them."""
+    """Return the device-seconds per seed, counted as in the comparison; None: unknown."""
     if not manifests:
         return None
     own_s = sum(manifest["seconds"]["device"] for manifest in manifests) / len(manifests)
-    # Fine-tuning reads patches: it pays for no embeddings.
+    # Fine-tuning reads patches and needs no embeddings.
     if method == FINETUNE:
         return float(own_s)
     if backbone not in results.embed:
@@ -133,16 +132,15 @@ def _device_seconds(
 
 
 def _problem_notes(results: Results) -> list[str]:
-    found = results.patches["problems"]
+    found = [f"{item['path']}: {item['reason']}" for item in results.patches["problems"]]
     if not found:
         return []
-    shown = "; ".join(f"{item['path']}: {item['reason']}" for item in found[:5])
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    return [f"{len(found)} unreadable files were skipped (on_error = skip): {shown}{more}."]
+    shown = join_first(found, 5, separator="; ")
+    return [f"{len(found)} unreadable files were skipped (on_error = skip): {shown}."]
 
 
 def _training_notes(results: Results) -> list[str]:
-    """Return what fine-tuning had to change by itself, the same note of several seeds once."""
+    """Return the automatic changes of fine-tuning; a note of several seeds appears once."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell, manifest in results.finetuned.items():
         for note in dict.fromkeys(manifest.get("notes", [])):

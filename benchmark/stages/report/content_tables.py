@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.page.html import Confusion, ProblemRow, Table
+from benchmark.stages.report.backbones import declare
 from benchmark.stages.report.headline import name_method
 from benchmark.stages.report.results import Results
 from benchmark.store.provenance import library_versions
@@ -46,16 +47,15 @@ def differences(results: Results) -> Table:
 
 
 def p_text(value: float | None) -> str | None:
-    """Return a p-value as it is shown."""
+    """Return a p-value as text; None: unknown."""
     if value is None or np.isnan(value):
         return None
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def metrics(results: Results) -> Table:
-    """Return every metric of every cell that is one number."""
-    test = results.scores[results.scores["split"] == "test"]
-    plain = test[~test["metric"].str.contains("/")]
+    """Return every metric of every cell, except the metrics per class."""
+    plain = results.scores[~results.scores["metric"].str.contains("/")]
     wide = plain.pivot_table(
         index=["backbone", "method", "seed"], columns="metric", values="value", sort=False
     ).reset_index()
@@ -64,11 +64,9 @@ def metrics(results: Results) -> Table:
 
 def recalls(results: Results, metric: str) -> Table:
     """Return recall or precision per class, the mean over seeds."""
-    test = results.scores[results.scores["split"] == "test"]
-    rows = test[test["metric"].str.startswith(f"{metric}/")].copy()
-    rows["class"] = rows["metric"].str.removeprefix(f"{metric}/")
-    mean = rows.groupby(["backbone", "method", "class"], sort=False)["value"].mean()
-    wide = mean.unstack("class").reindex(columns=list(results.classes)).reset_index()
+    rows = results.class_scores(metric)
+    mean = rows.groupby(["backbone", "method", "label"], sort=False)["value"].mean()
+    wide = mean.unstack("label").reindex(columns=list(results.classes)).reset_index()
     order = {(row.backbone, row.method): row.rank for row in results.ranking.itertuples()}
     ranks = [order[key] for key in zip(wide["backbone"], wide["method"], strict=True)]
     wide = wide.iloc[np.argsort(ranks, kind="stable")]
@@ -107,7 +105,7 @@ def class_counts(results: Results) -> Table:
 
 
 def stage_times(results: Results) -> Table:
-    """Return how long it took to find and read the patches."""
+    """Return the time taken to find and read the patches."""
     seconds = results.patches["seconds"]
     per_s = results.patches["num_examined"] / max(seconds["total"], 1e-9)
     return Table(
@@ -128,7 +126,7 @@ def stage_times(results: Results) -> Table:
 
 
 def embed_times(results: Results) -> Table:
-    """Return what each backbone cost, and what it was fed."""
+    """Return the cost of each backbone and the range of its input."""
     rows = []
     for name, manifest in results.embed.items():
         count = manifest["num_patches"]
@@ -165,12 +163,12 @@ def embed_times(results: Results) -> Table:
         ),
         rows=tuple(rows),
         decimals=2,
-        caption="patches/s counts reading and writing, and the last run only.",
+        caption="patches/s includes reading and writing, and covers the last run only.",
     )
 
 
 def tune_times(results: Results) -> Table:
-    """Return what each search cost."""
+    """Return the cost of each search."""
     rows = [
         (
             cell.backbone,
@@ -185,18 +183,10 @@ def tune_times(results: Results) -> Table:
     ]
     return Table(
         title="tune",
-        columns=(
-            "backbone",
-            "head",
-            "seed",
-            "trials",
-            "best val score",
-            "trials, s",
-            "refit, s",
-        ),
+        columns=("backbone", "head", "seed", "trials", "best val score", "trials, s", "refit, s"),
         rows=tuple(rows),
         num_headers=2,
-        caption="What one more head on stored embeddings costs.",
+        caption="The cost of one more head on stored embeddings.",
     )
 
 
@@ -211,10 +201,10 @@ def problems(results: Results) -> tuple[ProblemRow, ...]:
 
 
 def origins(results: Results) -> dict[str, str]:
-    """Return what identifies the results: fingerprints, weights, versions."""
+    """Return the provenance of the results: fingerprints, weights, versions."""
     record = results.evaluated["provenance"]
     found = {
-        "experiment": f"{results.context.experiment.name}",
+        "experiment": results.context.experiment.name,
         "scores fingerprint": results.context.scores().fingerprint,
         "patches fingerprint": results.context.patches.fingerprint,
         "dataset digest": results.patches["dataset_digest"],
@@ -222,15 +212,11 @@ def origins(results: Results) -> dict[str, str]:
         "machine": record["machine"],
         "computed": record["written"],
     }
-    finetuned = {cell.backbone for cell in results.finetuned}
-    for backbone in results.context.backbones:
-        name = backbone.name
+    for item in declare(results):
+        name = item["name"]
+        found[f"weights of {name}"] = item["revision"] or "none"
         if name in results.embed:
-            revision = results.embed[name]["inputs"]["backbone"]["revision"]
-            found[f"weights of {name}"] = revision or "none"
             found[f"embeddings of {name}"] = results.embed[name]["fingerprint"]
-        elif name in finetuned:
-            found[f"weights of {name}"] = backbone.revision() or "none"
     for cell, manifest in results.finetuned.items():
         found[f"fine-tuning of {cell.backbone}, seed {cell.seed}"] = manifest["fingerprint"]
     return found | library_versions()

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from benchmark.page import heatmaps, pictures
-from benchmark.page import scores as plots
-from benchmark.page.html import Picture, RankingRow
-from benchmark.stages.report.patches import EXAMPLE_SEED, pick_patches, red_green_blue
-from benchmark.stages.report.results import Results
+from benchmark.page import heatmaps, pictures, scores
+from benchmark.page.html import Picture, RankingRow, Section
+from benchmark.stages.report.patches import EXAMPLE_SEED, as_rgb, pick_patches
+from benchmark.stages.report.results import Results, rows_of
 from benchmark.tables import vectors_array
 
 MAX_HEAT_MAPS = 4
 MAX_RECALLS = 6
 MAX_PROJECTIONS = 6
 MAX_POINTS = 4000
-"""Points of a projection: more hide one another."""
+"""Points of a projection; more would hide each other."""
 
 
 def ranking_pictures(results: Results, ranking: Sequence[RankingRow]) -> list[Picture]:
     """Return the ranking, recalls per class, and cost."""
     frame = pd.DataFrame([vars(row) for row in ranking])
-    chance = 1.0 / int((results.num_test_patches() > 0).sum())
-    # A column of None only would compare as objects.
+    chance = 1.0 / sum(n > 0 for n in results.num_test_patches().values())
+    # A column with nothing but None would hold objects, which do not compare.
     frame["seconds"] = pd.to_numeric(frame["seconds"])
     cost = frame[frame["seconds"] > 0]
     found = [
-        picture(
-            results,
-            "ranking",
-            "Ranking",
-            plots.plot_ranking(frame, chance=chance, caption=results.caption),
-        ),
-        picture(results, "classes", "Recall per class", _recall_figure(results)),
+        picture(results, "ranking", "Ranking", scores.plot_ranking, frame, chance=chance),
+        picture(results, "classes", "Recall per class", scores.plot_recalls, _recall_rows(results)),
     ]
     if len(cost):
         found.append(
@@ -44,33 +39,24 @@ def ranking_pictures(results: Results, ranking: Sequence[RankingRow]) -> list[Pi
                 results,
                 "cost",
                 "Balanced accuracy against device-seconds",
-                plots.plot_cost(
-                    cost, seconds="device-seconds of one seed", caption=results.caption
-                ),
+                scores.plot_cost,
+                cost,
+                seconds="device-seconds of one seed",
             )
         )
     return found
 
 
-def _recall_figure(results: Results) -> Any:
-    test = results.scores[results.scores["split"] == "test"]
-    rows = test[test["metric"].str.startswith("recall/")].copy()
-    rows["label"] = rows["metric"].str.removeprefix("recall/")
+def _recall_rows(results: Results) -> pd.DataFrame:
+    rows = results.class_scores("recall")
     parts = []
     for row in results.ranking[~results.ranking["is_floor"]].head(MAX_RECALLS).itertuples():
-        at = (rows["backbone"] == row.backbone) & (rows["method"] == row.method)
-        first = rows[at & (rows["seed"] == rows[at]["seed"].min())].copy()
-        first["method"] = f"{row.backbone} / {row.method}"
-        parts.append(first)
-    if not parts:
-        leader = results.ranking.iloc[0]
-        at = (rows["backbone"] == leader["backbone"]) & (rows["method"] == leader["method"])
-        parts = [rows[at]]
-    chosen = pd.concat(parts)
-    counts = dict(zip(results.classes, results.num_test_patches().tolist(), strict=True))
-    chosen["num_patches"] = chosen["label"].map(counts)
-    columns = ["method", "label", "value", "ci_low", "ci_high", "num_patches"]
-    return plots.plot_recalls(chosen[columns], caption=results.caption)
+        cell = rows_of(rows, row)
+        first = cell[cell["seed"] == cell["seed"].min()]
+        parts.append(first.assign(method=f"{row.backbone} / {row.method}"))
+    chosen = pd.concat(parts or [rows_of(rows, results.ranking.iloc[0])])
+    chosen["num_patches"] = chosen["label"].map(results.num_test_patches())
+    return chosen[["method", "label", "value", "ci_low", "ci_high", "num_patches"]]
 
 
 def confusion_pictures(results: Results) -> list[Picture]:
@@ -80,7 +66,10 @@ def confusion_pictures(results: Results) -> list[Picture]:
             results,
             "confusion",
             f"Confusion of {name}",
-            heatmaps.plot_confusion(counts, results.classes, title=name, caption=results.caption),
+            heatmaps.plot_confusion,
+            counts,
+            results.classes,
+            title=name,
         )
         for name, counts in results.best_confusions(MAX_HEAT_MAPS)
     ]
@@ -94,30 +83,25 @@ def data_pictures(results: Results) -> list[Picture]:
             for item in results.patches["class_counts"]
         ]
     ).set_index(["split", "region"])[list(results.classes)]
-    found = [
-        picture(
-            results,
-            "data",
-            "Patches per split and region",
-            heatmaps.plot_class_counts(counts, caption=results.caption),
-        )
-    ]
     patches = pick_patches(results, results.context.experiment.report.num_examples)
-    at = red_green_blue(results.patches["bands"])
-    examples = [images[:, at].transpose(0, 2, 3, 1) for images in patches]
-    found.append(
+    examples = [as_rgb(images, results.patches["bands"]) for images in patches]
+    return [
+        picture(
+            results, "data", "Patches per split and region", heatmaps.plot_class_counts, counts
+        ),
         picture(
             results,
             "data",
             "Example patches of each class",
-            pictures.plot_examples(examples, results.classes, caption=results.caption),
-        )
-    )
-    return found
+            pictures.plot_examples,
+            examples,
+            results.classes,
+        ),
+    ]
 
 
 def embedding_pictures(results: Results) -> list[Picture]:
-    """Return projections and rectangles of the embeddings."""
+    """Return the embeddings as projections and as rectangles."""
     labelled = results.context.patches.read_table(columns=["patch_id", "split", "label"])
     labels = labelled["label"].to_numpy()
     splits = labelled["split"].to_numpy()
@@ -134,15 +118,13 @@ def embedding_pictures(results: Results) -> list[Picture]:
                 results,
                 "embeddings",
                 f"Principal components of {name}",
-                pictures.plot_projection(
-                    projection.points,
-                    labels[few],
-                    splits[few],
-                    results.classes,
-                    explained=projection.explained,
-                    title=name,
-                    caption=results.caption,
-                ),
+                pictures.plot_projection,
+                projection.points,
+                labels[few],
+                splits[few],
+                results.classes,
+                explained=projection.explained,
+                title=name,
             )
         )
         grids = [vectors[labels == k][:6] for k in range(len(results.classes))]
@@ -151,20 +133,30 @@ def embedding_pictures(results: Results) -> list[Picture]:
                 results,
                 "embeddings",
                 f"Embeddings of {name} as rectangles",
-                pictures.plot_embeddings(
-                    grids, results.classes, title=name, caption=results.caption
-                ),
+                pictures.plot_embeddings,
+                grids,
+                results.classes,
+                title=name,
             )
         )
     return found
 
 
-def picture(results: Results, section: Any, title: str, figure: Any) -> Picture:
-    """Render a figure for a section of the page."""
+def picture(
+    results: Results,
+    section: Section,
+    title: str,
+    plot: Callable[..., Figure],
+    /,
+    *args: Any,
+    **settings: Any,
+) -> Picture:
+    """Plot and render a figure for a section of the page, with the caption of the results."""
+    figure = plot(*args, **{"caption": results.caption, **settings})
     return Picture(
         section=section,
         title=title,
-        png=plots.to_png(figure),
+        png=scores.to_png(figure),
         caption=results.caption,
         alt=f"{title}. {results.caption}".strip(),
     )

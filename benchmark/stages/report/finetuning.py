@@ -15,7 +15,7 @@ from benchmark.stages.report.results import Results
 
 
 def comparisons(results: Results) -> tuple[Table, ...]:
-    """Return fine-tuned against frozen as a table, or nothing where no backbone has both."""
+    """Return fine-tuned against frozen as a table, or nothing if no backbone has both."""
     if results.comparison.empty:
         return ()
     rows = [
@@ -56,12 +56,12 @@ def comparisons(results: Results) -> tuple[Table, ...]:
             num_headers=2,
             decimals=1,
             caption=(
-                "Balanced accuracy on test, the mean over seeds. Points are fine-tuned minus "
-                "frozen, on the same resamples, so the interval is that of the test set and not "
-                "of the seeds. The head is the one with the best score on val. The exact McNemar "
-                "test compares accuracies (first common seed), Holm-corrected over the table. "
-                "Seconds are device-seconds of one seed: all trials and the refit, and for the "
-                "frozen backbone the embedding, but not the searches of other heads."
+                "Balanced accuracy on test, mean over seeds. Points gained are fine-tuned minus "
+                "frozen on the same resamples, so their interval is over test sets, not over "
+                "seeds. The head is the one with the best score on val. The exact McNemar test "
+                "compares accuracies (first common seed), Holm-corrected over the table. Seconds "
+                "are device-seconds per seed: all trials and the refit. The frozen side includes "
+                "the embedding, but not the searches of other heads."
             ),
         ),
     )
@@ -80,7 +80,7 @@ def _rounded(value: float | None) -> float | int | None:
 
 
 def finetune_times(results: Results) -> Table:
-    """Return what each fine-tuning cost, and how it ran."""
+    """Return the cost and the execution plan of each fine-tuning."""
     rows = []
     for cell, manifest in results.finetuned.items():
         peak = manifest.get("peak_memory_bytes")
@@ -120,7 +120,7 @@ def finetune_times(results: Results) -> Table:
 
 
 def _how(plan: Mapping[str, Any]) -> str:
-    """Return a training's plan in words, as much of it as is known."""
+    """Return the known parts of a training plan in words."""
     parts = [str(plan[key]) for key in ("device", "precision") if plan.get(key) is not None]
     for key, words in (
         ("micro_batch", "micro-batch {}"),
@@ -133,32 +133,19 @@ def _how(plan: Mapping[str, Any]) -> str:
 
 
 def finetune_pictures(results: Results) -> list[Picture]:
-    """Return the paired differences and the learning curves, as far as there are any."""
+    """Return the paired differences and the learning curves, if any."""
     found = []
-    if not results.comparison.empty:
-        found.append(
-            picture(
-                results,
-                "finetune",
-                "What fine-tuning gains",
-                curves.plot_gains(results.comparison, caption=results.caption),
-            )
-        )
-    rows = learning_curves(results)
-    if not rows.empty:
-        found.append(
-            picture(
-                results,
-                "finetune",
-                "Learning curves of fine-tuning",
-                curves.plot_curves(rows, caption=results.caption),
-            )
-        )
+    for title, plot, rows in (
+        ("What fine-tuning gains", curves.plot_gains, results.comparison),
+        ("Learning curves of fine-tuning", curves.plot_curves, learning_curves(results)),
+    ):
+        if not rows.empty:
+            found.append(picture(results, "finetune", title, plot, rows))
     return found
 
 
 def learning_curves(results: Results) -> pd.DataFrame:
-    """Return every epoch of every fine-tuning, as ``curves.plot_curves`` takes them."""
+    """Return every epoch of every fine-tuning, in the form that ``curves.plot_curves`` takes."""
     parts = []
     for cell, manifest in results.finetuned.items():
         if not cell.artefact.has("curve.parquet"):
@@ -172,7 +159,7 @@ def learning_curves(results: Results) -> pd.DataFrame:
 
 
 def _best_trial(trials: pd.DataFrame) -> int | None:
-    """Return the trial that the search chose: the first of the best, a pruned one in need."""
+    """Return the trial that the search chose: the first of the best; pruned if none is complete."""
     for state in ("complete", "pruned"):
         ended = trials[(trials["state"] == state) & trials["val_score"].notna()]
         if len(ended):

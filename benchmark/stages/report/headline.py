@@ -1,4 +1,4 @@
-"""The answer of an experiment in a few plain sentences."""
+"""The result of an experiment in a few plain sentences."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from benchmark.page.html import RankingRow, Verdict
 
 
 def name_method(backbone: str, method: str) -> str:
-    """Return a cell's name in a sentence: ``a with mlp``, or ``fine-tuned a``."""
+    """Return a cell's name for a sentence: ``a with mlp``, or ``fine-tuned a``."""
     return f"fine-tuned {backbone}" if method == FINETUNE else f"{backbone} with {method}"
+
+
+def join_first(items: Sequence[str], limit: int, *, separator: str = ", ") -> str:
+    """Return the first items in one text, e.g. ``a, b, c and 2 more``."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return separator.join(items[:limit]) + more
 
 
 def write_headline(
@@ -23,16 +29,16 @@ def write_headline(
     ties: Sequence[str] | None = None,
     verdicts: Sequence[Verdict] = (),
 ) -> str:
-    """Return the answer in a few plain sentences.
+    """Return the result in a few plain sentences.
 
     Args:
         ranking: best first.
         metric: name of the metric.
         split: name of the split.
         confidence: of the intervals.
-        ties: names of the other cells whose paired difference to the leader covers zero; None
-            where differences were not computed.
-        verdicts: frozen or fine-tuned; that of the best backbone among them is appended.
+        ties: names of the other cells whose paired difference to the leader covers zero; None:
+            differences were not computed.
+        verdicts: effects of fine-tuning; the one of the best backbone is appended.
     """
     if not ranking:
         return "No cell has a score yet."
@@ -52,8 +58,7 @@ def write_headline(
             f"is {gap:.1f} points below at {floor.value:.3f}."
         )
     if ties:
-        shown = ", ".join(ties[:3]) + (f" and {len(ties) - 3} more" if len(ties) > 3 else "")
-        sentence += f" No detectable difference from the leader: {shown}."
+        sentence += f" No detectable difference from the leader: {join_first(ties, 3)}."
     elif ties is not None and len(ranking) > 1:
         sentence += " Its lead over every other row is detectable."
     by_backbone = {verdict.backbone: verdict for verdict in verdicts}
@@ -66,7 +71,7 @@ def write_headline(
 
 
 def _begin(name: str) -> str:
-    # A backbone's name is written as it is, the word before it as the first of a sentence.
+    # Capitalise the first word of the sentence, but never a backbone's name.
     return name.replace("fine-tuned", "Fine-tuned", 1) if name.startswith("fine-tuned ") else name
 
 

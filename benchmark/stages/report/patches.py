@@ -1,4 +1,4 @@
-"""A few patches of each class, for figures."""
+"""Example patches of each class, for figures."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ EXAMPLE_SEED = 0
 def pick_patches(
     results: Results, count: int, *, splits: Sequence[str] | None = None
 ) -> list[NDArray[np.uint8]]:
-    """Return uint8 (n, C, H, W) of each class, n at most ``count``, from as few parts as will do.
+    """Return uint8 (n, C, H, W) of each class, n <= ``count``, read from few parts.
 
     Args:
         results: of the experiment.
-        count: patches of a class.
-        splits: of which splits; None: of any.
+        count: patches per class.
+        splits: splits to read; None: all.
     """
     num_bands, size = len(results.patches["bands"]), results.patches["patch_size"]
     found: list[list[Any]] = [[] for _ in results.classes]
     artefact = results.context.patches
     names = [part["name"] for part in results.patches["parts"] if part["num_rows"]]
     order = np.random.default_rng(EXAMPLE_SEED).permutation(len(names))
-    # A few of each part, so that one scene does not fill the row; then what is still missing.
+    # First a few from each part, so that one scene does not fill the row; then the rest.
     few = max(1, count // 3)
     for start, stop in ((0, few), (few, None)):
         for index in order:
@@ -54,7 +54,12 @@ def pick_patches(
     return [np.stack(items) if items else empty for items in found]
 
 
-def red_green_blue(bands: Sequence[str]) -> list[int]:
-    """Return the positions of the three bands that are shown; the first ones in need."""
+def as_rgb(images: NDArray[Any], bands: Sequence[str]) -> NDArray[Any]:
+    """Return images (N, C, H, W), or grey (N, 1, H, W), as (N, H, W, 3): red, green and blue.
+
+    Where one of these is not among ``bands``, the first bands are shown.
+    """
     at = [list(bands).index(name) for name in ("red", "green", "blue") if name in bands]
-    return at if len(at) == 3 else [0, min(1, len(bands) - 1), min(2, len(bands) - 1)]
+    if len(at) < 3 or images.shape[1] == 1:
+        at = [min(place, images.shape[1] - 1) for place in range(3)]
+    return images[:, at].transpose(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""The section "What went wrong and was repaired" of the page."""
+"""The section "Recovered failures" of the page."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from benchmark.stages.report.results import Results
 
 WORDS: Mapping[Kind, tuple[str, str]] = {
     "node_lost": ("machine lost", "machines lost"),
-    "process_restarted": ("process started again", "processes started again"),
-    "task_repeated": ("piece of work begun again", "pieces of work begun again"),
-    "trial_repeated": ("trial begun again", "trials begun again"),
-    "pipeline_repeated": ("pipeline begun again", "pipelines begun again"),
-    "request_repeated": ("storage request repeated", "storage requests repeated"),
-    "part_found": ("part found from an earlier run", "parts found from an earlier run"),
+    "process_restarted": ("process restarted", "processes restarted"),
+    "task_repeated": ("task retried", "tasks retried"),
+    "trial_repeated": ("trial restarted", "trials restarted"),
+    "pipeline_repeated": ("pipeline restarted", "pipelines restarted"),
+    "request_repeated": ("storage request retried", "storage requests retried"),
+    "part_found": ("part reused from an earlier run", "parts reused from an earlier run"),
     "cell_taken_over": ("cell taken over from a dead run", "cells taken over from a dead run"),
 }
-"""One and many of each kind."""
+"""Singular and plural of each kind."""
 
 
 def repairs(results: Results) -> tuple[Table, ...]:
-    """Return what was lost and repaired as a table, or nothing where nothing was."""
+    """Return the incidents as a table, or nothing if there were none."""
     found = list(_incidents(results))
     if not found:
         return ()
@@ -40,7 +40,7 @@ def repairs(results: Results) -> tuple[Table, ...]:
     return (
         Table(
             title=_sum_up([item for _, _, item in found]),
-            columns=("stage", "cell", "what", "times", "which, or why"),
+            columns=("stage", "cell", "incident", "count", "detail"),
             rows=rows,
             num_headers=2,
         ),
@@ -48,7 +48,7 @@ def repairs(results: Results) -> tuple[Table, ...]:
 
 
 def _incidents(results: Results) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield stage, cell and incident, in the order of the stages."""
+    """Yield stage, cell and incident, in stage order."""
     dataset = results.context.dataset.name
     manifests = [
         ("patches", dataset, results.patches),
@@ -56,19 +56,19 @@ def _incidents(results: Results) -> Iterator[tuple[str, str, dict[str, Any]]]:
         *((cell.stage, cell.label, manifest) for cell, manifest in results.manifests.items()),
     ]
     for stage, cell, manifest in manifests:
-        # Absent where an older version wrote it.
+        # Manifests of older versions have no incidents.
         for item in manifest.get("incidents", []):
             yield stage, cell, item
 
 
 def _sum_up(items: list[dict[str, Any]]) -> str:
-    """Return the sum of each kind in words, e.g. ``2 machines lost, 1 trial begun again``."""
+    """Return the total of each kind in words, e.g. ``2 machines lost, 1 trial restarted``."""
     totals: dict[Kind, int] = {}
     machines = {item["detail"] for item in items if item["kind"] == "node_lost"}
     for item in items:
         totals[item["kind"]] = totals.get(item["kind"], 0) + item["count"]
     if machines:
-        # Several cells may have lost the same one.
+        # Several cells may have lost the same machine.
         totals["node_lost"] = len(machines)
     return ", ".join(
         f"{totals[kind]} {words[totals[kind] != 1]}"

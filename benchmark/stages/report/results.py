@@ -1,27 +1,30 @@
-"""Everything that is complete by now, read once from the store."""
+"""The complete results, read once from the store."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.stages.report.headline import name_method
 
 
 class Results:
-    """The tables and manifests that the page is made of."""
+    """The tables and manifests behind the page; scores and confusion hold the rows of test."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         scores = context.scores()
         self.evaluated = scores.manifest()
-        self.ranking = scores.read_table(names=["ranking.parquet"]).to_pandas()
-        self.scores = scores.read_table(names=["scores.parquet"]).to_pandas()
-        confusion = scores.read_table(names=["confusion.parquet"]).to_pandas()
+        self.ranking, self.comparison, every_score, confusion = (
+            scores.read_table(names=[f"{name}.parquet"]).to_pandas()
+            for name in ("ranking", "comparison", "scores", "confusion")
+        )
+        self.scores = every_score[every_score["split"] == "test"]
         self.confusion = confusion[confusion["split"] == "test"]
-        self.comparison = scores.read_table(names=["comparison.parquet"]).to_pandas()
         self.patches = context.patches.manifest()
         self.classes = tuple(self.patches["classes"])
         self.is_synthetic = bool(self.patches["is_synthetic"])
@@ -43,19 +46,21 @@ class Results:
             cell: item for cell, item in self.manifests.items() if cell.method == FINETUNE
         }
 
-    def num_test_patches(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the number of test patches of each class, (K,)."""
-        counts: np.ndarray[Any, np.dtype[np.int64]] = _counts(self.confusion.iloc[0]["counts"])
-        return np.asarray(counts.sum(axis=1))
+    def num_test_patches(self) -> dict[str, int]:
+        """Return the number of test patches of each class."""
+        counts = _counts(self.confusion.iloc[0]["counts"]).sum(axis=1)
+        return dict(zip(self.classes, counts.tolist(), strict=True))
 
-    def best_confusions(self, limit: int) -> list[tuple[str, Any]]:
-        """Return the counts (K, K) of the best methods, first seed, with their names."""
+    def class_scores(self, metric: str) -> pd.DataFrame:
+        """Return the scores of a metric per class, with the class in the column ``label``."""
+        rows = self.scores[self.scores["metric"].str.startswith(f"{metric}/")]
+        return rows.assign(label=rows["metric"].str.removeprefix(f"{metric}/"))
+
+    def best_confusions(self, limit: int) -> list[tuple[str, NDArray[np.int64]]]:
+        """Return the names and counts (K, K) of the best methods, first seed."""
         found = []
         for row in self.ranking.head(limit).itertuples():
-            at = (self.confusion["backbone"] == row.backbone) & (
-                self.confusion["method"] == row.method
-            )
-            first = self.confusion[at].iloc[0]
+            first = rows_of(self.confusion, row).iloc[0]
             name = name_method(row.backbone, row.method)
             if row.num_seeds > 1:
                 name += f", seed {first['seed']}"
@@ -63,5 +68,10 @@ class Results:
         return found
 
 
-def _counts(nested: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+def rows_of(table: pd.DataFrame, cell: Any) -> pd.DataFrame:
+    """Return the rows of the backbone and method of ``cell``, a row of the ranking."""
+    return table[(table["backbone"] == cell.backbone) & (table["method"] == cell.method)]
+
+
+def _counts(nested: Any) -> NDArray[np.int64]:
     return np.array([list(row) for row in nested], dtype=np.int64)

@@ -6,30 +6,28 @@ from benchmark.experiment.context import Context
 from benchmark.experiment.usage import SavedUsage, load_usage, summarise, usage_notes
 from benchmark.page.html import Table
 
-OWN_STAGE = "report"
-"""Its own time is not known while the page is written."""
-
 
 def load_saved_usage(context: Context) -> SavedUsage:
-    """Return what is known of the stages of earlier runs and of this one."""
-    return load_usage(context.store, context.experiment.name, without=[OWN_STAGE])
+    """Return the usages of the stages, of this run and earlier ones."""
+    # The time of the report itself is unknown while the page is written.
+    return load_usage(context.store, context.experiment.name, without=["report"])
 
 
 def usage_sentences(saved: SavedUsage) -> tuple[str, ...]:
-    """Return which stage limits, and what is to be known of the table; none without usages."""
+    """Return the bottleneck and the notes on the table as sentences; none without usages."""
     if not saved.usages:
         return ()
-    origin = "Of the last run, without the page itself."
+    origin = "From the last run, without the report stage."
     if saved.num_runs > 1:
         origin = (
-            f"Of {saved.num_runs} runs: each row is of the last run that computed something in "
-            "its stage. What earlier runs took for the same stage is not in it."
+            f"From {saved.num_runs} runs: each row shows the last run that computed something in "
+            "its stage. Earlier runs of the same stage are not included."
         )
-    return (*usage_notes(saved.usages), origin)
+    return (*usage_notes(saved.usages, summarise(saved.usages)), origin)
 
 
 def usage_tables(saved: SavedUsage) -> tuple[Table, ...]:
-    """Return one row for each stage; no table without usages."""
+    """Return a table with one row per stage; none without usages."""
     rows = tuple(
         (
             row.stage,
