@@ -5,11 +5,43 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MAX_MESSAGE = 2000
+"""Characters of a message; a longer one loses its middle."""
+MAX_COMPARED = 100
+"""Characters of a name that is compared with the known ones; the comparison is quadratic."""
+MAX_LISTED = 20
+"""Known names that a message lists."""
+
+RAYS_HINTS = ("Failed to ", "This looks like an AWS", "To change retry attempts")
+"""Starts of the lines that Ray Data appends to a task's error, after its reason."""
+
+
+def tidy(text: object, limit: int = MAX_MESSAGE) -> str:
+    """Return text as one printable line of at most ``limit`` characters.
+
+    Control characters, escape sequences and lone surrogates are shown as escapes.
+    """
+    line = _cut(" ".join(_lines(text)), limit)
+    if line.isprintable():
+        return line
+    return _cut("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), limit)
+
+
+def _cut(line: str, limit: int) -> str:
+    """Return a line without its middle if it is too long: its ends say where, and what to do."""
+    if len(line) <= limit:
+        return line
+    begin = 2 * limit // 3
+    return f"{line[:begin]} … {line[begin + 3 - limit :]}"
+
 
 class BenchmarkError(Exception):
-    """A failure while the benchmark ran (exit code 1)."""
+    """A failure while the benchmark ran (exit code 1); its message is made tidy."""
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(tidy(message))
 
 
 class UsageError(BenchmarkError):
@@ -37,12 +69,14 @@ def did_you_mean(given: str, known: Iterable[str], *, otherwise: str | None = No
         otherwise: replaces the list of known names if it is too long to be read.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    short = given[:MAX_COMPARED]
+    near = difflib.get_close_matches(short, (name[:MAX_COMPARED] for name in names), n=1)
     if near:
         return f" Did you mean '{near[0]}'?"
     if otherwise is not None:
         return f" {otherwise}"
-    return f" Known: {', '.join(names)}." if names else ""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return f" Known: {', '.join(names[:MAX_LISTED])}{more}." if names else ""
 
 
 def one_line(error: BaseException, *, limit: int = 400) -> str:
@@ -54,8 +88,8 @@ def one_line(error: BaseException, *, limit: int = 400) -> str:
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
         return one_line(cause, limit=limit)
-    lines = _lines(error)
-    text = lines[-1] if lines else type(error).__name__
+    lines = [line for line in _lines(error) if not line.startswith(RAYS_HINTS)]
+    text = tidy(lines[-1]) if lines else type(error).__name__
     if not isinstance(error, BenchmarkError) and not text.startswith(type(error).__name__):
         text = f"{type(error).__name__}: {text}"
     return text if len(text) <= limit else text[: limit - 1] + "…"
@@ -64,7 +98,7 @@ def one_line(error: BaseException, *, limit: int = 400) -> str:
 def first_line(text: object, *, limit: int = 300) -> str:
     """Return the first line of a message, or the name of its type if it is empty."""
     lines = _lines(text)
-    return lines[0][:limit] if lines else type(text).__name__
+    return tidy(lines[0])[:limit] if lines else type(text).__name__
 
 
 def _lines(text: object) -> list[str]:

@@ -5,8 +5,18 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from benchmark.errors import BenchmarkError, CellError, UsageError, did_you_mean, one_line
+from benchmark.errors import (
+    MAX_MESSAGE,
+    BenchmarkError,
+    CellError,
+    UsageError,
+    did_you_mean,
+    one_line,
+    tidy,
+)
 
 
 class Wrapped(Exception):
@@ -25,6 +35,43 @@ def test_an_error_carries_the_exit_code_and_pickles(error: BenchmarkError, code:
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert str(copy) == "x"
+
+
+@pytest.mark.parametrize("kind", [BenchmarkError, CellError, UsageError])
+def test_a_message_is_one_bounded_line_without_control_characters(
+    kind: type[BenchmarkError],
+) -> None:
+    given = "\x1b[31mred\x00\ud800\n" + "long" * 100_000
+    text = str(kind(f"x.toml: unknown '{given}'; remove it"))
+    assert len(text) <= MAX_MESSAGE
+    assert text.isprintable()
+    assert text.startswith(r"x.toml: unknown '\x1b[31mred\x00\ud800 long")
+    assert text.endswith("long'; remove it")
+    assert str(pickle.loads(pickle.dumps(kind(text)))) == text
+
+
+@given(st.text(alphabet=st.characters()))
+def test_tidy_text_is_printable_and_stays_as_it_is(text: str) -> None:
+    once = tidy(text, limit=50)
+    assert once.isprintable()
+    assert len(once) <= 50
+    assert tidy(once, limit=50) == once
+    if text.isprintable() and len(text) <= 50 and text == text.strip():
+        assert once == text
+
+
+def test_what_ray_data_appends_is_not_the_reason() -> None:
+    """It hid "No space left on device" behind a hint at its own settings."""
+    error = OSError(
+        "[Errno 28] No space left on device\nFailed to write part after 1/1 attempts (total "
+        "backoff 0.0s).\nTo change retry attempts, backoff, or which errors are retried, ..."
+    )
+    assert one_line(error) == "OSError: [Errno 28] No space left on device"
+
+
+def test_many_known_names_and_long_given_ones_are_bounded() -> None:
+    hint = did_you_mean("x" * 1_000_000, [f"name-{number:05d}" for number in range(10_000)])
+    assert hint.endswith(", name-00019 and 9980 more.")
 
 
 def test_the_nearest_name_is_suggested() -> None:

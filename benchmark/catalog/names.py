@@ -1,4 +1,4 @@
-"""The names in an experiment, looked up in the catalogs and checked."""
+"""Look up and check the names in an experiment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMON_DATASET_SETTINGS = frozenset(
 
 
 def check_names(experiment: Experiment) -> None:
-    """Check that the catalogs hold what an experiment names.
+    """Check the names of data set, backbones, heads and settings in an experiment.
 
     Raises:
         UsageError: a name is unknown, or a setting does not apply to the data set.
@@ -52,14 +52,14 @@ def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backb
 
 
 def _check_finetune(config: FinetuneConfig, backbones: Sequence[Backbone], *, where: str) -> None:
-    """Refuse backbones that cannot be fine-tuned, by name, with those that can."""
+    """Refuse backbones that cannot be fine-tuned; the message names those that can."""
     names = [item.name for item in backbones]
     can = [item.name for item in backbones if item.is_trainable]
-    known = f"those that can: {', '.join(can)}" if can else "none of the experiment's can"
+    known = f"those that can: {', '.join(can)}" if can else "none of the experiment's backbones can"
     for name in config.backbones or ():
         if name not in names:
             raise UsageError(
-                f"{where}: backbone '{name}' is not among the experiment's."
+                f"{where}: backbone '{name}' is not among the experiment's backbones."
                 f"{did_you_mean(name, names)}"
             )
         if name not in can:

@@ -1,8 +1,9 @@
-"""What a user's options (``[backbone."NAME"]``) make of a backbone."""
+"""User options of a backbone (``[backbone."NAME"]``), and how they change it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -11,20 +12,20 @@ from benchmark.errors import UsageError
 from benchmark.specs import Backbone
 
 FED = frozenset({"image_size", "bands"})
-"""The options that say what a backbone is fed."""
+"""The options that describe the input of a backbone."""
 
 
 class Reading(NamedTuple):
-    """How the embedding is read off a model of transformers."""
+    """The hidden state and pooling that give the embedding of a model of transformers."""
 
     pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
     layer: int = -1
     image_size: int | None = None
-    """Side in px that was chosen; None: that of the checkpoint."""
+    """Chosen side in px; None: that of the checkpoint."""
 
     @property
     def words(self) -> str:
-        """How it is read, for people."""
+        """Description for users."""
         state = "the last hidden state" if self.layer == -1 else f"hidden state {self.layer}"
         return {
             "mean": f"mean of {state} over tokens or positions",
@@ -38,13 +39,31 @@ AS_IT_IS = Reading()
 
 
 def backbone_what(name: str, where: str) -> str:
-    """Return what begins a message about a backbone."""
+    """Return the prefix of error messages about a backbone."""
     return f"{where}: backbone '{name}'" if where else f"backbone '{name}'"
 
 
 def options_where(name: str, where: str) -> str:
-    """Return what begins a message about the options of a backbone."""
+    """Return the prefix of error messages about the options of a backbone."""
     return f"{where} {options_place(name)}".strip()
+
+
+@contextmanager
+def prefixed(prefix: str) -> Iterator[None]:
+    """Add a prefix to the message of a UsageError."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{prefix}: {error}") from None
+
+
+def check_multiple(size: int, patch: int) -> None:
+    """Raise UsageError if patches of a transformer (side in px) do not fill an image exactly."""
+    if size % patch:
+        raise UsageError(
+            f"'image_size' = {size} is not a multiple of the model's patch size of {patch} px; set "
+            f"{max(1, size // patch) * patch}"
+        )
 
 
 def chosen(options: BackboneOptions | None) -> dict[str, Any]:
@@ -61,10 +80,10 @@ def chosen(options: BackboneOptions | None) -> dict[str, Any]:
 def check_applicable(
     name: str, options: BackboneOptions | None, applicable: Collection[str], *, where: str
 ) -> None:
-    """Refuse options that have no meaning for a backbone.
+    """Refuse options that do not apply to a backbone.
 
     Raises:
-        UsageError: names the first of them, and those that apply.
+        UsageError: names the first such option and those that apply.
     """
     for key in sorted(chosen(options).keys() - set(applicable)):
         known = f"these do: {', '.join(sorted(applicable))}" if applicable else "none does"
@@ -74,18 +93,18 @@ def check_applicable(
 
 
 def feed(backbone: Backbone, options: BackboneOptions | None, *, where: str) -> Backbone:
-    """Return the backbone with the size and the bands of the options, and what was chosen.
+    """Return the backbone with image size, bands and non-default options applied.
 
-    Mean and standard deviation stay with the channel, whatever band it is fed; those of a new
-    channel are the mean of the others.
+    A channel keeps its mean and standard deviation whatever its band; a new channel gets the mean
+    of the others.
 
     Raises:
-        UsageError: there are fewer bands than its weights take.
+        UsageError: fewer bands than the weights take.
     """
     given = chosen(options)
     fed = backbone
     if "image_size" in given:
-        # The whole patch: a crop would change how large a pixel is.
+        # Resize the whole patch: a crop would change the ground size of a pixel.
         fed = replace(fed, image_size=given["image_size"], resize_to=None)
     if "bands" in given:
         names = given["bands"]
@@ -93,12 +112,12 @@ def feed(backbone: Backbone, options: BackboneOptions | None, *, where: str) -> 
         if own is not None and len(names) < len(own):
             raise UsageError(
                 f"{options_where(backbone.name, where)}: 'bands' names {len(names)}, but its "
-                f"weights take {len(own)}; name at least as many"
+                f"weights take {len(own)}; name at least {len(own)}"
             )
         mean, std = (_extended(values, len(names)) for values in (fed.mean, fed.std))
         fed = replace(fed, bands=names, mean=mean, std=std)
     if fed == backbone:
-        # What was chosen is what it is fed anyway: the same result, the same identity.
+        # Options equal to the defaults of the backbone keep its identity (fingerprint).
         given = {key: value for key, value in given.items() if key not in FED}
     return replace(fed, options=tuple(given.items()))
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from benchmark.errors import tidy
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -181,7 +183,7 @@ def note(
 
 def complain(text: str, code: int) -> int:
     """Print an error as one line, and return the exit code."""
-    line = " ".join(text.splitlines())
+    line = tidy(text)
     if _json_log is not None:
         _json_log.write("error", line, level="error", numbers={"exit_code": code})
     else:

@@ -110,7 +110,7 @@ class ReadRows:
 
 
 @lru_cache(maxsize=1)
-def _fetch(reader: ObjectRef) -> Callable[[Any], pa.Table]:
+def _fetch(reader: ObjectRef[Any]) -> Callable[[Any], pa.Table]:
     """Return the function behind a reference, fetched once per process."""
     import ray
 
@@ -118,7 +118,7 @@ def _fetch(reader: ObjectRef) -> Callable[[Any], pa.Table]:
     return read
 
 
-def _read_block(reader: ObjectRef, item: Any) -> list[pa.Table]:
+def _read_block(reader: ObjectRef[Any], item: Any) -> list[pa.Table]:
     return [_fetch(reader)(item)]
 
 

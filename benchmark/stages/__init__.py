@@ -1,4 +1,4 @@
-"""The stages in the order in which they run; a stage's module is imported when it is asked for."""
+"""The stages in the order in which they run; ``load`` imports a stage's module when needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageEntry:
-    """A stage's name, one line of help, and its class; imported by ``load``."""
+    """A stage's name, one line of help, and its class."""
 
     name: str
     help: str

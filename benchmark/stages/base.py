@@ -1,7 +1,7 @@
-"""What a stage is: it lists its cells, and computes those that are not complete.
+"""The interface of a stage: list its cells and compute those that are not complete.
 
 Runs on one store share the work: a stage computes the cells that this run has leased, and waits
-for those of the others.
+for those of other runs.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from benchmark.experiment.usage import StageUsage, save_usage
 
 @dataclass(frozen=True)
 class StageResult:
-    """How the cells of a stage ended, what to print, and the path that it wrote."""
+    """The final status of a stage's cells, and the tables to print."""
 
     cells: list[CellResult]
     tables: list[TextTable] = field(default_factory=list)
 
 
 class Stage(ABC):
-    """One stage of the benchmark: the name is its module, job, command and section."""
+    """One stage of the benchmark; module, job, command and section have its name."""
 
     name: ClassVar[str]
 
     leases_late: ClassVar[bool] = False
-    """Whether ``compute`` leases each cell itself as it begins it, with ``leases.acquire_one``;
-    otherwise it is given cells that are leased."""
+    """Whether ``compute`` leases each cell at its start, with ``leases.acquire_one``; otherwise the
+    cells that it gets are leased."""
 
     @abstractmethod
     def cells(self, context: Context) -> list[Cell]:
         """Return the cells of the stage, complete or not."""
 
     def check(self, context: Context) -> None:
-        """Refuse what cannot work before an earlier stage has spent hours.
+        """Refuse impossible input before an earlier stage has spent hours.
 
         Raises:
             UsageError: the user's input is wrong.
@@ -49,23 +49,23 @@ class Stage(ABC):
 
     @abstractmethod
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
-        """Compute these cells, of which none is complete.
+        """Compute these incomplete cells.
 
-        A failed cell is recorded with its reason and leaves its neighbours alone.
+        A failed cell is recorded with its reason and does not affect the others.
 
         Raises:
             UsageError: the user's input is wrong.
         """
 
     def tables(self, context: Context) -> list[TextTable]:
-        """Return what is to be printed once the stage is over."""
+        """Return the tables to print at the end of the stage."""
         del context
         return []
 
     def run(self, context: Context) -> StageResult:
-        """Compute every cell that neither is complete nor is computed by another run.
+        """Compute every incomplete cell that no other run computes.
 
-        Ends when no other run computes any of them; takes over those of a run that died.
+        Wait for the cells of other runs, and take over those of a run that died.
 
         Raises:
             UsageError: the user's input is wrong.
@@ -74,7 +74,7 @@ class Stage(ABC):
         tried: set[str] = set()
         awaited: dict[str, str] = {}
         with context.leases as leases:
-            # Listed anew each time: what a cell is may depend on what is complete.
+            # Listed each time: the cells may depend on which artefacts are complete.
             while cells := [
                 cell
                 for cell in self.cells(context)
@@ -83,12 +83,12 @@ class Stage(ABC):
                 taken = self._compute_free(context, cells)
                 tried |= taken
                 if not taken:
-                    awaited = self._tell(context, cells, awaited)
+                    awaited = self._note_holders(context, cells, awaited)
                     leases.wait()
         return StageResult(cells=self.status(context), tables=self.tables(context))
 
     def _compute_free(self, context: Context, cells: Sequence[Cell]) -> set[str]:
-        """Compute what no other run has leased, and return the paths of what was tried."""
+        """Compute the cells that no other run has leased; return the paths of those tried."""
         leases = context.leases
         artefacts = [cell.artefact for cell in cells]
         try:
@@ -98,7 +98,7 @@ class Stage(ABC):
                 most = leases.share(len(cells))
                 paths = {item.path for item in leases.acquire(artefacts, most=most)}
         except CellError as error:
-            # A store that takes no lease takes no result either.
+            # A store that cannot take a lease cannot take a result.
             for artefact in artefacts:
                 context.fail(artefact, str(error))
             return {artefact.path for artefact in artefacts}
@@ -118,10 +118,10 @@ class Stage(ABC):
         save_usage(context.store, context.experiment.name, list(context.usages))
         return {cell.artefact.path for cell in free} - leases.refused
 
-    def _tell(
+    def _note_holders(
         self, context: Context, cells: Sequence[Cell], awaited: dict[str, str]
     ) -> dict[str, str]:
-        """Say for whom this run waits where that has changed; returns it."""
+        """Return the run that holds each cell, by path; show a message if they changed."""
         holders = context.leases.holders(cell.artefact for cell in cells)
         if holders and holders != awaited:
             names = " and ".join(sorted(set(holders.values()))[:3])
@@ -130,7 +130,7 @@ class Stage(ABC):
         return holders
 
     def status(self, context: Context) -> list[CellResult]:
-        """Return how the cells stand, without running anything."""
+        """Return the status of the cells, without running anything."""
         results = []
         for cell in self.cells(context):
             status, reason = context.status(cell.artefact)

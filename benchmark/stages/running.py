@@ -1,7 +1,7 @@
-"""The stages of a run: patches first, then what fills the cluster side by side, then the scores.
+"""Run the stages: first patches, then embed, tune and finetune side by side, then the scores.
 
-Stages that the ledger admits together run in threads, each of which drives a pipeline of Ray; where
-it admits one, that one runs here.
+Stages that the ledger admits together run in one thread each, which drives a Ray pipeline. A stage
+admitted alone runs in the calling thread.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def run_stages(context: Context) -> list[StageResult]:
     """Run all stages and return their results in the order of ``STAGES``.
 
     Raises:
-        UsageError: the user's input is wrong. What runs beside it is completed first.
+        UsageError: the user's input is wrong; stages that run in parallel end first.
     """
     stages = {entry.name: entry.load() for entry in STAGES}
     for stage in stages.values():
         stage.check(context)
     results = [stages[name].run(context) for name in FIRST]
     for name in (*SIDE_BY_SIDE, *LAST):
-        # Once more: now there are patches to count.
+        # Checked again, now that the patches can be counted.
         stages[name].check(context)
     results += run_side_by_side(context, [stages[name] for name in SIDE_BY_SIDE])
     results += [stages[name].run(context) for name in LAST]
@@ -42,10 +42,10 @@ def run_stages(context: Context) -> list[StageResult]:
 
 
 def run_side_by_side(context: Context, stages: Sequence[Stage]) -> list[StageResult]:
-    """Run stages, those together that the cluster has room for, and return their results.
+    """Run stages, in parallel if the cluster has room, and return their results.
 
     Raises:
-        UsageError: the user's input is wrong. What runs beside it is completed first.
+        UsageError: the user's input is wrong; stages that run in parallel end first.
     """
     lanes = _Lanes(context, stages)
     try:
@@ -73,26 +73,26 @@ class _Lanes:
 
     def __post_init__(self) -> None:
         self.waiting = list(self.stages)
-        self.context.ledger.open(stage.name for stage in self.stages if self._has_work(stage))
-
-    def _has_work(self, stage: Stage) -> bool:
-        return any(not cell.artefact.is_complete for cell in stage.cells(self.context))
+        self.context.ledger.open(
+            stage.name
+            for stage in self.stages
+            if any(not cell.artefact.is_complete for cell in stage.cells(self.context))
+        )
 
     def begin(self) -> None:
-        """Begin what may run now: in this thread what runs alone, in others what does not."""
-        ledger = self.context.ledger
-        idle = [stage for stage in self.waiting if not ledger.is_open(stage.name)]
+        """Start the admitted stages: in this thread if one runs alone, else in a thread each."""
         if self.errors:
-            # What runs goes on to its end; nothing more begins.
+            # Running stages continue to their end; no other stage starts.
             self.waiting.clear()
             return
-        for stage in idle:
+        ledger = self.context.ledger
+        for stage in [item for item in self.waiting if not ledger.is_open(item.name)]:
             self.waiting.remove(stage)
             self._run(stage)
         if not self.waiting:
             return
         if len(self.waiting) == 1 and not self.running:
-            # Without a question about resources: the stage may need no cluster.
+            # Do not ask for the resources: the stage may not need a cluster.
             admitted = [self.waiting[0]]
         else:
             names = ledger.admitted(self.context.cluster.connect())
@@ -115,7 +115,7 @@ class _Lanes:
     def _run_beside(self, stage: Stage) -> None:
         try:
             self._run(stage)
-        except BaseException as error:  # raised again once the others have ended
+        except BaseException as error:  # raised again when the other stages have ended
             self.errors.append(error)
         finally:
             self._ended.put(stage.name)

@@ -1,7 +1,7 @@
-"""Many searches as one run of Ray Tune, for heads and for fine-tuning alike.
+"""Many searches as one run of Ray Tune, for heads and for fine-tuning.
 
-Its trials are the segments that the searches ask for, so that searches of different cells run
-side by side, processes are reused, and a cell is committed as soon as its own search is over.
+A Ray Tune trial is one segment of one search. So searches of different cells run in parallel,
+processes are reused, and a cell is committed as soon as its own search ends.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from benchmark.store.artefacts import Artefact
 NO_OUTCOME = Outcome([], 0.0)
 
 POLL_S = 1.0
-"""So often is looked whether what a search needs has come."""
+"""Interval of the checks whether the input of a search is complete."""
 
 
 @dataclass(frozen=True)
 class CellSearch:
-    """The search of one cell, and what completes it."""
+    """The search of one cell, and the function that commits it."""
 
     cell: Cell
     search: Search
     commit: Callable[[Search, Outcome, Account], None]
-    """Write the cell's artefact, given the search, the outcome of its refit and the cell's
-    incidents; may raise BenchmarkError."""
+    """Write the cell's artefact from the search, the outcome of its refit and the cell's incidents;
+    may raise BenchmarkError."""
     is_iterative: bool
     """Whether trials are trained in rungs."""
     begin: Callable[[Account], None] | None = None
     """Called once the cell is leased, before its first trial."""
     needs: Artefact | None = None
-    """What must be complete before the first trial; may still be computed when the search runs."""
+    """The artefact that must be complete before the first trial; this run may still compute it."""
 
 
 def outcome_row(
     outcome: Outcome, *, began: float, ended: float, toll: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return what a trial of Ray Tune reports for a segment that ran between two times."""
+    """Return the result that a Ray Tune trial reports for a segment; times in s since the epoch."""
     return {
         "score": max(outcome.scores, default=0.0),
-        # As text, since Ray Tune flattens what it hands to a searcher.
+        # As text: Ray Tune flattens the results that it passes to a searcher.
         "outcome": json.dumps(outcome._asdict()),
         "toll": json.dumps(toll),
         "began": began,
@@ -74,16 +74,16 @@ def run_searches(
     slots: int,
     max_failures: int,
 ) -> None:
-    """Run the segments of ``searcher`` until it has none left.
+    """Run the segments of ``searcher`` until none is left.
 
     Args:
-        searcher: hands out segments.
-        trainable: of Ray Tune; runs one segment.
-        resources: that one trial books, e.g. ``{"cpu": 1}``.
-        slots: how many trials fit side by side.
-        max_failures: how often a trial whose process died is started again.
+        searcher: suggests segments.
+        trainable: Ray Tune's class or function that runs one segment.
+        resources: booked by one trial, e.g. ``{"cpu": 1}``.
+        slots: number of trials that fit in parallel.
+        max_failures: number of retries of a trial whose process died.
     """
-    # One prequeued trial for each slot: a free slot never waits for the driver.
+    # One queued trial per slot: a free slot never waits for the driver.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     _keep_keys_private()
     with tempfile.TemporaryDirectory(prefix="benchmark-search-") as folder:
@@ -110,10 +110,10 @@ def run_searches(
 
 
 def _keep_keys_private() -> None:
-    """Keep Ray Tune from handing our keys of S3 to its trials as settings of their environment.
+    """Keep Ray Tune from passing the S3 keys to its trials as environment variables.
 
-    Ray writes these settings into its logs and shows them on its dashboard. Trials need none: the
-    store that they are given brings its own.
+    Ray writes these variables to its logs and shows them on its dashboard. Trials do not need
+    them: the store that they get brings its own.
     """
     from ray.tune.execution import class_cache
 
@@ -122,22 +122,22 @@ def _keep_keys_private() -> None:
 
 
 class _Recoveries(tune.Callback):
-    """Tells the searcher which trials begin again after their process or node was lost."""
+    """Tells the searcher which trials are retried after their process or node was lost."""
 
     def __init__(self, searcher: CellSearcher) -> None:
         self._searcher = searcher
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Ray Tune begins a trial again."""
+        """Note the retry of a trial, with the reason from its error file."""
         del iteration, trials, info
-        # The text of each of its failures, the last one at the end.
+        # The file lists all failures of the trial; the last one is at the end.
         path = Path(trial.error_file or "")
         text = path.read_text().rpartition("Failure #")[2] if path.is_file() else ""
         self._searcher.note_repeat(trial.trial_id, explain_death(text))
 
 
 class CellSearcher(Searcher):
-    """Hands the segments of many searches to Ray Tune and commits each cell when it is over."""
+    """Suggests segments of many searches to Ray Tune; commits each cell when its search ends."""
 
     def __init__(
         self,
@@ -151,10 +151,10 @@ class CellSearcher(Searcher):
 
         Args:
             context: of the run.
-            items: the searches; those whose ``needs`` may still come are looked at again.
+            items: the searches; polled while their ``needs`` may still be computed.
             progress: of their stage.
-            slots: how many trials fit side by side.
-            limit: how many may be begun at once; asked anew for each.
+            slots: number of trials that fit in parallel.
+            limit: returns the most trials that may run now; called before each start.
         """
         super().__init__(metric="score", mode="max")
         self._context = context
@@ -162,8 +162,8 @@ class CellSearcher(Searcher):
         self._progress = progress
         self._slots = slots
         self._running: dict[str, tuple[int, Segment]] = {}
-        # What is trained in rungs comes first: while a rung waits for its last trial, the trials
-        # of others fill the slots, whose processes Ray Tune would end otherwise.
+        # Searches with rungs come first: while a rung waits for its last trial, trials of other
+        # searches fill the slots, whose processes Ray Tune would end otherwise.
         order = {item.cell.backbone: place for place, item in reversed(list(enumerate(items)))}
         self._open = sorted(
             range(len(items)),
@@ -180,7 +180,7 @@ class CellSearcher(Searcher):
 
     @property
     def busy_share(self) -> float:
-        """The share of time that slots were busy since the first trial began."""
+        """The busy share of the slots, from the first trial's start to the last one's end."""
         if not self._spans:
             return 0.0
         began, ended = min(span[0] for span in self._spans), max(span[1] for span in self._spans)
@@ -191,7 +191,7 @@ class CellSearcher(Searcher):
         return sum(end - begin for begin, end in self._spans)
 
     def usage(self, stage: str) -> StageUsage:
-        """Return how long the searches took by now, and how busy they were."""
+        """Return the duration and utilisation of the searches so far."""
         ended = sum(item.search.num_trials - item.search.num_running for item in self._items)
         return StageUsage(
             stage=stage,
@@ -205,7 +205,7 @@ class CellSearcher(Searcher):
         )
 
     def wait(self) -> int | None:
-        """Wait until a search can begin and return its number; None where none ever will."""
+        """Wait until a search can begin and return its number, or None if none ever can."""
         while self._open:
             for number in list(self._open):
                 if self._is_ready(number):
@@ -214,7 +214,7 @@ class CellSearcher(Searcher):
         return None
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next segment of the first search that has one and that no other run does."""
+        """Return the next segment of the first search that has one and is not another run's."""
         if len(self._running) >= self._limit():
             return None
         for number in list(self._open):
@@ -227,7 +227,7 @@ class CellSearcher(Searcher):
         return None if self._open else Searcher.FINISHED
 
     def _is_ready(self, number: int) -> bool:
-        """Return whether a search can begin; one whose input will never come is ended."""
+        """Return whether a search can begin; fail it if nothing will compute its input."""
         item = self._items[number]
         if item.needs is None or item.needs.path in self._ready:
             return True
@@ -246,7 +246,7 @@ class CellSearcher(Searcher):
         return state == "ready"
 
     def _start(self, number: int) -> bool:
-        """Lease a cell and begin it; where another run computes it, drop it and return False."""
+        """Lease a cell and begin it; if another run computes it, drop it and return False."""
         item = self._items[number]
         if not self._is_ready(number):
             return False
@@ -267,7 +267,7 @@ class CellSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Give the outcome to its search and finish the cell where it was the last."""
+        """Pass the outcome to its search; end the cell after its last segment."""
         if trial_id not in self._running:
             return
         number, segment = self._running.pop(trial_id)
@@ -290,7 +290,7 @@ class CellSearcher(Searcher):
             self._end(number, "" if search.best else f"all trials failed: {search.first_error()}")
 
     def note_repeat(self, trial_id: str, reason: str) -> None:
-        """Note that a trial begins again, and why."""
+        """Record the retry of a trial in its cell's incidents."""
         if trial_id in self._running:
             number, _ = self._running[trial_id]
             self._accounts[number].add("trial_repeated", detail=reason)
@@ -312,11 +312,11 @@ class CellSearcher(Searcher):
         self._context.leases.release([item.cell.artefact])
 
     def __getstate__(self) -> dict[str, Any]:
-        # Ray Tune stores its searcher to restore a run; this one begins anew instead.
+        # Ray Tune saves its searcher to restore a run; this one restarts instead.
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """An interrupted search begins anew: it is repeatable."""
+        """Save nothing: an interrupted search restarts and repeats its trials."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """There is nothing to restore."""
+        """Restore nothing, as ``save`` saves nothing."""

@@ -1,6 +1,6 @@
-"""How the cells of an experiment stand while runs write the store: looked at again and again.
+"""Poll the status of an experiment's cells while runs write the store.
 
-What is complete stays complete, and a cell without a folder has not begun: neither is read again.
+A complete cell stays complete and a cell without a folder has not begun: neither is read again.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from benchmark.experiment.cells import Cell, CellResult
 from benchmark.experiment.context import Context
 from benchmark.stages import STAGES
 from benchmark.stages.running import LAST
-from benchmark.store.artefacts import FAILURE, Artefact
 
 
 @dataclass(frozen=True)
 class StageCount:
-    """How many cells of a stage stand how."""
+    """The number of cells of a stage by status."""
 
     stage: str
     num_cells: int
@@ -48,17 +47,17 @@ class StageCount:
 
 @dataclass(frozen=True)
 class View:
-    """How the cells stood at one look."""
+    """The status of the cells at one time."""
 
     results: Sequence[CellResult]
     running: dict[str, str] = field(default_factory=dict)
-    """Which run computes a cell, by the artefact's path."""
+    """The run that computes each cell, by the artefact's path."""
     is_run_alive: bool = False
-    """Whether a run of this experiment is at work."""
+    """Whether a run of this experiment is alive."""
 
     @property
     def failed(self) -> list[CellResult]:
-        """The cells that failed, and that no run computes again."""
+        """The failed cells that no run is retrying."""
         return [
             item
             for item in self.results
@@ -67,14 +66,14 @@ class View:
 
     @property
     def is_over(self) -> bool:
-        """Whether every cell is complete, or failed with no run left that may try it again."""
+        """Whether every cell is complete, or failed with no run alive that may retry it."""
         statuses = {item.status for item in self.results}
         return statuses <= {"complete"} or (
             statuses <= {"complete", "failed"} and not self.is_run_alive
         )
 
     def counts(self) -> list[StageCount]:
-        """Return the counts of each stage that has cells, in the order of the stages."""
+        """Return the counts of each stage that has cells, in stage order."""
         stages = dict.fromkeys(item.cell.stage for item in self.results)
         return [self._count(stage) for stage in stages]
 
@@ -90,7 +89,7 @@ class View:
 
 
 class Watcher:
-    """Looks at the cells of every stage, and each time reads only what may have changed."""
+    """Polls the cells of every stage; each poll reads only those that may have changed."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -98,16 +97,16 @@ class Watcher:
         self._cells: list[Cell] = []
         self._known: dict[str, CellResult] = {}
         self._last: set[str] = set()
-        """The folders of the last stages, whose cells depend on what is complete."""
+        """The folders of the last stages, whose cells depend on which artefacts are complete."""
 
     def look(self) -> View:
-        """Return how the cells stand now; nothing is written.
+        """Return the current status of the cells, without writing to the store.
 
         Raises:
             CellError: the store cannot be read.
         """
         last = {folder for stage in LAST for folder in self._folders(stage)}
-        if not self._cells or self._look_again(last) or not last <= self._last:
+        if not self._cells or self._refresh(last) or not last <= self._last:
             self._list_cells()
         self._last = last
         results = [self._known[cell.artefact.path] for cell in self._cells]
@@ -123,16 +122,20 @@ class Watcher:
                     cell=cell, status=status, reason=reason
                 )
 
-    def _look_again(self, last: set[str]) -> bool:
-        """Look at what has begun; returns whether that makes complete scores out of date."""
+    def _refresh(self, last: set[str]) -> bool:
+        """Read the cells that have begun; return whether this makes complete scores stale."""
         waiting = [cell for cell in self._cells if self._before(cell).status != "complete"]
         stages = {cell.stage for cell in waiting if cell.stage not in LAST}
         begun = last.union(*(self._folders(stage) for stage in stages))
         changed = False
         for cell in waiting:
             if cell.artefact.folder in begun:
-                found = _look_at(cell, self._before(cell))
-                changed |= found != self._before(cell)
+                status, reason = cell.artefact.own_status()
+                before = self._before(cell)
+                if status == "missing" and before.status == "stale":
+                    continue
+                found = CellResult(cell=cell, status=status, reason=reason)
+                changed |= found != before
                 self._known[cell.artefact.path] = found
         done = {cell.stage for cell in self._cells if self._before(cell).status == "complete"}
         return changed and not done.isdisjoint(LAST)
@@ -145,13 +148,3 @@ class Watcher:
         selector = pafs.FileSelector(f"{store.root}/{stage}", allow_not_found=True)
         found = store.attempt(stage, "read", lambda: store.fs.get_file_info(selector))
         return {f"{stage}/{info.base_name}" for info in found}
-
-
-def _look_at(cell: Cell, before: CellResult) -> CellResult:
-    artefact: Artefact = cell.artefact
-    if artefact.is_complete:
-        return CellResult(cell=cell, status="complete")
-    if artefact.has(FAILURE):
-        reason = str(artefact.read_json(FAILURE).get("reason", ""))
-        return CellResult(cell=cell, status="failed", reason=reason)
-    return before if before.status == "stale" else CellResult(cell=cell, status="missing")

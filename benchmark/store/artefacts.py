@@ -91,13 +91,17 @@ class Artefact:
 
     def status(self) -> tuple[Status, str]:
         """Return the status and its reason."""
+        status, reason = self.own_status()
+        if status == "missing" and (others := self.store.other_fingerprints(self)):
+            return "stale", f"computed with other settings ({', '.join(sorted(others)[:3])})"
+        return status, reason
+
+    def own_status(self) -> tuple[Status, str]:
+        """Return the status and its reason from the artefact's own files; stale is missing."""
         if self.is_complete:
             return "complete", ""
         if self.has(FAILURE):
             return "failed", str(self.read_json(FAILURE).get("reason", ""))
-        others = self.store.other_fingerprints(self)
-        if others:
-            return "stale", f"computed with other settings ({', '.join(sorted(others)[:3])})"
         return "missing", ""
 
     def file(self, name: str) -> str:

@@ -21,8 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from benchmark.catalog.backbones import BACKBONES, find_backbone
-from benchmark.catalog.huggingface import resolve_huggingface
 from benchmark.catalog.huggingface.images import read_preprocessing
+from benchmark.catalog.huggingface.resolve import resolve_huggingface
 from benchmark.errors import UsageError
 from benchmark.networks.classifier import build_classifier
 from benchmark.networks.devices import plan_device
@@ -285,7 +285,7 @@ def test_old_files_that_leave_things_out_are_read_as_transformers_reads_them() -
     [
         ({"resample": 1}, r"x: preprocessor_config.json has resample = 1; set 2"),
         ({"image_mean": [0.5, 0.5]}, r"has image_mean = \[0.5, 0.5\]; give one number"),
-        ({"image_std": [0.5, 0.0, 0.5]}, r"has image_std = .*, not above 0"),
+        ({"image_std": [0.5, 0.0, 0.5]}, r"has image_std = .*; set it above 0"),
         ({"size": {"height": 32, "width": 64}}, r"has no square size"),
         ({"size": "big"}, r"has no square size"),
         ({"do_center_crop": True, "crop_size": 64}, r"crops 64 px from 32 px"),
@@ -342,7 +342,7 @@ def test_a_model_without_a_classifier_gets_a_linear_layer(
     assert classifier.head_prefix == "head."
     assert classifier(torch.randn(1, 3, 32, 32)).shape == (1, 4)
     publication = Publication(backbone, Path("out"), classifier.state_dict(), ("a", "b", "c", "d"))
-    with pytest.raises(UsageError, match=r"'.*' is of no classifier that can be published; export"):
+    with pytest.raises(UsageError, match=r"'.*' belongs to a classifier that cannot be published"):
         backbone.publish(publication)
 
 
@@ -379,12 +379,12 @@ def write_lost_shard(folder: Path) -> None:
     ("damage", "message"),
     [
         (lambda f: (f / "config.json").unlink(), r"there is no config.json in .*broken"),
-        (lambda f: (f / "config.json").write_text("{"), r"config.json is no JSON"),
-        (lambda f: (f / "config.json").write_text("[]"), r"config.json holds no JSON object"),
+        (lambda f: (f / "config.json").write_text("{"), r"config.json is not valid JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), r"config.json is not a JSON object"),
         (lambda f: edit_json(f / "config.json", model_type="-"), r"has no model_type"),
         (
             lambda f: (f / "config.json").write_text('{"model_type": "bert", "vocab_size": 9}'),
-            r"'bert' is a text model; a backbone takes images alone",
+            r"'bert' is a text model; name an image model",
         ),
         (
             lambda f: (f / "config.json").write_text(
@@ -395,12 +395,15 @@ def write_lost_shard(folder: Path) -> None:
         (lambda f: (f / "preprocessor_config.json").unlink(), r"there is no preprocessor_config"),
         (
             lambda f: edit_json(f / "preprocessor_config.json", sampling_rate=16000),
-            r"is a model of sound",
+            r"is an audio model",
         ),
         (lambda f: (f / "model.safetensors").unlink(), r"no model.safetensors in .*put the weigh"),
-        (write_bin, r"no model.safetensors, and other formats can run code .* save_pretrained"),
-        (write_torn, r"model.safetensors is no safetensors file, or not whole; fetch it again"),
-        (write_text, r"model.safetensors is no safetensors file, or not whole"),
+        (write_bin, r"no model.safetensors; other formats can run code .* save_pretrained"),
+        (
+            write_torn,
+            r"model.safetensors is not a safetensors file or is truncated; fetch it",
+        ),
+        (write_text, r"model.safetensors is not a safetensors file or is truncated"),
         (write_lost_shard, r"the weights model-1-of-2.safetensors are missing"),
     ],
 )
@@ -438,19 +441,19 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
     [
         (
             lambda t: t.pop("vit.embeddings.cls_token"),
-            r"weights lack the tensor '.*cls_token'; config.json and weights are not of one model",
+            r"weights lack the tensor '.*cls_token'; use config.json and weights of the same",
         ),
         (
             lambda t: t.update({"vit.encoder.layer.7.bias": torch.zeros(3)}),
-            r"weights have, and the model has not, the tensor '[.\w]*layers?.7.bias'",
+            r"weights have an unexpected tensor '[.\w]*layers?.7.bias'",
         ),
         (
             lambda t: t.update({"vit.layernorm.bias": torch.zeros(3)}),
-            r"weights have another shape of the tensor '.*layernorm.bias'",
+            r"weights have another shape for the tensor '.*layernorm.bias'",
         ),
         (
             lambda t: t["vit.layernorm.bias"].fill_(float("nan")),
-            r"weights are not finite, first in the tensor '.*layernorm.bias'; take another copy",
+            r"weights are NaN or infinite in the tensor '.*layernorm.bias'; fetch them again",
         ),
     ],
 )

@@ -78,7 +78,7 @@ def test_the_embedding_is_what_torchgeo_pools(cache: Callable[..., Path]) -> Non
     before = backbone.revision()
     torch.save({**own.state_dict(), "more": torch.zeros(1)}, path)
     assert resolve(MOCO).revision() != before
-    with pytest.raises(UsageError, match=r"resnet18_.*\.pth does not fit the model"):
+    with pytest.raises(UsageError, match=r"resnet18_.*\.pth do not fit the model"):
         backbone.build(3)
 
 
@@ -141,7 +141,7 @@ def test_weights_of_the_right_names_are_loaded_and_others_are_not(
         assert network(torch.zeros(1, num_bands, size, size)).shape == (1, backbone.dim)
         state.pop(next(key for key in state if "blocks" in key or "features" in key))
         torch.save(state, path)
-        with pytest.raises(UsageError, match=r"does not fit the model: \S"):
+        with pytest.raises(UsageError, match=r"do not fit the model: \S"):
             backbone.build(num_bands)
 
 
@@ -153,7 +153,7 @@ def test_dofa_is_told_the_wavelengths_of_any_bands(cache: Callable[..., Path]) -
     assert resolve(DOFA, bands=RGB).options == ()
     one = resolve(DOFA, bands=("nir",))
     assert (one.bands, one.dim) == (("nir",), 768)
-    with pytest.raises(UsageError, match=r"the wavelength of 'nirr' is not known. Did you mean 'n"):
+    with pytest.raises(UsageError, match=r"the wavelength of 'nirr' is unknown. Did you mean 'n"):
         resolve(DOFA, bands=("red", "nirr"))
     with pytest.raises(UsageError, match=r"dofa_base_patch16_224 cannot take 3 bands of 128 px"):
         resolve(DOFA, image_size=128)
@@ -183,18 +183,21 @@ def test_other_sizes_and_bands(cache: Callable[..., Path]) -> None:
             r"backbone 'torchgeo:resnet19/X': torchgeo has no model 'resnet19'. Did you",
         ),
         ("rfc", r"no model 'rfc'. Did you mean 'rcf'"),
-        ("resnet18", r"name the weights too, as torchgeo:resnet18/WEIGHTS. Known: ResNet18_Weig"),
+        (
+            "resnet18",
+            r"the weights are missing; write torchgeo:resnet18/WEIGHTS. Known: ResN",
+        ),
         (
             "resnet18/ResNet18_Weights.SENTINEL2_RGB_MOKO",
-            r"no weights 'ResNet18_Weights.SENTINEL2_RGB_MOKO' of 'resnet18'. Did you .*_MOCO'",
+            r"no weights 'ResNet18_Weights.SENTINEL2_RGB_MOKO' for 'resnet18'. Did you .*_MOCO'",
         ),
-        ("unet/Unet_Weights.X", r"'unet' takes more than one image, or draws maps"),
-        ("dofa_small_patch16_224/X", r"no pretrained weights of 'dofa_small_patch16_224'"),
+        ("unet/Unet_Weights.X", r"'unet' takes several images or returns maps"),
+        ("dofa_small_patch16_224/X", r"no pretrained weights for 'dofa_small_patch16_224'"),
         ("resnet50/SENTINEL1_ALL_MOCO", r"radar backscatter in decibels \(VV, VH\)"),
         (
             MOCO,
-            r"resnet18_\S+\.pth is not in .*checkpoints and its server cannot be reached; where it "
-            r"can be, run `python -c \"from torchgeo.models import get_weight; get_weight\(",
+            r"resnet18_\S+\.pth is not in .*checkpoints and its server cannot be reached; with "
+            r"network access, run `python -c \"from torchgeo.models import get_weight; get_weig",
         ),
     ],
 )
@@ -208,7 +211,7 @@ def test_a_name_that_means_nothing_is_one_clear_line(
 
 def test_nothing_but_tensors_is_read(cache: Callable[..., Path], tmp_path: Path) -> None:
     cache(MOCO, {"code": Path("x")})
-    with pytest.raises(UsageError, match=r"holds no weights, or more than weights .*; delete it"):
+    with pytest.raises(UsageError, match=r"is invalid or holds more than tensors .*; delete it"):
         resolve(MOCO).build(3)
 
 

@@ -102,7 +102,7 @@ def test_the_stage_fits_on_train_and_embeds_the_rest(run: Context) -> None:
 def test_a_fit_that_fails_leaves_its_neighbours_alone(run: Context) -> None:
     status, reason = run.embeddings(run.backbones[1]).status()
     assert status == "failed"
-    assert reason == "it could not be fitted on train: there is too little to learn from"
+    assert reason == "fitting on train failed: there is too little to learn from"
 
 
 def test_an_interrupted_embedding_goes_on_with_what_was_fitted(

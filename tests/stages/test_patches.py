@@ -146,12 +146,12 @@ def test_the_draw_is_uniform_over_candidates():
 def test_a_scene_in_two_splits_is_an_error():
     table = _candidates(60)
     mixed = table.set_column(3, "scene", [["same"] * 60])
-    with pytest.raises(UsageError, match=r"scene 'same' stands in the splits test and train"):
+    with pytest.raises(UsageError, match=r"scene 'same' is in the splits test and train"):
         check_splits(mixed, ("x", "y", "z"), where="x.toml")
 
 
 def test_an_empty_split_is_an_error():
-    with pytest.raises(UsageError, match=r"no patch in the split 'val'"):
+    with pytest.raises(UsageError, match=r"the split 'val' has no patches"):
         check_splits(_candidates(60), ("x", "y", "z"), where="x.toml")
 
 
@@ -166,7 +166,7 @@ def test_a_class_absent_from_train_is_an_error_and_from_test_a_note():
     frame.loc[frame["split"] == "train", "label"] %= 2
     import pyarrow as pa
 
-    with pytest.raises(UsageError, match="no training patch of class z"):
+    with pytest.raises(UsageError, match="train has no patches of class z"):
         check_splits(pa.Table.from_pandas(frame), ("x", "y", "z"), where="x.toml")
     frame = _with_val().to_pandas()
     frame.loc[frame["split"] == "test", "label"] = 0

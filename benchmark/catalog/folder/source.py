@@ -75,7 +75,7 @@ class FolderSource:
 
     @property
     def _unit_size(self) -> int:
-        return max(UNIT_SIZE, -(-self.candidates.num_rows // MAX_UNITS))
+        return max(UNIT_SIZE, -(-int(self.candidates.num_rows) // MAX_UNITS))
 
     def read(self, candidates: pa.Table) -> Images:
         """Return the images of the candidates, uint8 (N, C, P, P), in the order of the rows.

@@ -1,4 +1,4 @@
-"""Kinds of models whose rules are not written here: tried, and compared with transformers."""
+"""Checks of model types without rules of their own: forward passes, compared with transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from benchmark.catalog.huggingface.files import Checkpoint
 from benchmark.catalog.huggingface.images import Preprocessing
 from benchmark.catalog.huggingface.load import load_config, load_processor
 from benchmark.catalog.huggingface.models import pooler_arguments, read_off
-from benchmark.catalog.options import AS_IT_IS, Reading
+from benchmark.catalog.options import AS_IT_IS, Reading, check_multiple, prefixed
+from benchmark.catalog.tensors import inflated
 from benchmark.errors import UsageError, first_line
 
 if TYPE_CHECKING:
@@ -18,67 +19,56 @@ if TYPE_CHECKING:
 def measure_dim(
     checkpoint: Checkpoint, side: int, reading: Reading = AS_IT_IS, num_bands: int = 3
 ) -> int:
-    """Return the length of the embedding, from a network without memory or weights.
+    """Return the length of the embedding, from a network on the meta device (no weights).
 
     Args:
         checkpoint: its files.
-        side: of what it is fed, in px.
-        reading: how the embedding is read off.
-        num_bands: how many bands it is fed.
+        side: of the input, in px.
+        reading: the hidden state and pooling that give the embedding.
+        num_bands: of the input.
 
     Raises:
-        UsageError: the model cannot be read like that, or not take such images.
+        UsageError: the model does not support this reading or such images.
     """
     from unittest import mock
 
     import torch
     from transformers import AutoModel
 
-    from benchmark.networks.inflation import inflate_first_convolution
-
     auto: Any = AutoModel
     config = load_config(checkpoint)
     arguments = pooler_arguments(checkpoint, reading)
-    _check_patches(checkpoint, config, reading)
-    # While it is compiled, transformers keeps no tensors for later models of the process, and one
-    # of these would be without values.
+    patch = getattr(config, "patch_size", None)
+    # Models whose heads are listed by stage pad their input.
+    has_one_grid = isinstance(getattr(config, "num_attention_heads", None), int)
+    if reading.image_size and has_one_grid and isinstance(patch, int):
+        with prefixed(checkpoint.what):
+            check_multiple(reading.image_size, patch)
+    # transformers caches tensors for later models unless it compiles; from here they would lack
+    # values.
     uncached = mock.patch("transformers.pytorch_utils.is_torchdynamo_compiling", lambda: True)
     try:
         with uncached, torch.device("meta"), torch.inference_mode():
             base = auto.from_config(
                 config, trust_remote_code=checkpoint.trusts_code, **arguments
             ).eval()
-            model = read_off(checkpoint, base, reading).eval()
-            if num_bands != 3:
-                inflate_first_convolution(model, num_bands)
+            model = inflated(read_off(checkpoint, base, reading).eval(), num_bands)
             return int(model(torch.zeros(1, num_bands, side, side)).shape[1])
     except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
         raise UsageError(
-            f"{checkpoint.what}: '{config.model_type}' cannot be used like that, with images of "
-            f"{side} px: {first_line(error, limit=200)}"
+            f"{checkpoint.what}: '{config.model_type}' does not support these options with images "
+            f"of {side} px: {first_line(error, limit=200)}"
         ) from None
-
-
-def _check_patches(checkpoint: Checkpoint, config: Any, reading: Reading) -> None:
-    """Refuse a size that leaves a rim of pixels which belong to no patch."""
-    size, patch = reading.image_size, getattr(config, "patch_size", None)
-    # Others, whose heads are listed stage by stage, pad what they are given.
-    has_one_grid = isinstance(getattr(config, "num_attention_heads", None), int)
-    if size and has_one_grid and isinstance(patch, int) and size % patch:
-        raise UsageError(
-            f"{checkpoint.what}: image_size = {size} is no multiple of its patches of {patch} px; "
-            f"take {max(1, size // patch) * patch}"
-        )
 
 
 def check_kind(
     checkpoint: Checkpoint, model: torch.nn.Module, dim: int, images: Preprocessing
 ) -> None:
-    """Compare a kind of model that is not known here with what its entry promises.
+    """Compare a model type without rules of its own with its entry.
 
     Raises:
-        UsageError: its embedding is random or of another length, or its image processor does
-            something that the preprocessing of the benchmark does not.
+        UsageError: its embedding is random or of another length, or its image processor differs
+            from the preprocessing of the benchmark.
     """
     import numpy as np
     import torch
@@ -101,12 +91,7 @@ def check_kind(
         num_parameters=0,
         source="",
         license="",
-        image_size=images.image_size,
-        resize_to=images.resize_to,
-        interpolation=images.interpolation,
-        is_rounded=True,
-        mean=images.mean,
-        std=images.std,
+        **images.fields,
     )
     pixels = torch.from_numpy(np.array(picture).transpose(2, 0, 1)[None].copy())
     found = DevicePreprocessing(entry, ("red", "green", "blue"))(pixels)
@@ -114,12 +99,12 @@ def check_kind(
     if expected.shape != found.shape or float((expected - found).abs().max()) > 3 * level:
         raise UsageError(
             f"{checkpoint.what}: its image processor {type(processor).__name__} does more than "
-            "resize, crop and normalise, which the benchmark cannot follow"
+            "resize, crop and normalise; use a checkpoint with another processor"
         )
     with torch.inference_mode():
         one, other = model(found), model(found)
     if one.shape != (1, dim) or not torch.equal(one, other):
         raise UsageError(
-            f"{checkpoint.what}: its embedding is random or not of length {dim}; it cannot be "
-            "used as a backbone"
+            f"{checkpoint.what}: its embedding is random or not of length {dim}; use another "
+            "checkpoint"
         )

@@ -1,6 +1,6 @@
-"""The files of a transformers checkpoint: a folder, or a repository of the Hugging Face hub.
+"""Files of a transformers checkpoint: a folder or a repository of the Hugging Face hub.
 
-Nothing here imports torch or transformers, so that an experiment is checked at once.
+Imports neither torch nor transformers, so that checking an experiment is fast.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +25,36 @@ INDEX = "model.safetensors.index.json"
 
 _HUB = "https://huggingface.co"
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
-"""A file beside the index: no path, and nothing that leads out of the checkpoint's folder."""
+"""A bare file name beside the index: no path that leaves the checkpoint's folder."""
 _MODULE = re.compile(r"\w+")
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Where a checkpoint is; it pickles, and a worker finds the files on its own node."""
+    """Location of a checkpoint. It pickles; each worker finds the files on its own node."""
 
     name: str
     """As the user wrote it, with ``hf:``."""
     where: str
-    """Begins messages."""
+    """Where the name was written; prefix of error messages."""
     path: str | None = None
     """The folder; None: on the hub."""
     repo: str = ""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     trusts_code: bool = False
-    """Whether Python code that comes with it may be run."""
+    """Whether the checkpoint's own Python code may be run."""
 
     @property
     def what(self) -> str:
-        """What begins a message about it."""
+        """Prefix of error messages."""
         return backbone_what(self.name, self.where)
 
     @property
     def source(self) -> str:
-        """Where it comes from, as a card of a model made from it says."""
-        # Cards are published: what lies above the folder is nobody else's business.
+        """Origin, as model cards state it."""
+        # Cards are published; the parent folders are private.
         return f"folder {Path(self.path).name}" if self.path else f"{_HUB}/{self.repo}"
 
     @property
@@ -64,22 +64,36 @@ class Checkpoint:
         return f"hf download {self.repo}{revision}"
 
     def file(self, name: str) -> Path | None:
-        """Return one file, from the folder or the hub's cache, fetched where it is not there yet.
-
-        Returns: None where the checkpoint has no such file.
+        """Return a file of the folder or the hub's cache, fetched if absent; None: no such file.
 
         Raises:
-            UsageError: the hub has no such repository, or cannot be reached.
+            UsageError: the hub has no such repository or cannot be reached.
         """
-        found, is_certain = self._look_up(name)
-        return found if is_certain else self._fetch(name)
+        found, is_final = self._look_up(name)
+        return found if is_final else self._fetch(name)
+
+    def need(self, name: str) -> Path:
+        """Return a file like ``file``, or raise UsageError if the checkpoint has none."""
+        found = self.file(name)
+        if found is None:
+            raise UsageError(f"{self.what}: there is no {name} in {self.path or self.repo}")
+        return found
+
+    def pinned(self, name: str = CONFIG) -> Checkpoint:
+        """Return a checkpoint of the hub at the present commit of its branch.
+
+        Args:
+            name: the file that is looked up to find the commit.
+        """
+        # The cache keeps files under snapshots/COMMIT/.
+        return replace(self, revision=self.need(name).parent.name)
 
     def has(self, name: str) -> bool:
         """Return whether a file is on this machine; fetches nothing."""
         return self._look_up(name)[0] is not None
 
     def _look_up(self, name: str) -> tuple[Path | None, bool]:
-        """Return a file on this machine, and whether that is the last word on it."""
+        """Return a local file or None, and whether that is final (no fetch needed)."""
         if self.path is not None:
             found = Path(self.path) / name
             return (found if found.is_file() else None), True
@@ -88,7 +102,7 @@ class Checkpoint:
         cached = try_to_load_from_cache(self.repo, name, revision=self.revision)
         if isinstance(cached, str):
             return Path(cached), True
-        # The cache also remembers what a repository lacks.
+        # The cache also records files that the repository lacks.
         return None, cached is not None
 
     def _fetch(self, name: str) -> Path | None:
@@ -98,11 +112,13 @@ class Checkpoint:
         try:
             return Path(hf_hub_download(self.repo, name, revision=self.revision))
         except errors.RevisionNotFoundError:
-            raise UsageError(f"{self.what}: the hub has no such revision") from None
+            raise UsageError(
+                f"{self.what}: the hub has no revision '{self.revision}'; check its name"
+            ) from None
         except (errors.GatedRepoError, errors.RepositoryNotFoundError):
             raise UsageError(
-                f"{self.what}: the hub has no such repository, or it is not open to you; check "
-                "the name, or log in with `hf auth login`"
+                f"{self.what}: the hub has no such repository, or you have no access; check the "
+                "name or log in with `hf auth login`"
             ) from None
         except errors.RemoteEntryNotFoundError:
             return None
@@ -118,14 +134,14 @@ class Checkpoint:
         if constants.HF_HUB_OFFLINE or not is_reachable(constants.ENDPOINT):
             raise UsageError(
                 f"{self.what}: {name} is not in the local Hugging Face cache and the hub cannot "
-                f"be reached; where it can be, run `{self.fetch_line}`"
+                f"be reached; with network access, run `{self.fetch_line}`"
             )
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Return the content of a JSON file, or None where there is none.
+        """Return the content of a JSON file; None: no such file.
 
         Raises:
-            UsageError: it is not a JSON object.
+            UsageError: the file is not a JSON object.
         """
         path = self.file(name)
         if path is None:
@@ -133,18 +149,18 @@ class Checkpoint:
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, OSError) as error:
-            raise UsageError(f"{self.what}: {path} is no JSON: {one_line(error)}") from None
+            raise UsageError(f"{self.what}: {path} is not valid JSON: {one_line(error)}") from None
         if not isinstance(content, dict):
-            raise UsageError(f"{self.what}: {path} holds no JSON object")
+            raise UsageError(f"{self.what}: {path} is not a JSON object")
         return content
 
     def weights(self) -> list[Path]:
         """Return the safetensors files: one, or all shards.
 
         Raises:
-            UsageError: there are none, or a shard is absent.
+            UsageError: there are none, or a shard is missing.
         """
-        # A cache with the shards need not know that there is no single file.
+        # A cache with shards may not record that there is no single file.
         single = None if self.has(INDEX) and not self.has(WEIGHTS) else self.file(WEIGHTS)
         if single is not None:
             return [single]
@@ -153,12 +169,12 @@ class Checkpoint:
             raise UsageError(f"{self.what}: {self._why_no_weights()}")
         names = index.get("weight_map")
         if not isinstance(names, dict) or not names:
-            raise UsageError(f"{self.what}: {INDEX} has no weight_map")
+            raise UsageError(f"{self.what}: {INDEX} has no weight_map; fetch it again")
         files = set(names.values())
         for name in files:
             if not isinstance(name, str) or not _SHARD.fullmatch(name):
                 raise UsageError(
-                    f"{self.what}: {INDEX} names {name!r}, which is no shard beside it"
+                    f"{self.what}: {INDEX} names {name!r}, which is not a shard beside it"
                 )
         shards = {name: self.file(name) for name in sorted(files)}
         missing = [name for name, path in shards.items() if path is None]
@@ -171,22 +187,22 @@ class Checkpoint:
         if self.path is not None and not (Path(self.path) / "pytorch_model.bin").is_file():
             return f"{text} in {self.path}; put the weights there"
         return (
-            f"{text}, and other formats can run code when they are opened: load the checkpoint "
-            "with transformers where you trust it, and save it with save_pretrained()"
+            f"{text}; other formats can run code when opened: if you trust the checkpoint, load "
+            "it with transformers and save it with save_pretrained()"
         )
 
     def headers(self) -> list[Mapping[str, Any]]:
-        """Return the headers of all weights; of those not fetched yet, from the hub.
+        """Return the headers of all weights, from the hub if they are not fetched yet.
 
         Raises:
-            UsageError: there are no weights, or they are not whole.
+            UsageError: there are no weights, or a file is truncated.
         """
         if self.path is not None or self.has(WEIGHTS) or self.has(INDEX):
             return [read_header(path, what=self.what) for path in self.weights()]
         from huggingface_hub import errors, get_safetensors_metadata
 
         self._check_reachable(WEIGHTS)
-        # The HTTP library differs between versions of the hub's client; this is its base error.
+        # Versions of the hub's client differ in their HTTP library; this is its base error.
         http_error: Any = errors.HfHubHTTPError.__mro__[1]
         try:
             files = get_safetensors_metadata(self.repo, revision=self.revision).files_metadata
@@ -203,20 +219,18 @@ class Checkpoint:
         ]
 
     def folder(self) -> Path:
-        """Return the folder on this node, with every file in it that loading needs."""
-        config = self.file(CONFIG)
-        if config is None:
-            raise UsageError(f"{self.what}: there is no {CONFIG}")
+        """Return the folder on this node; fetches every file that loading needs."""
+        config = self.need(CONFIG)
         self.file(PROCESSOR)
         self.weights()
         self.code()
         return config.parent
 
     def code(self) -> list[Path]:
-        """Return the modules that come with it, where their code may be run.
+        """Return the checkpoint's own Python modules; none unless their code may be run.
 
         Raises:
-            UsageError: they are in another repository, or absent.
+            UsageError: a module is missing or in another repository.
         """
         if not self.trusts_code:
             return []
@@ -235,10 +249,10 @@ class Checkpoint:
             if "--" in name:
                 raise UsageError(
                     f"{self.what}: its code is in another repository ({name.partition('--')[0]}), "
-                    "which has no fixed version; fetch both, and name the folder"
+                    "which has no fixed version; fetch both and name the folder"
                 )
             if not _MODULE.fullmatch(name):
-                raise UsageError(f"{self.what}: its code is named {name!r}, which is no module")
+                raise UsageError(f"{self.what}: its code is named {name!r}, which is not a module")
             path = self.file(f"{name}.py")
             if path is None:
                 raise UsageError(f"{self.what}: its module {name}.py is missing; fetch it")
@@ -248,30 +262,30 @@ class Checkpoint:
 
 
 def locate(name: str, *, where: str) -> Checkpoint:
-    """Return the checkpoint that ``hf:PATH`` or ``hf:ORG/NAME[@REVISION]`` means.
+    """Return the checkpoint named by ``hf:PATH`` or ``hf:ORG/NAME[@REVISION]``.
 
     Raises:
-        UsageError: it is neither a folder nor the name of a repository.
+        UsageError: the name is neither a folder nor a repository.
     """
-    prefix = f"{where}: " if where else ""
+    what = backbone_what(name, where)
     given = name.removeprefix("hf:")
     path = Path(given).expanduser()
     if given and path.is_dir():
         # Workers run in another folder.
         return Checkpoint(name=name, where=where, path=str(path.resolve()))
     if given.startswith(("./", "../", "/", "~")):
-        raise UsageError(f"{prefix}backbone '{name}': there is no folder {path.absolute()}")
+        raise UsageError(f"{what}: there is no folder {path.absolute()}")
     match = _HUB_ID.fullmatch(given)
     if match is None:
         raise UsageError(
-            f"{prefix}backbone '{name}': neither a folder nor a model of the hub; write "
-            "hf:PATH/TO/FOLDER or hf:ORG/NAME, with @REVISION if you like"
+            f"{what}: neither a folder nor a model of the hub; write hf:PATH/TO/FOLDER or "
+            "hf:ORG/NAME[@REVISION]"
         )
     return Checkpoint(name=name, where=where, repo=match[1], revision=match[2])
 
 
 def is_reachable(endpoint: str) -> bool:
-    """Return whether the hub answers, without the half minute of its client's retries."""
+    """Return whether a server answers within 3 s; the hub's client retries for half a minute."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
         return True
     host = endpoint.partition("://")[2].partition("/")[0]

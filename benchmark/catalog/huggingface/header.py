@@ -1,4 +1,4 @@
-"""The header of a safetensors file: what is in it, read without the tensors."""
+"""Headers of safetensors files, read without the tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from benchmark.errors import UsageError
 
 _MAX_HEADER_BYTES = 100_000_000
-"""What the safetensors library accepts as the length of a header."""
+"""Longest header that the safetensors library accepts."""
 _BUFFERS = (
     "running_mean", "running_var", "num_batches_tracked", "relative_position_index", "position_ids",
 )  # fmt: skip
@@ -19,15 +19,15 @@ _HEADS = {"classifier", "cls_classifier", "distillation_classifier", "lm_head", 
 
 
 def read_header(path: Path, *, what: str) -> dict[str, Any]:
-    """Return the header of a safetensors file: ``dtype``, ``shape`` of each tensor by its name.
+    """Return the header of a safetensors file: ``dtype`` and ``shape`` of each tensor by name.
 
-    The format: eight bytes of length (little-endian), so many bytes of JSON, the tensors
+    Format: length of the header (8 bytes, little-endian), header (JSON), tensors
     (https://huggingface.co/docs/safetensors).
 
     Raises:
-        UsageError: it is no such file, or not whole.
+        UsageError: the file has another format or is truncated.
     """
-    torn = UsageError(f"{what}: {path} is no safetensors file, or not whole; fetch it again")
+    torn = UsageError(f"{what}: {path} is not a safetensors file or is truncated; fetch it again")
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -45,11 +45,11 @@ def read_header(path: Path, *, what: str) -> dict[str, Any]:
 
 
 def count_parameters(headers: list[Mapping[str, Any]], *, prefix: str = "") -> int:
-    """Count the parameters of a checkpoint without its head, its pooler and its buffers.
+    """Count the parameters of a checkpoint without head, pooler and buffers.
 
     Args:
         headers: of its files.
-        prefix: begins the names of the tensors that count.
+        prefix: only tensors whose name starts with it count.
     """
     return sum(
         math.prod(entry["shape"])

@@ -1,6 +1,6 @@
-"""What an image processor of transformers does, as the preprocessing of a backbone.
+"""Preprocessing of a backbone, read from an image processor of transformers.
 
-Read from ``preprocessor_config.json`` alone, so that an experiment is checked without torch.
+Reads only ``preprocessor_config.json``, so that an experiment is checked without torch.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, Literal, NamedTuple
 from benchmark.errors import UsageError
 
 _INTERPOLATIONS: Mapping[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
-"""PIL's numbers; nearest and Lanczos have no equal on the device."""
+"""By PIL's number; nearest and Lanczos are not implemented on the device."""
 
 _WHOLE_FROM = 384
-"""ConvNeXt's processor crops below this side, and squeezes the whole image from it on."""
+"""From this side on, ConvNeXt's processor resizes the whole image; below it, it crops."""
 
 
 class Preprocessing(NamedTuple):
-    """The fields of ``specs.Backbone`` that say what it is fed."""
+    """The fields of ``specs.Backbone`` that describe its input."""
 
     image_size: int | None
     resize_to: int | None
@@ -27,12 +27,19 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     is_known: bool
-    """Whether the processor is one whose rules are written here; any other is compared with
-    transformers' own when the network is built."""
+    """Whether the processor's rules are in ``_KNOWN``; any other is compared with transformers
+    when the network is built."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The arguments of ``specs.Backbone``; transformers rounds, since it resizes PIL images."""
+        found = self._asdict()
+        del found["is_known"]
+        return {**found, "is_rounded": True}
 
 
 class _Rules(NamedTuple):
-    """What a processor does where its file is silent."""
+    """Defaults of a processor for keys that its file lacks."""
 
     resample: int = 3
     crops: bool = False
@@ -64,7 +71,7 @@ _OF_MODEL: Mapping[str, str] = {
     "vit": "ViT",
     "vit_mae": "ViT",
 }
-"""Processors of models whose old files do not name one."""
+"""Processors by model type, for old files that do not name one."""
 
 
 def read_preprocessing(
@@ -74,11 +81,11 @@ def read_preprocessing(
 
     Args:
         processor: the file's content.
-        model_type: of ``config.json``; says which processor is meant where the file does not.
-        what: begins messages.
+        model_type: of ``config.json``; selects the processor if the file names none.
+        what: prefix of error messages.
 
     Raises:
-        UsageError: it holds something that has no equal here; says what.
+        UsageError: the file has a setting that is not supported.
     """
     name = str(processor.get("image_processor_type") or processor.get("feature_extractor_type"))
     for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
@@ -102,12 +109,12 @@ def read_preprocessing(
 def _sizes(
     processor: Mapping[str, Any], name: str, rules: _Rules, what: str
 ) -> tuple[int | None, int | None]:
-    """Return the side of what is fed, and the side that is cropped to it (None: no crop)."""
+    """Return the side of the input, and the side before the crop to it (None: no crop)."""
     size = None
     if processor.get("do_resize", True):
         size = _side(processor.get("size"), what, "size")
         if name == "ConvNext" and size < _WHOLE_FROM:
-            # A null, and an absent key, mean the processor's own share.
+            # Null and an absent key mean the processor's default.
             share = processor.get("crop_pct") or 224 / 256
             return size, int(size / share)
     if not processor.get("do_center_crop", rules.crops):
@@ -116,23 +123,23 @@ def _sizes(
     if size is None or crop > size:
         raise UsageError(
             f"{what}: preprocessor_config.json crops {crop} px from {size or 'any number of'} px; "
-            "set a size that is at least crop_size"
+            "set size to at least crop_size"
         )
     return crop, None if crop == size else size
 
 
 def _side(size: Any, what: str, key: str) -> int:
-    """Return the side in px of a size given in one of the ways of transformers.
+    """Return the side in px of a size in any notation of transformers.
 
-    Patches are square, so that the shortest edge and the height come to the same.
+    Patches are square, so that the shortest edge equals the height.
     """
     if isinstance(size, Mapping):
         sides = {size[name] for name in ("height", "width", "shortest_edge") if size.get(name)}
         size = sides.pop() if len(sides) == 1 else None
     if type(size) is not int or size < 1:
         raise UsageError(
-            f"{what}: preprocessor_config.json has no square {key} (a number of px, height and "
-            "width, or shortest_edge)"
+            f"{what}: preprocessor_config.json has no square {key}; set a number of px, equal "
+            "height and width, or shortest_edge"
         )
     return size
 
@@ -140,7 +147,7 @@ def _side(size: Any, what: str, key: str) -> int:
 def _normalisation(
     processor: Mapping[str, Any], what: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of pixels scaled to 0...1."""
+    """Return mean and standard deviation for pixels scaled to 0...1."""
     rescales = processor.get("do_rescale", True)
     factor = 255.0 * (float(processor.get("rescale_factor", 1 / 255)) if rescales else 1.0)
     if math.isclose(factor, 1.0, rel_tol=1e-6):
@@ -160,5 +167,5 @@ def _normalisation(
         found.append(tuple(float(value) / factor for value in values))
     mean, std = found
     if min(std) <= 0:
-        raise UsageError(f"{what}: preprocessor_config.json has image_std = {std}, not above 0")
+        raise UsageError(f"{what}: preprocessor_config.json has image_std = {std}; set it above 0")
     return mean, std

@@ -1,4 +1,4 @@
-"""Configuration, image processor and model of a checkpoint, as transformers loads them."""
+"""Configuration, image processor and model of a checkpoint, loaded by transformers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from benchmark.config import options_place
 from benchmark.errors import UsageError, first_line
 
 TOWERS = frozenset({"clip", "siglip"})
-"""Models of images and text whose part for images is a model of its own."""
+"""Models of images and text with a separate vision model."""
 TOWER_PREFIX = "vision_model."
-"""Begins the names of its tensors."""
+"""Prefix of the tensors of the vision model."""
 
 
 def has_classifier(checkpoint: Checkpoint) -> bool:
@@ -24,10 +24,10 @@ def has_classifier(checkpoint: Checkpoint) -> bool:
 
 
 def load_config(checkpoint: Checkpoint) -> Any:
-    """Return the configuration of transformers: of the part of the model that takes images.
+    """Return the configuration of transformers; of models of images and text, the vision part.
 
     Raises:
-        UsageError: this version of transformers does not know the model, or the file is wrong.
+        UsageError: this version of transformers does not know the model, or the file is invalid.
     """
     from transformers import AutoConfig, ViTConfig
 
@@ -39,15 +39,14 @@ def load_config(checkpoint: Checkpoint) -> Any:
         if config.model_type in TOWERS:
             return config.vision_config
         if config.model_type == "vit_mae":
-            # Its own class hides most patches, at random; the encoder is that of ViT.
+            # Its own class masks most patches at random; its encoder is a ViT.
             return ViTConfig.from_dict({**config.to_dict(), "model_type": "vit"})
         return config
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         if not checkpoint.trusts_code and "auto_map" in (checkpoint.read_json(CONFIG) or {}):
             raise UsageError(
-                f"{checkpoint.what}: runs Python code that comes with it; read that code and, "
-                "where you trust it, set trust_remote_code = true under "
-                f"{options_place(checkpoint.name)}"
+                f"{checkpoint.what}: needs its own Python code to run; read the code and, if you "
+                f"trust it, set trust_remote_code = true under {options_place(checkpoint.name)}"
             ) from None
         raise UsageError(
             f"{checkpoint.what}: transformers cannot read its config.json: "
@@ -59,7 +58,7 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     """Return the image processor of transformers.
 
     Raises:
-        UsageError: this version of transformers does not know it, or the file is wrong.
+        UsageError: this version of transformers does not know it, or the file is invalid.
     """
     from transformers import AutoImageProcessor
 
@@ -78,16 +77,16 @@ def load_processor(checkpoint: Checkpoint) -> Any:
 def load_model(
     checkpoint: Checkpoint, kind: Any, *, num_labels: int | None = None, **options: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Load a model in float32; return it and what was found of its tensors.
+    """Load a model in float32; return it and the loading info of ``from_pretrained``.
 
     Args:
         checkpoint: its files.
         kind: the class that loads it, e.g. ``AutoModel``.
         num_labels: of the classifier; None: as the checkpoint says.
-        options: what ``from_pretrained`` is given beside.
+        options: further arguments of ``from_pretrained``.
 
     Raises:
-        UsageError: it is not whole, or transformers cannot load it.
+        UsageError: it is truncated, or transformers cannot load it.
     """
     import torch
     from safetensors import SafetensorError
@@ -95,7 +94,7 @@ def load_model(
     config = load_config(checkpoint)
     if num_labels is not None:
         config.num_labels = num_labels
-    # A file that is not whole has a message of its own.
+    # Raises a clearer message for truncated files.
     checkpoint.headers()
     try:
         with quiet_transformers():
@@ -119,7 +118,7 @@ def load_model(
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep reports and progress bars of transformers out of the log; errors still raise."""
+    """Silence the log and progress bars of transformers; errors still raise."""
     from transformers.utils import logging as untyped
 
     logging: Any = untyped

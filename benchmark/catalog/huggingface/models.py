@@ -1,4 +1,4 @@
-"""Networks of transformers, built from local files and checked against what was promised."""
+"""Networks of transformers, built from local files; their tensors are checked."""
 
 from __future__ import annotations
 
@@ -21,18 +21,15 @@ from benchmark.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-_POOLER = "pooler"
-"""What follows the last hidden state in a base model: not used by the mean over it."""
-
 _CLASS_TOKENS = ("cls_token", "class_embedding")
-"""How the parameter of a class token is called."""
+"""Names of the parameter of a class token."""
 
 
 def build_pooled(checkpoint: Checkpoint, reading: Reading = AS_IT_IS) -> torch.nn.Module:
-    """Build a hidden state, pooled as ``reading`` says: (B, 3, H, W) to (B, D).
+    """Build a model that pools a hidden state as in ``reading``: (B, 3, H, W) to (B, D).
 
     Raises:
-        UsageError: the weights do not fit the model, or it has no class token or pooler.
+        UsageError: the weights do not fit the model, or it lacks the class token or pooler.
     """
     from transformers import AutoModel
 
@@ -46,7 +43,7 @@ def build_pooled(checkpoint: Checkpoint, reading: Reading = AS_IT_IS) -> torch.n
 
 
 def read_off(checkpoint: Checkpoint, model: torch.nn.Module, reading: Reading) -> torch.nn.Module:
-    """Return a base model of transformers as a module that gives embeddings.
+    """Return a base model of transformers as a module that returns embeddings.
 
     Raises:
         UsageError: it has no class token.
@@ -56,7 +53,7 @@ def read_off(checkpoint: Checkpoint, model: torch.nn.Module, reading: Reading) -
     names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
     if reading.pooling.startswith("cls") and not names & set(_CLASS_TOKENS):
         raise UsageError(
-            f'{checkpoint.what}: {type(model).__name__} has no class token; take pooling = "mean"'
+            f'{checkpoint.what}: {type(model).__name__} has no class token; set pooling = "mean"'
         )
     return PooledModel(
         model,
@@ -67,7 +64,7 @@ def read_off(checkpoint: Checkpoint, model: torch.nn.Module, reading: Reading) -
 
 
 def interpolates(model: torch.nn.Module, reading: Reading) -> bool:
-    """Return whether a model must be told to interpolate its positions to another size."""
+    """Return whether a model needs an argument to interpolate positions to another size."""
     parameters = inspect.signature(model.forward).parameters
     return reading.image_size is not None and "interpolate_pos_encoding" in parameters
 
@@ -77,7 +74,7 @@ def build_own_classifier(
 ) -> torch.nn.Module:
     """Build the model's classifier with a new classification layer: (B, 3, H, W) to (B, K).
 
-    The layer's weights are drawn from torch's generator, whatever the checkpoint has there.
+    The layer's weights are drawn from torch's generator, even if the checkpoint has some.
 
     Raises:
         UsageError: the weights do not fit the model.
@@ -94,7 +91,7 @@ def build_own_classifier(
     names = [name for name, _ in model.named_parameters()]
     heads = sorted({name.partition(".")[0] for name in names if not name.startswith(base)})
     if not heads or all(not name.startswith(base) for name in names):
-        # Without a base model, body and head cannot be told apart.
+        # Without a base model, body and head cannot be separated.
         return LinearClassifier(build_pooled(checkpoint, reading), dim, num_classes)
     _check_tensors(
         checkpoint, model, info, is_new=lambda name: not name.startswith(base) or _is_unused(name)
@@ -111,10 +108,10 @@ def build_own_classifier(
 
 
 def _index_positions(model: Any, reading: Reading) -> None:
-    """Let transformers compute the index of relative positions now, as an ordinary tensor.
+    """Let transformers compute the index of relative positions now, outside inference mode.
 
-    It keeps the first that is computed for a window, for all models of the process; one that
-    was made in inference mode could not be trained with.
+    It caches the first index of a window size for all models of the process; an index computed
+    in inference mode cannot be used in training.
     """
     import torch
 
@@ -130,7 +127,7 @@ def _index_positions(model: Any, reading: Reading) -> None:
 
 
 def pooler_arguments(checkpoint: Checkpoint, reading: Reading) -> dict[str, Any]:
-    """Return the arguments that leave the pooler out of a base model, where it is not read.
+    """Return the arguments that omit the pooler from a base model unless it is used.
 
     Raises:
         UsageError: transformers has no base model of this kind.
@@ -144,7 +141,8 @@ def pooler_arguments(checkpoint: Checkpoint, reading: Reading) -> dict[str, Any]
         if checkpoint.trusts_code:
             return {}
         raise UsageError(
-            f"{checkpoint.what}: transformers has no base model for '{config.model_type}'"
+            f"{checkpoint.what}: transformers has no base model for '{config.model_type}'; use "
+            "another model"
         ) from None
     parameters = inspect.signature(kind).parameters
     has_pooler = reading.pooling == "pooler"
@@ -159,21 +157,21 @@ def _check_tensors(
     is_new: Callable[[str], bool],
     keeps: bool = False,
 ) -> None:
-    """Raise UsageError where tensors are missing, left over, of another shape or not finite.
+    """Raise UsageError if tensors are missing, unexpected, of another shape or not finite.
 
     Args:
-        checkpoint: what was loaded.
-        model: into which it was.
-        info: of ``from_pretrained``.
-        is_new: whether a tensor of the model need not be in the checkpoint.
+        checkpoint: the loaded checkpoint.
+        model: the model that it was loaded into.
+        info: loading info of ``from_pretrained``.
+        is_new: whether the checkpoint may lack a tensor of the model.
         keeps: whether the pooler of the checkpoint is used.
     """
     prefix = f"{model.base_model_prefix}."
     if model.config.model_type.removesuffix("_vision_model") in TOWERS:
         prefix = TOWER_PREFIX
     stored = {name for header in checkpoint.headers() for name in header}
-    # Under the base model's prefix are its tensors, beside them those of another head. Where
-    # nothing has the prefix, all are the base model's.
+    # Tensors without the base model's prefix belong to another head; if none has the prefix, all
+    # are the base model's.
     has_prefix = any(name.startswith(prefix) for name in stored)
     beside = {name.partition(".")[0] for name in stored if not name.startswith(prefix)}
     left_over = [
@@ -189,7 +187,8 @@ def _check_tensors(
 
 
 def _is_unused(name: str) -> bool:
-    return _POOLER in name.split(".") or _is_counter(name)
+    # The pooler follows the last hidden state; the mean over it does not use it.
+    return "pooler" in name.split(".") or _is_counter(name)
 
 
 def _is_counter(name: str) -> bool:
@@ -197,7 +196,7 @@ def _is_counter(name: str) -> bool:
 
 
 def _reset(module: torch.nn.Module) -> None:
-    """Draw the weights of a classification layer anew, as ``LinearClassifier`` draws them."""
+    """Redraw the weights of a classification layer in the way of ``LinearClassifier``."""
     import torch
 
     for child in module.modules():

@@ -1,4 +1,4 @@
-"""Fine-tuned classifiers as folders that the pipeline of transformers loads unchanged."""
+"""Write fine-tuned classifiers as folders that the pipeline of transformers loads unchanged."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.huggingface.files import Checkpoint
+from benchmark.catalog.tensors import misfit
 from benchmark.errors import UsageError
 from benchmark.specs import Backbone, Publication
 
 if TYPE_CHECKING:
     import torch
 
+_INSTEAD = "export a head on its embedding instead (--method)"
+
 
 def publish_transformers(checkpoint: Checkpoint, publication: Publication) -> None:
     """Write a classifier of transformers, with its image processor.
 
     Raises:
-        UsageError: transformers has no classifier of this kind, or the state is of another.
+        UsageError: transformers has no classifier for this model, or the state does not fit it.
     """
     from transformers import AutoModelForImageClassification
 
@@ -38,11 +41,11 @@ def publish_transformers(checkpoint: Checkpoint, publication: Publication) -> No
             model = auto.from_config(config, trust_remote_code=False)
         except ValueError:
             raise UsageError(
-                f"{what}: transformers has no image classifier for '{config.model_type}'; export "
-                "a head on its embedding instead (--method)"
+                f"{what}: transformers has no image classifier for '{config.model_type}'; "
+                f"{_INSTEAD}"
             ) from None
         _load_state(model, state, what)
-        # Training may have loaded half-precision weights; what it trained is float32.
+        # The checkpoint may be in half precision; the trained weights are float32.
         model.float().save_pretrained(publication.folder)
         load_processor(checkpoint).save_pretrained(publication.folder)
 
@@ -54,17 +57,17 @@ def publish_timm(
     classifier: str | tuple[str, ...] | None = "classifier",
     model_args: dict[str, Any] | None = None,
 ) -> None:
-    """Write a classifier of timm as transformers wraps it (``TimmWrapperForImageClassification``).
+    """Write a classifier of timm as ``TimmWrapperForImageClassification`` of transformers.
 
     Args:
         architecture: timm's name.
-        publication: the state is that of ``LinearClassifier`` on timm's network.
-        classifier: timm's name of the classification layer; a network with several, or none,
+        publication: with the state of ``LinearClassifier`` on timm's network.
+        classifier: timm's name of the classification layer; a network with several or none
             cannot be published.
-        model_args: what ``timm.create_model`` is given beside.
+        model_args: further arguments of ``timm.create_model``.
 
     Raises:
-        UsageError: the state is of another kind of classifier.
+        UsageError: the state belongs to another kind of classifier.
     """
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
@@ -76,8 +79,7 @@ def publish_timm(
     if not isinstance(classifier, str):
         raise UsageError(
             f"{what}: a network with {len(classifier or ())} classification layers cannot be "
-            "published; "
-            "export a head on its embedding instead (--method)"
+            f"published; {_INSTEAD}"
         )
     size = backbone.image_size or 224
     state = _renamed(
@@ -115,27 +117,27 @@ def _check_options(backbone: Backbone, *, can_have: Collection[str]) -> None:
         if name not in can_have:
             text = list(value) if isinstance(value, tuple) else value
             raise UsageError(
-                f"backbone '{backbone.name}': with {name} = {text} the pipeline of transformers "
-                "would not do the same; export a head on its embedding instead (--method)"
+                f"backbone '{backbone.name}': the pipeline of transformers does not support "
+                f"{name} = {text}; {_INSTEAD}"
             )
 
 
 def _crop_share(size: int, resize_to: int) -> float:
-    """Return the share from which timm computes ``resize_to`` as floor(size / share)."""
+    """Return the ``crop_pct`` for which timm's floor(size / crop_pct) is ``resize_to``."""
     share = size / resize_to
-    # Half a pixel more keeps rounding errors from taking a whole one away.
+    # Half a pixel more protects the floor from rounding errors.
     return share if math.floor(size / share) == resize_to else size / (resize_to + 0.5)
 
 
 def _renamed(state: Any, prefixes: dict[str, str], what: str) -> dict[str, torch.Tensor]:
-    """Return the state with other prefixes; every name must have one of the old ones."""
+    """Return the state with its prefixes replaced; raises UsageError for any other prefix."""
     renamed = {}
     for name, tensor in state.items():
         old = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
         if old is None:
             raise UsageError(
-                f"{what}: the tensor '{name}' is of no classifier that can be published; export a "
-                "head on its embedding instead (--method)"
+                f"{what}: the tensor '{name}' belongs to a classifier that cannot be published; "
+                f"{_INSTEAD}"
             )
         renamed[prefixes[old] + name.removeprefix(old)] = tensor
     return renamed
@@ -145,6 +147,5 @@ def _load_state(model: Any, state: dict[str, torch.Tensor], what: str) -> None:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        text = " ".join(str(error).split())[:200]
-        raise UsageError(f"{what}: the fine-tuned weights do not fit the model: {text}") from None
+        raise misfit(f"{what}: the fine-tuned weights", error) from None
     model.eval()

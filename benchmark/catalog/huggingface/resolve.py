@@ -1,7 +1,7 @@
-"""Any image model of transformers or timm as a backbone: ``hf:FOLDER`` or ``hf:ORG/NAME``.
+"""Backbones from image models of transformers or timm: ``hf:FOLDER`` or ``hf:ORG/NAME``.
 
-What an entry says is read from JSON and from the header of the weights; torch is imported where
-a network is built. Only safetensors are read, and no code of a checkpoint is run.
+An entry is read from JSON and the header of the weights; torch is imported when a network is
+built. Only safetensors are read; a checkpoint's code runs only with ``trust_remote_code``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmark.catalog.huggingface.images import Preprocessing, read_preprocessi
 from benchmark.catalog.huggingface.load import TOWER_PREFIX, TOWERS
 from benchmark.catalog.huggingface.timm_checkpoints import describe_network, holds_timm
 from benchmark.catalog.options import AS_IT_IS, FED, Reading, check_applicable, feed
+from benchmark.catalog.tensors import inflated
 from benchmark.errors import UsageError
 from benchmark.specs import Backbone, Publication
 
@@ -31,27 +32,27 @@ HIDDEN_SIZE = frozenset(
     {"beit", "clip_vision_model", "data2vec-vision", "deit", "dinov2", "dinov2_with_registers",
      "dinov3_vit", "ijepa", "siglip_vision_model", "swin", "swinv2", "vit", "vit_mae", "vit_msn"}
 )  # fmt: skip
-"""Models whose last hidden state is as long as ``hidden_size``."""
+"""Models whose embedding has the length ``hidden_size``."""
 HIDDEN_SIZES = frozenset({"convnext", "convnextv2", "regnet", "resnet"})
-"""Models whose last hidden state is as long as the last of ``hidden_sizes``."""
+"""Models whose embedding has the length of the last of ``hidden_sizes``."""
 
 
 def resolve_huggingface(
     name: str, *, where: str, options: BackboneOptions | None = None
 ) -> Backbone:
-    """Return the backbone that ``hf:...`` names.
+    """Return the backbone named ``hf:...``.
 
-    A name that is a folder (relative to where the command runs, or absolute) means that folder;
-    any other is a repository of the Hugging Face hub, from the local cache where it is there.
+    If a folder of that name exists (relative to the working directory, or absolute), it is used;
+    any other name is a repository of the Hugging Face hub, read from the local cache if possible.
 
     Args:
         name: e.g. ``hf:checkpoints/beit`` or ``hf:facebook/convnext-base-224-22k@main``.
-        where: where it was written; begins the message.
-        options: of this backbone; to a network of timm only ``image_size`` and ``bands`` apply.
+        where: the place of the name; prefix of error messages.
+        options: of this backbone; networks of timm take only ``image_size`` and ``bands``.
 
     Raises:
-        UsageError: there is no such checkpoint, it is no image model, it is not whole, or it
-            cannot be used as the options say.
+        UsageError: the checkpoint does not exist, is truncated, is not an image model, or does
+            not support the options.
     """
     applicable = FED | {"pooling", "layer", "trust_remote_code"}
     check_applicable(name, options, applicable, where=where)
@@ -64,8 +65,11 @@ def resolve_huggingface(
             f"{checkpoint.what}: there is no {CONFIG} in {checkpoint.path or 'the repository'}; "
             "name a folder or model that transformers can load"
         )
-    checkpoint, commit = _pin(checkpoint)
-    revision = partial(_digest, checkpoint) if commit is None else partial(str, commit)
+    if checkpoint.path is None:
+        checkpoint = checkpoint.pinned()
+        revision = partial(str, checkpoint.revision)
+    else:
+        revision = partial(_digest, checkpoint)
     if holds_timm(config):
         return describe_network(checkpoint, config, revision=revision, options=options)
     model_type = _image_model(config, checkpoint)
@@ -89,12 +93,7 @@ def resolve_huggingface(
         license="as the checkpoint says",
         hub_id=checkpoint.repo or None,
         revision=revision,
-        image_size=images.image_size,
-        resize_to=images.resize_to,
-        interpolation=images.interpolation,
-        is_rounded=True,
-        mean=images.mean,
-        std=images.std,
+        **images.fields,
     )
     backbone = feed(entry, options, where=where)
     reading = AS_IT_IS
@@ -105,7 +104,7 @@ def resolve_huggingface(
         from benchmark.catalog.huggingface.checks import measure_dim
 
         dim = measure_dim(checkpoint, backbone.image_size or 224, reading, num_bands)
-    # The model's own classifier reads the last hidden state in its own way.
+    # The model's own classifier always pools the last hidden state in its own way.
     reads_otherwise = reading._replace(image_size=None) != AS_IT_IS
     classifier = partial(build_classifier, checkpoint, dim, reading)
     return replace(
@@ -128,16 +127,15 @@ def build(
 
     Args:
         checkpoint: its files.
-        unproven: dimension and preprocessing of a kind of model that is not known here, which
-            are compared with what transformers does; None: known.
-        reading: how the embedding is read off.
-        num_bands: 3; more grow the first convolution.
+        unproven: dimension and preprocessing to be compared with transformers; None: a model type
+            with rules of its own.
+        reading: the hidden state and pooling that give the embedding.
+        num_bands: 3; more bands widen the first convolution.
 
     Raises:
         UsageError: the weights do not fit the model, or it cannot be used as a backbone.
     """
     from benchmark.catalog.huggingface.models import build_pooled
-    from benchmark.networks.inflation import inflate_first_convolution
 
     model = build_pooled(checkpoint, reading)
     if unproven is not None:
@@ -145,21 +143,19 @@ def build(
 
         dim, images = unproven
         check_kind(checkpoint, model, dim, images)
-    return model if num_bands == 3 else inflate_first_convolution(model, num_bands)
+    return inflated(model, num_bands)
 
 
 def build_classifier(
     checkpoint: Checkpoint, dim: int, reading: Reading, num_bands: int, num_classes: int
 ) -> torch.nn.Module:
-    """Build the model's own classifier, its classification layer new: (B, C, H, W) to (B, K).
+    """Build the model's classifier with a new classification layer: (B, C, H, W) to (B, K).
 
-    A kind of model for which transformers has no classifier gets a linear layer on its embedding.
+    If transformers has no classifier for the model type, a linear layer reads its embedding.
     """
     from benchmark.catalog.huggingface.models import build_own_classifier
-    from benchmark.networks.inflation import inflate_first_convolution
 
-    model = build_own_classifier(checkpoint, dim, num_classes, reading)
-    return model if num_bands == 3 else inflate_first_convolution(model, num_bands)
+    return inflated(build_own_classifier(checkpoint, dim, num_classes, reading), num_bands)
 
 
 def publish(checkpoint: Checkpoint, publication: Publication) -> None:
@@ -169,35 +165,23 @@ def publish(checkpoint: Checkpoint, publication: Publication) -> None:
     publish_transformers(checkpoint, publication)
 
 
-def _pin(checkpoint: Checkpoint) -> tuple[Checkpoint, str | None]:
-    """Return the checkpoint at the commit that a branch means now, and that commit."""
-    if checkpoint.path is not None:
-        return checkpoint, None
-    config = checkpoint.file(CONFIG)
-    # The cache keeps a file under snapshots/COMMIT/.
-    commit = None if config is None else config.parent.name
-    return replace(checkpoint, revision=commit), commit
-
-
 def _digest(checkpoint: Checkpoint) -> str:
     from benchmark.store.digest import digest_files, fingerprint
 
-    config = checkpoint.file(CONFIG)
-    paths = [*checkpoint.weights(), *checkpoint.code()] + ([] if config is None else [config])
+    paths = [*checkpoint.weights(), *checkpoint.code(), checkpoint.need(CONFIG)]
     digests = digest_files(paths)
     return fingerprint([[path.name, digests[path]] for path in paths])
 
 
 def _image_model(config: Mapping[str, Any], checkpoint: Checkpoint) -> str:
-    """Return the type of a model that takes images alone, or of the part of it that does."""
+    """Return the type of an image model, or of the vision part of a model of images and text."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise UsageError(
-            f"{checkpoint.what}: its {CONFIG} has no model_type, so that it is no checkpoint of "
-            "transformers"
+            f"{checkpoint.what}: its {CONFIG} has no model_type; name a checkpoint of transformers"
         )
     has_images = bool({"vision_config", "image_size", "num_channels"} & config.keys())
-    # BEiT has a vocabulary too, that of its image tokens, but no positions of words.
+    # BEiT has a vocabulary of image tokens, but no positions of words.
     has_words = "vocab_size" in config and (
         not has_images or bool({"type_vocab_size", "max_position_embeddings"} & config.keys())
     )
@@ -205,9 +189,7 @@ def _image_model(config: Mapping[str, Any], checkpoint: Checkpoint) -> str:
         return f"{model_type}_vision_model"
     if has_words or "text_config" in config:
         kind = "a model of images and text" if has_images else "a text model"
-        raise UsageError(
-            f"{checkpoint.what}: '{model_type}' is {kind}; a backbone takes images alone"
-        )
+        raise UsageError(f"{checkpoint.what}: '{model_type}' is {kind}; name an image model")
     return model_type
 
 
@@ -216,17 +198,17 @@ def _check_processor(
 ) -> None:
     if processor is None:
         raise UsageError(
-            f"{checkpoint.what}: there is no {PROCESSOR}, which says how images are resized and "
-            "normalised; save the model's image processor beside its weights"
+            f"{checkpoint.what}: there is no {PROCESSOR} (how images are resized and normalised); "
+            "save the model's image processor beside its weights"
         )
     if "sampling_rate" in processor:
         raise UsageError(
-            f"{checkpoint.what}: '{model_type}' is a model of sound; a backbone takes images alone"
+            f"{checkpoint.what}: '{model_type}' is an audio model; name an image model"
         )
 
 
 def _known_dim(config: Mapping[str, Any], model_type: str) -> int | None:
-    """Return the length of the embedding, or None where a network must be built to know it."""
+    """Return the length of the embedding; None: a network must be built to measure it."""
     found = None
     if model_type in HIDDEN_SIZE:
         found = config.get("hidden_size")

@@ -1,7 +1,7 @@
-"""Checkpoints of networks of timm: as transformers wraps them, or as timm itself saves them.
+"""Checkpoints of networks of timm, saved by timm or by its wrapper in transformers.
 
-Both name the architecture and its arguments in ``config.json``, and say in its ``pretrained_cfg``
-what the network is fed. transformers puts ``timm_model.`` before the names of the tensors.
+Both have the architecture, its arguments and ``pretrained_cfg`` (the preprocessing) in
+``config.json``. transformers adds the prefix ``timm_model.`` to the names of the tensors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.catalog.huggingface.files import CONFIG, Checkpoint
-from benchmark.catalog.options import FED, check_applicable, feed, options_where
+from benchmark.catalog.options import FED, check_applicable, feed, options_where, prefixed
 from benchmark.catalog.tensors import check_fit
 from benchmark.catalog.timm.names import check_architecture, family_of, pretrained_config
 from benchmark.catalog.timm.networks import (
@@ -33,26 +33,26 @@ if TYPE_CHECKING:
     from benchmark.config import BackboneOptions
 
 WRAPPER = "timm_wrapper"
-"""The type of model that transformers calls them."""
+"""Their model type in transformers."""
 
 _PREFIX = "timm_model."
 _OF_THE_FACTORY = frozenset({"cache_dir", "checkpoint_path", "features_only"})
-"""Arguments of ``timm.create_model`` that are not of the network; some open other files."""
+"""Arguments of ``timm.create_model``, not of the network; some open other files."""
 
 
 class Saved(NamedTuple):
-    """What ``config.json`` says of a network."""
+    """A network as described by ``config.json``."""
 
     architecture: str
     model_args: Arguments
     num_classes: int
-    """Of the classifier that was saved with it."""
+    """Of the saved classifier."""
     images: Preprocessing
     license: str
 
 
 def holds_timm(config: Mapping[str, Any]) -> bool:
-    """Return whether ``config.json`` is that of a network of timm."""
+    """Return whether ``config.json`` describes a network of timm."""
     model_type = config.get("model_type")
     return model_type == WRAPPER or (model_type is None and "architecture" in config)
 
@@ -69,17 +69,17 @@ def describe_network(
     Args:
         checkpoint: its files.
         config: the content of ``config.json``.
-        revision: what identifies its files.
+        revision: returns the identity of its files.
         options: of this backbone; ``image_size`` and ``bands`` apply.
 
     Raises:
-        UsageError: timm has no such network, the checkpoint is not whole, or it cannot be used
-            as the options say.
+        UsageError: timm has no such network, the checkpoint is truncated, or it does not support
+            the options.
     """
     name, where = checkpoint.name, checkpoint.where
     check_applicable(name, options, FED, where=where)
     saved = read_config(config, checkpoint.what)
-    # They are read here so that what is absent or torn fails before any work.
+    # Read now so that missing or truncated weights fail before any work.
     checkpoint.headers()
     entry = Backbone(
         name=name,
@@ -97,11 +97,8 @@ def describe_network(
     backbone = feed(entry, options, where=where)
     size = backbone.image_size or saved.images.image_size
     saved = saved._replace(model_args=_sized(saved, size))
-    begin = checkpoint.what if backbone == entry else options_where(name, where)
-    try:
+    with prefixed(checkpoint.what if backbone == entry else options_where(name, where)):
         facts = read_facts(saved.architecture, size, len(backbone.bands or ()), saved.model_args)
-    except UsageError as error:
-        raise UsageError(f"{begin}: {error}") from None
     return replace(
         backbone,
         build=partial(build, checkpoint, saved),
@@ -112,26 +109,26 @@ def describe_network(
 
 
 def read_config(config: Mapping[str, Any], what: str) -> Saved:
-    """Read ``config.json``, in the form that timm writes today, and in its older flat one.
+    """Read ``config.json`` in the present form of timm or its older flat form.
 
     Raises:
-        UsageError: timm has no such network, or the file holds what cannot be used; says what.
+        UsageError: timm has no such network, or the file has a setting that is not supported.
     """
     architecture = config.get("architecture")
     if not isinstance(architecture, str):
-        raise UsageError(f"{what}: its {CONFIG} names no architecture of timm")
+        raise UsageError(f"{what}: its {CONFIG} names no architecture of timm; add it")
     architecture = architecture.partition(".")[0]
     check_architecture(architecture, what)
     fed = config.get("pretrained_cfg", {} if config.get("model_type") else config)
     if not isinstance(fed, Mapping) or not fed.keys() & {"input_size", "mean", "std"}:
         raise UsageError(
-            f"{what}: its {CONFIG} has no pretrained_cfg, which says how images are resized and "
-            "normalised; save the network with it"
+            f"{what}: its {CONFIG} has no pretrained_cfg (how images are resized and normalised); "
+            "save the network with it"
         )
     model_args = _read_arguments(config.get("model_args") or {}, what)
     size = dict(model_args).get("img_size")
     if size is not None and fed.get("fixed_input_size"):
-        # timm reads its own files so: the arguments are those of the weights.
+        # As timm does: model_args has the size of the weights.
         fed = {**fed, "input_size": (3, size, size)}
     num_classes = config.get("num_classes", fed.get("num_classes"))
     return Saved(
@@ -146,7 +143,7 @@ def read_config(config: Mapping[str, Any], what: str) -> Saved:
 def build(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Module:
     """Build the network with its weights: (B, C, H, W) to (B, D).
 
-    The classifier of the checkpoint, where it has one, is left out.
+    Leaves out the checkpoint's classifier, if any.
 
     Raises:
         UsageError: the weights do not fit the network, or are not finite.
@@ -161,7 +158,7 @@ def build(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Modu
     body, head = _shapes(saved)
     num_classes = 0
     if not stored.keys() & head and not stored.keys() <= body.keys():
-        # Perhaps names of an older version: timm translates them, with those of the classifier.
+        # Maybe names of an older version: timm translates them along with the classifier.
         num_classes = saved.num_classes
     state = {name: tensor for name, tensor in stored.items() if name not in head}
     overlay = {
@@ -192,21 +189,21 @@ def build(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Modu
 
 
 def _read_arguments(given: Any, what: str) -> Arguments:
-    """Return what the network is built with, without what is chosen here."""
+    """Return the arguments of the network, without bands and number of classes."""
     if not isinstance(given, Mapping):
         raise UsageError(f"{what}: its {CONFIG} has model_args = {given}; give a JSON object")
     found = {}
     for key, value in sorted(given.items()):
         if key.startswith("pretrained") or key in _OF_THE_FACTORY:
             raise UsageError(
-                f"{what}: its {CONFIG} has '{key}' in model_args, which is no argument of a "
-                "pooled network; leave it out"
+                f"{what}: its {CONFIG} has '{key}' in model_args, which is not an argument of a "
+                "pooled network; remove it"
             )
         is_pair = key == "img_size" and isinstance(value, list)
         if (is_pair and len(set(value)) != 1) or (key == "in_chans" and value != 3):
             raise UsageError(
-                f"{what}: its {CONFIG} has {key} = {value}; only square images of 3 bands can be "
-                "had here"
+                f"{what}: its {CONFIG} has {key} = {value}; only square images of 3 bands are "
+                "supported"
             )
         if key not in {"in_chans", "num_classes"}:
             found[key] = value[0] if is_pair else _as_tuple(value)
@@ -218,7 +215,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _sized(saved: Saved, size: int) -> Arguments:
-    """Return the arguments of a network with positions for each patch of an image of this size."""
+    """Return the arguments with the image size, if the network is built for one size."""
     model_args = dict(saved.model_args)
     if "img_size" in model_args or pretrained_config(saved.architecture)["fixed_input_size"]:
         model_args["img_size"] = size
@@ -226,7 +223,7 @@ def _sized(saved: Saved, size: int) -> Arguments:
 
 
 def _shapes(saved: Saved) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Return the shapes of the network's tensors by name, and the names of its classifier's."""
+    """Return the shapes of the network's tensors by name, and the names in its classifier."""
     import torch
 
     model_args = dict(saved.model_args)

@@ -1,1 +1,1 @@
-"""Networks of timm, for ``timm:...`` and for checkpoints that timm saved."""
+"""Networks of timm, for backbones ``timm:...`` and for checkpoints saved by timm."""

@@ -1,17 +1,16 @@
-"""Any network of timm as a backbone: ``timm:NAME`` or ``timm:NAME.TAG``.
+"""Backbones from networks of timm: ``timm:NAME`` or ``timm:NAME.TAG``.
 
-Weights come from the Hugging Face hub's cache, as safetensors, pinned to a commit.
+Weights are safetensors from the Hugging Face hub's cache, pinned to a commit.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.catalog.huggingface.files import CONFIG, WEIGHTS, Checkpoint
-from benchmark.catalog.options import FED, backbone_what, check_applicable, feed, options_where
+from benchmark.catalog.options import FED, check_applicable, feed, options_where, prefixed
 from benchmark.catalog.timm.names import family_of, full_name, pretrained_config
 from benchmark.catalog.timm.networks import (
     Arguments,
@@ -22,7 +21,6 @@ from benchmark.catalog.timm.networks import (
     read_preprocessing,
     size_arguments,
 )
-from benchmark.errors import UsageError
 from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
@@ -34,39 +32,36 @@ TIMM_PREFIX = "timm:"
 
 
 def resolve_timm(name: str, *, where: str = "", options: BackboneOptions | None = None) -> Backbone:
-    """Return the backbone that ``timm:...`` names.
+    """Return the backbone named ``timm:...``.
 
     Args:
         name: e.g. ``timm:resnet50`` (timm's default weights) or ``timm:resnet50.a1_in1k``.
-        where: where it was written; begins messages.
+        where: the place of the name; prefix of error messages.
         options: of this backbone; ``image_size`` and ``bands`` apply.
 
     Raises:
-        UsageError: timm has no such network or weights, the weights are not on this machine and
-            cannot be fetched, or an option does not fit.
+        UsageError: timm has no such network or weights, the weights cannot be fetched, or the
+            network does not support an option.
     """
     check_applicable(name, options, FED, where=where)
-    what = backbone_what(name, where)
-    model = full_name(name.removeprefix(TIMM_PREFIX), what)
+    checkpoint = Checkpoint(name=name, where=where)
+    model = full_name(name.removeprefix(TIMM_PREFIX), checkpoint.what)
     config = pretrained_config(model)
-    checkpoint, commit = _pin(
-        Checkpoint(name=name, where=where, repo=config["hf_hub_id"], revision=None)
-    )
-    # They are read here so that what is absent or torn fails before any work.
+    checkpoint = replace(checkpoint, repo=config["hf_hub_id"])
+    # A cache with the weights may lack the configuration, which is faster to fetch.
+    checkpoint = checkpoint.pinned(WEIGHTS if checkpoint.has(WEIGHTS) else CONFIG)
+    # Read now so that missing or truncated weights fail before any work.
     checkpoint.headers()
-    backbone = feed(describe(name, model, what), options, where=where)
+    backbone = feed(describe(name, model, checkpoint.what), options, where=where)
     size = backbone.image_size
     model_args = size_arguments(config, size)
-    num_bands = len(backbone.bands or ())
-    try:
-        facts = read_facts(model, size, num_bands)
-    except UsageError as error:
-        raise UsageError(f"{options_where(name, where)}: {error}") from None
+    with prefixed(options_where(name, where)):
+        facts = read_facts(model, size, len(backbone.bands or ()))
     return replace(
         backbone,
         build=partial(build, model, checkpoint, model_args),
         publish=partial(publish_network, model, model_args),
-        revision=partial(str, commit),
+        revision=partial(str, checkpoint.revision),
         dim=facts.dim,
         num_parameters=facts.num_parameters,
     )
@@ -78,10 +73,10 @@ def describe(name: str, model: str, what: str) -> Backbone:
     Args:
         name: of the backbone.
         model: timm's name, with a tag.
-        what: begins messages.
+        what: prefix of error messages.
 
     Raises:
-        UsageError: its preprocessing has no equal here.
+        UsageError: its preprocessing is not supported.
     """
     config = pretrained_config(model)
     images = read_preprocessing(config, what)
@@ -109,23 +104,11 @@ def build(
     Args:
         model: timm's name, with a tag.
         checkpoint: its files.
-        model_args: what ``timm.create_model`` is given beside.
-        num_bands: 3; more grow the first convolution.
+        model_args: further arguments of ``timm.create_model``.
+        num_bands: 3; more bands widen the first convolution.
 
     Raises:
         UsageError: the weights do not fit the network.
     """
-    path = checkpoint.file(WEIGHTS)
-    if path is None:
-        raise UsageError(f"{checkpoint.what}: there is no {WEIGHTS} in {checkpoint.repo}")
-    return build_loaded(model, {"file": str(path)}, model_args, num_bands, what=checkpoint.what)
-
-
-def _pin(checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
-    """Return the checkpoint at the commit that its branch means now, and that commit."""
-    # Who has the weights need not have the configuration, which is fetched sooner.
-    path: Path | None = checkpoint.file(WEIGHTS if checkpoint.has(WEIGHTS) else CONFIG)
-    if path is None:
-        raise UsageError(f"{checkpoint.what}: there is no {CONFIG} in {checkpoint.repo}")
-    # The cache keeps a file under snapshots/COMMIT/.
-    return replace(checkpoint, revision=path.parent.name), path.parent.name
+    overlay = {"file": str(checkpoint.need(WEIGHTS))}
+    return build_loaded(model, overlay, model_args, num_bands, what=checkpoint.what)

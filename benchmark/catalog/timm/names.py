@@ -1,4 +1,4 @@
-"""What timm calls its networks and their weights, and what it knows of them."""
+"""Names of timm's networks and weights, and its configuration for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmark.errors import UsageError, did_you_mean
 
 @cache
 def pretrained_config(model: str) -> dict[str, Any]:
-    """Return what timm knows of the weights of a network.
+    """Return timm's ``pretrained_cfg`` of the weights of a network.
 
     Args:
         model: timm's name, as ``full_name`` returns it.
@@ -22,12 +22,12 @@ def pretrained_config(model: str) -> dict[str, Any]:
 
 
 def check_architecture(architecture: str, what: str) -> None:
-    """Raise UsageError, with the nearest name, where timm has no such network."""
+    """Raise UsageError with the nearest name if timm has no such network."""
     import timm
 
     if not timm.is_model(architecture):
         hint = did_you_mean(
-            architecture, timm.list_models(), otherwise="timm.list_models() names them all."
+            architecture, timm.list_models(), otherwise="timm.list_models() lists all."
         )
         raise UsageError(f"{what}: timm has no network '{architecture}'.{hint}")
 
@@ -36,7 +36,7 @@ def full_name(given: str, what: str) -> str:
     """Return timm's name with its tag.
 
     Raises:
-        UsageError: there is no such network, or it has no such weights, or none at all.
+        UsageError: there is no such network, or it has no weights or none of that tag.
     """
     import timm
 
@@ -48,16 +48,16 @@ def full_name(given: str, what: str) -> str:
         hint = did_you_mean(
             architecture,
             {name.partition(".")[0] for name in near if _is_on_hub(name)},
-            otherwise="timm.list_pretrained() names those that have.",
+            otherwise="timm.list_pretrained() lists the networks with weights.",
         )
-        raise UsageError(f"{what}: timm has no pretrained weights of '{architecture}'.{hint}")
+        raise UsageError(f"{what}: timm has no pretrained weights for '{architecture}'.{hint}")
     if not tag:
         default: Any = timm.get_pretrained_cfg(architecture)
         full = f"{architecture}.{default.tag}"
         return full if full in tagged else tagged[0]
     if given not in tagged:
         raise UsageError(
-            f"{what}: timm has no pretrained weights '{tag}' of '{architecture}'."
+            f"{what}: timm has no pretrained weights '{tag}' for '{architecture}'."
             f"{did_you_mean(given, tagged)}"
         )
     return given

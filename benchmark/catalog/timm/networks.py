@@ -1,6 +1,6 @@
-"""Networks of timm: what they are fed, what they say of themselves, and how they are built.
+"""Networks of timm: their preprocessing, their facts, and how to build and publish them.
 
-The embedding is what the network's own global pooling gives to its classifier.
+The embedding is the output of the network's own global pooling, the input of its classifier.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from benchmark.catalog.tensors import check_finite
+from benchmark.catalog.options import check_multiple
+from benchmark.catalog.tensors import Facts, check_finite, measure, misfit
 from benchmark.catalog.timm.names import pretrained_config
 from benchmark.errors import UsageError, one_line
 
@@ -20,18 +21,11 @@ if TYPE_CHECKING:
     from benchmark.specs import Publication
 
 Arguments = tuple[tuple[str, Any], ...]
-"""What ``timm.create_model`` is given beside the name, by name."""
-
-
-class Facts(NamedTuple):
-    """What a network says of itself."""
-
-    dim: int
-    num_parameters: int
+"""Further arguments of ``timm.create_model``, by name."""
 
 
 class Preprocessing(NamedTuple):
-    """The fields of ``specs.Backbone`` that say what it is fed, by their names."""
+    """The fields of ``specs.Backbone`` that describe its input, by their names."""
 
     image_size: int
     resize_to: int | None
@@ -44,16 +38,16 @@ class Preprocessing(NamedTuple):
 
 
 def read_preprocessing(config: Mapping[str, Any], what: str) -> Preprocessing:
-    """Translate what timm's evaluation transform does by a ``pretrained_cfg``.
+    """Translate timm's evaluation transform for a ``pretrained_cfg``.
 
-    Patches are square, so that its three ways to crop come to the same.
+    Patches are square, so that timm's three crop modes give the same result.
 
     Args:
-        config: of timm, or of a checkpoint; defaults of timm where it is silent.
-        what: begins messages.
+        config: of timm or of a checkpoint; missing keys get timm's defaults.
+        what: prefix of error messages.
 
     Raises:
-        UsageError: it holds something that has no equal here; says what.
+        UsageError: the configuration has a setting that is not supported.
     """
     from timm.data.config import resolve_data_config as untyped
 
@@ -61,32 +55,30 @@ def read_preprocessing(config: Mapping[str, Any], what: str) -> Preprocessing:
     try:
         bands, height, width = (int(side) for side in config.get("input_size") or (3, 224, 224))
         if bands != 3:
-            raise UsageError(
-                f"{what}: its images have {bands} bands; only weights of 3 can be used"
-            )
-        # As transformers calls it: a single mean is that of every band.
+            raise UsageError(f"{what}: its images have {bands} bands; use weights of 3 bands")
+        # Called as in transformers: a single mean applies to every band.
         data = resolve_data_config(dict(config))
         mean, std = (tuple(float(value) for value in data[key]) for key in ("mean", "std"))
         resize_to = math.floor(height / data["crop_pct"])
     except (AssertionError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(
-            f"{what}: its pretrained_cfg cannot be used: {one_line(error, limit=120)}"
+            f"{what}: its pretrained_cfg is invalid: {one_line(error, limit=120)}"
         ) from None
     interpolation: Literal["bilinear", "bicubic"] = data["interpolation"]
     if interpolation not in ("bilinear", "bicubic") or height != width:
         raise UsageError(
             f"{what}: its images are {height} x {width} px, resized '{interpolation}'; only square "
-            "ones, bilinear or bicubic, can be had here"
+            "images and bilinear or bicubic resizing are supported"
         )
     if not 0 < height <= resize_to:
         raise UsageError(
             f"{what}: its pretrained_cfg crops {height} px from {resize_to} px; crop_pct must be "
-            "above 0, and at most 1"
+            "above 0 and at most 1"
         )
     if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
         raise UsageError(
-            f"{what}: its pretrained_cfg has mean = {mean} and std = {std}; give one number for "
-            "each of red, green and blue, std above 0"
+            f"{what}: its pretrained_cfg has mean = {mean} and std = {std}; give one number each "
+            "for red, green and blue, with std above 0"
         )
     return Preprocessing(
         height, None if resize_to == height else resize_to, interpolation, mean, std
@@ -106,12 +98,12 @@ def build_loaded(
 
     Args:
         model: timm's name.
-        overlay: replaces values of timm's ``pretrained_cfg``; says where the weights are.
-        model_args: what ``timm.create_model`` is given beside.
-        num_bands: 3; more grow the first convolution.
-        what: begins messages.
-        num_classes: of the classifier that the weights have, so that timm checks every tensor;
-            it is taken off. None: as timm knows them.
+        overlay: replaces values of timm's ``pretrained_cfg``, among them the place of the weights.
+        model_args: further arguments of ``timm.create_model``.
+        num_bands: 3; more bands widen the first convolution.
+        what: prefix of error messages.
+        num_classes: of the classifier in the weights, so that timm checks every tensor; it is
+            removed afterwards. None: timm's default.
 
     Raises:
         UsageError: the weights do not fit the network, or are not finite.
@@ -129,9 +121,8 @@ def build_loaded(
             **given,
         )
     except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise UsageError(f"{what}: its weights do not fit the network: {text}") from None
-    # timm keeps a copy of the tensors that it was given.
+        raise misfit(f"{what}: its weights", error) from None
+    # timm keeps the tensors of the overlay.
     network.pretrained_cfg = network.default_cfg = {
         key: value for key, value in network.pretrained_cfg.items() if key != "state_dict"
     }
@@ -144,7 +135,7 @@ def build_loaded(
 def build_untrained(
     model: str, num_bands: int, *, num_classes: int = 0, **model_args: Any
 ) -> torch.nn.Module:
-    """Build the network with weights drawn at random: (B, C, H, W) to (B, D), or to (B, K)."""
+    """Build the network with random weights: (B, C, H, W) to (B, D), or (B, K) with classes."""
     import timm
 
     network = timm.create_model(model, pretrained=False, num_classes=num_classes, **model_args)
@@ -153,42 +144,39 @@ def build_untrained(
 
 @cache
 def read_facts(model: str, size: int, num_bands: int, model_args: Arguments | None = None) -> Facts:
-    """Return what a network says of itself, from one without memory or weights.
+    """Return dimension and number of parameters of a network.
 
     Args:
         model: timm's name.
-        size: side in px of what it is fed.
-        num_bands: how many bands it is fed.
-        model_args: what ``timm.create_model`` is given beside; None: what the size needs.
+        size: side of the input in px.
+        num_bands: of the input.
+        model_args: further arguments of ``timm.create_model``; None: those that the size needs.
 
     Raises:
-        UsageError: it cannot take that size or so many bands, or has no pooled embedding.
+        UsageError: it does not support the size or bands, or has no pooled embedding.
     """
-    import torch
-
     if model_args is None:
         model_args = size_arguments(pretrained_config(model), size)
-    try:
-        with torch.device("meta"), torch.inference_mode():
-            network = build_untrained(model, num_bands, **dict(model_args))
-            _check_patches(network, size)
-            found = network(torch.zeros(2, num_bands, size, size))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise UsageError(
-            f"{model} cannot take {num_bands} bands of {size} px: {one_line(error, limit=160)}"
-        ) from None
-    if not isinstance(found, torch.Tensor) or found.ndim != 2:
-        raise UsageError(f"{model} gives no pooled embedding with {dict(model_args)}")
-    return Facts(int(found.shape[1]), sum(item.numel() for item in network.parameters()))
+    given = dict(model_args)
+
+    def build(num_bands: int) -> torch.nn.Module:
+        network = build_untrained(model, num_bands, **given)
+        patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+        side = patch[0] if isinstance(patch, tuple) else patch
+        if isinstance(side, int):
+            check_multiple(size, side)
+        return network
+
+    return measure(model, build, num_bands, size, note=f" with {given}")
 
 
 def publish_network(model: str, model_args: Arguments, publication: Publication) -> None:
-    """Write a fine-tuned classifier as a folder for transformers, which wraps timm.
+    """Write a fine-tuned classifier as a folder for the timm wrapper of transformers.
 
     Args:
         model: timm's name.
-        model_args: what ``timm.create_model`` is given beside.
-        publication: what is written, and where.
+        model_args: further arguments of ``timm.create_model``.
+        publication: the classifier and the folder.
     """
     from benchmark.catalog.huggingface.publish import publish_timm
 
@@ -201,23 +189,13 @@ def publish_network(model: str, model_args: Arguments, publication: Publication)
 
 
 def size_arguments(config: Mapping[str, Any], size: int | None) -> Arguments:
-    """Return what ``timm.create_model`` needs to know of the size.
+    """Return the arguments of ``timm.create_model`` for an image size in px.
 
-    Networks with positions for each patch are built for one size, and timm resamples their
-    positions; the others take any.
+    Networks with a position for each patch are built for one size, and timm resamples their
+    positions; other networks take any size.
     """
     is_own = size is None or size == config["input_size"][-1]
     return () if is_own or not config["fixed_input_size"] else (("img_size", size),)
-
-
-def _check_patches(network: Any, size: int) -> None:
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    side = patch[0] if isinstance(patch, tuple) else patch
-    if isinstance(side, int) and size % side:
-        raise UsageError(
-            f"'image_size' = {size} is no multiple of its patches of {side} px; take "
-            f"{max(1, size // side) * side}"
-        )
 
 
 def _inflated(network: torch.nn.Module, num_bands: int) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""Networks of torchgeo as backbones: ``torchgeo:MODEL/WEIGHTS``, and ``torchgeo:rcf``."""
+"""Backbones from networks of torchgeo: ``torchgeo:MODEL/WEIGHTS`` and ``torchgeo:rcf``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmark.catalog.options import FED, backbone_what, check_applicable, feed, options_where
+from benchmark.catalog.options import (
+    FED,
+    backbone_what,
+    check_applicable,
+    feed,
+    options_where,
+    prefixed,
+)
+from benchmark.catalog.tensors import Facts, measure, misfit
 from benchmark.catalog.torchgeo.weights import RGB, Local, WeightsFile, read_feeding
-from benchmark.errors import UsageError, did_you_mean, one_line
+from benchmark.errors import UsageError, did_you_mean
 from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
@@ -21,9 +29,9 @@ TORCHGEO_PREFIX = "torchgeo:"
 
 RCF = "rcf"
 RCF_FEATURES = 1024
-"""Length of its embedding: half as many filters, each rectified in both directions."""
+"""Length of its embedding: two per filter, since both signs are rectified."""
 RCF_SEED = 1
-"""torchgeo takes 0 for no seed."""
+"""Not 0, which torchgeo takes as no seed."""
 
 WAVELENGTHS: Mapping[str, float] = {
     "blue": 0.49, "green": 0.56, "red": 0.665, "nir": 0.842,
@@ -31,50 +39,47 @@ WAVELENGTHS: Mapping[str, float] = {
 """Micrometres, as in DOFA's own examples (github.com/zhu-xlab/DOFA, demo.ipynb)."""
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green, blue: with these DOFA was trained on NAIP (the same file)."""
+"""Mean and standard deviation of red, green, blue in DOFA's training on NAIP (same file)."""
 
-FAMILIES: Mapping[str, str] = {
-    "resnet": "resnet", "vit": "vit", "swin": "swin", "dofa": "dofa", "scalemae": "scalemae",
-    "earthloc": "earthloc",
-}  # fmt: skip
-"""The models that take one image, by the beginning of their name."""
+FAMILIES = ("resnet", "vit", "swin", "dofa", "scalemae", "earthloc")
+"""Prefixes of the names of models that take one image."""
 
 _UNUSED = ("norm.", "fc_norm.", "head.", "fc.", "pos_embed")
-"""Tensors that weights may lack: torchgeo leaves them as they are new."""
+"""Tensors that weights may lack: torchgeo keeps their initial values."""
 
 
 class Model(NamedTuple):
     """One entry of torchgeo's weights, as plain values."""
 
     name: str
-    """Of the model, e.g. ``resnet18``."""
+    """The model, e.g. ``resnet18``."""
     weights: str
-    """Of its weights, e.g. ``ResNet18_Weights.SENTINEL2_RGB_MOCO``."""
+    """Its weights, e.g. ``ResNet18_Weights.SENTINEL2_RGB_MOCO``."""
     num_bands: int
     size: int | None = None
-    """Side in px, where it is not that of the weights."""
+    """Side in px, if it differs from that of the weights."""
     bands: tuple[str, ...] = ()
-    """What it is fed, for models that are told the wavelengths."""
+    """Bands of the input, for models that take wavelengths."""
 
     @property
     def family(self) -> str:
         """The kind of network."""
-        return next((FAMILIES[key] for key in FAMILIES if self.name.startswith(key)), "")
+        return next((family for family in FAMILIES if self.name.startswith(family)), "")
 
 
 def resolve_torchgeo(
     name: str, *, where: str = "", options: BackboneOptions | None = None
 ) -> Backbone:
-    """Return the backbone that ``torchgeo:...`` names.
+    """Return the backbone named ``torchgeo:...``.
 
     Args:
         name: e.g. ``torchgeo:resnet18/ResNet18_Weights.SENTINEL2_RGB_MOCO`` or ``torchgeo:rcf``.
-        where: where it was written; begins messages.
+        where: the place of the name; prefix of error messages.
         options: of this backbone; ``image_size`` and ``bands`` apply.
 
     Raises:
-        UsageError: torchgeo has no such model or weights, the weights are not on this machine and
-            cannot be fetched, or an option does not fit.
+        UsageError: torchgeo has no such model or weights, the weights cannot be fetched, or the
+            model does not support an option.
     """
     check_applicable(name, options, FED, where=where)
     what = backbone_what(name, where)
@@ -87,7 +92,7 @@ def resolve_torchgeo(
     entry = describe(name, model_name, str(weights), what)
     file.check()
     if entry.family == "dofa":
-        # It makes a filter for each wavelength: any bands in any number, nothing is inflated.
+        # DOFA computes a filter for each wavelength: it takes any bands without inflation.
         backbone = feed(replace(entry, bands=None, mean=(0.0,), std=(1.0,)), options, where=where)
         backbone = _of_wavelengths(backbone, options_where(name, where))
         if replace(backbone, options=()) == entry:
@@ -102,16 +107,13 @@ def resolve_torchgeo(
         size=None if backbone.image_size == entry.image_size else backbone.image_size,
         bands=bands,
     )
-    try:
-        dim, num_parameters = read_facts(model, backbone.image_size, len(bands))
-    except UsageError as error:
-        raise UsageError(f"{options_where(name, where)}: {error}") from None
+    with prefixed(options_where(name, where)):
+        facts = read_facts(model, backbone.image_size, len(bands))
     return replace(
         backbone,
         build=partial(build, model, file),
         revision=file.digest,
-        dim=dim,
-        num_parameters=num_parameters,
+        **facts._asdict(),
     )
 
 
@@ -122,10 +124,10 @@ def describe(name: str, model_name: str, weights_name: str, what: str) -> Backbo
         name: of the backbone.
         model_name: torchgeo's, e.g. ``resnet18``.
         weights_name: torchgeo's, e.g. ``ResNet18_Weights.SENTINEL2_RGB_MOCO``.
-        what: begins messages.
+        what: prefix of error messages.
 
     Raises:
-        UsageError: it takes something that patches of bytes cannot be.
+        UsageError: its preprocessing or bands are not supported.
     """
     from torchgeo.models import get_weight
 
@@ -136,7 +138,6 @@ def describe(name: str, model_name: str, weights_name: str, what: str) -> Backbo
     )
     model = Model(model_name, weights_name, len(feeding.bands), bands=feeding.bands)
     is_dofa = model.family == "dofa"
-    dim, num_parameters = read_facts(model, feeding.image_size, len(feeding.bands))
     scale = f"; {feeding.scale}" if feeding.scale else ""
     trained = weights.meta.get("dataset", "pretrained")
     return Backbone(
@@ -144,8 +145,7 @@ def describe(name: str, model_name: str, weights_name: str, what: str) -> Backbo
         description=f"{model_name} of torchgeo, {short} ({trained}), pooled features{scale}",
         family=model.family,
         build=partial(build_untrained, model),
-        dim=dim,
-        num_parameters=num_parameters,
+        **read_facts(model, feeding.image_size, len(feeding.bands))._asdict(),
         source=weights.url,
         license=str(weights.meta.get("license", "as the weights say")),
         image_size=feeding.image_size,
@@ -197,74 +197,62 @@ def build(model: Model, file: WeightsFile, num_bands: int) -> torch.nn.Module:
         network = _network(model, local)
         _check_loaded(model, network, state)
     except (AssertionError, RuntimeError, KeyError, ValueError) as error:
-        text = " ".join(str(error).split())[:200] or "tensors are missing or left over"
-        raise UsageError(f"{file.what}: {file.path} does not fit the model: {text}") from None
+        raise misfit(f"{file.what}: the weights {file.path}", error) from None
     return _adapted(model, network, num_bands)
 
 
 def build_untrained(model: Model, num_bands: int) -> torch.nn.Module:
-    """Build a model with weights drawn at random: (B, C, H, W) to (B, D)."""
+    """Build a model with random weights: (B, C, H, W) to (B, D)."""
     return _adapted(model, _network(model, None), num_bands)
 
 
 @cache
-def read_facts(model: Model, size: int | None, num_bands: int) -> tuple[int, int]:
-    """Return the length of the embedding and the number of parameters, without memory or weights.
+def read_facts(model: Model, size: int | None, num_bands: int) -> Facts:
+    """Return dimension and number of parameters of a model.
 
     Raises:
-        UsageError: the model cannot take that size or so many bands.
+        UsageError: the model does not support the size (in px) or the number of bands.
     """
-    import torch
-
-    side = size or 224
-    try:
-        with torch.device("meta"), torch.inference_mode():
-            network = build_untrained(model, num_bands)
-            found = network(torch.zeros(2, num_bands, side, side))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise UsageError(
-            f"{model.name} cannot take {num_bands} bands of {side} px: {one_line(error, limit=160)}"
-        ) from None
-    return int(found.shape[1]), sum(item.numel() for item in network.parameters())
+    return measure(model.name, partial(build_untrained, model), num_bands, size or 224)
 
 
 def find_weights(given: str, what: str) -> Any:
-    """Return torchgeo's entry of ``MODEL/WEIGHTS``.
+    """Return torchgeo's entry for ``MODEL/WEIGHTS``.
 
     Raises:
-        UsageError: there is no such model or weights; suggests the nearest.
+        UsageError: there is no such model or weights; suggests the nearest name.
     """
     from torchgeo.models import get_model_weights, list_models
 
     model, _, name = given.partition("/")
     names = list_models()
-    usable = [item for item in names if item.startswith(tuple(FAMILIES))]
+    usable = [item for item in names if item.startswith(FAMILIES)]
     if model not in names:
         hint = did_you_mean(model, [*usable, RCF])
         raise UsageError(f"{what}: torchgeo has no model '{model}'.{hint}")
     if model not in usable:
         raise UsageError(
-            f"{what}: '{model}' takes more than one image, or draws maps; a backbone takes one "
-            f"image. These do: {', '.join(usable)}"
+            f"{what}: '{model}' takes several images or returns maps; name a model of one image: "
+            f"{', '.join(usable)}"
         )
     try:
         entries = {str(item): item for item in get_model_weights(model)}
     except KeyError:
-        raise UsageError(f"{what}: torchgeo has no pretrained weights of '{model}'") from None
+        raise UsageError(f"{what}: torchgeo has no pretrained weights for '{model}'") from None
     if not name:
         raise UsageError(
-            f"{what}: name the weights too, as torchgeo:{model}/WEIGHTS. Known: "
+            f"{what}: the weights are missing; write torchgeo:{model}/WEIGHTS. Known: "
             f"{', '.join(entries)}"
         )
     full = name if "." in name else f"{next(iter(entries)).partition('.')[0]}.{name}"
     if full not in entries:
         hint = did_you_mean(full, entries)
-        raise UsageError(f"{what}: torchgeo has no weights '{name}' of '{model}'.{hint}")
+        raise UsageError(f"{what}: torchgeo has no weights '{name}' for '{model}'.{hint}")
     return entries[full]
 
 
 def _network(model: Model, weights: Local | None) -> Any:
-    """Build torchgeo's network with so many bands as its weights have."""
+    """Build torchgeo's network with the number of bands of its weights."""
     import torch
     from torchgeo.models import get_model, get_weight
 
@@ -275,10 +263,10 @@ def _network(model: Model, weights: Local | None) -> Any:
         if "img_size" in meta:
             arguments["img_size"] = meta["img_size"]
         if model.family == "vit" and model.size:
-            # Positions are resampled on the way.
+            # Positions are resampled in the forward pass.
             arguments["dynamic_img_size"] = True
     elif model.family == "scalemae":
-        # Its positions are computed from the size.
+        # Positions are computed from the size.
         arguments["img_size"] = model.size or meta["img_size"]
     elif model.family == "earthloc":
         arguments = {"pretrained": False}
@@ -294,7 +282,7 @@ def _network(model: Model, weights: Local | None) -> Any:
 
 
 def _adapted(model: Model, network: Any, num_bands: int) -> torch.nn.Module:
-    """Return the network as a module of one argument that takes so many bands."""
+    """Return the network as a module of one argument that takes ``num_bands`` bands."""
     from benchmark.networks.inflation import inflate_first_convolution
     from benchmark.networks.pooling import SpectralModel
 
@@ -307,7 +295,7 @@ def _adapted(model: Model, network: Any, num_bands: int) -> torch.nn.Module:
 
 
 def _check_loaded(model: Model, network: Any, state: Mapping[str, Any]) -> None:
-    # torchgeo checks what it loads, but for this model.
+    # torchgeo checks the tensors of all models but this one.
     if model.family != "scalemae":
         return
     absent = {name for name in network.state_dict() if not name.startswith(_UNUSED)} - state.keys()
@@ -316,15 +304,14 @@ def _check_loaded(model: Model, network: Any, state: Mapping[str, Any]) -> None:
 
 
 def _of_wavelengths(backbone: Backbone, where: str) -> Backbone:
-    """Return a backbone that is told the wavelengths of its bands, with their statistics."""
+    """Return a backbone that takes wavelengths, with its bands and their statistics."""
     bands = backbone.bands or RGB
     for band in bands:
         if band not in WAVELENGTHS:
             raise UsageError(
-                f"{where}: the wavelength of '{band}' is not known."
-                f"{did_you_mean(band, WAVELENGTHS)}"
+                f"{where}: the wavelength of '{band}' is unknown.{did_you_mean(band, WAVELENGTHS)}"
             )
-    # Of a band beside those of pictures nothing is known: the mean of the others stands in.
+    # Other bands have no known statistics; they get the mean over red, green and blue.
     mean, std = (
         tuple(dict(zip(RGB, values, strict=True)).get(band, sum(values) / 3) for band in bands)
         for values in _IMAGENET

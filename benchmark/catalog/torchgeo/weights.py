@@ -1,4 +1,4 @@
-"""The pretrained weights of torchgeo: their file, their bands, and what they are fed."""
+"""Pretrained weights of torchgeo: their file, bands and preprocessing."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _COLOURS: Mapping[str, Mapping[str, str]] = {
     "LANDSAT": {"B2": "blue", "B3": "green", "B4": "red", "B5": "nir"},
     "": {"R": "red", "G": "green", "B": "blue", "NIR": "nir", "N": "nir"},
 }
-"""Band numbers that data sets call by a colour, by the sensor that begins a name of weights."""
+"""Colours of band numbers, by the sensor that starts the name of the weights."""
 
 _RADAR = {"VV", "VH", "HH", "HV"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
-    """The file of one entry of torchgeo's weights; it pickles, each node has its own cache."""
+    """File of an entry of torchgeo's weights. It pickles; each node has its own cache."""
 
     what: str
-    """Begins messages."""
+    """Prefix of error messages."""
     name: str
-    """Of the entry, e.g. ``ResNet18_Weights.SENTINEL2_RGB_MOCO``."""
+    """The entry, e.g. ``ResNet18_Weights.SENTINEL2_RGB_MOCO``."""
     url: str
 
     @property
     def path(self) -> Path:
-        """Where torch keeps it on this node."""
+        """Its path in torch's cache on this node."""
         import torch.hub
 
         return Path(torch.hub.get_dir()) / "checkpoints" / self.url.rpartition("/")[2]
@@ -50,15 +50,15 @@ class WeightsFile:
         return f"python -c {shlex.quote(code)}" if '"' in code else f'python -c "{code}"'
 
     def check(self) -> None:
-        """Raise UsageError where the file is not here and cannot be fetched."""
+        """Raise UsageError if the file is not on this node and its server cannot be reached."""
         if not self.path.is_file() and not is_reachable(self.url):
             raise UsageError(
                 f"{self.what}: {self.path.name} is not in {self.path.parent} and its server cannot "
-                f"be reached; where it can be, run `{self.fetch_line}`"
+                f"be reached; with network access, run `{self.fetch_line}`"
             )
 
     def fetched(self) -> Path:
-        """Return the file, fetched where it is not there yet.
+        """Return the file, fetched if absent.
 
         Raises:
             UsageError: it cannot be fetched.
@@ -70,7 +70,7 @@ class WeightsFile:
             return path
         self.check()
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Most names end with the first digits of the file's digest.
+        # Most file names end with the first digits of the digest.
         digest = re.search(r"-([a-f0-9]+)\.", path.name)
         try:
             torch.hub.download_url_to_file(
@@ -90,10 +90,10 @@ class WeightsFile:
         return digest_file(self.fetched())
 
     def load(self) -> dict[str, Any]:
-        """Return the tensors; nothing but tensors is read.
+        """Return the tensors; unpickles nothing but tensors.
 
         Raises:
-            UsageError: it is no such file.
+            UsageError: the file is invalid or holds other objects.
         """
         import pickle
 
@@ -104,16 +104,16 @@ class WeightsFile:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
             raise UsageError(
-                f"{self.what}: {path} holds no weights, or more than weights "
+                f"{self.what}: {path} is invalid or holds more than tensors "
                 f"({one_line(error, limit=80)}); delete it and run `{self.fetch_line}`"
             ) from None
         if not isinstance(state, dict):
-            raise UsageError(f"{self.what}: {path} holds no state dict")
+            raise UsageError(f"{self.what}: {path} is not a state dict; delete it")
         return state
 
 
 class Local(NamedTuple):
-    """An entry of torchgeo's weights as its model builders use it, read from our file."""
+    """Stand-in for an entry of torchgeo's weights: model builders get tensors already read."""
 
     meta: Mapping[str, Any]
     state: Mapping[str, Any]
@@ -124,7 +124,7 @@ class Local(NamedTuple):
 
 
 class Feeding(NamedTuple):
-    """The fields of ``specs.Backbone`` that say what it is fed."""
+    """The fields of ``specs.Backbone`` that describe its input."""
 
     bands: tuple[str, ...]
     image_size: int | None
@@ -132,26 +132,26 @@ class Feeding(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: str
-    """What 255 stands for, in words; empty: for itself."""
+    """The value that 255 stands for, in words; empty: 255 or less."""
 
 
 def read_feeding(
     name: str, meta: Mapping[str, Any], transforms: Any, *, what: str, default_size: int | None
 ) -> Feeding:
-    """Translate the transforms and the bands of an entry of torchgeo's weights.
+    """Translate the transforms and bands of an entry of torchgeo's weights.
 
-    Patches are bytes. Where the weights were trained on other numbers, 255 stands for what is
-    scaled to 1 in training, which is 10,000 for the reflectance of Sentinel-2.
+    Patches are bytes. For weights trained on another range, 255 stands for the value that training
+    scaled to 1, e.g. 10,000 for the reflectance of Sentinel-2.
 
     Args:
         name: of the entry, without its class, e.g. ``SENTINEL2_RGB_MOCO``.
         meta: of the entry.
         transforms: of the entry, a ``torch.nn.Sequential``.
-        what: begins messages.
-        default_size: side in px of what the network takes, where the transforms do not say.
+        what: prefix of error messages.
+        default_size: side of the input in px, if the transforms have none.
 
     Raises:
-        UsageError: they hold something that has no equal here; says what.
+        UsageError: a transform or band is not supported.
     """
     bands = _band_names(name, meta, what)
     size, resize_to = None, None
@@ -169,7 +169,7 @@ def read_feeding(
             mean = [a + b * c for a, b, c in zip(mean, std, shift, strict=True)]
             std = [a * b for a, b in zip(std, scale, strict=True)]
         else:
-            raise UsageError(f"{what}: its transform {kind} has no equal in the benchmark")
+            raise UsageError(f"{what}: its transform {kind} is not supported")
     size = size or resize_to or meta.get("img_size") or default_size
     full = _full_scale(name, mean, std)
     largest = max(full)
@@ -184,16 +184,16 @@ def read_feeding(
 
 
 def _full_scale(name: str, mean: list[float], std: list[float]) -> list[float]:
-    """Return the value that 255 stands for, of each band."""
+    """Return the value that 255 stands for, by band."""
     if all(value == 0 for value in mean):
         return [255.0 if value == 1 else value for value in std]
     if max(mean) + max(std) <= 1:
-        # Written for pixels of 0...1.
+        # For pixels in 0...1.
         return [1.0] * len(std)
     if max(std) <= 255:
         return [255.0] * len(std)
     if name.startswith("SENTINEL2"):
-        # Reflectance x 10,000, as the data are delivered.
+        # Products are reflectance x 10,000.
         return [10_000.0] * len(std)
     return [a + b for a, b in zip(mean, std, strict=True)]
 
@@ -202,12 +202,12 @@ def _band_names(name: str, meta: Mapping[str, Any], what: str) -> tuple[str, ...
     bands = meta.get("bands")
     if bands is None:
         if meta.get("in_chans", 3) != 3:
-            raise UsageError(f"{what}: torchgeo does not say which {meta['in_chans']} bands it has")
+            raise UsageError(f"{what}: torchgeo does not name its {meta['in_chans']} bands")
         return RGB
     if _RADAR & set(bands):
         raise UsageError(
-            f"{what}: takes radar backscatter in decibels ({', '.join(bands)}), which patches of "
-            "bytes cannot hold; choose weights of an optical sensor"
+            f"{what}: takes radar backscatter in decibels ({', '.join(bands)}), which 8-bit "
+            "patches cannot hold; choose weights of an optical sensor"
         )
     colours = next(value for key, value in _COLOURS.items() if name.startswith(key))
     plain = [item.removeprefix("SR_").replace("B0", "B") for item in bands]
@@ -217,7 +217,7 @@ def _band_names(name: str, meta: Mapping[str, Any], what: str) -> tuple[str, ...
 def _square(size: Any, what: str) -> int:
     sides = set(size) if isinstance(size, Sequence) else {size}
     if len(sides) != 1:
-        raise UsageError(f"{what}: its images of {tuple(size)} px are not square")
+        raise UsageError(f"{what}: its images of {tuple(size)} px are not square; choose others")
     return int(sides.pop())
 
 

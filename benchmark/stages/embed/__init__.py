@@ -1,4 +1,4 @@
-"""``embed``: patches to frozen embeddings, streamed by Ray Data through a pool of actors."""
+"""``embed``: turn patches into frozen embeddings, streamed by Ray Data through an actor pool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.stages.base import Stage
 
 
 class EmbedStage(Stage):
-    """Patches to embeddings."""
+    """The stage that turns patches into embeddings."""
 
     name = "embed"
 
@@ -28,12 +28,12 @@ class EmbedStage(Stage):
         ]
 
     def check(self, context: Context) -> None:
-        """Refuse a backbone whose bands the data set does not have."""
+        """Refuse backbones that need bands which the data set lacks."""
         for backbone in context.backbones:
             band_indices(backbone, context.source.bands)
 
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
-        """Embed with the backbones of these cells."""
+        """Embed the patches with the backbones of these cells."""
         if not context.patches.is_complete:
             for cell in cells:
                 context.block(cell.artefact, context.patches)

@@ -1,4 +1,4 @@
-"""Backbones that learn from train before they embed: one Ray task for each."""
+"""Fit the backbones that learn from train before they embed, in one Ray task each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("benchmark")
 
 BATCH_BYTES = 16 * 2**20
-"""Patches that are prepared at once, as float32."""
+"""Size of the patches prepared at once, as float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """What one backbone learns from, and where its state goes."""
+    """One backbone, the patches it learns from, and the artefact of its state and embeddings."""
 
     backbone: Backbone
     artefact: Artefact
@@ -40,9 +40,15 @@ class Lesson:
     """(C, H, W) of a patch."""
     num_threads: int
 
+    @classmethod
+    def of(cls, manifest: dict[str, Any], **more: Any) -> Self:
+        """Take bands and shape from the manifest of ``patches``; ``more`` are the other fields."""
+        bands, size = tuple(manifest["bands"]), manifest["patch_size"]
+        return cls(bands=bands, shape=(len(bands), size, size), **more)
+
 
 class StoredTrain:
-    """The patches of train in a store, as a backbone is fed them (``specs.TrainPatches``)."""
+    """The patches of train in a store, as input of a backbone (``specs.TrainPatches``)."""
 
     def __init__(
         self,
@@ -51,7 +57,7 @@ class StoredTrain:
         bands: Sequence[str],
         shape: tuple[int, int, int],
     ) -> None:
-        """Read the table ``patches``, whose images have ``shape``."""
+        """Read the table ``patches``, whose images have ``shape`` (C, H, W)."""
         from benchmark.networks.embedder import Preprocessing
         from benchmark.training.feeds import count_rows
 
@@ -65,7 +71,7 @@ class StoredTrain:
         self.num_patches = sum(self._counts.values())
 
     def batches(self, first: int = 0) -> Iterator[NDArray[np.float32]]:
-        """Yield batches (n, C, H, W) of patches in the order of the parts."""
+        """Yield batches (n, C, H, W), part by part, from patch ``first`` on."""
         import torch
 
         size = max(1, BATCH_BYTES // (4 * int(np.prod(self.shape))))
@@ -85,7 +91,7 @@ class StoredTrain:
 def learn(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> dict[str, str]:
     """Fit the backbones that need it and have no state yet.
 
-    Returns: why backbones failed, by name.
+    Returns: the reasons of failures, by backbone.
     """
     import ray
 
@@ -94,14 +100,11 @@ def learn(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> dict[st
         if backbone.fit is None or cell.artefact.has(FITTED):
             continue
         num_cpus = _free_cpus(context)
-        manifest = context.patches.manifest()
-        side = int(manifest["patch_size"])
-        lesson = Lesson(
+        lesson = Lesson.of(
+            context.patches.manifest(),
             backbone=backbone,
             artefact=cell.artefact,
             patches=context.patches,
-            bands=tuple(manifest["bands"]),
-            shape=(len(manifest["bands"]), side, side),
             num_threads=max(1, num_cpus),
         )
         task = ray.remote(num_cpus=num_cpus, max_retries=1)(fit_and_write)
@@ -110,18 +113,18 @@ def learn(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> dict[st
         except UsageError:
             raise
         except Exception as error:  # Ray raises what the worker raised, of any type
-            failures[backbone.name] = f"it could not be fitted on train: {one_line(error)}"
+            failures[backbone.name] = f"fitting on train failed: {one_line(error)}"
             logger.warning("embed: %s: %s", backbone.name, failures[backbone.name])
         else:
             context.progress.message(
-                f"embed: {backbone.name} is fitted on {facts['num_patches']} patches of train "
+                f"embed: {backbone.name} was fitted on {facts['num_patches']} patches of train "
                 f"({facts['seconds']:.0f} s)"
             )
     return failures
 
 
 def _free_cpus(context: Context) -> int:
-    """Return how many CPUs to book: those of the largest node, or one where others hold some."""
+    """Return the CPUs to book: all of the largest node, or at most one if others hold some."""
     resources = context.resources("embed")
     free = context.cluster.wait_for_cpus(resources.num_cpus)
     if free >= resources.num_cpus:
@@ -133,20 +136,20 @@ def fit_and_write(lesson: Lesson) -> dict[str, Any]:
     """Fit one backbone, write its state, and return its facts (a Ray task).
 
     Raises:
-        BenchmarkError: it cannot learn from these patches, or the store cannot be written.
+        BenchmarkError: the fit fails on these patches, or the store cannot be written.
     """
     import torch
 
     fit = lesson.backbone.fit
     if fit is None:
-        raise ValueError(f"backbone '{lesson.backbone.name}' learns nothing")
+        raise ValueError(f"backbone '{lesson.backbone.name}' has no fit")
     torch.set_num_threads(lesson.num_threads)
     began = time.perf_counter()
     train = StoredTrain(lesson.backbone, lesson.patches, lesson.bands, lesson.shape)
     fitted = fit(train)
     for name, tensor in fitted.state.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise BenchmarkError(f"'{name}' of what was fitted is not finite")
+            raise BenchmarkError(f"the fitted tensor '{name}' is not finite")
     facts = {
         **fitted.facts,
         "seconds": round(time.perf_counter() - began, 3),

@@ -1,9 +1,8 @@
-"""All backbones of an experiment share one pipeline and one pool of actors.
+"""One pipeline and one pool of actors that embed with all backbones of an experiment.
 
-An actor holds one backbone at a time and changes it when the stream does, so that processes
-start once per run. A part of ``patches`` is one block, embedded in batches cut inside it; so
-the numbers do not depend on how many actors there are, and a finished part is never computed
-again.
+An actor holds one backbone at a time and loads the next when its parts arrive, so that processes
+start once per run. A part of ``patches`` is one block, and batches never cross parts. So the
+results do not depend on the number of actors, and a finished part is never computed again.
 """
 
 from __future__ import annotations
@@ -47,23 +46,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger("benchmark")
 
 RESTARTS: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
-"""Ray's default is to retry for ever a batch that kills its process."""
+"""By default, Ray retries a batch that kills its process for ever."""
 
-
-NO_CUDA = "a GPU was booked, and torch found none: check its build and the driver"
+NO_CUDA = "a GPU was booked but torch found none: check torch's build and the driver"
 
 BLOCKS_OF_ACTOR = 3
-"""One that is embedded, one that waits, and one that is being read."""
+"""One being embedded, one waiting, and one being read."""
 
 
 def read_ahead_bytes(num_actors: int, part_bytes: int) -> int:
-    """Return how much may wait in the object store: enough for every actor of a large pool."""
+    """Return the bytes that may wait in the object store: enough for all actors of a pool."""
     return max(READ_AHEAD_BYTES, BLOCKS_OF_ACTOR * num_actors * part_bytes)
 
 
 @dataclass
 class Tally:
-    """What the driver knows of one backbone while its parts come in."""
+    """The progress of one backbone in the current pipeline."""
 
     wanted: set[str]
     num_patches: int = 0
@@ -83,7 +81,7 @@ def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
     )
     try:
         failures = learn(context, pending)
-        # Planned afterwards: what learns holds every CPU.
+        # Planned after the fits, which hold every CPU.
         on_gpu = context.resources("embed").num_gpus > 0
         shares = [_gpus_of_actor(context, backbone) if on_gpu else 1.0 for backbone, _ in pending]
         for group in group_by_share(shares):
@@ -101,7 +99,7 @@ def _embed(
     failures: dict[str, str],
     progress: StageProgress,
 ) -> None:
-    """Embed with backbones whose actors book the same."""
+    """Embed with backbones whose actors book the same share of a GPU."""
     pool = _plan_pool(context, num_gpus)
     jobs = _jobs(context, pending, pool)
     run = Run(context, jobs, parts, pool, progress)
@@ -109,8 +107,8 @@ def _embed(
         if job.backbone.name in failures:
             run.fail(number, failures[job.backbone.name])
     run.stream(run.unfinished())
-    # A process that a backbone killed took the pipeline with it: go on one by one, so that only
-    # the backbone at fault fails.
+    # A backbone that kills its process stops the pipeline: continue with one backbone at a time,
+    # so that only the backbone at fault fails.
     for number in run.unfinished():
         run.pool = _plan_pool(context, num_gpus)
         run.stream([number])
@@ -131,12 +129,11 @@ def _jobs(context: Context, pending: Sequence[tuple[Backbone, Cell]], pool: Pool
     )
     num_patches = sum(part["num_rows"] for part in manifest["parts"])
     return [
-        Job(
+        Job.of(
+            manifest,
             backbone=backbone,
             artefact=cell.artefact,
             patches=context.patches,
-            bands=tuple(manifest["bands"]),
-            shape=(len(manifest["bands"]), manifest["patch_size"], manifest["patch_size"]),
             asked=asked,
             num_threads=pool.num_threads,
             num_patches=math.ceil(num_patches / pool.num_actors),
@@ -157,7 +154,7 @@ def _gpus_of_actor(context: Context, backbone: Backbone) -> float:
 
 
 def _plan_pool(context: Context, num_gpus: float) -> Pool:
-    """Plan the pool on the CPUs that are free now, unless the user asked for a size."""
+    """Plan the pool for the CPUs that are free now, unless ``num_actors`` is set."""
     resources = context.resources("embed")
     asked = context.experiment.embed.num_actors
     if asked != "auto":
@@ -192,7 +189,7 @@ class Run:
         self._num_patches = 0
 
     def usage(self) -> StageUsage:
-        """Return how long the run took by now, and how busy its actors were."""
+        """Return the duration of the run so far and the utilisation of its actors."""
         return StageUsage(
             stage="embed",
             began_s=self._began_s,
@@ -206,7 +203,7 @@ class Run:
 
     @property
     def why_broken(self) -> str:
-        """Why the last pipeline stopped before its end."""
+        """The reason why the last pipeline stopped early."""
         if self._error is None or isinstance(self._error, RayError):
             return "its worker process died repeatedly (out of memory?)"
         return f"the pipeline stopped repeatedly: {one_line(self._error)}"
@@ -293,7 +290,7 @@ class Run:
         )
 
     def _most_cpus(self) -> float | None:
-        """Return what the pipeline may book where other stages share the cluster."""
+        """Return the CPUs that the pipeline may book, or None if it has the cluster to itself."""
         whole = self._context.cluster.connect()
         now = self._context.ledger.budget("embed", whole)
         return None if now.covers(whole) else now.num_cpus
@@ -325,7 +322,7 @@ class Run:
         job, tally = self._jobs[number], self._tallies[number]
         try:
             if tally.wanted:
-                raise CellError(f"{len(tally.wanted)} parts did not arrive")
+                raise CellError(f"{len(tally.wanted)} parts were not embedded: run again")
             manifest = self._manifest(job, tally, self._accounts[number])
             job.artefact.commit(manifest)
         except BenchmarkError as error:
@@ -336,7 +333,7 @@ class Run:
         self._ended.add(number)
         self._progress.done(job.backbone.name)
         for other in self.unfinished():
-            # What was lost before its first part came was lost by this one.
+            # Nodes lost before the other's first part count for this backbone.
             if other in self._accounts and not self._tallies[other].num_patches:
                 self._accounts[other].forget_nodes()
 
@@ -346,23 +343,23 @@ class Run:
         wanted = sum(part["num_rows"] for part in self._parts)
         if num_patches != wanted:
             raise CellError(
-                f"{job.artefact.uri} holds {num_patches} of {wanted} embeddings: delete it "
+                f"{job.artefact.uri} has {num_patches} of {wanted} embeddings: delete it "
                 "and run again"
             )
         if num_patches > 1 and len({row for part in parts for row in part["distinct"]}) == 1:
             raise CellError(
                 f"backbone '{job.backbone.name}': all {num_patches} embeddings are the same; "
-                "check its weights and its normalisation"
+                "check its weights and normalisation"
             )
         values = sum(part["input"]["count"] for part in parts)
         wall_s = max(0.0, tally.last - tally.first)
         fitted = None if job.backbone.fit is None else read_facts(job.artefact)
-        # The fit is a part of the cost; it runs on cores, which count where there is no GPU.
+        # The fit is part of the cost, but runs on cores, which count only without a GPU.
         is_on_cores = parts[0]["device"]["device"] == "cpu"
         fit_s = fitted["seconds"] * fitted["num_threads"] if fitted and is_on_cores else 0.0
         setup_s = sum(part["setup_s"] for part in parts)
         for part in parts:
-            # Of the run that made it: a loss stays known where its driver was lost later.
+            # Stored with the part, so it survives the loss of the driver of the run that wrote it.
             account.add_toll(part.get("toll", {}))
         return {
             "inputs": self._context.embeddings_inputs(job.backbone),
@@ -376,7 +373,7 @@ class Run:
             },
             "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
             "storage_bytes": sum(part["num_rows"] * part["dim"] * 4 for part in parts),
-            # Of a part: this run may have had none left to compute.
+            # From a part: this run may have computed none.
             "device": parts[0]["device"],
             **({"fitted": fitted} if fitted else {}),
             "pool": {"num_actors": self.pool.num_actors, "reason": self.pool.reason},

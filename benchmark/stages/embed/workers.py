@@ -1,4 +1,4 @@
-"""What runs in Ray's processes: read a part of ``patches``, embed it, write its embeddings."""
+"""The Ray tasks and actors: read a part of ``patches``, embed it, write its embeddings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmark.cluster.metering import ForwardMeter
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.networks.devices import Asked, plan_device
 from benchmark.networks.fitted import read_fitted
-from benchmark.specs import Backbone
+from benchmark.stages.embed.learning import Lesson
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.tables import embeddings_column, images_array
@@ -25,29 +25,21 @@ from benchmark.tables import embeddings_column, images_array
 if TYPE_CHECKING:
     from benchmark.networks.embedder import Embedder
 
-
 KEPT = ("batch_size", "channels_last", "precision", "num_threads", "is_compiled", "reason")
-"""What an artefact goes on with: another value would change the last bits of the rest."""
+"""Settings that an artefact keeps: other values would change the last bits of later parts."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """The embeddings of one backbone: what to build, how to run it, and where it goes."""
+@dataclass(frozen=True, kw_only=True)
+class Job(Lesson):
+    """The embeddings of one backbone; ``asked.num_threads`` overrides ``num_threads``."""
 
-    backbone: Backbone
-    artefact: Artefact
-    patches: Artefact
-    bands: tuple[str, ...]
-    shape: tuple[int, int, int]
-    """(C, H, W) of a patch."""
     asked: Asked
-    num_threads: int
-    """Of an actor, where it is not asked for."""
     num_patches: int
-    """That one actor is expected to embed."""
+    """Expected number of patches per actor."""
     num_in_all: int
+    """Number of patches of all actors."""
     uses_gpu: bool
-    """Whether an actor has booked (a share of) a GPU; a process sees those of others, too."""
+    """Whether an actor has booked (a share of) a GPU; its process also sees other GPUs."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +54,15 @@ class Task:
 class ReadPart:
     """Reads one part of ``patches`` into one block of one row (a Ray Data read task).
 
-    Ray Data cuts what goes to GPUs into batches of so many rows, and may merge blocks for them. A
-    part is one row, so that it stays whole and alone.
+    Ray Data splits and merges blocks into batches of rows for actors on GPUs. A part is one row,
+    so that it is neither split nor merged.
     """
 
     def __init__(self, patches: Artefact) -> None:
         self._patches = patches
 
     def __call__(self, task: Task) -> pa.Table:
-        """Return the task, and lists of the ids and images of its part."""
+        """Return one row: the task, and lists of the ids and images of its part."""
         toll = Toll()
         table = self._patches.read_table(names=[task.part], columns=["patch_id", "image"])
         metadata = {"job": str(task.job), "part": task.part, "toll": toll.to_json()}
@@ -84,12 +76,12 @@ class ReadPart:
 
 
 def _as_one(column: pa.ChunkedArray) -> pa.ListArray:
-    """Return a column as the only row of a list."""
+    """Return a list column whose only row holds a column."""
     return pa.ListArray.from_arrays([0, len(column)], column.combine_chunks())
 
 
 def _from_one(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column that is the only row of a list; nothing is copied."""
+    """Return the column in the only row of a list column, without a copy."""
     return pa.chunked_array([column.chunk(0).flatten()])
 
 
@@ -106,7 +98,7 @@ class EmbedActor:
         self._restarts = {"process_restarted": 1} if is_restarted() else {}
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Return the embeddings of the part that a block holds, and what is to be known of them."""
+        """Return one row: the embeddings of a block's part, their summary, or why it failed."""
         task = json.loads(block["task"][0].as_py())
         number = int(task["job"])
         toll = Toll()
@@ -126,8 +118,7 @@ class EmbedActor:
                 row["summary"] = json.dumps(summary)
                 self._restarts = {}
             except (BenchmarkError, RuntimeError, ValueError, OSError) as error:
-                # Out of memory, a broken weights file, a shape that does not fit: the next
-                # backbone may do better.
+                # Out of memory, a broken weights file, a wrong shape: other backbones may work.
                 row["reason"] = self._reasons[number] = one_line(error)
         row["ended"] = time.time()
         return pa.table({key: [value] for key, value in row.items()})
@@ -163,10 +154,10 @@ class EmbedActor:
 
 
 def _start(job: Job, pixels: NDArray[np.uint8]) -> tuple[Embedder, float]:
-    """Return the backbone in the mode of its artefact, and what finding it cost (s).
+    """Return the backbone in the mode of its artefact, and the seconds that its setup took.
 
-    The first process of a new artefact measures which mode that is; all later ones, in this run
-    and in the next, go on with it.
+    The first process of a new artefact measures the best mode; all later processes, in this run
+    and in the next, keep it.
     """
     from benchmark.networks.calibration import Calibration, recall
     from benchmark.networks.embedder import Embedder
@@ -208,7 +199,7 @@ class WritePart:
         self._artefacts = artefacts
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Write the embeddings of each row's part and return status rows."""
+        """Write the embeddings of each row's part; return status rows."""
         rows = [self._write(row) for row in block.to_pylist()]
         return pa.Table.from_pylist(rows)
 
@@ -243,12 +234,12 @@ class WritePart:
 
 
 def read_part_summary(artefact: Artefact, name: str) -> dict[str, Any]:
-    """Return what the part's writer recorded: rows, dim, seconds, input statistics."""
+    """Return the summary in a part's metadata: rows, dim, seconds, input statistics."""
     return dict(json.loads(artefact.read_schema(name).metadata[b"summary"]))
 
 
 def _distinct_rows(embeddings: np.ndarray[Any, np.dtype[np.float32]]) -> list[str]:
-    """Return digests of at most two different rows: enough to tell a constant backbone."""
+    """Return digests of at most two different rows, to detect constant embeddings."""
     first = embeddings[0]
     differs = np.flatnonzero((embeddings != first).any(axis=1))
     rows = [first] if not len(differs) else [first, embeddings[differs[0]]]

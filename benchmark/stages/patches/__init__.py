@@ -1,4 +1,4 @@
-"""``patches``: scenes to the table of labelled patches, by Ray Data."""
+"""``patches``: turn scenes into the table of labelled patches, with Ray Data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmark.stages.base import Stage
 
 
 class PatchesStage(Stage):
-    """Scenes to patches."""
+    """The stage that turns scenes into patches."""
 
     name = "patches"
 
     def cells(self, context: Context) -> list[Cell]:
-        """Return the one cell of the data set."""
+        """Return the data set's only cell."""
         return [Cell(stage=self.name, artefact=context.patches, dataset=context.dataset.name)]
 
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:

@@ -1,8 +1,7 @@
 """The two passes over a source: find candidates, then read the chosen ones.
 
-Labels decide which windows are candidates, the draw decides which are kept, and only their
-pixels are read. Every unit and every part is one task whose
-result does not depend on how many run at once.
+Labels decide which windows are candidates, the draw chooses some, and only their pixels are read.
+One task handles one unit or a group of parts; results do not depend on how many run in parallel.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ from benchmark.tables import CANDIDATES, check_table, images_column, patches_sch
 PART_BYTES = 16 * 2**20
 MIN_PART_ROWS, MAX_PART_ROWS = 64, 256
 PARTS_WANTED = 32
-"""Enough parts to keep many actors busy on a small data set; larger ones have larger parts."""
+"""Parts that keep many actors busy on a small data set; larger data sets have larger parts."""
 MOST_PARTS, MOST_GROWTH = 1024, 4
-"""One driver hands all parts out: of millions of patches they are up to so many times as large."""
+"""A single driver schedules all parts: above this number, parts grow, at most by this factor."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A run of chosen candidates, in the order of ``patch_id``, that becomes one file."""
+    """Consecutive chosen candidates, sorted by ``patch_id``, whose patches are one file."""
 
     index: int
     candidates: pa.Table
 
     @property
     def file_name(self) -> str:
-        """Its name in the artefact."""
+        """The name of the file in the artefact."""
         return f"part-{self.index:06d}.parquet"
 
 
@@ -56,7 +55,7 @@ def compute(context: Context, artefact: Artefact) -> None:
 
     Raises:
         CellError: a file could not be read and ``on_error`` is ``fail``.
-        UsageError: the splits cannot be trusted.
+        UsageError: the splits are not valid.
     """
     began, began_s = time.monotonic(), time.time()
     source, config = context.source, context.experiment.dataset
@@ -64,7 +63,7 @@ def compute(context: Context, artefact: Artefact) -> None:
     num_slots = max(1, int(context.cluster.connect().num_cpus))
     account = Account(artefact, context.leases)
     units = list(source.units())
-    with _told(context, "find", num_items=None, unit="windows") as advance:
+    with _shown(context, "find", num_items=None, unit="windows") as advance:
         found = find_candidates(source, units, artefact, advance, account)
         problems = list(found.problems)
         _report_problems(problems, config, context)
@@ -72,7 +71,7 @@ def compute(context: Context, artefact: Artefact) -> None:
     chosen = choose(found.candidates, config)
     check_splits(chosen, source.classes, where=context.experiment.path)
     parts = split_parts(chosen, num_bands=len(source.bands), config=config)
-    with _told(context, "read", num_items=chosen.num_rows, unit="patches") as advance:
+    with _shown(context, "read", num_items=chosen.num_rows, unit="patches") as advance:
         read = write_parts(source, parts, artefact, config, advance, account)
         problems += read.problems
         _report_problems(read.problems, config, context)
@@ -118,10 +117,10 @@ def compute(context: Context, artefact: Artefact) -> None:
 
 
 @contextmanager
-def _told(
+def _shown(
     context: Context, step: str, *, num_items: int | None, unit: str
 ) -> Iterator[Callable[[int], None]]:
-    """Show the progress of one pass; yields the function that counts its items."""
+    """Show the progress of one pass; yield the function that counts its items."""
     progress = context.progress.stage(
         f"patches/{step}", num_cells=1, num_items=num_items, unit=unit
     )
@@ -148,7 +147,7 @@ class FoundAll:
 
 @dataclass(frozen=True)
 class ReadAll:
-    """What was written: name and rows of each part, and what could not be read."""
+    """The name and rows of each written part, and the problems of unreadable files."""
 
     parts: list[dict[str, Any]]
     problems: tuple[Problem, ...]
@@ -161,11 +160,10 @@ def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> p
     found = source.find(unit)
     checked = check_table(found.candidates, CANDIDATES, what=f"candidates of {unit}")
     checked = checked.append_column("unit", pa.array([unit] * checked.num_rows, pa.string()))
-    problems = json.dumps([problem._asdict() for problem in found.problems])
     checked = checked.replace_schema_metadata(
-        {"num_examined": str(found.num_examined), "problems": problems}
+        {"num_examined": str(found.num_examined), "problems": _to_json(found.problems)}
     )
-    artefact.write_table(f"candidates-{index:06d}.parquet", checked)
+    artefact.write_table(_candidates_name(index), checked)
     toll_json = json.dumps(toll.to_json())
     return pa.table({"num_examined": [found.num_examined], "toll": [toll_json]})
 
@@ -173,14 +171,10 @@ def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> p
 def find_candidates(
     source: Source, units: Sequence[str], artefact: Artefact, advance: Any, account: Account
 ) -> FoundAll:
-    """Find the candidates of all units, skipping those that an earlier run has written."""
+    """Find the candidates of all units, except those written by an earlier run."""
     done = set(artefact.files("candidates-"))
     account.add("part_found", len(done), "candidates")
-    todo = [
-        (index, unit)
-        for index, unit in enumerate(units)
-        if f"candidates-{index:06d}.parquet" not in done
-    ]
+    todo = [item for item in enumerate(units) if _candidates_name(item[0]) not in done]
     if todo:
         items = Items("find", todo, partial(find_unit, source=source, artefact=artefact))
         for row in status_rows(read_items(items, num_items=len(todo), num_cpus=1)):
@@ -189,16 +183,28 @@ def find_candidates(
     tables, num_examined = [], 0
     problems: list[Problem] = []
     for index in range(len(units)):
-        table = artefact.read_table(names=[f"candidates-{index:06d}.parquet"])
+        table = artefact.read_table(names=[_candidates_name(index)])
         metadata = table.schema.metadata or {}
         num_examined += int(metadata.get(b"num_examined", b"0"))
-        problems += [Problem(**item) for item in json.loads(metadata.get(b"problems", b"[]"))]
+        problems += _from_json(metadata.get(b"problems", b"[]"))
         tables.append(table.replace_schema_metadata(None))
     return FoundAll(pa.concat_tables(tables).sort_by("patch_id"), num_examined, tuple(problems))
 
 
+def _candidates_name(index: int) -> str:
+    return f"candidates-{index:06d}.parquet"
+
+
+def _to_json(problems: Sequence[Problem]) -> str:
+    return json.dumps([problem._asdict() for problem in problems])
+
+
+def _from_json(text: str | bytes) -> list[Problem]:
+    return [Problem(**item) for item in json.loads(text)]
+
+
 def rows_of_part(num_patches: int, patch_bytes: int) -> int:
-    """Return how many patches a part holds, of so many that take so many bytes each."""
+    """Return the number of patches in a part, given all patches and the bytes of each."""
     limit = max(1, min(MAX_PART_ROWS, PART_BYTES // patch_bytes))
     wanted = num_patches // PARTS_WANTED // MIN_PART_ROWS * MIN_PART_ROWS
     rows = min(limit, max(MIN_PART_ROWS, wanted))
@@ -207,7 +213,7 @@ def rows_of_part(num_patches: int, patch_bytes: int) -> int:
 
 
 def split_parts(chosen: pa.Table, *, num_bands: int, config: DatasetConfig) -> list[Part]:
-    """Cut the chosen candidates, sorted by ``patch_id``, into parts of a bounded size."""
+    """Split the chosen candidates, sorted by ``patch_id``, into parts of bounded size."""
     rows = rows_of_part(chosen.num_rows, num_bands * config.patch_size**2)
     return [
         Part(index, chosen.slice(start, rows).combine_chunks())
@@ -218,9 +224,9 @@ def split_parts(chosen: pa.Table, *, num_bands: int, config: DatasetConfig) -> l
 def write_group(
     group: Sequence[Part], *, source: Source, artefact: Artefact, size: int, fails: bool
 ) -> pa.Table:
-    """Read the pixels of some parts at once, write each, and return a status row.
+    """Read the pixels of some parts at once, write each part, and return a status row.
 
-    This is one Ray Data task. Neighbouring parts share strips of a scene, which are read once.
+    Runs as one Ray Data task. Neighbouring parts share strips of a scene, which are read once.
     """
     toll = Toll()
     candidates = pa.concat_tables([part.candidates for part in group])
@@ -232,7 +238,7 @@ def write_group(
         problems += images.problems
         kept = rows.take(pa.array(images.rows)).select(CANDIDATES.names)
         tables.append(kept.append_column("image", images_column(images.pixels)))
-    status = {"num_rows": 0, "problems": json.dumps([item._asdict() for item in problems])}
+    status = {"num_rows": 0, "problems": _to_json(problems)}
     if not (problems and fails):
         read = pa.concat_tables(tables)
         for part in group:
@@ -249,7 +255,7 @@ def write_group(
 
 
 def group_parts(parts: Sequence[Part]) -> list[list[Part]]:
-    """Join neighbouring parts up to the rows that one task reads."""
+    """Join neighbouring parts into groups, up to the rows that one task reads."""
     groups: list[list[Part]] = []
     rows = MAX_PART_ROWS
     for part in parts:
@@ -269,7 +275,7 @@ def write_parts(
     advance: Any,
     account: Account,
 ) -> ReadAll:
-    """Write all parts, skipping those that an earlier run has written.
+    """Write all parts, except those written by an earlier run.
 
     Raises:
         CellError: a file could not be read and ``on_error`` is ``fail``.
@@ -286,38 +292,33 @@ def write_parts(
         groups = group_parts(todo)
         items = Items("read", groups, write)
         for row in status_rows(read_items(items, num_items=len(groups), num_cpus=1)):
-            found += [Problem(**item) for item in json.loads(row["problems"])]
+            found += _from_json(row["problems"])
             account.add_toll(json.loads(row["toll"]))
             advance(row["num_rows"])
     if found and fails:
         return ReadAll([], tuple(found))
-    return ReadAll(*_collect_parts(parts, artefact))
-
-
-def _collect_parts(
-    parts: Sequence[Part], artefact: Artefact
-) -> tuple[list[dict[str, Any]], tuple[Problem, ...]]:
-    written, problems = [], []
+    written: list[dict[str, Any]] = []
+    problems: list[Problem] = []
     for part in parts:
         name = part.file_name
         metadata = artefact.read_metadata(name)
-        stored = json.loads((metadata.metadata or {}).get(b"problems", b"[]"))
-        problems += [Problem(**item) for item in stored]
-        if metadata.num_rows + len(stored) < part.candidates.num_rows and not stored:
+        stored = _from_json((metadata.metadata or {}).get(b"problems", b"[]"))
+        problems += stored
+        if metadata.num_rows < part.candidates.num_rows and not stored:
             raise CellError(
-                f"{artefact.file_uri(name)} has {metadata.num_rows} rows of "
-                f"{part.candidates.num_rows}: delete {artefact.uri} and run again"
+                f"{artefact.file_uri(name)} has {metadata.num_rows} of "
+                f"{part.candidates.num_rows} rows: delete {artefact.uri} and run again"
             )
         written.append({"name": name, "num_rows": metadata.num_rows})
-    return written, tuple(dict.fromkeys(problems))
+    return ReadAll(written, tuple(dict.fromkeys(problems)))
 
 
 def _report_problems(problems: Sequence[Problem], config: DatasetConfig, context: Context) -> None:
     if not problems:
         return
     first = problems[0]
-    text = f"{len(problems)} unreadable: {first.path}: {first.reason}"
+    text = f"unreadable files: {len(problems)}, first {first.path}: {first.reason}"
     if config.on_error == "fail":
-        raise CellError(f'{text}. Repair it, or set [dataset] on_error = "skip"')
+        raise CellError(f'{text}. Repair them, or set [dataset] on_error = "skip"')
     for problem in problems:
         context.progress.message(f"skipped {problem.path}: {problem.reason}")

@@ -1,4 +1,4 @@
-"""Which candidates become patches, and whether their splits can be trusted."""
+"""Draw patches from the candidates and check their splits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from benchmark.tables import SPLITS
 
 
 def choose(candidates: pa.Table, config: DatasetConfig) -> pa.Table:
-    """Draw the patches: all candidates, or at most so many per class and per region.
+    """Draw the patches: all candidates, or as many per class and per region as the caps allow.
 
-    Each candidate has a random key that depends on its id and the seed alone; a cap keeps the
-    smallest keys. So the draw is uniform, and the same whatever order candidates arrive in.
-    ``per_class`` caps each class in each split and comes first, ``per_region`` each region.
+    Each candidate has a random key that depends only on its id and the seed; a cap keeps the
+    smallest keys. So the draw is uniform and independent of the candidates' order. ``per_class``
+    caps each class in each split and is applied first; ``per_region`` caps each region.
     """
     if config.per_class is None and config.per_region is None:
         return candidates
@@ -38,11 +38,11 @@ def choose(candidates: pa.Table, config: DatasetConfig) -> pa.Table:
 
 
 def check_splits(patches: pa.Table, classes: Sequence[str], where: str) -> list[str]:
-    """Check that the splits can be trusted and return what the report must say of them.
+    """Check that the splits are valid and return notes for the report.
 
     Raises:
-        UsageError: a scene stands in two splits, a split is empty, there is one class only, or
-            a class is absent from train.
+        UsageError: a scene is in two splits, a split is empty, there is only one class, or a
+            class is absent from train.
     """
     frame = patches.select(["split", "label", "scene"]).to_pandas()
     splits_of = (
@@ -54,13 +54,13 @@ def check_splits(patches: pa.Table, classes: Sequence[str], where: str) -> list[
     if len(leaking):
         scene = leaking.index[0]
         raise UsageError(
-            f"{where} [dataset]: scene '{scene}' stands in the splits "
-            f"{' and '.join(leaking.iloc[0])}; a scene must stand in one split only"
+            f"{where} [dataset]: scene '{scene}' is in the splits "
+            f"{' and '.join(leaking.iloc[0])}; assign each scene to one split"
         )
     for split in SPLITS:
         if not (frame["split"] == split).any():
             raise UsageError(
-                f"{where} [dataset]: no patch in the split '{split}'; check the regions, "
+                f"{where} [dataset]: the split '{split}' has no patches; check the regions, "
                 "fractions or split folders of the data set"
             )
     notes = []
@@ -69,18 +69,18 @@ def check_splits(patches: pa.Table, classes: Sequence[str], where: str) -> list[
         absent = [name for label, name in enumerate(classes) if label not in present]
         if absent and split == "train":
             raise UsageError(
-                f"{where} [dataset]: no training patch of class {', '.join(absent)}; "
+                f"{where} [dataset]: train has no patches of class {', '.join(absent)}; "
                 "add scenes or images, or lower purity"
             )
         if absent:
             notes.append(f"Absent from {split}: {', '.join(absent)}.")
     if frame["label"].nunique() < 2:
-        raise UsageError(f"{where} [dataset]: one class only; there is nothing to classify")
+        raise UsageError(f"{where} [dataset]: only one class; use data with at least two classes")
     return notes
 
 
 def count_classes(patches: pa.Table, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Count patches per split, region and class: a record for each (split, region)."""
+    """Count patches per class, in one record for each (split, region)."""
     frame = patches.select(["split", "region", "label"]).to_pandas()
     frame["region"] = frame["region"].fillna("")
     records = []

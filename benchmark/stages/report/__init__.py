@@ -48,8 +48,9 @@ class ReportStage(Stage):
                 progress.advance(1)
             cell.artefact.write_bytes("index.html", render_report(data).encode())
             inputs, scores = context.report_inputs(), context.scores().uri
-            commit = {"inputs": inputs, "scores": scores, "backbones": declare(results)}
-            cell.artefact.commit(commit)
+            cell.artefact.commit(
+                {"inputs": inputs, "scores": scores, "backbones": declare(results)}
+            )
             progress.done(cell.label)
         except (BenchmarkError, ValueError, OSError) as error:
             context.fail(cell.artefact, one_line(error))

@@ -1,4 +1,4 @@
-"""``tune``: heads on stored embeddings, searched by Ray Tune with Optuna."""
+"""``tune``: tune heads on stored embeddings, with Ray Tune and Optuna."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.stages.tune.job import Job
 
 
 class TuneStage(Stage):
-    """Embeddings to predictions of tuned heads."""
+    """The stage that turns embeddings into predictions of tuned heads."""
 
     name = "tune"
     leases_late = True
@@ -21,7 +21,7 @@ class TuneStage(Stage):
         return context.tune_cells()
 
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
-        """Search every one of these cells whose embeddings are complete, or come in this run."""
+        """Search the cells whose embeddings are complete or are computed in this run."""
         heads = {head.name: head for head in context.heads}
         backbones = {backbone.name: backbone for backbone in context.backbones}
         ready, jobs = [], []

@@ -1,4 +1,4 @@
-"""One cell's search, as a worker needs it."""
+"""The job that a worker of ``tune`` gets."""
 
 from __future__ import annotations
 

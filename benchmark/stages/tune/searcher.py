@@ -1,7 +1,7 @@
 """All head searches of an experiment as one run of Ray Tune.
 
-Embeddings lie in the object store once per backbone and are mapped, not copied, by every
-trial. Test labels are never read.
+The object store holds the embeddings of a backbone once; trials map them without a copy. Test
+labels are never read.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ from benchmark.stages.tune.workers import HeadTrial
 from benchmark.store import provenance
 
 MAX_FAILURES = 3
-"""How often a trial whose process died is started again: machines may vanish."""
+"""Retries of a trial whose process died: nodes may be lost."""
 
 
 def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> float:
-    """Search these cells as their embeddings come in; a failed one is recorded, not raised.
+    """Search each cell when its embeddings are complete; record failed cells without raising.
 
-    Returns: the share of time that trial slots were busy, from the first trial's begin to the
-    last one's end.
+    Returns: the busy share of the trial slots, from the first trial's start to the last one's end.
     """
     config = context.experiment.tune
     rungs = plan_rungs(context.num_train) if config.pruning else ()
@@ -61,13 +60,13 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
     if first is None:
         progress.close()
         return 0.0
-    # Beside the driver: a node that is lost takes trials with it, which begin again, but not what
-    # all of them share.
+    # On the driver's node: another node may be lost with its trials, which are retried, but not
+    # with the actor that all trials share.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     shelf = Shelf.options(  # type: ignore[attr-defined]
         num_cpus=0, scheduling_strategy=here
     ).remote(list(jobs))
-    # Loaded while Ray Tune starts.
+    # Load the first rows while Ray Tune starts.
     shelf.rows.remote(first)
     try:
         run_searches(
@@ -85,23 +84,23 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
 
 
 def count_slots(context: Context, whole: Resources) -> int:
-    """Return how many trials, of one CPU each, may run side by side now."""
+    """Return the number of trials, of one CPU each, that may run in parallel now."""
     slots = max(1, int(context.ledger.budget("tune", whole).num_cpus))
     asked = context.experiment.tune.max_concurrent
     return slots if asked == "auto" else min(slots, asked)
 
 
 def limit_trials(context: Context, whole: Resources) -> float:
-    """Return how many trials may be begun at once: all that fit where the cluster is theirs."""
+    """Return the most trials to run at once; no limit if tune may book the whole cluster."""
     slots = count_slots(context, whole)
     return math.inf if slots >= int(whole.num_cpus) else slots
 
 
 def commit(job: Job, search: Search, refit: Outcome, account: Account) -> None:
-    """Write the trials of a search that is over, and complete its artefact.
+    """Write the trials of a finished search and commit its artefact.
 
     Raises:
-        BenchmarkError: no trial won, or the store cannot be written.
+        BenchmarkError: no trial is best, or the store cannot be written.
     """
     best = search.best
     if best is None:

@@ -1,6 +1,6 @@
-"""The actor that all trials share: embeddings, states of unfinished trials, saved heads.
+"""The actor that all trials share: it holds embeddings and trial states, and saves heads.
 
-Its module does not import Ray Tune, so that it starts while the trials' processes do.
+This module does not import Ray Tune, so that the actor starts as early as the trials' processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmark.store.artefacts import Artefact
 from benchmark.tables import vectors_array
 
 BACKBONES_HELD = 3
-"""Embeddings of so many backbones stay in the object store at once."""
+"""Most backbones whose embeddings are in the object store at once."""
 
 
 @ray.remote
@@ -29,14 +29,14 @@ class Shelf:
 
     def __init__(self, jobs: list[Job]) -> None:
         self._jobs = jobs
-        # It takes seconds: once, here, while the first trials run.
+        # The import takes seconds: do it once, while the first trials run.
         threading.Thread(target=_load_skops, daemon=True).start()
         self._toll = Toll()
         self._rows: dict[str, Any] = {}
         self._states: dict[tuple[int, int], State] = {}
 
     def rows(self, number: int) -> list[Any]:
-        """Return the reference to the rows of a job, in a list so that it is not resolved."""
+        """Return the reference to the rows of a job, in a list so that Ray does not resolve it."""
         job = self._jobs[number]
         path = job.embeddings.path
         if path not in self._rows:
@@ -50,13 +50,13 @@ class Shelf:
         self._states[number, trial] = state
 
     def get_state(self, number: int, trial: int) -> State | None:
-        """Return the state of a trial, which stays: its process may die and be started again."""
+        """Return the state of a trial and keep it for a retry, as its process may die."""
         return self._states.get((number, trial))
 
     def save_head(self, number: int, model: Any) -> dict[str, int]:
-        """Write the fitted head of a search with skops and forget its other states.
+        """Write the fitted head of a search with skops and drop the search's trial states.
 
-        Returns: the toll of what was read and written here since the last head.
+        Returns: the toll of this actor's reads and writes since the last head.
         """
         head = _load_skops().dumps(model)
         self._jobs[number].predictions.write_bytes("head.skops", head)
@@ -73,7 +73,7 @@ def _load_skops() -> Any:
 
 
 def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:
-    """Join embeddings with the labels of train and val; test gets none."""
+    """Join embeddings with the labels of train and val; test has no labels."""
     labelled = patches.read_table(columns=["patch_id", "split", "label"], splits=("train", "val"))
     test_ids = patches.read_table(columns=["patch_id", "split"], splits=("test",))["patch_id"]
     table = embeddings.read_table(columns=["patch_id", "embedding"])

@@ -1,4 +1,4 @@
-"""What runs in Ray Tune's processes: fit segments and write predictions."""
+"""The trials of Ray Tune: fit segments and write predictions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from benchmark.tables import check_table, predictions_schema
 
 
 class HeadTrial(tune.Trainable):
-    """One segment of one search; the process is reused for the next."""
+    """One segment of one search; its process is reused for the next segment."""
 
     def setup(
         self, config: dict[str, Any], jobs: list[Job] | None = None, shelf: Any = None
     ) -> None:
-        """Keep what all segments share."""
+        """Store the jobs and the actor that all segments share."""
         self._jobs = jobs or []
         self._shelf = shelf
         self._work = config
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next segment."""
+        """Accept the next segment; True reuses the process."""
         self._work = new_config
         return True
 
@@ -67,10 +67,10 @@ class HeadTrial(tune.Trainable):
         return outcome
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Segments are short and repeatable: there is nothing to save."""
+        """Save nothing: segments are short and can be repeated."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """There is nothing to load."""
+        """Load nothing, as nothing is saved."""
 
 
 def write_predictions(job: Job, rows: Rows, segment: Segment) -> Any:
