@@ -1,4 +1,4 @@
-"""What Ray has, gives and loses: connection, shares of a cluster, pools, losses, metrics.
+"""Use a Ray cluster: connection, budgets of stages, pools of actors, losses, metrics.
 
 May import ``store`` and the vocabulary.
 """

@@ -1,4 +1,4 @@
-"""Finds out whether the head of a Ray cluster listens, before Ray waits for it without end."""
+"""Check that the head of a Ray cluster listens, before Ray waits for it without end."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ EXAMPLE = "10.0.0.7:6379"
 
 
 def find_head(address: str, *, option: str) -> bool:
-    """Make sure that something listens where the head of a cluster should.
+    """Check that something listens at the address of a cluster's head.
 
     Args:
-        address: HOST:PORT of the head, or ``auto``: that of a Ray which was started here.
-        option: where the address was given, for messages.
+        address: HOST:PORT of the head, or ``auto``: that of a Ray started on this machine.
+        option: where the address was given, for error messages.
 
-    Returns: whether it listens on the loopback interface alone, as our own local Rays do.
+    Returns: whether it listens only on the loopback interface, as our own local Rays do.
 
     Raises:
-        UsageError: it is no such address, or nothing listens there.
+        UsageError: the address is invalid, or nothing listens there.
     """
     if holds_credentials(address if "://" in address else f"ray://{address}"):
-        # Not repeated: what stands there is a secret.
+        # Without the address, which contains the secret.
         raise UsageError(
             f"{option} holds a name or password, which would be shown; give the cluster's token in "
             "RAY_AUTH_TOKEN or ~/.ray/auth_token"
         )
     if "://" in address:
         raise UsageError(
-            f"{option} {address}: is no head's address; give its HOST:PORT, e.g. {EXAMPLE}, on a "
+            f"{option} {address}: not a head's address; give its HOST:PORT, e.g. {EXAMPLE}, on a "
             "machine of the cluster, or send the run there with `benchmark submit`"
         )
     if address == "auto":
         address = _started_here(option)
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UsageError(f"{option} {address}: is no HOST:PORT of a cluster's head, e.g. {EXAMPLE}")
+        raise UsageError(f"{option} {address}: not HOST:PORT of a cluster's head, e.g. {EXAMPLE}")
     host = host.strip("[]")
     if host not in LOOPBACK:
         _connect(host, int(port), option)
         return False
     from ray.util import get_node_ip_address
 
-    # Ray takes the loopback for a name of this machine and connects to its public address.
+    # Given a loopback address, Ray connects to the public address of this machine.
     try:
         _connect(get_node_ip_address(), int(port), option)  # type: ignore[no-untyped-call]
     except UsageError:
@@ -61,7 +61,7 @@ def _started_here(option: str) -> str:
     found = canonicalize_bootstrap_address("auto")
     if found is None:
         raise UsageError(
-            f"{option} auto: no Ray was started on this machine; give HOST:PORT of its head"
+            f"{option} auto: no Ray was started on this machine; give HOST:PORT of a cluster's head"
         )
     return str(found)
 

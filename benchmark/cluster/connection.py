@@ -1,4 +1,4 @@
-"""Connect to Ray or start it, and tell what it has."""
+"""Connect to Ray or start it, and report its resources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,32 +22,49 @@ from benchmark.errors import BenchmarkError, UsageError
 logger = logging.getLogger("benchmark")
 
 PROGRESS_TIMEOUT_S = float(os.environ.get("BENCHMARK_PROGRESS_TIMEOUT_S", "600"))
-"""A data pipeline without progress for so long ends with an error instead of hanging."""
+"""A data pipeline without progress for this long ends with an error instead of hanging."""
 
 ATTEMPT = re.compile(rb"\[[^\]]* [IWE] \d+ \d+\] ")
-"""How a line of Ray's C++ begins."""
+"""The beginning of a log line of Ray's C++ code."""
 
 RELEASE_TIMEOUT_S = 20.0
-"""How long a new pool waits for CPUs that an earlier stage is still giving back."""
+"""How long a new pool waits for CPUs that an earlier stage is still releasing."""
+
+ENVIRONMENT: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # A worker that books no GPU keeps its CUDA_VISIBLE_DEVICES, without Ray's warning about it.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # No reports, log files or uploads of Ray Tune beside our own.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    # No traceback for each restarted trial; the manifest of its cell counts them.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Otherwise the first Ctrl-C during or after a search is swallowed.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Not the last 20 lines of a lost machine's C++ log; the line that names the machine stays.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "lines of the Raylet logs:",
+}
+"""Variables that are set before Ray is imported, unless the user has set them."""
 
 
 class Node(NamedTuple):
-    """What one machine of the cluster has."""
+    """The resources of one machine of the cluster."""
 
     num_cpus: float
     num_gpus: float
 
 
 class Resources(NamedTuple):
-    """What the cluster has, or what a stage may book of it."""
+    """What the cluster has, or what a stage may book."""
 
     num_cpus: float
     num_gpus: float
     memory: float
     node_cpus: float = 0.0
-    """Of the largest node; 0 where it is not known."""
+    """Of the largest node; 0: unknown."""
     nodes: tuple[Node, ...] = ()
-    """Every machine; empty where they are not known."""
+    """Every machine; empty: unknown."""
 
 
 def count_of(number: float, unit: str) -> str:
@@ -70,23 +87,13 @@ class Cluster:
         """Connect once and return the resources of the cluster.
 
         Args:
-            options: of ``ray.init`` where Ray is started here, e.g. ``num_cpus``.
+            options: of ``ray.init`` if Ray is started here, e.g. ``num_cpus``.
 
         Raises:
-            UsageError: the address does not answer, or its cluster does not let us in.
+            UsageError: the address does not answer, or its cluster denies access.
         """
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-        # Else the first Ctrl-C during a search, or after one, is swallowed.
-        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-        # A traceback for each trial that begins again; its cell's manifest counts them.
-        os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_SYNCER", "1")
-        # Of a machine that is lost Ray prints the last 20 lines of its C++ log, besides a line that
-        # names the machine, which stays.
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "lines of the Raylet logs:")
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         import ray
 
         if not ray.is_initialized():
@@ -115,14 +122,16 @@ class Cluster:
                         "versions here, or send the run there with `benchmark submit`"
                     ) from None
                 raise UsageError(
-                    f"{option} {address}: something listens there, but no Ray cluster lets us in: "
-                    f"{first.rstrip('.')}. Check that this is the port of its head, and the token "
+                    f"{option} {address}: something listens there, but Ray cannot connect to it: "
+                    f"{first.rstrip('.')}. Check that this is the head's port, and the token "
                     "in RAY_AUTH_TOKEN or ~/.ray/auth_token"
                 ) from None
             self._owns = True
             self._head = HeadWatch(ray.get_runtime_context().gcs_address)
             _protect_token()
-            _quieten()
+            # Ray's own progress lines would mix with ours.
+            for name in ("ray.data", "ray.tune"):
+                logging.getLogger(name).setLevel(logging.ERROR)
         found = ray.cluster_resources()
         nodes = tuple(
             Node(float(each["Resources"].get("CPU", 0.0)), float(each["Resources"].get("GPU", 0.0)))
@@ -138,11 +147,11 @@ class Cluster:
         )
 
     def wait_for_cpus(self, num_cpus: float, *, timeout_s: float = RELEASE_TIMEOUT_S) -> float:
-        """Return how many CPUs are free, having waited a while for ``num_cpus`` of them.
+        """Return how many CPUs are free, after waiting at most ``timeout_s`` for ``num_cpus``.
 
-        Ray gives the CPUs of a finished stage back with a delay, and on a shared cluster others
-        hold some. Actors planned on CPUs that are not free leave none for the tasks that feed
-        them, and the pipeline hangs in silence.
+        Ray releases the CPUs of a finished stage with a delay, and other jobs hold some on a
+        shared cluster. Actors planned on CPUs that are not free leave none for the tasks that
+        feed them, and the pipeline hangs silently.
         """
         import ray
 
@@ -153,7 +162,7 @@ class Cluster:
                 return free
             if time.monotonic() >= deadline:
                 logger.warning(
-                    "%g of %g CPUs are free; the rest is held by something else", free, num_cpus
+                    "%g of %g CPUs are free; other stages or jobs hold the rest", free, num_cpus
                 )
                 return free
             time.sleep(0.1)
@@ -165,7 +174,7 @@ class Cluster:
         if self._owns:
             import ray
 
-            # Without a head there is nobody to take leave of, which Ray would wait for.
+            # Ray's shutdown would wait for a head that is lost.
             if self._head is None or not self._head.is_lost:
                 ray.shutdown()
             self._owns = False
@@ -190,9 +199,9 @@ class Cluster:
 def _quiet_backend() -> Iterator[None]:
     """Silence Ray's C++ lines on stderr, among them one of level E for every pool.
 
-    It is harmless (https://github.com/ray-project/ray/issues/53727) and cannot be switched off
-    but by a level whose own notice is printed at the start; that one line is dropped here, and
-    everything else that was written meanwhile is passed on.
+    That line is harmless (https://github.com/ray-project/ray/issues/53727). Only a log level
+    switches it off, and Ray prints a notice of the level at the start. The notice is dropped here;
+    all other output of that time is passed on.
     """
     if "RAY_BACKEND_LOG_LEVEL" in os.environ:
         yield
@@ -210,14 +219,14 @@ def _quiet_backend() -> Iterator[None]:
             os.close(stderr)
             caught.seek(0)
             for line in caught:
-                # Where Ray did not start, a line for each of its attempts; the error says as much.
+                # If Ray did not start, drop the line of each attempt; the error says the same.
                 if b"RAY_BACKEND_LOG_LEVEL" not in line and (is_over or not ATTEMPT.match(line)):
                     os.write(2, line)
 
 
 @contextmanager
 def _kept_sigterm() -> Iterator[None]:
-    """Keep what the command line does at SIGTERM: Ray puts a handler of its own in its place."""
+    """Keep the SIGTERM handler of the command line, which Ray replaces by its own."""
     ours = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -228,11 +237,11 @@ def _kept_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _loopback_only(is_on_loopback: bool) -> Iterator[None]:
-    """Let a Ray that no other machine can join listen on 127.0.0.1 alone, or join such a one.
+    """Make a local Ray, which no other machine can join, listen only on 127.0.0.1; or join one.
 
-    On Linux its ports are open on every interface, behind the token; on macOS and Windows it keeps
-    to the loopback by itself, by a switch that is read when Ray is imported. A user who sets that
-    switch decides.
+    On Linux its ports are open on every interface, protected by the token. On macOS and Windows it
+    uses only the loopback, by a switch that is read when Ray is imported. A user's own setting of
+    that switch is kept.
     """
     from ray._private import ray_constants
 
@@ -246,26 +255,20 @@ def _loopback_only(is_on_loopback: bool) -> Iterator[None]:
 
 
 def use_token() -> None:
-    """Show a cluster our token where there is one, which Ray does by itself only for local ones.
+    """Send our token, if we have one, to a cluster; Ray itself does so only for local ones.
 
-    ``RAY_AUTH_MODE``, where it is set, decides.
+    If ``RAY_AUTH_MODE`` is set, it decides.
     """
     if has_token() and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         from ray._raylet import Config  # type: ignore[attr-defined]
 
-        # It was read when Ray was imported.
+        # Ray read the variable when it was imported; this reads it again.
         Config.initialize("")
 
 
-def _quieten() -> None:
-    # Ray's own progress lines would stand between ours.
-    for name in ("ray.data", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
 def _protect_token() -> None:
-    # Ray makes it readable for everybody on this machine, who could then run code as us.
+    # Ray makes it readable for all users of this machine, who could then run code as us.
     path = Path("~/.ray/auth_token").expanduser()
     with suppress(OSError):
         if path.stat().st_mode & 0o077:

@@ -1,8 +1,8 @@
-"""What was lost and repaired while a cell was computed: counted, and kept in its manifest.
+"""Count losses and their repairs while a cell is computed, for its manifest.
 
-Nothing here changes a result: what is lost is computed again, to the same bytes. The driver keeps
-an ``Account`` of each cell; a worker counts with a ``Toll`` what one item of work cost beyond
-itself, and sends that with its result.
+None of them changes a result: lost work is computed again, to the same bytes. The driver keeps an
+``Account`` of each cell; a worker counts the retries for one item of work in a ``Toll``, and sends
+them with its result.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 EXPECTED_DEATHS = ("EXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
-"""Why a node may leave without being lost, as Ray words it."""
+"""Ray's reasons for nodes that left as planned and are not lost."""
 
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that was lost and repaired: what, how often, and where or why."""
+    """A kind of loss that was repaired: how often, and where or why."""
 
     kind: Kind
     count: int
@@ -44,14 +44,14 @@ class Incident:
 
 
 class Account:
-    """Collects the incidents of one cell, from its begin to its manifest."""
+    """Collects the incidents of one cell, from its start to its manifest."""
 
     def __init__(self, artefact: Artefact, leases: Leases | None = None) -> None:
-        """Begin; what is lost from now on counts.
+        """Count losses from now on.
 
         Args:
             artefact: of the cell.
-            leases: know whether the cell was taken over from a dead run.
+            leases: tell whether the cell was taken over from a dead run.
         """
         self._folder = artefact.folder
         self._counts: Counter[tuple[Kind, str]] = Counter()
@@ -66,17 +66,17 @@ class Account:
         self._lost = lost_nodes()
 
     def add(self, kind: Kind, count: int = 1, detail: str = "") -> None:
-        """Count something; nothing where ``count`` is 0."""
+        """Add ``count`` incidents; 0 adds nothing."""
         if count:
             self._counts[kind, detail] += count
 
     def add_toll(self, toll: Mapping[str, int]) -> None:
-        """Count what a worker has counted."""
+        """Add the counts of a worker."""
         for kind in KINDS:
             self.add(kind, toll.get(kind, 0))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the incidents by now, as the manifest lists them: kind, count and detail."""
+        """Return the incidents so far, as the manifest lists them: kind, count and detail."""
         counts = self._counts.copy()
         for node, place in lost_nodes().items():
             if node not in self._lost:
@@ -90,9 +90,9 @@ class Account:
 
 
 def lost_nodes() -> dict[str, str]:
-    """Return the nodes of the cluster that were lost, by id: the address and the id's begin.
+    """Return the lost nodes of the cluster by id, each with its address and the id's start.
 
-    Ray takes a node for dead some seconds after it has vanished.
+    Ray declares a node dead some seconds after it has vanished.
     """
     import ray
 
@@ -107,12 +107,12 @@ def lost_nodes() -> dict[str, str]:
 
 @dataclass
 class Toll:
-    """Counts, in a process of Ray, what one item of work costs beyond itself."""
+    """Counts, in a process of Ray, the retries for one item of work."""
 
     _requests: int = field(default_factory=num_repeats)
 
     def to_json(self) -> dict[str, int]:
-        """Return the counts since it was made, by kind; nothing where nothing happened."""
+        """Return the counts since it was made, by kind; kinds with a count of 0 are left out."""
         counts: dict[Kind, int] = {
             "request_repeated": num_repeats() - self._requests,
             "task_repeated": _attempt(),
@@ -129,7 +129,7 @@ def add_tolls(*tolls: Mapping[str, int]) -> dict[str, int]:
 
 
 def explain_death(text: str) -> str:
-    """Return in a few words why a process of Ray ended, given what Ray said of it."""
+    """Return in a few words why a process of Ray ended, given Ray's message."""
     reasons = (
         (r"low on memory|OUT_OF_MEMORY", "its machine was short of memory"),
         (r"preempted", "its machine was taken back"),
@@ -141,7 +141,7 @@ def explain_death(text: str) -> str:
 
 
 def is_restarted() -> bool:
-    """Return whether the actor of this process was started again after it died."""
+    """Return whether the actor of this process was restarted after it died."""
     import ray
 
     place = ray.get_runtime_context()
@@ -149,10 +149,10 @@ def is_restarted() -> bool:
 
 
 def _attempt() -> int:
-    """Return how often the running task was begun before: its process or its node died."""
+    """Return how often the running task was retried because its process or node died."""
     from ray._private.worker import global_worker
 
-    # Ray has no public name for it. An actor of Ray Data works in another thread than its task,
-    # and finds 0 here: ``is_restarted`` tells of it.
+    # Ray has no public name for it. An actor of Ray Data works in another thread than its task
+    # and reads 0 here; ``is_restarted`` covers that case.
     worker: Any = global_worker
     return int(worker.core_worker.get_current_task_attempt_number())

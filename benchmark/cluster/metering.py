@@ -1,8 +1,7 @@
-"""What a run tells Prometheus, through Ray's own metrics: patches, trials, cells, what is queued.
+"""Export a run's counts to Prometheus through Ray: patches, trials, cells and queued items.
 
-Ray's agent on each node exports them beside its own (docs/CLUSTERS.md), under the names of
-``exported_names``. Where Ray is not running nothing is counted, and what cannot be counted never
-fails a run.
+Ray's agent on each node exports them with its own metrics (docs/CLUSTERS.md), under the names of
+``exported_names``. Nothing is counted unless Ray is running, and a failed count never fails a run.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +22,7 @@ CELL_SECONDS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30
 """Upper bounds of the histogram's buckets."""
 
 REPEAT_S = 8.0
-"""Ray forgets a gauge that is not set again for 20 seconds, and a cell may take hours."""
+"""Ray drops a gauge that is not set for 20 seconds, and a cell may take hours."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,13 @@ METRICS: dict[str, MetricSpec] = {
         MetricSpec(
             "benchmark_items",
             "Counter",
-            "Items that stages have done: windows, patches, trials, predictions, figures.",
+            "Items completed by stages: windows, patches, trials, predictions, figures.",
             ("experiment", "stage", "unit"),
         ),
         MetricSpec(
             "benchmark_items_queued",
             "Gauge",
-            "Items that a stage has still to do, as far as it knows their number.",
+            "Items that remain for a stage, if it knows their number.",
             ("experiment", "stage", "unit"),
         ),
         MetricSpec(
@@ -67,19 +65,19 @@ METRICS: dict[str, MetricSpec] = {
         MetricSpec(
             "benchmark_cell_seconds",
             "Histogram",
-            "Seconds from the begin of a cell to its end.",
+            "Seconds from the start of a cell to its end.",
             ("experiment", "stage"),
         ),
         MetricSpec(
             "benchmark_embedded_patches",
             "Counter",
-            "Patches that an embedding actor has put through a backbone.",
+            "Patches that an embedding actor has embedded with a backbone.",
             ("backbone", "actor"),
         ),
         MetricSpec(
             "benchmark_forward_seconds",
             "Counter",
-            "Seconds of an embedding actor in the forward pass; the rate is its share of time.",
+            "Seconds of an embedding actor in the forward pass; the rate is the share of time.",
             ("backbone", "actor"),
         ),
     )
@@ -92,7 +90,7 @@ def exported_names() -> set[str]:
 
 
 class Meters:
-    """The metrics of one run in one process; made when Ray first is connected."""
+    """The metrics of one run in one process; made once Ray is connected."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -100,7 +98,7 @@ class Meters:
         self._is_off = False
 
     def record(self, name: str, value: float, **labels: str) -> None:
-        """Add to a counter, set a gauge, or observe a value; nothing where Ray is not running."""
+        """Add to a counter, set a gauge, or observe a value; nothing unless Ray is running."""
         if self._is_off or not is_connected():
             return
         kind = METRICS[name].kind
@@ -113,7 +111,7 @@ class Meters:
                 metric = self._made[name]
             method = {"Counter": "inc", "Gauge": "set", "Histogram": "observe"}[kind]
             getattr(metric, method)(value, tags=labels)
-        except Exception as error:  # whatever Ray raises, the run is more than its metrics
+        except Exception as error:  # no error of the metrics may fail the run
             self._is_off = True
             logger.debug("no more metrics: %s", error)
 
@@ -153,7 +151,7 @@ class ForwardMeter:
 
 
 class MeteredProgress:
-    """Passes the progress of a run on, and counts it for Prometheus."""
+    """Forwards the progress of a run, and counts it for Prometheus."""
 
     def __init__(self, inner: Progress, *, experiment: str) -> None:
         self._inner = inner
@@ -169,7 +167,7 @@ class MeteredProgress:
         return _MeteredStage(inner, self._meters, StageCounts(num_cells, num_items), labels, unit)
 
     def message(self, text: str) -> None:
-        """Pass the line on."""
+        """Forward the line."""
         self._inner.message(text)
 
 
@@ -221,7 +219,13 @@ class _MeteredStage:
         self._show(now)
 
     def _show(self, now: Snapshot) -> None:
-        for state, count in _states(now):
+        counts = {
+            "queued": now.num_queued,
+            "running": len(now.running),
+            "done": now.num_done,
+            "failed": now.num_failed,
+        }
+        for state, count in counts.items():
             self._meters.record("benchmark_cells", count, **self._labels, state=state)
         self._show_items(now)
 
@@ -229,10 +233,3 @@ class _MeteredStage:
         if now.num_items_wanted is not None:
             queued = now.num_items_queued
             self._meters.record("benchmark_items_queued", queued, **self._labels, unit=self._unit)
-
-
-def _states(now: Snapshot) -> Iterable[tuple[str, int]]:
-    yield "queued", now.num_queued
-    yield "running", len(now.running)
-    yield "done", now.num_done
-    yield "failed", now.num_failed

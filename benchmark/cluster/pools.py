@@ -1,4 +1,4 @@
-"""Pools of embedding actors, sized to the machines that are there."""
+"""Size pools of embedding actors to the machines of a cluster."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ACTOR_BYTES = 1_200_000_000
 """Memory to plan for an embedding actor on a CPU: torch, a model and its batches."""
 
 SMALL_PARAMETERS = 30_000_000
-"""A network of fewer leaves room on a GPU for a second process beside it."""
+"""A network with fewer leaves room on its GPU for a second process."""
 SMALL_SHARE = 0.5
-"""Of a GPU, that the actor of a small network books: while one actor hands over its batch, the
-other computes."""
+"""Of a GPU, for the actor of a small network: one actor computes while another hands over its
+batch."""
 
 
 class Pool(NamedTuple):
@@ -30,7 +30,7 @@ class Pool(NamedTuple):
 
 
 def gpu_share(num_parameters: int) -> float:
-    """Return the share of a GPU that an actor books for a network of so many parameters."""
+    """Return the share of a GPU that an actor books for a network of that size."""
     return SMALL_SHARE if num_parameters < SMALL_PARAMETERS else 1.0
 
 
@@ -43,22 +43,20 @@ def plan_pool(
 ) -> Pool:
     """Size a pool so that a whole CPU stays free for the tasks that read and write.
 
-    Actors that hold every CPU starve the read tasks, and the pipeline hangs in silence
+    Actors that hold every CPU starve the read tasks, and the pipeline hangs silently
     (https://github.com/ray-project/ray/issues/44687). On CPUs the fastest pool is one actor
     of one thread for each core, booked at a little less than a core.
 
     Args:
-        resources: that the pool and its tasks may book.
-        num_actors: as the user asked; None chooses.
-        wants_gpu: whether to book GPUs where there are some.
-        num_gpus: that an actor books; below one, several share a GPU.
+        resources: available to the pool and its tasks.
+        num_actors: set by the user; None chooses.
+        wants_gpu: whether to book GPUs if there are any.
+        num_gpus: booked by each actor; below one, several share a GPU.
 
     Raises:
-        UsageError: there is no CPU, or more actors are asked for than fit.
+        UsageError: there is no CPU, or ``num_actors`` do not fit.
     """
-    cpus = int(resources.num_cpus)
-    if cpus < 1:
-        raise UsageError("the Ray cluster has no CPU: add a node with CPUs")
+    cpus = whole_cpus(resources)
     if wants_gpu and int(resources.num_gpus):
         return _plan_on_gpus(resources, num_actors=num_actors, num_gpus=num_gpus)
     fits = max(1, int(resources.memory // ACTOR_BYTES)) if resources.memory else cpus
@@ -68,8 +66,8 @@ def plan_pool(
             f"[embed] num_actors = {count}: the cluster has {count_of(cpus, 'CPU')}; "
             f'ask for at most {8 * cpus}, or write "auto"'
         )
-    share = 0.0 if cpus == 1 else _floor((cpus - 1) / count)
-    # One thread, however many actors: another number adds up in another order.
+    share = 0.0 if cpus == 1 else round_down((cpus - 1) / count)
+    # One thread for any number of actors: more threads would sum in another order.
     reason = (
         f"{count_of(cpus, 'CPU')}, no GPU: actors of one thread, a CPU left for reading and writing"
     )
@@ -83,7 +81,7 @@ def _plan_on_gpus(resources: Resources, *, num_actors: int | None, num_gpus: flo
     most = min(sum(slots), _slots(Node(0.0, gpus), num_gpus))
     if most < 1:
         raise UsageError(
-            f"[embed] num_gpus = {num_gpus:g}: no node of the cluster has so many GPUs"
+            f"[embed] num_gpus = {num_gpus:g}: no node of the cluster has that many GPUs"
         )
     count = num_actors or most
     if count > most:
@@ -91,19 +89,19 @@ def _plan_on_gpus(resources: Resources, *, num_actors: int | None, num_gpus: flo
             f"[embed] num_actors = {count}: the cluster has {count_of(gpus, 'GPU')}, "
             f"{'one' if num_gpus == 1 else f'{num_gpus:g}'} for each actor"
         )
-    # An actor sits beside its GPU, on a machine that may have few CPUs.
+    # An actor runs on the machine of its GPU, which may have few CPUs.
     beside = min(
         node.num_cpus / number for node, number in zip(nodes, slots, strict=True) if number
     )
     spare = (cpus - 1) / count if cpus > 1 else 0.0
-    share = _floor(min(1.0, beside, spare))
+    share = round_down(min(1.0, beside, spare))
     of = "each" if num_gpus == 1 else f"on {num_gpus:g} of one"
     threads = max(1, (cpus - 1) // count)
     return Pool(count, share, num_gpus, threads, f"{count_of(gpus, 'GPU')}: an actor {of}")
 
 
 def _slots(node: Node, num_gpus: float) -> int:
-    """Return how many actors of so many GPUs a machine takes; a share never spans two GPUs."""
+    """Return how many actors of ``num_gpus`` fit a machine; a share never spans two GPUs."""
     gpus = int(node.num_gpus)
     return int(gpus // num_gpus) if num_gpus >= 1 else gpus * int(1 / num_gpus)
 
@@ -116,6 +114,18 @@ def group_by_share(shares: Sequence[float]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _floor(share: float) -> float:
-    # Ray counts in ten-thousandths of a CPU.
-    return math.floor(share * 1000) / 1000 if share < 1 else 1.0
+def whole_cpus(resources: Resources) -> int:
+    """Return the number of whole CPUs.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if resources.num_cpus < 1:
+        raise UsageError("the Ray cluster has no CPU: add a node with CPUs")
+    return int(resources.num_cpus)
+
+
+def round_down(num_cpus: float) -> float:
+    """Return a number of CPUs, rounded down to what Ray can book."""
+    # Ray counts in ten-thousandths of a CPU, and above one in whole CPUs only.
+    return math.floor(num_cpus * 1000) / 1000 if num_cpus < 1 else float(math.floor(num_cpus))

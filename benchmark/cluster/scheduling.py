@@ -1,8 +1,8 @@
-"""Which stages run side by side on a cluster, and what each may book of it.
+"""Decide which stages run in parallel on a cluster, and what each may book.
 
-Stages that need different things fill a cluster together: embedding and fine-tuning its GPUs, head
-searches its CPUs. No stage waits for what a later one holds, and each has CPUs of its own, so that
-none can starve another; where a cluster is too small for two, they run one after the other.
+Stages with different needs fill a cluster together: embedding and fine-tuning use its GPUs, head
+searches its CPUs. No stage waits for resources of a later one, and each has CPUs of its own, so
+none can starve another. On a cluster that is too small for two, they run one after the other.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from benchmark.cluster.connection import Node, Resources
 from benchmark.config import Experiment, StageLimit
 
 SIDE_BY_SIDE_CPUS = 8
-"""A cluster of fewer CPUs and no GPU runs one stage after the other: each can use every core, and
-halves would only wait for each other's ends."""
+"""A cluster with fewer CPUs and no GPU runs one stage after the other: each can use every core, and
+two on half the cores would only wait for each other."""
 
 WEIGHTS: Mapping[str, float] = {"embed": 4.0, "finetune": 3.0, "tune": 1.0}
-"""Of the CPUs of a cluster without GPUs: heads are cheap beside what feeds them."""
+"""For CPUs of a cluster without GPUs: heads are cheap compared with the stages that feed them."""
 
 GPU_STAGES = frozenset({"embed", "finetune"})
 
@@ -33,7 +33,7 @@ class Budget(NamedTuple):
     num_gpus: float
 
     def covers(self, resources: Resources) -> bool:
-        """Whether it is the whole of a cluster."""
+        """Whether it covers a whole cluster."""
         return self.num_cpus >= resources.num_cpus and self.num_gpus >= resources.num_gpus
 
 
@@ -47,27 +47,27 @@ class Lane:
     stage: str
     min_cpus: int = 1
     min_gpus: int = 1
-    """At least so many where the cluster has GPUs and the stage uses them."""
+    """Minimum, if the cluster has GPUs and the stage uses them."""
     fills_machines: bool = False
-    """Without GPUs it can use every core of a machine at once, and does not begin with fewer."""
+    """Without GPUs it can use every core of a machine, and does not start with fewer."""
     limit: Budget = UNLIMITED
-    """At most: ``[resources]`` of the experiment."""
+    """Maximum: ``[resources]`` of the experiment."""
 
     @property
     def uses_gpus(self) -> bool:
-        """Whether it computes on GPUs where there are some."""
+        """Whether it computes on GPUs if there are any."""
         return self.stage in GPU_STAGES and self.limit.num_gpus > 0
 
 
 def allot(resources: Resources, lanes: Sequence[Lane]) -> dict[str, Budget]:
-    """Return what each lane may book now; a lane that is absent waits until another has ended.
+    """Return what each lane may book now; an absent lane waits until another has ended.
 
-    The first lane always runs. Budgets depend on the cluster and on the lanes alone, and together
-    they never exceed the cluster.
+    The first lane always runs. Budgets depend only on the cluster and the lanes, and their sum
+    never exceeds the cluster.
 
     Args:
         resources: of the whole cluster.
-        lanes: those that have work, in the order in which they should end.
+        lanes: those with work, in the order in which they should end.
     """
     admitted = list(lanes)
     while len(admitted) > 1:
@@ -75,7 +75,7 @@ def allot(resources: Resources, lanes: Sequence[Lane]) -> dict[str, Budget]:
         short = [lane for lane in admitted if not _suffices(resources, lane, budgets[lane.stage])]
         if not short:
             return budgets
-        # The last one waits: the first backbones are to be finished first.
+        # The last one waits, so that the first backbones are finished first.
         admitted.remove(short[-1] if short[-1] is not admitted[0] else admitted[-1])
     return {lane.stage: _whole(resources, lane) for lane in admitted}
 
@@ -87,7 +87,7 @@ def _divide(resources: Resources, lanes: Sequence[Lane]) -> dict[str, Budget]:
             return {lane.stage: Budget(0.0, 0.0) for lane in lanes}
         weights = {lane.stage: WEIGHTS.get(lane.stage, 1.0) for lane in lanes}
     else:
-        # Half of the CPUs feed GPUs, as many as each has, and half work by themselves.
+        # Half of the CPUs feed GPUs, in proportion to each lane's; half are for the other lanes.
         others = sum(not lane.uses_gpus for lane in lanes)
         weights = {
             lane.stage: gpus[lane.stage] / max(1.0, sum(gpus.values()))
@@ -104,7 +104,7 @@ def _divide_gpus(total: int, lanes: Sequence[Lane]) -> dict[str, float]:
     rest = total
     wanting = [lane for lane in lanes if lane.uses_gpus]
     for number, lane in enumerate(wanting):
-        # Earlier stages get the odd one; a limit leaves more to later ones.
+        # Earlier stages get the odd GPU; a limit leaves more to later ones.
         share = -(-rest // (len(wanting) - number))
         found[lane.stage] = float(min(share, lane.limit.num_gpus))
         rest -= math.ceil(found[lane.stage])
@@ -143,7 +143,7 @@ def _whole(resources: Resources, lane: Lane) -> Budget:
 
 
 def within(resources: Resources, budget: Budget) -> Resources:
-    """Return the part of a cluster that a budget is; memory goes with the CPUs."""
+    """Return the part of a cluster that a budget covers; memory is shared like the CPUs."""
     if budget.covers(resources):
         return resources
     share = budget.num_cpus / resources.num_cpus if resources.num_cpus else 1.0
@@ -161,7 +161,7 @@ def within(resources: Resources, budget: Budget) -> Resources:
 
 
 def lanes_of(experiment: Experiment) -> list[Lane]:
-    """Return the lanes of an experiment: the stages that book a cluster for long."""
+    """Return the lanes of an experiment: the stages that book a cluster for a long time."""
     limits = experiment.resources
     lanes = [
         # One CPU for the pool and one for the tasks that read and write.
@@ -191,7 +191,7 @@ def _limit(limit: StageLimit) -> Budget:
 
 
 class Ledger:
-    """Which stages of a run have work, and what each may book; for threads."""
+    """Tracks which stages of a run have work, and what each may book; for threads."""
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         """Take the lanes of an experiment, in the order of its stages; none has work yet."""
@@ -205,17 +205,17 @@ class Ledger:
             self._open.update(stages)
 
     def close(self, stage: str) -> None:
-        """Note that a stage has ended; what it could book is for the others."""
+        """Note that a stage has ended; its budget goes to the others."""
         with self._lock:
             self._open.discard(stage)
 
     def is_open(self, stage: str) -> bool:
-        """Whether a stage has work: what it makes may still come."""
+        """Whether a stage has work, so that more of its output may come."""
         with self._lock:
             return stage in self._open
 
     def admitted(self, resources: Resources) -> Collection[str]:
-        """Return the stages that may run now, of those that have work."""
+        """Return the stages with work that may run now."""
         return allot(resources, self._lanes_of(self._open)).keys()
 
     def budget(self, stage: str, resources: Resources) -> Budget:
@@ -226,10 +226,10 @@ class Ledger:
         return found or _whole(resources, self._lanes[stage])
 
     def first_budget(self, stage: str, resources: Resources) -> Budget:
-        """Return what a stage may book when it begins, where every stage has work.
+        """Return what a stage may book when it starts and every stage has work.
 
-        Shapes that change the last bits of a result, the threads of a training, follow from it, so
-        that they do not depend on what has ended already.
+        The threads of a training follow from it: they change the last bits of a result, and must
+        not depend on which stages have ended.
         """
         lanes = list(self._lanes.values())
         while stage not in (found := allot(resources, lanes)):

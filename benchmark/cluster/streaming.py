@@ -1,7 +1,7 @@
-"""Ray Data pipelines of this benchmark: many small read tasks in, one status row per item out.
+"""Build Ray Data pipelines: many small read tasks in, one status row per item out.
 
-Each item of work is one read task and one block, so that batches never depend on how many
-workers there are, and a finished item can be committed and skipped by the next run.
+Each item of work is one read task and one block, so that batches never depend on the number of
+workers, and a finished item can be committed and skipped by the next run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
 READ_AHEAD_BYTES = 512 * 2**20
-"""Bound on blocks that wait in the object store, so that memory does not grow with the data; a
-large pool of actors has a larger one."""
+"""Bound on blocks that wait in the object store, so that memory does not grow with the data; large
+pools of actors have a larger one."""
 
 TASK_CPUS = 0.25
-"""What a read or write task books: they wait for disks, and must fit beside the actors."""
+"""Booked by a read or write task: they wait for disks, and must fit beside the actors."""
 
 
 class Items(Datasource):
@@ -46,7 +46,7 @@ class Items(Datasource):
 
         Args:
             name: shown in Ray's own messages.
-            items: picklable descriptions of work, in the order in which to begin it.
+            items: picklable descriptions of work, in the order in which to start it.
             read: turns one item into one block.
             item_bytes: estimate of a block's size.
         """
@@ -61,7 +61,7 @@ class Items(Datasource):
         return self._name
 
     def estimate_inmemory_data_size(self) -> int:
-        """Return the bytes of all blocks, estimated."""
+        """Return an estimate of the bytes of all blocks."""
         return self._item_bytes * len(self._items)
 
     def get_read_tasks(
@@ -131,17 +131,17 @@ def read_items(
     most_cpus: float | None = None,
     read_ahead_bytes: int = READ_AHEAD_BYTES,
 ) -> ray.data.Dataset:
-    """Return a dataset over ``source`` with the settings that keep it from hanging.
+    """Return a dataset over ``source`` with settings that prevent hanging.
 
-    The settings are copied into the dataset, so they are made before it.
+    The dataset copies the settings, so they are made before it.
 
     Args:
         source: the items.
         num_items: how many there are.
-        num_cpus: that a read task books.
+        num_cpus: booked by a read task.
         keeps_order: whether blocks come in the order of the items.
-        most_cpus: that the pipeline may book in all; None: what is free.
-        read_ahead_bytes: of blocks that may wait in the object store.
+        most_cpus: limit for the whole pipeline; None: all that are free.
+        read_ahead_bytes: limit for blocks that wait in the object store.
     """
     import ray.data
     from ray.data import ExecutionResources
@@ -162,10 +162,10 @@ def read_items(
 
 
 def status_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    """Run the pipeline and yield the rows that come out of it, as they come.
+    """Run the pipeline and yield its rows as they come.
 
     Raises:
-        CellError: nothing moved for ``PROGRESS_TIMEOUT_S``.
+        CellError: no progress for ``PROGRESS_TIMEOUT_S``.
     """
     from ray.data.exceptions import ExecutionTimeoutError
 
@@ -177,6 +177,6 @@ def status_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
             yield from table.to_pylist()
     except ExecutionTimeoutError:
         raise CellError(
-            f"nothing moved for {PROGRESS_TIMEOUT_S:g} s: no machine has a free CPU for what reads "
-            "and writes, or a task hangs"
+            f"no progress for {PROGRESS_TIMEOUT_S:g} s: no machine has a free CPU to read or "
+            "write, or a task hangs"
         ) from None

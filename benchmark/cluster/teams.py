@@ -1,4 +1,4 @@
-"""How many workers, cores and GPUs a training gets, and how many trainings run side by side."""
+"""Plan the workers, cores and GPUs of a training, and how many trainings run in parallel."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmark.cluster.connection import Node, Resources, count_of
+from benchmark.cluster.pools import round_down, whole_cpus
 from benchmark.errors import UsageError
 
 FEEDING_CPUS = 0.5
-"""Left free beside trainings, for the tasks that read and for Ray's own."""
+"""Left free beside trainings, for read tasks and Ray's own."""
 
 
 class Team(NamedTuple):
-    """The workers of one training, equal to one another."""
+    """The equal workers of one training."""
 
     num_workers: int
     num_cpus: float
-    """That Ray books for each worker."""
+    """Booked for each worker."""
     num_gpus: float
     num_threads: int
-    """Of torch, in each worker."""
+    """Of torch in each worker."""
     num_slots: int
-    """Trainings that run side by side."""
+    """Trainings that run in parallel."""
     reason: str
 
     @property
@@ -35,20 +36,18 @@ class Team(NamedTuple):
 def plan_team(resources: Resources, *, num_workers: int | None, num_trials: int) -> Team:
     """Share a cluster between trainings.
 
-    Trials beside one another need no communication, so a cluster is filled with them first;
-    only GPUs that would stay idle join a training as further workers.
+    Parallel trials need no communication, so they fill a cluster first; only GPUs that would stay
+    idle join a training as further workers.
 
     Args:
         resources: of the cluster; ``node_cpus`` bounds the threads of a worker.
-        num_workers: as the user asked; None chooses.
-        num_trials: that can run at once, of all cells together.
+        num_workers: set by the user; None chooses.
+        num_trials: that can run at once, over all cells.
 
     Raises:
-        UsageError: more workers are asked for than the cluster has CPUs or GPUs.
+        UsageError: there is no CPU, or ``num_workers`` exceeds the cluster's CPUs or GPUs.
     """
-    cpus, gpus = int(resources.num_cpus), int(resources.num_gpus)
-    if cpus < 1:
-        raise UsageError("the Ray cluster has no CPU: add a node with CPUs")
+    cpus, gpus = whole_cpus(resources), int(resources.num_gpus)
     on_gpu = gpus > 0
     units, unit = (gpus, "GPU") if on_gpu else (cpus, "CPU")
     if num_workers is not None and num_workers > units:
@@ -61,13 +60,13 @@ def plan_team(resources: Resources, *, num_workers: int | None, num_trials: int)
     node_cpus = max(1, int(resources.node_cpus or cpus))
     threads = max(1, min(cpus // (count * slots), node_cpus))
     share = _book(cpus, count * slots, threads)
-    # All workers of a training begin at once, each on a machine that has what it books.
+    # All workers of a training start at once, each on a machine with the CPUs that it books.
     while threads > 1 and _places(resources.nodes, share, on_gpu=on_gpu) < count * slots:
         threads -= 1
         share = _book(cpus, count * slots, threads)
     if _places(resources.nodes, share, on_gpu=on_gpu) < count * slots:
-        # GPUs on machines of hardly a core.
-        share = _floor(min(share, _least_beside_gpu(resources.nodes)))
+        # Some machines have hardly a core for each GPU.
+        share = round_down(min(share, _least_beside_gpu(resources.nodes)))
     reason = (
         f"{count_of(units, unit)} for {count_of(num_trials, 'training')}: {slots} side by side, of "
         f"{count_of(count, 'worker')}, {count_of(threads, 'thread')} each"
@@ -76,12 +75,12 @@ def plan_team(resources: Resources, *, num_workers: int | None, num_trials: int)
 
 
 def _book(cpus: int, num_workers: int, threads: int) -> float:
-    """Return the CPUs that each of all workers books, so that some are left for what feeds them."""
-    return _floor(threads * max(0.0, cpus - FEEDING_CPUS) / max(cpus, num_workers * threads))
+    """Return the CPUs that each worker books, so that some are left for the tasks that feed it."""
+    return round_down(threads * max(0.0, cpus - FEEDING_CPUS) / max(cpus, num_workers * threads))
 
 
 def _places(nodes: Sequence[Node], num_cpus: float, *, on_gpu: bool) -> float:
-    """Return how many workers of so many CPUs the machines take at once; infinite if unknown."""
+    """Return how many workers of ``num_cpus`` fit the machines at once; infinite if unknown."""
     if not nodes or not num_cpus:
         return math.inf
     fits = [int(node.num_cpus / num_cpus + 1e-9) for node in nodes]
@@ -93,8 +92,3 @@ def _places(nodes: Sequence[Node], num_cpus: float, *, on_gpu: bool) -> float:
 def _least_beside_gpu(nodes: Sequence[Node]) -> float:
     """Return the CPUs beside a GPU on the machine that has the fewest."""
     return min((node.num_cpus / node.num_gpus for node in nodes if node.num_gpus), default=1.0)
-
-
-def _floor(share: float) -> float:
-    # Ray counts in ten-thousandths of a CPU, and above one in whole CPUs only.
-    return math.floor(share * 1000) / 1000 if share < 1 else float(math.floor(share))

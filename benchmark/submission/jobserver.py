@@ -1,20 +1,29 @@
-"""A Ray cluster's job server: reach it within seconds, send a job, follow it to its end."""
+"""Reach a Ray cluster's job server within seconds, send a job and follow it to its end."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+from benchmark.cluster.connection import has_token, use_token
 from benchmark.errors import BenchmarkError, UsageError, first_line
-from benchmark.submission.jobclient import ANSWER_TIMEOUT_S, check_address, open_client
+from benchmark.store.credentials import holds_credentials
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 8.0
+ORDER_TIMEOUT_S = 60.0
+"""For submitting a job: the first waits until a new head has started its job agent."""
+UPLOAD_TIMEOUT_S = 600.0
 
 POLL_EVERY_S = 0.5
 MAX_LOST = 20
-"""Attempts in a row to reach a job server that was lost while a job is followed."""
+"""Consecutive attempts to reconnect while a job is followed."""
 LOST_WAIT_S = 3.0
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -27,27 +36,27 @@ class JobEnd(NamedTuple):
     exit_code: int
     """0 done, 1 a cell failed or the job was lost or stopped, 2 usage."""
     reason: str
-    """Why, where the run itself had no say: lost, killed or stopped."""
+    """Why, if the run itself could not say: lost, killed or stopped."""
 
 
 class JobServer:
     """The job server at an address."""
 
     def __init__(self, address: str | None) -> None:
-        """Speak with it.
+        """Connect to it.
 
         Args:
             address: its URL; None: that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS.
 
         Raises:
-            UsageError: it does not answer within seconds, or does not let us in.
+            UsageError: it does not answer within seconds, or denies access.
         """
         self.address = check_address(address)
         self._client = open_client(self.address)
 
     @property
     def ray_version(self) -> str:
-        """Of the cluster."""
+        """Ray's version on the cluster."""
         return str(self._client._server_ray_version)
 
     def command(self, verb: str, submission_id: str) -> str:
@@ -63,10 +72,10 @@ class JobServer:
         runtime_env: Mapping[str, Any],
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """Send a job: the working directory first, where it is not there yet.
+        """Submit a job, after uploading its working directory if it is not there yet.
 
         Raises:
-            UsageError: the server refuses it.
+            UsageError: the server rejects it.
         """
         with self._speaking():
             self._client.submit_job(
@@ -77,7 +86,7 @@ class JobServer:
             )
 
     def wait(self, submission_id: str, *, timeout_s: float) -> JobEnd | None:
-        """Return how a job ended, or None where it has not within a time."""
+        """Return how a job ended, or None if it has not within ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if end := self.end_of(submission_id):
@@ -102,12 +111,12 @@ class JobServer:
         return JobEnd(status, 1, first_line(info.message or f"exit code {code}"))
 
     def logs(self, submission_id: str) -> str:
-        """Return what a job has printed."""
+        """Return the log of a job."""
         with self._speaking():
             return str(self._client.get_job_logs(submission_id))
 
     def remove(self, submission_id: str) -> None:
-        """Stop a job, where it runs, and forget it."""
+        """Stop a job if it runs, and delete it."""
         with self._speaking():
             if self.end_of(submission_id) is None:
                 self._client.stop_job(submission_id)
@@ -128,7 +137,7 @@ class JobServer:
             write: receives the log, piece by piece.
             on_interrupt: called at the first Ctrl-C, after which following goes on.
 
-        Returns: how the job ended; None where a second Ctrl-C left it running.
+        Returns: how the job ended; None if a second Ctrl-C left it running.
 
         Raises:
             BenchmarkError: the job server was lost; the job may go on.
@@ -151,12 +160,12 @@ class JobServer:
             asyncio.run(log.tail())
             end = self.wait(submission_id, timeout_s=ANSWER_TIMEOUT_S)
         except Exception as error:
-            # Whatever the connection raised: a laptop that slept finds its job again.
+            # Retry after any error: a laptop that slept reconnects to its job.
             log.num_lost = 0 if log.num_written > before else log.num_lost + 1
             if log.num_lost > MAX_LOST:
                 raise BenchmarkError(
-                    f"--address {self.address}: the job server is gone: {first_line(error)}; "
-                    f"{submission_id} may go on"
+                    f"--address {self.address}: connection lost: {first_line(error)}; "
+                    f"{submission_id} may still run"
                 ) from None
             time.sleep(LOST_WAIT_S)
             return None
@@ -174,7 +183,7 @@ class JobServer:
 
 
 class _Log:
-    """Tails a job's log; after a lost connection it goes on where it was."""
+    """Tails a job's log; after a lost connection it resumes."""
 
     def __init__(self, client: Any, submission_id: str, write: Callable[[str], None]) -> None:
         self._client, self._submission_id, self._write = client, submission_id, write
@@ -190,3 +199,100 @@ class _Log:
             self.num_written += len(new)
             if new:
                 self._write(new)
+
+
+def check_address(address: str | None) -> str:
+    """Return the given URL of a job server, without a slash at its end.
+
+    Raises:
+        UsageError: none is given, or it is not the URL of a job server.
+    """
+    names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+    url = address or next((os.environ[name] for name in names if os.environ.get(name)), "")
+    example = "http://127.0.0.1:8265"
+    if not url:
+        raise UsageError(f"submit: give the cluster's job server, e.g. --address {example}")
+    if holds_credentials(url):
+        # Without the URL, which contains the secret.
+        raise UsageError(
+            "--address holds a password, which would be shown; give the cluster's token in "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        )
+    if not _is_url(url):
+        raise UsageError(
+            f"--address {url}: not a job server; give the URL of the cluster's dashboard, "
+            f"e.g. {example}"
+        )
+    return url.rstrip("/")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        # Reading ``port`` raises if it is not a number.
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def open_client(url: str) -> Any:
+    """Return a client of the job server at a URL that has answered a request.
+
+    Raises:
+        UsageError: it does not answer within seconds, or denies access.
+    """
+    use_token()
+    given = os.environ.get("RAY_API_SERVER_ADDRESS")
+    # Ray's client prefers the variable to its argument; the flag must win.
+    os.environ["RAY_API_SERVER_ADDRESS"] = url
+    try:
+        return _try_to_open(url)
+    finally:
+        if given is None:
+            del os.environ["RAY_API_SERVER_ADDRESS"]
+        else:
+            os.environ["RAY_API_SERVER_ADDRESS"] = given
+
+
+def _try_to_open(url: str) -> Any:
+    import requests
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    # These modules set their own level when they are imported.
+    for name in (
+        "ray.dashboard.modules.job.sdk",
+        "ray.dashboard.modules.dashboard_sdk",
+        "ray._private.runtime_env.packaging",
+    ):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    class Client(JobSubmissionClient):
+        """Adds the timeouts that Ray's own client lacks."""
+
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            longer = {"PUT": UPLOAD_TIMEOUT_S, "POST": ORDER_TIMEOUT_S}
+            answer_s = longer.get(method, ANSWER_TIMEOUT_S)
+            options.setdefault("timeout", (CONNECT_TIMEOUT_S, answer_s))
+            return super()._do_request(method, endpoint, **options)
+
+    where = f"--address {url}"
+    places = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+    try:
+        client = Client(url)
+        # Anyone may ask for the version; this request checks access.
+        client._do_request("GET", "/api/jobs/")
+        return client
+    except AuthenticationError:
+        if os.environ.get("RAY_AUTH_MODE") == "token" and has_token():
+            reason = f"rejects our token: put the cluster's token in {places}"
+        else:
+            reason = f"needs a token: set RAY_AUTH_MODE=token and put the token in {places}"
+        raise UsageError(f"{where}: the job server {reason}") from None
+    except (ConnectionError, requests.exceptions.RequestException) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        reason = f"got HTTP {status}" if status else "check the URL, and the tunnel to it"
+        raise UsageError(f"{where}: no job server answers there; {reason}") from None
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = first_line(error).partition(". ")[0]
+        raise UsageError(f"{where}: not a Ray job server: {reason}") from None

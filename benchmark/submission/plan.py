@@ -1,4 +1,4 @@
-"""An experiment as a job of a Ray cluster: planned here, checked there, then sent."""
+"""Plan an experiment as a job of a Ray cluster, check it there, and send it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ RuntimeEnv = Literal["none", "pip", "uv"]
 SOURCES = ("hf:", "timm:", "torchgeo:")
 PROBE_TIMEOUT_S = 120.0
 INSTALL_TIMEOUT_S = 1200.0
-"""More, where the cluster installs packages first."""
+"""For clusters that install packages first."""
 STOP_WAIT_S = 20
-"""Between the SIGTERM and the SIGKILL of ``ray job stop``; Ray's own are 3 s."""
+"""Between the SIGTERM and the SIGKILL of ``ray job stop``; Ray's default is 3 s."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def plan(
         path: the experiment file.
         settings: ``KEY=VALUE``.
         store: overrides the experiment's.
-        runtime_env: ``none``: what the cluster's image has; ``pip`` or ``uv`` install.
+        runtime_env: ``none`` uses the cluster's image; ``pip`` or ``uv`` install packages.
         log_format: of the job's log: ``text`` or ``json``.
 
     Raises:
-        UsageError: the experiment is wrong, or names what a job cannot find.
+        UsageError: the experiment is wrong, or names something that a job cannot find.
     """
     if runtime_env not in ("none", "pip", "uv"):
         raise UsageError(f"--runtime-env {runtime_env}: write none, pip or uv")
@@ -73,7 +73,7 @@ def plan(
     place = store or experiment.store
     refuse_credentials(place)
     _refuse_relative(experiment, place)
-    arguments = [f"{item}" for value in settings for item in ("--set", value)]
+    arguments = [item for value in settings for item in ("--set", value)]
     arguments += ["--log-format", log_format] if log_format != "text" else []
     command = ["python", "-m", "jobs.run", f"experiments/{path.name}", "--store", place, *arguments]
     return Plan(
@@ -86,7 +86,7 @@ def plan(
 
 
 def load(path: Path, settings: Iterable[str]) -> Experiment:
-    """Load an experiment; models of other sources are looked for where the job runs.
+    """Load an experiment; models of other sources are checked where the job runs.
 
     Raises:
         UsageError: the file, a setting or a name of the catalog is wrong.
@@ -98,7 +98,7 @@ def load(path: Path, settings: Iterable[str]) -> Experiment:
     if ours == experiment.backbones:
         check_names(experiment)
     else:
-        # Not on this machine, perhaps: their own checks come when the job begins.
+        # They may be missing on this machine: they are checked when the job begins.
         check_names(experiment.model_copy(update={"backbones": ours, "finetune": None}))
     return experiment
 
@@ -113,7 +113,7 @@ def build_runtime_env(kind: RuntimeEnv, shipment: Shipment) -> dict[str, Any]:
     found: dict[str, Any] = {
         "working_dir": str(shipment.folder),
         "env_vars": {
-            # Else the log of a job comes in blocks.
+            # Without it the log of a job comes in blocks.
             "PYTHONUNBUFFERED": "1",
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         },
@@ -124,10 +124,10 @@ def build_runtime_env(kind: RuntimeEnv, shipment: Shipment) -> dict[str, Any]:
 
 
 def list_packages(folder: Path) -> list[str]:
-    """Return the package's requirements but Ray, which is the cluster's own.
+    """Return the package's requirements except Ray, which the cluster has.
 
-    Of a checkout they are those of pyproject.toml, pinned as in constraints.txt; of an installed
-    package those of its metadata.
+    A checkout lists them in pyproject.toml, pinned by constraints.txt; an installed package in its
+    metadata.
     """
     project, constraints = folder / "pyproject.toml", folder / "constraints.txt"
     if project.is_file():
@@ -148,7 +148,7 @@ def list_packages(folder: Path) -> list[str]:
             pin = pins.get(canonicalize_name(name))
             found.append(f"{name}=={pin}" if pin else requirement)
     if pins:
-        # Ray keeps what it has installed by the text of these lines: other pins are other text.
+        # Ray caches an installation by the text of these lines; new pins must change it.
         digest = hashlib.blake2b(constraints.read_bytes(), digest_size=8).hexdigest()
         found.append("-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt")
         found.append(f"# of {digest}")
@@ -184,16 +184,16 @@ def ask_cluster(server: JobServer, plan: Plan, runtime_env: dict[str, Any]) -> l
         server.remove(marker)
     where = f"--address {server.address}"
     if end is None:
-        raise UsageError(f"{where}: a first small job was not run within {timeout_s:.0f} s")
+        raise UsageError(f"{where}: the probe job did not end within {timeout_s:.0f} s")
     answer = read_answer(log, marker)
     if answer is None:
         said = end.reason or next(reversed(log.strip().splitlines()), end.status)
-        raise UsageError(f"{where}: a first small job failed: {said}")
+        raise UsageError(f"{where}: the probe job failed: {said}")
     return check(describe_python(), answer, plan.experiment, store=plan.store)
 
 
 def read_answer(log: str, marker: str) -> dict[str, Any] | None:
-    """Return the probe's answer from its log, in which Ray may have said more."""
+    """Return the probe's answer from its log, which may hold lines of Ray too."""
     for line in reversed(log.splitlines()):
         if line.startswith('{"probe"'):
             answer: dict[str, Any] = json.loads(line)
@@ -213,12 +213,12 @@ def send(server: JobServer, plan: Plan, runtime_env: dict[str, Any]) -> None:
 
 
 def _refuse_relative(experiment: Experiment, store: str) -> None:
-    """A job runs in a folder of its own, which is deleted with what it holds."""
+    """Refuse relative paths: a job's own folder is deleted with its content."""
     where = experiment.path
     if "://" not in store and not Path(store).is_absolute():
         raise UsageError(
             f"{where}: store = '{store}' is relative, and a job has a folder of its own: give a "
-            "path or URI that every node knows, e.g. --store s3://BUCKET/PREFIX"
+            "path or URI that every node can reach, e.g. --store s3://BUCKET/PREFIX"
         )
     root = experiment.dataset.root
     if not Path(root).is_absolute():
@@ -231,5 +231,5 @@ def _refuse_relative(experiment: Experiment, store: str) -> None:
         if name.startswith("hf:") and not folder.is_absolute() and folder.is_dir():
             raise UsageError(
                 f"{where}: backbone '{name}' is a folder of this machine, which is not shipped: "
-                "copy it to where every node reads it and give its absolute path"
+                "copy it to where every node can read it and give that absolute path"
             )

@@ -1,4 +1,4 @@
-"""What speaks against a run on a cluster, found from its answers before the run is sent."""
+"""Find reasons why a cluster cannot take a run, before the run is sent."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ NUM_NAMED = 3
 
 
 class Finding(NamedTuple):
-    """One line of the check; an error keeps the run from being sent."""
+    """One line of the check; an error prevents the submission."""
 
     level: Literal["ok", "warning", "error"]
     text: str
 
 
 def compare_ray(here: str, there: str) -> None:
-    """Refuse a cluster of another Ray than ours.
+    """Refuse a cluster whose version of Ray differs from ours.
 
     Raises:
-        UsageError: says what is here, what is there, and what to do.
+        UsageError: with both versions and what to do.
     """
     if here != there:
         raise UsageError(
-            f"submit: Ray {here} is here, {there} on the cluster: they must be equal; "
+            f"submit: Ray is {here} here and {there} on the cluster: they must be equal; "
             f'pip install "ray[default,data,train,tune]=={there}" here, or use an image with {here}'
         )
 
@@ -37,7 +37,7 @@ def compare_ray(here: str, there: str) -> None:
 def check(
     here: Mapping[str, Any], there: Mapping[str, Any], experiment: Experiment, *, store: str
 ) -> list[Finding]:
-    """Return what the answers of a cluster mean for an experiment.
+    """Return the findings for an experiment from the answers of a cluster.
 
     Args:
         here: ``probing.describe_python()`` of this machine.
@@ -47,10 +47,10 @@ def check(
     """
     python = [_compare_python(here["python"], {"the head": there["python"]})]
     if "error" in there:
-        # Without the packages the nodes could not be asked; those of the head are known.
+        # The probe of the nodes failed, e.g. as a package is missing; the head's are known.
         found = [*python, *_compare_packages(here, [{"node": "the head", **there}])]
         if not any(item.level == "error" for item in found):
-            found.append(Finding("error", f"the cluster could not be asked: {there['error']}"))
+            found.append(Finding("error", f"the cluster could not be probed: {there['error']}"))
         return found
     nodes = [node for node in there["nodes"] if "python" in node]
     if not nodes:
@@ -69,7 +69,7 @@ def check(
 def _check_nodes(there: Mapping[str, Any]) -> Iterator[Finding]:
     nodes, total = there["nodes"], there["num_nodes"]
     kinds = " and ".join(dict.fromkeys(f"[{node['kind']}]" for node in nodes))
-    asked = "" if total == len(nodes) else f", {len(nodes)} of them asked"
+    asked = "" if total == len(nodes) else f", {len(nodes)} of them probed"
     yield Finding("ok", f"{count_of(total, 'node')}{asked}: {kinds}")
     for node in nodes:
         if node["error"]:
@@ -83,7 +83,7 @@ def _compare_python(here: str, there: Mapping[str, str]) -> Finding:
             wanted = ".".join(minor)
             return Finding(
                 "error",
-                f"Python {here} is here, {version} on {node}: submit from an environment with "
+                f"Python is {here} here and {version} on {node}: submit from an environment with "
                 f"Python {'.'.join(version.split('.')[:2])}, or use an image with {wanted}",
             )
     return Finding("ok", f"Python {', '.join(dict.fromkeys(there.values()))}")
@@ -108,25 +108,25 @@ def _compare_packages(
             if other != version:
                 differing += 1
                 level: Literal["warning", "error"] = "error" if name == "ray" else "warning"
-                yield Finding(level, f"{name} {version or 'is not'} here, {other} on {node}")
+                yield Finding(level, f"{name} {version or 'is missing'} here, {other} on {node}")
     if not differing:
-        yield Finding("ok", "packages: the versions that are here")
+        yield Finding("ok", "packages: the same versions as here")
 
 
 def _check_resources(
     now: Mapping[str, Any], growth: Mapping[str, float] | None, experiment: Experiment
 ) -> Iterator[Finding]:
-    """Compare what an experiment asks for with what is up, and with what may come.
+    """Compare an experiment's request with the resources that are up, and that may come.
 
     Args:
         now: the resources that are up, with ``shapes``, the CPUs and GPUs of each node.
-        growth: of the largest cluster that an autoscaler may make; empty: not known; None:
-            there is no autoscaler.
-        experiment: what asks for them.
+        growth: of the largest cluster that an autoscaler may make; empty: unknown; None:
+            no autoscaler.
+        experiment: makes the request.
     """
     text = f"{count_of(now['CPU'], 'CPU')}, {count_of(now['GPU'], 'GPU')}"
     if growth:
-        text += f"; with what the autoscaler may start {growth['CPU']:g} and {growth['GPU']:g}"
+        text += f"; with the autoscaler up to {growth['CPU']:g} and {growth['GPU']:g}"
     asked = experiment.embed.num_gpus
     least = SMALL_SHARE if asked == "auto" else asked
     lack = _lack(now, experiment, least)
@@ -140,22 +140,22 @@ def _check_resources(
     elif growth is None:
         yield Finding("error", lack)
     elif growth and (lack_then := _lack(growth, experiment, least)):
-        yield Finding("error", f"{lack_then} with all that its autoscaler may start")
+        yield Finding("error", f"{lack_then}, even at the maximum of its autoscaler")
     else:
         yield Finding(
             "warning",
-            f"{lack}; its autoscaler may start more, and must have done so when the stage begins: "
-            "ask for them first (docs/CLUSTERS.md)",
+            f"{lack}; its autoscaler may start more, but they must be up when the stage begins: "
+            "request them first (docs/CLUSTERS.md)",
         )
 
 
 def _lack(resources: Mapping[str, Any], experiment: Experiment, num_gpus: float) -> str:
-    """Return why an experiment cannot have what it asks for, or nothing.
+    """Return why an experiment's request does not fit a cluster; empty if it fits.
 
     Args:
         resources: of the cluster.
-        experiment: what asks.
-        num_gpus: that an embedding actor books.
+        experiment: makes the request.
+        num_gpus: booked by an embedding actor.
     """
     found = Resources(
         num_cpus=resources["CPU"],
@@ -177,7 +177,7 @@ def _lack(resources: Mapping[str, Any], experiment: Experiment, num_gpus: float)
 
 
 def _check_store(nodes: Sequence[Mapping[str, Any]], store: str) -> Iterator[Finding]:
-    advice = "choose one that every node reads and writes with --store, e.g. s3://BUCKET/PREFIX"
+    advice = "choose one that every node can read and write, e.g. --store s3://BUCKET/PREFIX"
     for node in nodes:
         if node["store"]:
             yield Finding(
@@ -190,8 +190,8 @@ def _check_store(nodes: Sequence[Mapping[str, Any]], store: str) -> Iterator[Fin
             if other["id"] not in node["sees"]:
                 yield Finding(
                     "error",
-                    f"store '{store}' is not shared: what {other['node']} writes, {node['node']} "
-                    f"cannot read; {advice}",
+                    f"store '{store}' is not shared: {node['node']} cannot read what "
+                    f"{other['node']} writes; {advice}",
                 )
                 return
     yield Finding("ok", f"store '{store}': written and read on every node")
@@ -203,7 +203,7 @@ def _check_root(nodes: Sequence[Mapping[str, Any]], root: str) -> Iterator[Findi
         yield Finding(
             "error",
             f"[dataset] root = '{root}' does not exist on {_some(lacking)}: put the data where "
-            "every node finds them, and name it with --set dataset.root=PATH",
+            "every node finds them, and give that path with --set dataset.root=PATH",
         )
     else:
         yield Finding("ok", f"data: '{root}' exists on every node")
@@ -220,7 +220,7 @@ def _check_models(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             )
             return
     if asked:
-        yield Finding("ok", "models: in the cache, or the hub is reached")
+        yield Finding("ok", "models: cached, or the hub is reachable")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""What a Ray cluster says about itself before it is given work; runs there, as ``jobs.probe``.
+"""Report the versions, resources and limits of a Ray cluster; runs there, as ``jobs.probe``.
 
-It must run wherever Python and Ray do, also where packages are missing: nothing is imported
-before it is needed, and what goes wrong becomes part of the answer.
+It must run wherever Python and Ray do, even if packages are missing: every import waits until it
+is needed, and errors become part of the answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import CellError
-from benchmark.submission.growth import describe_growth
 
 if TYPE_CHECKING:
     from benchmark.store.files import Files
@@ -27,19 +26,21 @@ if TYPE_CHECKING:
 PACKAGES = (
     "ray", "torch", "transformers", "timm", "torchgeo", "scikit-learn", "optuna", "pyarrow", "numpy"
 )  # fmt: skip
-"""Whose versions are compared."""
+"""Packages whose versions are compared."""
 
 MAX_NODES = 16
-"""That are asked, one of each kind first."""
+"""Nodes to ask at most, one of each kind first."""
 NODE_TIMEOUT_S = 45.0
-"""For the answers of all nodes, where they install nothing first."""
+"""For the answers of all nodes, if they install no packages first."""
 HUB_TIMEOUT_S = 5.0
 NUM_TRIES = 1
-"""Of each operation on the store; Arrow's client repeats its requests by itself."""
+"""Of each operation on the store; Arrow's client itself retries its requests."""
+BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"
+"""The cluster file that ``ray up`` leaves on a head, read by its autoscaler."""
 
 
 def describe_python() -> dict[str, Any]:
-    """Return the versions of Python and of the key packages; None: it is not installed."""
+    """Return the versions of Python and of the key packages; None: not installed."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -56,21 +57,20 @@ def probe(asked: Mapping[str, Any]) -> dict[str, Any]:
         asked: ``store`` (URI), ``marker`` (a name that is new in it), ``root`` (of the data
             set), ``models`` (backbones of the hub), ``timeout_s`` (optional, for the nodes).
 
-    Returns: ``resources`` of the cluster, ``growth`` (what ``describe_growth`` says), and of
-        each asked node its versions and what it can reach; ``num_nodes`` counts also those that
-        were not asked.
+    Returns: ``resources`` of the cluster, ``growth`` (from ``describe_growth``), and for each
+        asked node its versions and what it can reach; ``num_nodes`` counts all nodes.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # As the driver of a run, which opens the store here and hands it to the nodes.
+    # Like the driver of a run: open the store here and hand the connection to the nodes.
     asked = {**asked, "connection": _connection(asked["store"])}
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
     alive = [node for node in ray.nodes() if node["Alive"]]
     chosen = choose_nodes(alive)
 
     def on_all(work: Callable[..., Any], *arguments: Any) -> list[Any]:
-        # Without CPUs, so that a node which is full answers too.
+        # Books no CPU, so that a fully booked node answers too.
         task = ray.remote(num_cpus=0, max_retries=0)(work)
         waiting = [
             task.options(
@@ -95,7 +95,7 @@ def probe(asked: Mapping[str, Any]) -> dict[str, Any]:
                 "id": node["NodeID"],
                 "kind": describe_kind(node["Resources"]),
                 "sees": markers.get("markers", []),
-                # A store that was not written is told by its own name.
+                # A store that cannot be written is reported as ``store`` already.
                 "error": _first(answer, {} if answer.get("store") else markers),
             }
         )
@@ -123,13 +123,13 @@ def choose_nodes(alive: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def describe_kind(resources: Mapping[str, float]) -> str:
-    """Return what tells kinds of nodes apart, e.g. ``head, 8 CPU`` or ``4 CPU, 1 GPU``."""
+    """Return the kind of a node, e.g. ``head, 8 CPU`` or ``4 CPU, 1 GPU``."""
     head = ["head"] if "node:__internal_head__" in resources else []
     return ", ".join([*head, *(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))])
 
 
 def examine(node_id: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the versions on this node and what it can reach; writes its marker into the store."""
+    """Return this node's versions and what it can reach; write its marker into the store."""
     models = list(asked["models"])
     made: list[str] = []
     return {
@@ -155,7 +155,7 @@ def list_markers(node_id: str, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def clear_markers(node_id: str, asked: Mapping[str, Any], makers: list[str]) -> dict[str, Any]:
-    """Remove the markers, and the folder of a store that this node made for them."""
+    """Remove the markers, and the store's folder if this node made it for them."""
 
     def clear() -> None:
         files, folder = _open(asked), _marker_folder(asked)
@@ -185,7 +185,7 @@ def reaches_hub() -> bool:
 
 
 def is_cached(backbone: str) -> bool:
-    """Return whether a model of the hub lies in this machine's cache, or is a folder here."""
+    """Return whether a model of the hub is cached on this machine, or is a folder here."""
     source, _, name = backbone.partition(":")
     if source == "hf" and Path(name).is_dir():
         return True
@@ -193,12 +193,52 @@ def is_cached(backbone: str) -> bool:
     cache = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
     repository = f"timm/{name}" if source == "timm" else name.partition("@")[0]
     folder = "models--" + repository.replace("/", "--")
-    # A name of timm without its tag means the default one.
+    # A timm name without a tag means the default tag.
     return any(cache.glob(folder if source == "hf" else f"{folder}*"))
 
 
+def describe_growth() -> dict[str, float] | None:
+    """Return the resources of the largest cluster that this head's autoscaler may make.
+
+    Ray reports them to no client: they are in the cluster file that ``ray up`` leaves on the
+    head. KubeRay keeps them elsewhere, and only the head's start command shows that it scales.
+
+    Returns: ``CPU``, ``GPU``, ``memory`` and ``node_cpus`` of the largest cluster; an empty
+        mapping if unknown; None without an autoscaler.
+    """
+    file = Path(BOOTSTRAP_FILE).expanduser()
+    if file.is_file():
+        import yaml
+
+        try:
+            return largest_cluster(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+            return {}
+    # KubeRay's autoscaler runs beside the head and replaces Ray's monitor.
+    return {} if "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", "") else None
+
+
+def largest_cluster(config: Mapping[str, Any]) -> dict[str, float]:
+    """Return the resources of the largest cluster that a cluster file allows."""
+    names = ("CPU", "GPU", "memory")
+    total, left = dict.fromkeys((*names, "node_cpus"), 0.0), int(config["max_workers"])
+    head = config["head_node_type"]
+    kinds = config["available_node_types"]
+    # Types with the most GPUs first: the limit on all workers may exclude the others.
+    order = sorted(kinds, key=lambda kind: -float(kinds[kind].get("resources", {}).get("GPU", 0)))
+    for kind in order:
+        resources = kinds[kind].get("resources", {})
+        count = 1 if kind == head else min(left, int(kinds[kind].get("max_workers", left)))
+        left -= 0 if kind == head else count
+        for name in names:
+            total[name] += count * float(resources.get(name, 0))
+        if count:
+            total["node_cpus"] = max(total["node_cpus"], float(resources.get("CPU", 0)))
+    return total
+
+
 def main(argument: str) -> None:
-    """Answer on stdout with one line of JSON."""
+    """Write the answer to stdout as one line of JSON."""
     asked = json.loads(argument)
     answer: dict[str, Any] = {"probe": asked["marker"], **describe_python()}
     try:
@@ -209,13 +249,13 @@ def main(argument: str) -> None:
 
 
 def _connection(uri: str) -> dict[str, str] | None:
-    """Return how this machine reaches the store; None: as each node does by itself."""
+    """Return how this machine reaches the store; None: each node finds its own way."""
     try:
         from benchmark.store.files import Files
 
         return Files(uri).connection
     except Exception:
-        # Whatever it is, a package that is missing or a wrong URI: the nodes will name it.
+        # Any error, e.g. a missing package or a wrong URI: the nodes will report it.
         return None
 
 
@@ -238,7 +278,7 @@ def _write_marker(asked: Mapping[str, Any], node_id: str, made: list[str]) -> No
     try:
         files.write(path, node_id.encode())
     except CellError as error:
-        # The finding names the store, and its marker is of no interest.
+        # The finding names the store; leave the marker's path out.
         reason = str(error).removeprefix(f"{join(files.uri, path)} cannot be written: ")
         raise CellError(reason) from None
 
@@ -249,7 +289,7 @@ def _result(reference: Any, timeout_s: float) -> dict[str, Any]:
     try:
         return dict(ray.get(reference, timeout=0.1))
     except ray.exceptions.GetTimeoutError:
-        return {"error": f"it does not answer within {timeout_s:.0f} s"}
+        return {"error": f"no answer within {timeout_s:.0f} s"}
     except Exception as error:
         return {"error": _line(error)}
 

@@ -1,8 +1,7 @@
-"""What a submitted job is sent: the package, its entry points and one experiment file.
+"""Collect the files of a job: the package, its entry points and one experiment file.
 
-Nothing else travels: no data, no store, no history, no environment. The files are copied into a
-folder of their own, from wherever the package lies, so that a checkout and an installed package
-ship the same.
+Nothing else is sent: no data, no store, no history, no environment. The files are copied into a
+new folder, so that a checkout and an installed package ship the same.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ MAX_BYTES = 512 * 2**20
 EXCLUDED = frozenset(
     {"__pycache__", "build", "data", "dist", "node_modules", "runs", "tests", "venv"}
 )
-"""Folders that are left out at any depth, beside those whose name begins with a dot."""
+"""Folders left out at any depth, besides those whose name begins with a dot."""
 EXCLUDED_SUFFIXES = (".pyc", ".pyo")
 BESIDE = ("pyproject.toml", "constraints.txt")
-"""Files of a checkout that say what is installed; an installed package has none."""
+"""Files of a checkout that say what to install; an installed package has none."""
 
 EXPERIMENT_DIR = "experiments"
 NUM_NAMED = 3
@@ -33,13 +32,13 @@ NUM_NAMED = 3
 
 @dataclass(frozen=True)
 class Shipment:
-    """A folder that is ready to be sent."""
+    """A folder ready to be sent."""
 
     folder: Path
     sizes: dict[str, int]
     """Bytes of each file, by its path below the folder."""
     experiment: str
-    """The experiment file, below the folder."""
+    """Path of the experiment file below the folder."""
 
     @property
     def num_bytes(self) -> int:
@@ -65,14 +64,14 @@ def stage(
     """Copy what a job needs into a folder.
 
     Args:
-        experiment: from ``config.load``; its file is sent as it was read then.
+        experiment: from ``config.load``; the text read then is sent.
         folder: an empty folder.
-        source: where ``benchmark`` and ``jobs`` lie; None: where this package was imported from.
-        leave_out: further folders, e.g. a store that lies inside the source.
-        max_bytes: that may be sent.
+        source: folder of ``benchmark`` and ``jobs``; None: that of the imported package.
+        leave_out: further folders, e.g. a store inside the source.
+        max_bytes: upper limit of the total.
 
     Raises:
-        UsageError: it is more than Ray takes; names the largest files.
+        UsageError: the total exceeds ``max_bytes``; names the largest files.
     """
     source = source or Path(__file__).resolve().parents[2]
     left_out = {path.resolve() for path in leave_out}
@@ -81,7 +80,9 @@ def stage(
         for name in ("benchmark", "jobs")
         for path in _files(source / name, left_out)
     }
-    found |= {name: source / name for name in BESIDE if _is_checkout(source, name)}
+    # A pyproject.toml in site-packages would be another package's.
+    if source.name != "site-packages":
+        found |= {name: source / name for name in BESIDE if (source / name).is_file()}
     target = f"{EXPERIMENT_DIR}/{Path(experiment.path).name}"
     text = experiment.text.encode()
     sizes = {name: path.stat().st_size for name, path in found.items()} | {target: len(text)}
@@ -96,7 +97,7 @@ def stage(
 
 
 def megabytes(num_bytes: int) -> str:
-    """Return a size as people read it, e.g. ``0.8 MiB``."""
+    """Return a size as readable text, e.g. ``0.8 MiB``."""
     return f"{num_bytes / 2**20:.1f} MiB"
 
 
@@ -115,11 +116,6 @@ def _files(top: Path, left_out: set[Path]) -> Iterator[Path]:
                 yield here / name
 
 
-def _is_checkout(source: Path, name: str) -> bool:
-    # site-packages has no pyproject.toml; should it have one, it is somebody else's.
-    return source.name != "site-packages" and (source / name).is_file()
-
-
 def _check_size(sizes: dict[str, int], found: dict[str, Path], max_bytes: int) -> None:
     total = sum(sizes.values())
     if total <= max_bytes:
@@ -127,6 +123,6 @@ def _check_size(sizes: dict[str, int], found: dict[str, Path], max_bytes: int) -
     largest = sorted(sizes, key=lambda name: -sizes[name])[:NUM_NAMED]
     named = ", ".join(f"{found[name]} ({megabytes(sizes[name])})" for name in largest)
     raise UsageError(
-        f"submit: {megabytes(total)} would be shipped, and Ray takes {megabytes(max_bytes)}; "
+        f"submit: {megabytes(total)} would be shipped, but Ray takes {megabytes(max_bytes)}; "
         f"the largest files are {named}: move them out of the package"
     )

@@ -37,12 +37,12 @@ def test_a_cluster_that_was_never_connected_closes() -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("head", "--address head: is no HOST:PORT of a cluster's head, e.g. 10.0.0.7:6379"),
-        ("head:0", "--address head:0: is no HOST:PORT"),
-        ("head:x", "--address head:x: is no HOST:PORT"),
+        ("head", "--address head: not HOST:PORT of a cluster's head, e.g. 10.0.0.7:6379"),
+        ("head:0", "--address head:0: not HOST:PORT"),
+        ("head:x", "--address head:x: not HOST:PORT"),
         (
             "http://head:8265",
-            "--address http://head:8265: is no head's address; give its HOST:PORT",
+            "--address http://head:8265: not a head's address; give its HOST:PORT",
         ),
         ("ray://head:10001", "or send the run there with `benchmark submit`"),
         ("head.invalid:6379", "--address head.invalid:6379: no Ray cluster answers there"),
@@ -112,7 +112,7 @@ def test_the_local_ray_of_another_process_is_joined_with_its_token_only(
     # Ray tries so often, once a second.
     few = {"RAY_NUM_REDIS_GET_RETRIES": "2"}
     out, err = join(address, str(tmp_path), RAY_AUTH_TOKEN="0123456789abcdef" * 4, **few)
-    assert out.startswith(f"--address {address}: something listens there, but no Ray cluster lets")
+    assert out.startswith(f"--address {address}: something listens there, but Ray cannot connect")
     assert (len(out.splitlines()), err) == (1, "")
 
 

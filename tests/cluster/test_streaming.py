@@ -1,4 +1,4 @@
-"""Pipelines of Ray Data: one that nothing moves ends."""
+"""A pipeline of Ray Data without progress ends with an error."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def test_every_item_is_one_row(ray_session):
 def test_a_pipeline_for_which_no_cpu_is_free_ends_in_one_line(ray_session, monkeypatch):
     monkeypatch.setattr("benchmark.cluster.streaming.PROGRESS_TIMEOUT_S", 2.0)
     stuck = read_items(Items("stuck", [1], read), num_items=1, num_cpus=1000)
-    with pytest.raises(CellError, match="nothing moved for 2 s: no machine has a free CPU"):
+    with pytest.raises(CellError, match="no progress for 2 s: no machine has a free CPU"):
         list(status_rows(stuck))

@@ -94,7 +94,7 @@ def test_a_lacking_package_an_unshared_store_and_too_many_gpus_are_found_first(
     assert last.startswith("benchmark: submit: ")
     assert re.search(rf"{MISSING} is missing on [\d.]+ \(\S+ here\): install it there, or", last)
     assert "[embed] num_actors = 3: the cluster has 1 GPU" in last
-    assert re.search(rf"store '{store}' is not shared: what \S+ writes, \S+ cannot read", last)
+    assert re.search(rf"store '{store}' is not shared: \S+ cannot read what \S+ writes", last)
     assert "was submitted" not in err
     assert "Traceback" not in err
     assert list(store.iterdir()) == []

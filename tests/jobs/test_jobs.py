@@ -280,8 +280,8 @@ def test_a_wrong_token_and_a_missing_one_are_one_line(
 ) -> None:
     submit = ("submit", experiment, "--address", head.url, "--store", tmp_path / "store")
     for env, message in (
-        ({"RAY_AUTH_TOKEN": "s3cr3t" * 8}, "refuses our token"),
-        ({"RAY_AUTH_MODE": "disabled"}, "asks for a token: set RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_TOKEN": "s3cr3t" * 8}, "rejects our token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "needs a token: set RAY_AUTH_MODE=token"),
     ):
         code, out, err = head.call(*submit, env=env)
         assert (code, out) == (2, "")
@@ -325,7 +325,7 @@ def test_a_cluster_of_another_ray_is_refused(head: Head, experiment: Path, tmp_p
     assert (code, out) == (2, "")
     last = err.splitlines()[-1]
     assert re.match(
-        r"benchmark: submit: Ray \S+ is here, 2\.1\.0 on the cluster: they must be", last
+        r"benchmark: submit: Ray is \S+ here and 2\.1\.0 on the cluster: they must be", last
     )
     assert "Traceback" not in err
 

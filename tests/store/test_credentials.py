@@ -11,7 +11,7 @@ from benchmark.cli.commands import invoke
 from benchmark.errors import UsageError
 from benchmark.store.artefacts import Store
 from benchmark.store.credentials import holds_credentials
-from benchmark.submission.jobclient import check_address
+from benchmark.submission.jobserver import check_address
 
 HOLDING = [
     "s3://key:s3cr3t@bucket/x",
@@ -62,7 +62,7 @@ def test_no_address_of_a_job_server_is_repeated(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["http://[x", "http://", "http://host:port", "ftp://host"])
 def test_an_address_that_is_no_url_is_one_line(address: str) -> None:
-    with pytest.raises(UsageError, match=f"^--address {re.escape(address)}: is no job server's"):
+    with pytest.raises(UsageError, match=f"^--address {re.escape(address)}: not a job server;"):
         check_address(address)
 
 

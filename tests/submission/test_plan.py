@@ -14,10 +14,9 @@ import pytest
 from benchmark.cli import submit as cli_submit
 from benchmark.cli.commands import invoke
 from benchmark.errors import UsageError
-from benchmark.submission import jobclient
+from benchmark.submission import jobserver
 from benchmark.submission import plan as submission
-from benchmark.submission.jobclient import check_address
-from benchmark.submission.jobserver import JobEnd, JobServer
+from benchmark.submission.jobserver import JobEnd, JobServer, check_address
 from benchmark.submission.shipping import Shipment
 
 URL = "http://127.0.0.1:8265"
@@ -56,7 +55,7 @@ def test_a_job_runs_what_the_command_line_would(experiment: Path) -> None:
         (["--store", "s3://key:s3cr3t@bucket/x"], "URI of a store must not hold credentials"),
         (["--runtime-env", "conda"], "--runtime-env conda: write none, pip or uv"),
         ([], "give the cluster's job server, e.g. --address http"),
-        (["--address", "127.0.0.1:6379"], "--address 127.0.0.1:6379: is no job server's; give the"),
+        (["--address", "127.0.0.1:6379"], "--address 127.0.0.1:6379: not a job server; give the"),
         (["--address", "http://me:s3cr3t@host"], "--address holds a password"),
     ],
 )
@@ -96,7 +95,7 @@ def test_the_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPat
 def test_an_address_that_does_not_answer_is_one_line_within_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jobclient, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(jobserver, "ANSWER_TIMEOUT_S", 0.3)
     with socket.socket() as silent:
         # It takes connections, and says nothing.
         silent.bind(("127.0.0.1", 0))
@@ -206,7 +205,7 @@ def test_another_ray_and_every_error_keep_the_run_from_being_sent(
     server.ray_version = "2.1.0"
     assert invoke(["submit", str(experiment), "--address", URL]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "is here, 2.1.0 on the cluster: they must be equal" in line
+    assert " here and 2.1.0 on the cluster: they must be equal" in line
     server = serve(Server(findings=[Finding("error", "no"), Finding("error", "never")]))
     assert invoke(["submit", str(experiment), "--address", URL]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "benchmark: submit: no; never"

@@ -1,4 +1,4 @@
-"""What speaks against a run on a cluster is found from its answers, each in one line."""
+"""Reasons why a cluster cannot take a run are found in its answers, each in one line."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import yaml
 
 from benchmark.config import build
 from benchmark.errors import UsageError
-from benchmark.submission.growth import describe_growth, largest_cluster
 from benchmark.submission.preflight import Finding, check, compare_ray
 from benchmark.submission.probing import (
     PACKAGES,
     choose_nodes,
     clear_markers,
+    describe_growth,
     describe_kind,
     describe_python,
     examine,
     is_cached,
+    largest_cluster,
     list_markers,
     reaches_hub,
 )
@@ -61,7 +62,7 @@ def test_a_cluster_that_fits_is_described() -> None:
     assert find(answer, "ok") == [
         "2 nodes: [2 CPU, 1 GPU]",
         "Python 3.11.7",
-        "packages: the versions that are here",
+        "packages: the same versions as here",
         "4 CPUs, 2 GPUs",
         "store '/store': written and read on every node",
         "data: '/data' exists on every node",
@@ -72,15 +73,15 @@ def test_another_minor_version_of_python_is_an_error_and_a_patch_is_none() -> No
     assert find(make_answer(make_node(1, python="3.11.9", sees=["id1"])), "error") == []
     (text,) = find(make_answer(make_node(1), make_node(2, python="3.12.3")), "error")
     assert text == (
-        "Python 3.11.7 is here, 3.12.3 on 10.0.0.2: submit from an environment with Python 3.12, "
-        "or use an image with 3.11"
+        "Python is 3.11.7 here and 3.12.3 on 10.0.0.2: submit from an environment with Python "
+        "3.12, or use an image with 3.11"
     )
 
 
 def test_another_ray_is_refused_before_anything_is_sent() -> None:
     compare_ray("2.60.0", "2.60.0")
     with pytest.raises(
-        UsageError, match=r"Ray 2\.60\.0 is here, 2\.58\.0 on the cluster: .*pip in"
+        UsageError, match=r"Ray is 2\.60\.0 here and 2\.58\.0 on the cluster: .*pip in"
     ):
         compare_ray("2.60.0", "2.58.0")
 
@@ -99,7 +100,7 @@ def test_a_cluster_that_cannot_be_asked_says_what_is_known_of_its_head() -> None
     lacking = {**alone, "packages": {**VERSIONS, "pyarrow": None}}
     assert find(lacking, "error")[0].startswith("pyarrow is missing on the head (1.2.3 here)")
     whole = {**alone, "packages": VERSIONS, "error": "the cluster is full"}
-    assert find(whole, "error") == ["the cluster could not be asked: the cluster is full"]
+    assert find(whole, "error") == ["the cluster could not be probed: the cluster is full"]
     dead = make_answer(make_node(1, sees=["id1"]), {"node": "10.0.0.2", "id": "id2", "kind": "x",
                        "error": "the node died"})  # fmt: skip
     assert find(dead, "error") == ["node 10.0.0.2 cannot be used: the node died"]
@@ -115,7 +116,10 @@ def test_a_cluster_that_cannot_be_asked_says_what_is_known_of_its_head() -> None
         ),
         ({"embed": {"num_actors": 8, "num_gpus": 0.25}}, None),
         # One on each of two nodes.
-        ({"embed": {"num_gpus": 2.0}}, "[embed] num_gpus = 2: no node of the cluster has so many"),
+        (
+            {"embed": {"num_gpus": 2.0}},
+            "[embed] num_gpus = 2: no node of the cluster has that",
+        ),
         ({"finetune": {"num_workers": 3}}, "[finetune] num_workers = 3: the cluster has 2 GPUs"),
         ({"embed": {"num_actors": 2}, "finetune": {"num_workers": 2}}, None),
     ],
@@ -148,8 +152,8 @@ def test_what_an_autoscaler_may_start_counts() -> None:
         assert warned.startswith(text)
         assert "its autoscaler may start more" in warned
     (refused,) = find(make_answer(growth=grown(GPU=2.0)), "error", **asked)
-    assert refused.endswith("with all that its autoscaler may start")
-    assert "4 CPUs, 2 GPUs; with what the autoscaler may start 84 and 4" in find(
+    assert refused.endswith(", even at the maximum of its autoscaler")
+    assert "4 CPUs, 2 GPUs; with the autoscaler up to 84 and 4" in find(
         make_answer(growth=grown()), "ok"
     )
 
@@ -177,7 +181,7 @@ def test_a_store_that_only_one_node_sees_is_refused() -> None:
     answer = make_answer(make_node(1, sees=["id1"]), make_node(2, sees=["id2"]))
     (text,) = find(answer, "error")
     assert text.startswith(
-        "store '/store' is not shared: what 10.0.0.2 writes, 10.0.0.1 cannot read; choose one"
+        "store '/store' is not shared: 10.0.0.1 cannot read what 10.0.0.2 writes; choose one"
     )
     answer = make_answer(make_node(1), make_node(2, store="permission denied", sees=[]))
     (text,) = find(answer, "error")

@@ -113,7 +113,7 @@ def test_too_much_is_refused_by_the_names_of_the_largest(
         # A hole: it takes no place on the disk.
         file.truncate(MAX_BYTES)
     (source / "jobs" / "notes.txt").write_bytes(b"x" * 2**20)
-    with pytest.raises(UsageError, match=r"submit: 513\.0 MiB would be .*, and Ray takes 512\.0 M"):
+    with pytest.raises(UsageError, match=r"submit: 513\.0 MiB would be .*, but Ray takes 512\.0 M"):
         stage(experiment, tmp_path / "out", source=source)
     with pytest.raises(UsageError, match=r"/weights\.bin \(512\.0 MiB\), .*notes\.txt \(1\.0 MiB"):
         stage(experiment, tmp_path / "out", source=source)
