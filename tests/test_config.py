@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from benchmark import api
-from benchmark.catalog.huggingface import PREFIX
+from benchmark.catalog.huggingface.resolve import PREFIX
 from benchmark.catalog.timm.models import TIMM_PREFIX
 from benchmark.catalog.torchgeo.models import TORCHGEO_PREFIX
 from benchmark.config import (
@@ -445,7 +445,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_no_experiment_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"cannot be read: .*Is a directory"):
+    with pytest.raises(UsageError, match=r"cannot be read: it is a directory; give the path"):
         load(tmp_path)
 
 
@@ -457,7 +457,7 @@ def test_a_path_below_a_file_cannot_be_read(minimal: Path) -> None:
 def test_a_binary_file_is_no_experiment_file(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\xd0\xff")
-    with pytest.raises(UsageError, match="cannot be read: 'utf-8' codec"):
+    with pytest.raises(UsageError, match="cannot be read: not UTF-8: byte 0x89 in line 1; save"):
         load(path)
 
 
@@ -551,7 +551,7 @@ def test_the_sections_of_the_experiment_are_the_ones_tested_here() -> None:
         ("dataset.val_regions=['delaware']", r"'val_regions' does not apply to the data set"),
         (
             "finetune.backbones=['randm']",
-            r"backbone 'randm' is not among the experiment's\. Did you mean 'random'\?",
+            r"backbone 'randm' is not among the experiment's backbones\. Did you mean 'random'\?",
         ),
     ],
 )
