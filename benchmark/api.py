@@ -113,6 +113,14 @@ def open_context(
 
 
 @contextmanager
+def open_readable(experiment: Experiment, *, store: str | None = None) -> Iterator[Context]:
+    """Open a context to read from a store, which must answer within seconds."""
+    with open_context(experiment, store=store) as context:
+        context.store.check_readable()
+        yield context
+
+
+@contextmanager
 def _open_recorded(
     experiment: Experiment, store: str | None, address: str | None, progress: Progress | None
 ) -> Iterator[Context]:
@@ -207,7 +215,7 @@ def export(
 
     if repo:
         exporting.check_push(repo)
-    with open_context(experiment, store=store) as context:
+    with open_readable(experiment, store=store) as context:
         folder = exporting.export(
             context, backbone=backbone, method=method, seed=seed, out=Path(out)
         )
@@ -216,7 +224,7 @@ def export(
 
 def status(experiment: Experiment, *, store: str | None = None) -> list[CellResult]:
     """Return the status of every cell of every stage; compute and write nothing."""
-    with open_context(experiment, store=store) as context:
+    with open_readable(experiment, store=store) as context:
         return [result for entry in STAGES for result in entry.load().status(context)]
 
 
@@ -226,7 +234,7 @@ def scores(experiment: Experiment, *, store: str | None = None) -> pd.DataFrame:
     Raises:
         BenchmarkError: the scores are not computed yet.
     """
-    with open_context(experiment, store=store) as context:
+    with open_readable(experiment, store=store) as context:
         artefact = context.scores()
         if not artefact.is_complete:
             raise BenchmarkError(

@@ -126,8 +126,8 @@ def check_finetune(names, **table):
 
 def test_a_backbone_that_is_no_part_of_the_experiment_is_not_fine_tuned():
     message = (
-        r"x\.toml \[finetune\]: backbone 'efficientnet_lite' is not among the experiment's\. "
-        r"Did you mean 'efficientnet_lite0'\?"
+        r"x\.toml \[finetune\]: backbone 'efficientnet_lite' is not among the experiment's "
+        r"backbones\. Did you mean 'efficientnet_lite0'\?"
     )
     with pytest.raises(bm.UsageError, match=message):
         check_finetune(["efficientnet_lite0", "random"], backbones=["efficientnet_lite"])
@@ -146,7 +146,7 @@ def test_a_backbone_without_weights_is_refused_by_name_with_those_that_can():
             ["mean_color", "efficientnet_lite0", "random"],
             backbones=["efficientnet_lite0", "mean_color"],
         )
-    with pytest.raises(bm.UsageError, match=r"'mean_color' has .*none of the experiment's can$"):
+    with pytest.raises(bm.UsageError, match=r"'mean_color' has .*none of the .* backbones can$"):
         check_finetune(["mean_color"], backbones=["mean_color"])
 
 
@@ -157,7 +157,7 @@ def test_an_experiment_with_nothing_to_fine_tune_is_refused():
     )
     with pytest.raises(bm.UsageError, match=message):
         check_finetune(["mean_color", "random"])
-    with pytest.raises(bm.UsageError, match=r"none of the experiment's can.*remove the table"):
+    with pytest.raises(bm.UsageError, match=r"none of the .* backbones can.*remove the table"):
         check_finetune(["mean_color"])
 
 

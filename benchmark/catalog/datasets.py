@@ -1,4 +1,4 @@
-"""The data sets that can be benchmarked: one entry each, plus its reader's module."""
+"""The available data sets: a new one needs an entry here and a module with its reader."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Hand-crafted features as backbones: no weights, and nothing learnt but components."""
+"""Hand-crafted features as backbones: only the principal components are fitted on train."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmark.specs import Backbone, Depiction, Fitted, TrainPatches
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IMAGE_SIZE = 128
-"""Side in px of what they are fed, that of the study's patches: it fixes the length of textures,
-and bounds the memory of components."""
+"""Side of the input in px, as in the study. It fixes the length of the features and bounds the
+memory of the components."""
 
 
 def build_hog(num_bands: int) -> torch.nn.Module:
@@ -42,7 +43,7 @@ def build_lbp_glcm(num_bands: int) -> torch.nn.Module:
 
 
 def build_pca(num_bands: int) -> torch.nn.Module:
-    """Build the projection on components that are still to be fitted: (B, C, H, W) to (B, k)."""
+    """Build the projection onto components, not fitted yet: (B, C, H, W) to (B, k)."""
     from benchmark.networks.handcrafted import Projected
 
     del num_bands
@@ -50,7 +51,7 @@ def build_pca(num_bands: int) -> torch.nn.Module:
 
 
 def depict_pca(module: torch.nn.Module, pixels: NDArray[np.float32]) -> Depiction:
-    """Draw what the components keep of patches."""
+    """Draw patches reconstructed from their components."""
     from benchmark.networks import handcrafted
 
     return handcrafted.depict_projected(module, pixels)
@@ -61,17 +62,17 @@ class FitPca:
     """Fits principal components of the pixels of train."""
 
     num_components: int
-    """At most so many."""
+    """Largest number of components."""
     kept_variance: float | None = None
-    """Share of the variance of train with which to stop; None: ``num_components``."""
+    """Share of the variance of train at which to stop; None: ``num_components``."""
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What changes the result."""
+        """The settings that change the result."""
         return asdict(self)
 
     def __call__(self, patches: TrainPatches) -> Fitted:
-        """Return mean and components.
+        """Return the mean and the components.
 
         Raises:
             CellError: there are fewer than two patches, or all are the same.
@@ -90,63 +91,50 @@ class FitPca:
         return Fitted({"mean": found.mean, "axes": found.axes}, facts)
 
 
+_handcrafted = partial(
+    Backbone,
+    family="hand-crafted",
+    num_parameters=0,
+    is_trainable=False,
+    bands=None,
+    image_size=IMAGE_SIZE,
+)
+
+_PCA = _handcrafted(
+    name="pca",
+    description="principal components of the pixels: 95 % of the variance, at most 512",
+    build=build_pca,
+    fit=FitPca(num_components=512, kept_variance=0.95),
+    depict=depict_pca,
+    dim=None,
+    source="fitted on train",
+    license="Apache-2.0",
+)
+
 HANDCRAFTED = (
-    Backbone(
+    _handcrafted(
         name="hog",
         description="histograms of oriented gradients, mean over the bands",
-        family="hand-crafted",
         build=build_hog,
         depict=depict_hog,
         dim=1568,
-        num_parameters=0,
-        is_trainable=False,
-        bands=None,
-        image_size=IMAGE_SIZE,
         source="scikit-image hog: 8 orientations, cells of 16 px, blocks of 2 x 2 cells",
         license="BSD-3-Clause",
     ),
-    Backbone(
+    _handcrafted(
         name="lbp_glcm",
         description="local binary patterns and grey-level co-occurrences, mean over the bands",
-        family="hand-crafted",
         build=build_lbp_glcm,
         dim=88,
-        num_parameters=0,
-        is_trainable=False,
-        bands=None,
-        image_size=IMAGE_SIZE,
         source="scikit-image local_binary_pattern (uniform, radius 1 and 2) and graycoprops",
         license="BSD-3-Clause",
     ),
-    Backbone(
-        name="pca",
-        description="principal components of the pixels: 95 % of the variance, at most 512",
-        family="hand-crafted",
-        build=build_pca,
-        fit=FitPca(num_components=512, kept_variance=0.95),
-        depict=depict_pca,
-        dim=None,
-        num_parameters=0,
-        is_trainable=False,
-        bands=None,
-        image_size=IMAGE_SIZE,
-        source="fitted on train",
-        license="Apache-2.0",
-    ),
-    Backbone(
+    _PCA,
+    replace(
+        _PCA,
         name="pca_3000",
         description="3,000 principal components of the pixels, as in the study",
-        family="hand-crafted",
-        build=build_pca,
         fit=FitPca(num_components=3000),
-        depict=depict_pca,
-        dim=None,
-        num_parameters=0,
-        is_trainable=False,
-        bands=None,
-        image_size=IMAGE_SIZE,
-        source="fitted on train",
-        license="Apache-2.0",
     ),
 )
 """Entries of ``backbones.BACKBONES``."""

@@ -1,7 +1,7 @@
-"""The heads that can be tuned on embeddings: one entry each, with its search space.
+"""The available heads: one entry each, with its search space.
 
 Search spaces follow PROTOCOL: scikit-learn's defaults cost a linear head 1.6 points on average
-and up to 7.8, so strength of regularisation, scaling and class weights are all searched.
+and up to 7.8, so regularisation, scaling and class weights are searched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCALERS = ("none", "standard", "l2")
 
 
 def suggest_logistic_regression(trial: optuna.Trial) -> dict[str, Any]:
-    """Draw C log-uniform over 1e-6...1e5, the scaler and the class weight."""
+    """Draw C (log-uniform, 1e-6...1e5), the scaler and the class weight."""
     return {
         "C": trial.suggest_float("C", 1e-6, 1e5, log=True),
         "scaler": trial.suggest_categorical("scaler", SCALERS),
@@ -28,7 +28,7 @@ def suggest_logistic_regression(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def build_logistic_regression(params: Mapping[str, Any], seed: int) -> Any:
-    """Build multinomial logistic regression (L-BFGS) behind its scaler."""
+    """Build a scaler and multinomial logistic regression (L-BFGS)."""
     from sklearn.linear_model import LogisticRegression
 
     weight = None if params["class_weight"] == "none" else params["class_weight"]
@@ -37,7 +37,7 @@ def build_logistic_regression(params: Mapping[str, Any], seed: int) -> Any:
 
 
 def suggest_mlp(trial: optuna.Trial) -> dict[str, Any]:
-    """Draw width 16...512, L2 penalty, learning rate and the scaler."""
+    """Draw the width (16...512), the L2 penalty, the learning rate and the scaler."""
     return {
         "width": trial.suggest_int("width", 16, 512, log=True),
         "alpha": trial.suggest_float("alpha", 1e-6, 1e0, log=True),
@@ -47,7 +47,7 @@ def suggest_mlp(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def build_mlp(params: Mapping[str, Any], seed: int) -> Any:
-    """Build a feed-forward network of one hidden layer (Adam) behind its scaler."""
+    """Build a scaler and a feed-forward network with one hidden layer (Adam)."""
     import numpy as np
     from sklearn.neural_network import MLPClassifier
 
@@ -55,14 +55,14 @@ def build_mlp(params: Mapping[str, Any], seed: int) -> Any:
         hidden_layer_sizes=(params["width"],),
         alpha=params["alpha"],
         learning_rate_init=params["learning_rate"],
-        # An instance goes on from epoch to epoch; a number would repeat one order of patches.
+        # A generator advances from epoch to epoch; an integer would repeat one order of patches.
         random_state=np.random.RandomState(seed),
     )
     return _behind_scaler(params["scaler"], model)
 
 
 def suggest_knn(trial: optuna.Trial) -> dict[str, Any]:
-    """Draw the number of neighbours 1...50, their weights and the scaler."""
+    """Draw the number of neighbours (1...50), their weights and the scaler."""
     return {
         "n_neighbors": trial.suggest_int("n_neighbors", 1, 50, log=True),
         "weights": trial.suggest_categorical("weights", ("uniform", "distance")),
@@ -71,7 +71,7 @@ def suggest_knn(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def build_knn(params: Mapping[str, Any], seed: int) -> Any:
-    """Build k nearest neighbours (Euclidean; after ``l2`` scaling that is cosine)."""
+    """Build a scaler and k nearest neighbours (Euclidean; with ``l2`` scaling, cosine)."""
     from sklearn.neighbors import KNeighborsClassifier
 
     del seed
@@ -88,7 +88,7 @@ def suggest_nothing(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def build_majority(params: Mapping[str, Any], seed: int) -> Any:
-    """Build the classifier that always answers the most frequent class of train."""
+    """Build the classifier that always predicts the most frequent class of train."""
     from sklearn.dummy import DummyClassifier
     from sklearn.pipeline import make_pipeline
 
@@ -100,11 +100,8 @@ def _behind_scaler(scaler: str, model: Any) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import Normalizer, StandardScaler
 
-    if scaler == "standard":
-        return make_pipeline(StandardScaler(), model)
-    if scaler == "l2":
-        return make_pipeline(Normalizer(), model)
-    return make_pipeline(model)
+    steps = {"standard": [StandardScaler()], "l2": [Normalizer()]}.get(scaler, [])
+    return make_pipeline(*steps, model)
 
 
 HEADS: Registry[Head] = Registry(

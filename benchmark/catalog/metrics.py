@@ -1,4 +1,4 @@
-"""The metrics: each is computed from summed sufficient statistics, never from shards' ratios.
+"""The metrics, each computed from summed sufficient statistics and never from ratios of shards.
 
 To add one, write a function from ``Statistics`` to an array and append an entry to METRICS.
 """
@@ -30,20 +30,20 @@ def balanced_accuracy(statistics: Statistics) -> NDArray[np.float64]:
 
 
 def accuracy(statistics: Statistics) -> NDArray[np.float64]:
-    """Return the share of patches that are classified right."""
+    """Return the share of patches that are classified correctly."""
     return _divide(_correct(statistics).sum(axis=-1), statistics.counts.sum(axis=(-2, -1)))
 
 
 def macro_f1(statistics: Statistics) -> NDArray[np.float64]:
     """Return the mean F1 over the classes present in y_true or y_pred.
 
-    These are scikit-learn's default labels of ``f1_score(average="macro")``; a class that is
-    never right scores 0.
+    These are scikit-learn's default labels of ``f1_score(average="macro")``; a class without a
+    correct prediction scores 0.
     """
     import numpy as np
 
     both = statistics.counts.sum(axis=-1) + statistics.counts.sum(axis=-2)
-    # F1 = 2 TP / (2 TP + FP + FN), and the denominator is (true + predicted) of the class.
+    # F1 = 2 TP / (2 TP + FP + FN); the denominator is the sum of true and predicted patches.
     f1 = np.where(both > 0, _divide(2 * _correct(statistics), both), 0.0)
     return _divide(f1.sum(axis=-1), (both > 0).sum(axis=-1))
 
@@ -98,7 +98,7 @@ METRICS = Registry[Metric](
         ),
         Metric(
             name="accuracy",
-            description="Share of patches that are classified right.",
+            description="Share of patches that are classified correctly.",
             compute=accuracy,
         ),
         Metric(
@@ -108,13 +108,13 @@ METRICS = Registry[Metric](
         ),
         Metric(
             name="recall",
-            description="Of the patches of a class, the share found (accuracy per class).",
+            description="Share of the patches of a class that are found (accuracy per class).",
             compute=recall,
             is_per_class=True,
         ),
         Metric(
             name="precision",
-            description="Of the patches predicted as a class, the share that are.",
+            description="Share of the patches predicted as a class that belong to it.",
             compute=precision,
             is_per_class=True,
         ),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import stat
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -76,19 +79,37 @@ LogFormatOption = Annotated[
 """Only checked by the parser: ``invoke`` applies it, so that errors of the parser are JSON, too."""
 
 
+HANG_UP = getattr(signal, "SIGHUP", signal.SIGTERM)
+"""Windows has no such signal."""
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code (the console script).
 
-    SIGTERM, sent by `ray job stop`, ends a command like Ctrl-C.
+    SIGTERM, sent by `ray job stop`, ends a command like Ctrl-C, and so does SIGHUP, sent when a
+    terminal or an ssh session closes; `nohup` keeps a command running.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(HANG_UP) is not signal.SIG_IGN:
+        signal.signal(HANG_UP, _interrupt)
     end_process(invoke(sys.argv[1:] if arguments is None else arguments))
 
 
 def _interrupt(number: int, _: object) -> NoReturn:
     # A second signal ends the process at once.
     signal.signal(number, signal.SIG_DFL)
+    if number == HANG_UP:
+        _leave_terminal()
     raise KeyboardInterrupt
+
+
+def _leave_terminal() -> None:
+    """Write to nowhere instead of to a terminal that is gone, where each write would fail."""
+    with Path(os.devnull).open("wb") as nowhere:
+        for stream in (1, 2):
+            with suppress(OSError):
+                if stat.S_ISCHR(os.fstat(stream).st_mode):
+                    os.dup2(nowhere.fileno(), stream)
 
 
 def invoke(arguments: Sequence[str]) -> int:

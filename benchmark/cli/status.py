@@ -53,7 +53,7 @@ def watch_status(asked: Asked, *, every_s: float) -> int:
     from benchmark.stages.watching import Watcher
 
     try:
-        with api.open_context(asked.experiment, store=asked.store) as context:
+        with api.open_readable(asked.experiment, store=asked.store) as context:
             watcher = Watcher(context)
             view = _watch(watcher.look, every_s)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Write one trained cell as a folder that others use without this package.
+"""Export one trained cell as a folder for use elsewhere.
 
 May import ``networks``, ``experiment``, ``store`` and the vocabulary. The name leaves
 ``benchmark.export`` free for the function.

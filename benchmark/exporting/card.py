@@ -1,4 +1,4 @@
-"""The model card of an exported cell: what it is, on what it was tested, and its limits."""
+"""The model card of an exported cell: its origin, scores and limits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from benchmark.experiment.cells import TRAIN_SET
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.specs import Backbone
 from benchmark.store.artefacts import Artefact
+from benchmark.tables import SPLITS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SPLITS = ("train", "val", "test")
-
 FEW = 50
-"""A class with fewer test patches is named among the limits: its recall is a rough guess."""
+"""Test patches below which the limits name a class: its recall is a rough guess."""
 
 _HUB_LICENSES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-3-Clause": "bsd-3-clause"}
 
@@ -34,16 +33,16 @@ def write_card(
     artefact: Artefact,
     code: str,
 ) -> None:
-    """Write the card of one complete cell, as Markdown with the hub's front matter.
+    """Write the card of one complete cell as Markdown with the hub's front matter.
 
     Args:
-        path: the file.
+        path: the file to write.
         context: the experiment; its patches are complete.
         backbone: of the cell.
         method: of the cell.
         seed: of the cell.
         artefact: of the cell.
-        code: a few lines of Python that use the folder.
+        code: example in Python that uses the folder.
     """
     patches, manifest = context.patches.manifest(), artefact.manifest()
     classes = tuple(patches["classes"])
@@ -108,7 +107,7 @@ def _front_matter(backbone: Backbone, *, is_finetuned: bool) -> dict[str, Any]:
 def _count(
     records: list[dict[str, Any]], classes: tuple[str, ...]
 ) -> tuple[dict[str, list[int]], dict[str, list[str]]]:
-    """Return counts of each class in the order of SPLITS, and the regions of each split."""
+    """Return the counts of each class in the order of SPLITS, and the regions of each split."""
     counts = {name: [0] * len(SPLITS) for name in classes}
     regions: dict[str, list[str]] = defaultdict(list)
     for record in records:
@@ -123,7 +122,7 @@ def _count(
 def _scores(
     artefact: Artefact, key: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], list[list[int]], str]:
-    """Return the cell's scores and confusion on test; empty where it was not evaluated."""
+    """Return the cell's scores, confusion and origin of intervals on test, if it was evaluated."""
     if not artefact.is_complete:
         return [], [], ""
     scores = _rows(artefact.read_table(names=["scores.parquet"]), key)
@@ -151,22 +150,22 @@ def _limits(
     if patches["is_synthetic"]:
         limits.append("Trained and tested on synthetic pictures: not for use on real ones.")
     if not is_evaluated:
-        limits.append("It was not evaluated on test: nothing is known of how well it works.")
+        limits.append("It was not evaluated on test: its accuracy is unknown.")
     few = [f"{name} ({row[-1]})" for name, row in counts.items() if 0 < row[-1] < FEW]
     if few:
-        limits.append(f"Few test patches, so that their scores are rough: {', '.join(few)}.")
+        limits.append(f"Few test patches, so their scores are rough: {', '.join(few)}.")
     for column, split in ((0, "train"), (-1, "test")):
         absent = [name for name, row in counts.items() if row[column] == 0]
         if absent:
             limits.append(f"No patches in {split}: {', '.join(absent)}.")
     if regions.get("test"):
         limits.append(
-            f"Tested in {', '.join(regions['test'])} only; elsewhere, in another season or from "
-            "another sensor it may be worse."
+            f"Tested in {', '.join(regions['test'])} only; it may be worse in other places or "
+            "seasons, or with another sensor."
         )
     else:
-        limits.append("In another place, season or from another sensor it may be worse.")
-    limits.append("It names one of its classes for every image, also for one that shows none.")
+        limits.append("It may be worse in other places or seasons, or with another sensor.")
+    limits.append("It predicts one of its classes for every image, even if none fits.")
     if len(context.experiment.seeds) > 1:
         limits.append("One of several seeds; the report has their spread.")
     return limits
@@ -184,10 +183,7 @@ def _render(content: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["json"] = _json
-    environment.filters["number"] = _number
-    environment.filters["inline"] = _inline
-    environment.filters["cell"] = _cell
+    environment.filters.update(json=_json, number=_number, inline=_inline, cell=_cell)
     return environment.get_template("model_card.md.j2").render(content)
 
 
@@ -200,7 +196,7 @@ def _number(value: float | None) -> str:
 
 
 def _inline(value: object) -> str:
-    """Return text that stays one line and brings no markup of its own."""
+    """Return text as one line without markup."""
     return " ".join(str(value).split()).replace("<", "&lt;")
 
 

@@ -1,7 +1,7 @@
-"""``export``: one cell of the grid as a folder that others can use, with its model card.
+"""Export one cell of the grid as a folder with a model card.
 
-A fine-tuned backbone becomes a folder for the ``image-classification`` pipeline of transformers,
-a tuned head its skops file and what it must be fed.
+A fine-tuned backbone becomes a folder for the ``image-classification`` pipeline of transformers;
+a tuned head becomes its skops file and a description of its input.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ print([config["classes"][label] for label in labels])"""
 
 
 def _head_code(backbone: Backbone) -> str:
-    """Return the lines of the card, which load what the backbone learnt, where it did."""
+    """Return the card's example; it loads the backbone's fitted state if there is one."""
     if backbone.fit is None:
         return _HEAD_CODE
     code = _HEAD_CODE.replace(
@@ -74,7 +74,7 @@ def _head_code(backbone: Backbone) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """The cell that is exported."""
+    """The cell to export."""
 
     context: Context
     backbone: Backbone
@@ -84,21 +84,21 @@ class Exported:
 
     @property
     def is_finetuned(self) -> bool:
-        """Whether it is a fine-tuned backbone; otherwise a head."""
+        """Whether the cell is a fine-tuned backbone; otherwise it is a head."""
         return self.method == FINETUNE
 
 
 def export(context: Context, *, backbone: str, method: str, seed: int | None, out: Path) -> Path:
-    """Write one cell as a folder: weights, what they must be fed, and a model card.
+    """Write one cell as a folder: weights, a description of their input, and a model card.
 
-    All of the folder appears, or nothing.
+    The folder appears complete or not at all.
 
     Args:
         context: the experiment.
         backbone: name of one of its backbones.
         method: ``finetune``, or the name of one of its heads.
-        seed: one of its seeds; None takes the first.
-        out: the folder; must not exist, or be empty.
+        seed: one of its seeds; None: the first.
+        out: the folder; it must be empty or absent.
 
     Returns: the folder.
 
@@ -125,22 +125,22 @@ def export(context: Context, *, backbone: str, method: str, seed: int | None, ou
 
 
 def push(folder: Path, repo: str, *, api: Any = None) -> str:
-    """Upload an exported folder to a repository of the Hugging Face hub, private where it is new.
+    """Upload an exported folder to a repository of the Hugging Face hub; a new one is private.
 
     Args:
         folder: as ``export`` wrote it.
         repo: ``ORG/NAME``.
-        api: a ``huggingface_hub.HfApi``; None makes one with the user's token.
+        api: a ``huggingface_hub.HfApi``; None: one with the user's token.
 
     Returns: the address of the repository.
 
     Raises:
-        UsageError: the name is wrong, or there is no token, or it may not write there.
+        UsageError: the name is malformed, or the token is missing or may not write there.
         BenchmarkError: the hub cannot be reached.
     """
     from huggingface_hub import HfApi, errors
 
-    # The HTTP library differs between versions of the hub's client; this is its base error.
+    # The base error of the HTTP library, which differs between versions of the hub's client.
     http_error: Any = errors.HfHubHTTPError.__mro__[1]
     check_push(repo, has_api=api is not None)
     api = api or HfApi()
@@ -165,19 +165,19 @@ def push(folder: Path, repo: str, *, api: Any = None) -> str:
 
 
 def check_push(repo: str, *, has_api: bool = False) -> None:
-    """Refuse an upload that cannot work, before anything is written.
+    """Check the repository's name and the token before anything is written.
 
     Raises:
-        UsageError: the name is wrong, or there is no token.
+        UsageError: the name is malformed, or there is no token.
     """
     from huggingface_hub import get_token
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise UsageError(f"--push '{repo}': is no repository of the hub; write ORG/NAME")
+        raise UsageError(f"--push '{repo}': not the name of a repository; write ORG/NAME")
     if not has_api and not get_token():
         raise UsageError(
             f"--push '{repo}': you are not logged in to the Hugging Face hub; run "
-            "`hf auth login`, or set HF_TOKEN to a token that may write"
+            "`hf auth login`, or set HF_TOKEN to a token with write access"
         )
 
 
@@ -185,13 +185,13 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None) -> Ex
     where = context.experiment.path
     by_name = {item.name: item for item in context.backbones}
     if name not in by_name:
-        raise UsageError(f"{where}: has no backbone '{name}'.{did_you_mean(name, by_name)}")
+        raise UsageError(f"{where}: unknown backbone '{name}'.{did_you_mean(name, by_name)}")
     backbone = by_name[name]
     seeds = context.experiment.seeds
     chosen = seeds[0] if seed is None else seed
     if chosen not in seeds:
         raise UsageError(
-            f"{where}: has no seed {chosen}; its seeds are {', '.join(map(str, seeds))}"
+            f"{where}: unknown seed {chosen}; choose one of: {', '.join(map(str, seeds))}"
         )
     heads = {item.name: item for item in context.heads}
     if method == FINETUNE:
@@ -200,7 +200,7 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None) -> Ex
         artefact = context.predictions(backbone, heads[method], chosen)
     else:
         raise UsageError(
-            f"{where}: has no method '{method}'.{did_you_mean(method, [FINETUNE, *heads])}"
+            f"{where}: unknown method '{method}'.{did_you_mean(method, [FINETUNE, *heads])}"
         )
     cell = Exported(
         context=context, backbone=backbone, method=method, seed=chosen, artefact=artefact
@@ -233,15 +233,15 @@ def _finetuned(context: Context, backbone: Backbone, seed: int) -> Artefact:
     if backbone.publish is None:
         able = sorted(item.name for item in context.finetuned_backbones if item.publish)
         raise UsageError(
-            f"backbone '{backbone.name}': transformers has no class for it, so that its fine-tuned "
-            f"weights cannot be exported; those that can: {', '.join(able) or 'none'}"
+            f"backbone '{backbone.name}': cannot be exported fine-tuned, since transformers has no "
+            f"class for it; choose one of: {', '.join(able) or 'none'}"
         )
     return context.finetuned(backbone, seed)
 
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder beside ``out`` to write into, which becomes ``out`` at the end."""
+    """Yield a temporary folder beside ``out``, and rename it to ``out`` at the end."""
     try:
         if out.is_dir() and any(out.iterdir()):
             raise UsageError(f"--out {out}: is not empty; name a new folder")
@@ -313,7 +313,7 @@ def _write_head(cell: Exported, folder: Path) -> None:
 
 
 def _stored_dim(embeddings: Artefact) -> int | None:
-    """Return the length of stored embeddings, or None where they are gone."""
+    """Return the length of the stored embeddings, or None if there are none."""
     names = embeddings.files("part-")
     if not names:
         return None

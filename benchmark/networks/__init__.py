@@ -1,4 +1,4 @@
-"""Torch modules and the device that they run on; knows no Ray and no experiment.
+"""Torch modules and the devices they run on, without Ray and without experiments.
 
 May import ``store`` (digests, caches, provenance) and the vocabulary.
 """

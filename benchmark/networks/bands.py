@@ -1,4 +1,4 @@
-"""Which bands of a data set a backbone is fed."""
+"""Selection of the bands of a data set that are the input of a backbone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmark.specs import Backbone
 
 
 def band_indices(backbone: Backbone, bands: Sequence[str]) -> tuple[int, ...]:
-    """Return the positions of the backbone's bands among those of the data set.
+    """Return the positions of the backbone's bands in the data set.
 
     Raises:
         UsageError: the data set lacks a band.

@@ -1,8 +1,8 @@
-"""The fastest way to run a backbone here: measured on its first batches, and remembered.
+"""Measure the fastest mode of a backbone on a device, and cache the result.
 
-A measurement costs time, and so does a compiler. Both are weighed against the patches that are
-still to come, so that neither a thousand nor a million of them take much longer than in the best
-mode. What was measured is kept in the user's cache for the next run on such a device.
+Measuring and compiling cost time. Both are weighed against the number of patches to embed, so
+that neither a thousand nor a million patches take much longer than in the best mode. Results are
+kept in the user's cache for the next run on a device of the same kind.
 """
 
 from __future__ import annotations
@@ -35,50 +35,50 @@ if TYPE_CHECKING:
 logger = logging.getLogger("benchmark")
 
 MAX_DISTANCE = 1e-3
-"""Largest cosine distance between an embedding in a mode and the one of float32, not compiled."""
+"""Largest accepted cosine distance of an embedding from that of uncompiled float32."""
 MIN_PATCHES = 1000
-"""Fewer are embedded in the default mode: a measurement would bring little, and its noise must not
-decide on the last bits of small results."""
+"""Smallest number of patches to calibrate for. For fewer, the gain is small, and noise in the
+timing must not decide the last bits of a result."""
 WORTH_S = 10.0
-"""Work that takes less is not worth a measurement."""
+"""Shortest expected time that is worth a calibration."""
 SHARE = 0.03
-"""Of the expected time, that the measurements of uncompiled modes may take."""
+"""Share of the expected time to spend on measuring uncompiled modes."""
 TRIAL_S = 0.3
-"""How long a mode is timed at most, unless two batches take longer."""
+"""Longest time to measure one mode, unless two batches take longer."""
 TRIAL_SHARE = 0.01
-"""Of the expected time, that one mode is timed."""
+"""Share of the expected time to measure one mode."""
 BETTER = 1.05
-"""How much faster a mode must be than the default to be preferred to it: less is noise."""
+"""Speed-up over the default from which a mode is preferred; less is noise."""
 WORTH_CHANGING = 1.02
-"""How much sooner a compiled model must be done."""
+"""Speed-up in total time from which a compiled model is used."""
 EXPECTED_GAIN = 1.3
-"""What compiling is expected to bring before it has been measured."""
+"""Speed-up expected of compiling before it is measured."""
 COMPILE_S = 40.0
-"""What compiling is expected to cost before it has been measured."""
+"""Time expected for compiling before it is measured."""
 RELOAD_SHARE = 0.25
-"""Of the time of compiling, that is expected where the compiler's cache already holds it."""
+"""Share of the compile time that is expected if the compiler's cache holds the model."""
 
 CPU_SIZES = ((2, 1), (8, 16))
-"""Batch sizes to try, away from the default in one direction and then in the other: a direction is
-left at the first size that is no faster, the second is tried where the first brought nothing."""
+"""Batch sizes to try, in two directions from the default. A direction ends at the first size that
+is not faster; the second is tried only if the first gave no gain."""
 GPU_SIZES = ((256, 512), (64, 16))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is known of one mode."""
+    """The measurement of one mode."""
 
     plan: DevicePlan
     patches_per_s: float = 0.0
     setup_s: float = 0.0
-    """What it costs before the first batch: compiling, or reading what was compiled."""
+    """Time before the first batch: to compile, or to load from the compiler's cache."""
     distance: float | None = None
-    """Largest cosine distance from float32, where the mode may change more than last bits."""
+    """Largest cosine distance from float32, if the mode may change more than the last bits."""
     problem: str = ""
-    """Why it cannot be used."""
+    """Reason why the mode cannot be used."""
 
     def seconds(self, num_patches: int) -> float:
-        """Return how long so many patches take in this mode."""
+        """Return the time for a number of patches in this mode, setup included."""
         if self.problem or not self.patches_per_s:
             return float("inf")
         return self.setup_s + num_patches / self.patches_per_s
@@ -88,7 +88,7 @@ class Memory:
     """Trials of one backbone on one device, kept in a file of the user's cache."""
 
     def __init__(self, path: Path | None) -> None:
-        """Read what the file holds; None, or a file that cannot be read: nothing is remembered."""
+        """Read the file; start empty if it is None or unreadable."""
         self._path = path
         self._trials: dict[DevicePlan, Trial] = {}
         if path is not None and path.is_file():
@@ -97,14 +97,14 @@ class Memory:
                     trial = Trial(**{**row, "plan": DevicePlan(**row["plan"])})
                     self._trials[trial.plan] = trial
             except (OSError, ValueError, TypeError, KeyError) as error:
-                logger.warning("%s is ignored: %s", path, one_line(error))
+                logger.warning("calibration cache %s is ignored: %s", path, one_line(error))
 
     def find(self, plan: DevicePlan) -> Trial | None:
-        """Return what is known of a mode."""
+        """Return the trial of a mode, or None."""
         return self._trials.get(plan.mode)
 
     def add(self, trial: Trial) -> None:
-        """Remember a trial, in place of an earlier one of its mode."""
+        """Store a trial; it replaces an earlier one of the same mode."""
         trial = replace(trial, plan=trial.plan.mode)
         self._trials[trial.plan] = trial
         if self._path is None:
@@ -116,7 +116,7 @@ class Memory:
 
     @property
     def trials(self) -> list[Trial]:
-        """All that is remembered."""
+        """All stored trials."""
         return list(self._trials.values())
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -128,17 +128,17 @@ class Memory:
 def recall(
     backbone: Backbone, plan: DevicePlan, shape: Sequence[int]
 ) -> Iterator[tuple[Memory, float]]:
-    """Open the memory of a backbone and hold it, while other processes of this machine wait.
+    """Open the memory of a backbone under a lock that other processes of this machine wait for.
 
-    One of them measures, the others find what it measured. Where the cache cannot be written,
-    each measures for itself.
+    One process measures, and the others read its result. If the cache cannot be written, each
+    process measures for itself.
 
     Args:
-        backbone: what runs.
+        backbone: the backbone to run.
         plan: names the device and the threads.
         shape: (C, H, W) of a patch.
 
-    Yields: the memory, and how long this process has waited for it (s).
+    Yields: the memory, and the time spent waiting for the lock (s).
     """
     facts = [
         device_name(plan.device),
@@ -157,7 +157,7 @@ def recall(
         lock = filelock.FileLock(path.with_suffix(".lock"))
         lock.acquire()
     except OSError as error:
-        logger.warning("nothing is remembered of this device: %s", one_line(error))
+        logger.warning("the calibration is not cached: %s", one_line(error))
         yield Memory(None), 0.0
         return
     try:
@@ -179,27 +179,27 @@ class Calibration:
     def plan(
         self, asked: Asked, num_patches: int, *, num_in_all: int, may_compile: bool
     ) -> DevicePlan:
-        """Return the mode for ``num_patches`` that are still to come, and leave it running.
+        """Return the best mode for ``num_patches`` more patches, and switch the embedder to it.
 
         Args:
-            asked: what the user wants, which is never changed.
-            num_patches: that this process will embed.
-            num_in_all: that all processes will embed.
-            may_compile: whether the backbone is a network that a compiler can take.
+            asked: the user's settings, which are never changed.
+            num_patches: number of patches that this process will embed.
+            num_in_all: number of patches that all processes will embed.
+            may_compile: whether the backbone is a network that can be compiled.
         """
         default = self._embedder.plan
         smallest = 1 if default.device != "cpu" else default.batch_size
         if default.is_compiled:
-            return self._end(default, "compiled, as asked")
+            return self._end(default, "compiled, as requested")
         few = f"{default.reason}; {num_in_all:,} patches are too few for a calibration"
         if num_in_all < MIN_PATCHES and default.precision == "float32":
             return self._end(default, few)
         first = self._try(default)
-        guarded = self._guard(default, asked, first)
-        if guarded is not None:
-            default, first = guarded.plan, guarded
+        if first.problem and asked.precision is None:
+            first = self._try(replace(default, precision="float32"))
+            default = first.plan
         elif first.patches_per_s and first.problem:
-            logger.warning("%s: %s, as asked", self._embedder.name, first.problem)
+            logger.warning("%s: %s, but was requested", self._embedder.name, first.problem)
             first = replace(first, problem="")
         expected_s = first.seconds(num_patches)
         if num_in_all < MIN_PATCHES or expected_s < WORTH_S:
@@ -221,18 +221,12 @@ class Calibration:
         self._embedder.warm_up(self._pixels)
         known = self._memory.find(plan)
         if is_new and self._embedder.plan.is_compiled and known is not None:
-            # What the compiler kept was read; the next run will do so at about the same price.
+            # The model came from the compiler's cache; the next run takes about as long.
             self._memory.add(replace(known, setup_s=time.perf_counter() - began))
         return self._embedder.plan
 
-    def _guard(self, default: DevicePlan, asked: Asked, first: Trial) -> Trial | None:
-        """Return float32 instead of a default that is too far from it, unless it was asked for."""
-        if not first.problem or asked.precision is not None:
-            return None
-        return self._try(replace(default, precision="float32"))
-
     def _sweep(self, first: Trial, asked: Asked, num_patches: int) -> Trial:
-        """Return the fastest of the uncompiled modes, as far as there is time to look."""
+        """Return the fastest of the uncompiled modes that can be measured in time."""
         best = first
         end = time.perf_counter() + SHARE * first.seconds(num_patches)
 
@@ -269,10 +263,10 @@ class Calibration:
         return best
 
     def _weigh(self, best: Trial, num_patches: int, smallest: int) -> tuple[Trial, str]:
-        """Return the compiled mode if it pays for so many patches, and why or why not.
+        """Return the compiled mode if compiling saves time for ``num_patches``, and the reason.
 
-        Its layers are fused and leave more of the cache free, so that batches of ``smallest`` or
-        more suit it better than the smaller ones that suit other modes.
+        Fused layers leave more of the cache free, so a compiled model needs batches of at least
+        ``smallest`` patches even if other modes are faster with smaller ones.
         """
         size = max(best.plan.batch_size, smallest)
         plan = replace(best.plan, is_compiled=True, batch_size=size)
@@ -297,13 +291,15 @@ class Calibration:
         return best, f"{pair}: compiling does not pay for {num_patches:,} patches"
 
     def _try(self, plan: DevicePlan) -> Trial:
-        """Return what is known of a mode, or measure it."""
+        """Return the stored trial of a mode, or measure it."""
         known = self._memory.find(plan)
         if known is not None:
             return known
-        needs_check = plan.precision != "float32" or plan.is_compiled
+        reference = None
         try:
-            reference = self._embed_reference(plan) if needs_check else None
+            if plan.precision != "float32" or plan.is_compiled:
+                self._embedder.adopt(replace(plan, precision="float32", is_compiled=False))
+                reference = self._embed_few()
             trial = self._measure(plan.mode)
             if reference is not None:
                 distance = cosine_distance(self._embed_few(), reference)
@@ -314,7 +310,7 @@ class Calibration:
                         problem=f"{_name(plan)} is {distance:.1e} from float32 in cosine distance, "
                         f"more than {MAX_DISTANCE:.0e}",
                     )
-        except Exception as error:  # out of memory, or an error of the compiler: of many types
+        except Exception as error:  # out of memory, or one of the compiler's many error types
             trial = Trial(plan=plan.mode, problem=f"{_name(plan)}: {one_line(error)}")
             if plan.device != "cpu":
                 torch.cuda.empty_cache()
@@ -342,16 +338,11 @@ class Calibration:
         few = self._pixels[: self._embedder.plan.batch_size]
         return self._embedder.run_batch(few)
 
-    def _embed_reference(self, plan: DevicePlan) -> NDArray[np.float32]:
-        """Return the embeddings of one batch in float32, not compiled."""
-        self._embedder.adopt(replace(plan, precision="float32", is_compiled=False))
-        return self._embed_few()
-
 
 def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Return the largest cosine distance 1 - cos(a_i, b_i) between rows; NaN is infinite.
+    """Return the largest cosine distance 1 - cos(a_i, b_i) between rows; NaN counts as infinite.
 
-    Two rows of zeros are the same.
+    The distance of two rows of zeros is 0.
 
     Args:
         a: float32 (N, D).

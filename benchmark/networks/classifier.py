@@ -1,4 +1,4 @@
-"""A backbone with a classification layer: what fine-tuning trains."""
+"""A backbone with a classification layer, for fine-tuning."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from benchmark.specs import Backbone
 
 
 def head_prefix(model: torch.nn.Module) -> str | tuple[str, ...]:
-    """Return how the names of the parameters of a classifier's last layer begin."""
+    """Return the prefix of the names of the parameters in a classifier's last layer."""
     prefix = model.head_prefix
     if not isinstance(prefix, (str, tuple)):
-        raise TypeError(f"{type(model).__name__}.head_prefix is no string")
+        raise TypeError(f"{type(model).__name__}.head_prefix is not a string or tuple of strings")
     return prefix
 
 
@@ -21,7 +21,7 @@ class LinearClassifier(torch.nn.Module):
     head_prefix = "head."
 
     def __init__(self, body: torch.nn.Module, dim: int, num_classes: int) -> None:
-        """Put a new layer, with small weights, behind ``body`` (B, C, H, W) to (B, ``dim``)."""
+        """Add a new layer with small weights to ``body``, (B, C, H, W) to (B, ``dim``)."""
         super().__init__()
         self.body = body
         self.head = torch.nn.Linear(dim, num_classes)
@@ -35,15 +35,15 @@ class LinearClassifier(torch.nn.Module):
 
 
 def build_classifier(backbone: Backbone, num_bands: int, num_classes: int) -> torch.nn.Module:
-    """Build the model's own classifier where it has one, else a linear layer on its embedding.
+    """Build the model's own classifier, or a linear layer on its embedding if it has none.
 
-    The module maps normalised pixels float32 (B, C, H, W) to logits (B, K); its ``head_prefix``
-    begins the names of the parameters of its classification layer.
+    The module maps normalised pixels float32 (B, C, H, W) to logits (B, K). The parameter names
+    of its classification layer start with its ``head_prefix``.
     """
     if backbone.build_classifier is not None:
         return backbone.build_classifier(num_bands, num_classes)
     body = backbone.build(num_bands)
     dim = backbone.dim
     if dim is None:
-        raise ValueError(f"backbone '{backbone.name}': its dimension is not known")
+        raise ValueError(f"backbone '{backbone.name}': the length of its embedding is unknown")
     return LinearClassifier(body, dim, num_classes)

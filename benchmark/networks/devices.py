@@ -1,4 +1,4 @@
-"""How a network runs on a device: what may be chosen, what is chosen by default, and why."""
+"""How a network runs on a device: the settings, their defaults, and the reasons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GPU_BATCH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class DevicePlan:
-    """How a network runs: may change the last bits of an embedding, never its meaning."""
+    """How a network runs; it may change the last bits of an embedding, never its meaning."""
 
     device: str
     precision: Precision
@@ -31,17 +31,17 @@ class DevicePlan:
 
     @property
     def mode(self) -> DevicePlan:
-        """The same without its reason: what is compared and remembered."""
+        """The plan without its reason, for comparing and caching."""
         return replace(self, reason="")
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain values, for the plan and the manifest of an artefact."""
+        """Return plain values for the plan and the manifest of an artefact."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What the user wants of a plan; None is for us to choose."""
+    """The user's settings of a plan; None: chosen automatically."""
 
     precision: Precision | None = None
     channels_last: bool | None = None
@@ -59,15 +59,15 @@ def plan_device(
     channels_last: bool | None = None,
     is_compiled: bool | None = None,
 ) -> DevicePlan:
-    """Choose what has not been asked for without a measurement, and say why.
+    """Choose the settings that the user left open, without a measurement, and give the reason.
 
     Args:
-        precision: of the forward pass; None or ``auto``: bfloat16 on a GPU that has it.
-        batch_size: patches of one forward pass.
+        precision: of the forward pass; None or ``auto``: bfloat16 on a GPU that supports it.
+        batch_size: patches per forward pass.
         num_threads: torch threads of this process.
-        device: ``cpu`` or ``cuda``; None takes a GPU where there is one.
+        device: ``cpu`` or ``cuda``; None: a GPU if there is one.
         channels_last: the memory layout.
-        is_compiled: whether ``torch.compile`` is used.
+        is_compiled: whether to use ``torch.compile``.
     """
     import torch
 
@@ -77,7 +77,7 @@ def plan_device(
         has_it = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if has_it else "float32"
     reason = (
-        "GPU: channels-last, batches that fill it"
+        "GPU: channels-last and large batches"
         if on_gpu
         else "CPU: channels-last and small batches that stay in a core's cache"
     )
@@ -93,7 +93,7 @@ def plan_device(
 
 
 def device_name(device: str) -> str:
-    """Return the model of a device, e.g. ``NVIDIA H100 80GB HBM3`` or that of the processor."""
+    """Return the model of a GPU, e.g. ``NVIDIA H100 80GB HBM3``, or of the processor."""
     import torch
 
     if device != "cpu":
@@ -108,7 +108,7 @@ def device_name(device: str) -> str:
 
 
 def has_fast_bfloat16() -> bool:
-    """Return whether this processor multiplies matrices of bfloat16, and does not emulate it."""
+    """Return whether this processor multiplies bfloat16 matrices in hardware."""
     try:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -116,10 +116,10 @@ def has_fast_bfloat16() -> bool:
 
 
 def keep_compiled() -> None:
-    """Let the compiler of torch keep what it makes in this user's cache, between runs.
+    """Keep the cache of torch's compiler in this user's cache folder, between runs.
 
-    To be called before a model is built: models import the compiler, which then decides on a
-    folder that everybody shares.
+    Call it before building a model: building imports the compiler, which then chooses a folder
+    shared by all users.
     """
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         with suppress(OSError):  # a home folder that cannot be written

@@ -1,6 +1,6 @@
 """The device path: patches as uint8 in, embeddings out, with one normalising wrapper.
 
-Nothing here needs Ray: ``Embedder`` is what an actor holds, and what can be timed alone.
+Nothing here needs Ray: actors hold an ``Embedder``, and it can be timed alone.
 """
 
 from __future__ import annotations
@@ -24,25 +24,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EXAMPLE_SIZE = 64
-"""Side of the picture on which folding is checked, for backbones that take any size."""
+"""Side in px of the input that checks folding, for backbones without a fixed size."""
 
 
 class Preprocessing(torch.nn.Module):
-    """What a backbone is fed: its bands, resized and normalised, so that none can be forgotten."""
+    """The input of a backbone: its bands, resized and normalised in one place."""
 
     indices: torch.Tensor
     scale: torch.Tensor
     shift: torch.Tensor
 
     def __init__(self, backbone: Backbone, bands: Sequence[str]) -> None:
-        """Prepare for patches of a data set of these bands."""
+        """Prepare for patches of a data set with these bands."""
         super().__init__()
         indices = band_indices(backbone, bands)
         count = self.num_bands = len(indices)
-        mean = torch.tensor(backbone.mean).expand(count) if len(backbone.mean) == 1 else None
-        mean = torch.tensor(backbone.mean) if mean is None else mean
-        std = torch.tensor(backbone.std)
-        std = std.expand(count) if len(backbone.std) == 1 else std
+        mean, std = (torch.tensor(values).expand(count) for values in (backbone.mean, backbone.std))
         # (x / 255 - mean) / std as one multiplication and one addition.
         self.register_buffer("scale", (1.0 / (255.0 * std)).reshape(1, count, 1, 1))
         self.register_buffer("shift", (-mean / std).reshape(1, count, 1, 1))
@@ -60,11 +57,11 @@ class Preprocessing(torch.nn.Module):
         pixels: torch.Tensor,
         jitter: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Select bands, resize (antialiased), cut out the centre and normalise.
+        """Select bands, resize (antialiased), crop the centre and normalise.
 
         Args:
             pixels: uint8 (B, C, H, W), on the device.
-            jitter: changes the colours (0...255, resized) before they are normalised.
+            jitter: changes the resized pixels (0...255) before normalisation.
 
         Returns: float32 (B, bands of the backbone, image_size, image_size).
         """
@@ -83,8 +80,8 @@ class Preprocessing(torch.nn.Module):
         size = self._resize_to
         if size is None or tuple(x.shape[-2:]) == (size, size):
             return x
-        # Antialiasing only matters, and only costs, when an image shrinks. Of the bicubic
-        # kernels, the antialiased one alone is that of PIL (a = -0.5; the other has -0.75).
+        # Antialiasing matters, and costs time, only when an image shrinks. Of the bicubic
+        # kernels, only the antialiased one equals PIL's (a = -0.5; the other has a = -0.75).
         antialias = self._interpolation == "bicubic" or max(x.shape[-2:]) > size
         x = F.interpolate(
             x,
@@ -108,7 +105,7 @@ class Preprocessing(torch.nn.Module):
 
 
 class Network(torch.nn.Module):
-    """A backbone behind its own preprocessing."""
+    """A backbone with its preprocessing."""
 
     def __init__(
         self,
@@ -116,16 +113,16 @@ class Network(torch.nn.Module):
         bands: Sequence[str],
         state: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """Build the backbone, with its weights, for a data set of these bands.
+        """Build the backbone, with its weights, for a data set with these bands.
 
         Args:
-            backbone: what is built.
+            backbone: the backbone to build.
             bands: of the data set.
-            state: what the backbone's ``fit`` learnt, where it has one.
+            state: the state learnt by the backbone's ``fit``, if it has one.
 
         Raises:
             UsageError: the data set lacks a band, or the weights are absent.
-            CellError: the backbone is fitted, and there is no state.
+            CellError: the backbone needs a fitted state and ``state`` is None.
         """
         super().__init__()
         self.preprocess = Preprocessing(backbone, bands)
@@ -134,7 +131,7 @@ class Network(torch.nn.Module):
         if backbone.fit is not None:
             if state is None:
                 raise CellError(f"backbone '{backbone.name}' is not fitted on train yet")
-            # Assigned and not copied: large tensors stay in pages that processes share.
+            # Assigned, not copied: large tensors stay in pages that processes share.
             self.backbone.load_state_dict(dict(state), assign=True)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -144,9 +141,9 @@ class Network(torch.nn.Module):
 
 
 class InputStats:
-    """Running minimum, mean and maximum of the tensor that a backbone was fed.
+    """Running minimum, mean and maximum of the input tensors of a backbone.
 
-    They stay on the device until they are asked for: reading a number waits for the device.
+    The values stay on the device until ``summary``: reading a number waits for the device.
     """
 
     def __init__(self) -> None:
@@ -156,7 +153,7 @@ class InputStats:
         self._count = 0
 
     def add(self, x: torch.Tensor) -> None:
-        """Count one batch."""
+        """Add one batch."""
         low, high = torch.aminmax(x)
         self._low.append(low)
         self._high.append(high)
@@ -188,14 +185,14 @@ class Embedder:
         """Build and load the backbone.
 
         Args:
-            backbone: what is built.
+            backbone: the backbone to build.
             bands: of the data set.
             plan: how it runs.
-            state: what the backbone's ``fit`` learnt, where it has one.
+            state: the state learnt by the backbone's ``fit``, if it has one.
 
         Raises:
             UsageError: the data set lacks a band, or the weights are absent.
-            CellError: the backbone is fitted, and there is no state.
+            CellError: the backbone needs a fitted state and ``state`` is None.
         """
         self.name = backbone.name
         keep_compiled()
@@ -212,9 +209,9 @@ class Embedder:
         self.adopt(plan)
 
     def adopt(self, plan: DevicePlan) -> bool:
-        """Run as ``plan`` says from now on, on the same device; return whether that is new.
+        """Switch to ``plan``, on the same device; return whether the mode changed.
 
-        A compiled model is compiled by the next batch.
+        If the mode is compiled, the next batch compiles the model.
         """
         self.plan = plan
         if plan.mode == self._mode:
@@ -225,19 +222,19 @@ class Embedder:
         self._model = self._network.backbone
         self._dtype = torch.bfloat16 if plan.precision == "bfloat16" else None
         if plan.is_compiled:
-            # What it knows of another model is forgotten.
+            # Drop what the compiler keeps of another model.
             torch.compiler.reset()
             self._model = torch.compile(self._network.backbone, dynamic=False)
         return True
 
     def warm_up(self, pixels: NDArray[np.uint8]) -> None:
-        """Run one batch and forget it: the first pass plans memory and kernels, or compiles.
+        """Run one batch without keeping it: the first pass plans memory and kernels, or compiles.
 
-        Where the model cannot be compiled, it is not, and the plan says why.
+        If compiling fails, run uncompiled and add the error to the plan's reason.
         """
         try:
             self.run_batch(pixels[: self.plan.batch_size])
-        except Exception as error:  # the compiler raises errors of many types
+        except Exception as error:  # the compiler raises many error types
             if not self.plan.is_compiled:
                 raise
             reason = f"{self.plan.reason}; not compiled here: {one_line(error)}"
@@ -245,7 +242,7 @@ class Embedder:
             self.run_batch(pixels[: self.plan.batch_size])
 
     def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], InputStats]:
-        """Embed patches in batches of the plan.
+        """Embed patches in batches of the plan's size.
 
         Args:
             pixels: uint8 (N, C, H, W); may be read-only.
@@ -253,12 +250,12 @@ class Embedder:
         Returns: the embeddings, float32 (N, D), and the statistics of the backbone's input.
 
         Raises:
-            CellError: an embedding is not finite; names the backbone.
+            CellError: an embedding is not finite.
         """
         stats = InputStats()
         size = self.plan.batch_size
         parts = [self._forward(pixels[i : i + size], stats) for i in range(0, len(pixels), size)]
-        # Fetched once, so that the device never waits for this process between two batches.
+        # Copied once, so that the device never waits for this process between two batches.
         embeddings: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         finite = np.isfinite(embeddings).all(axis=1)
         if not finite.all():
@@ -270,7 +267,7 @@ class Embedder:
         return embeddings, stats
 
     def run_batch(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed one batch, uint8 (B, C, H, W) to float32 (B, D), whatever comes out."""
+        """Embed one batch, uint8 (B, C, H, W) to float32 (B, D), without checking the values."""
         result: NDArray[np.float32] = self._forward(pixels, InputStats()).cpu().numpy()
         return result
 
@@ -282,7 +279,7 @@ class Embedder:
             x = self._network.preprocess(batch)
             stats.add(x)
             if plan.is_compiled and count < plan.batch_size:
-                # Another size would be compiled anew.
+                # Another size would need another compilation.
                 x = torch.cat([x, x[-1:].expand(plan.batch_size - count, -1, -1, -1)])
             x = x.contiguous(memory_format=_layout(plan))
             with torch.autocast(plan.device, dtype=self._dtype, enabled=self._dtype is not None):
@@ -291,10 +288,10 @@ class Embedder:
 
 
 def _to_device(pixels: NDArray[np.uint8], device: str) -> torch.Tensor:
-    """Return a copy on the device of a view of shared memory, which must not be written."""
+    """Return a copy on the device; ``pixels`` may be a read-only view of shared memory."""
     if device == "cpu":
         return torch.from_numpy(np.array(pixels))
-    # Copied once, into pages that the device reads while this process goes on.
+    # Copied once, into pinned pages that the device reads while this process continues.
     pinned = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
     np.copyto(pinned.numpy(), pixels)
     return pinned.to(device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""What a backbone learnt from train, as one safetensors file of its embeddings' artefact.
+"""The fitted state of a backbone, as one safetensors file in its embeddings' artefact.
 
-It is written before the first part of the embeddings, so that an interrupted run, every worker
-and the report use the same state.
+It is written before the first part of the embeddings, so that a resumed run, every worker and
+the report use the same state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FITTED = "fitted.safetensors"
 
 
 def write_fitted(artefact: Artefact, fitted: Fitted) -> None:
-    """Write the state, its facts in the file's metadata: all of it, or nothing.
+    """Write the state, with its facts in the file's metadata, atomically.
 
     Raises:
         CellError: the store is full or cannot be written.
@@ -32,7 +32,7 @@ def write_fitted(artefact: Artefact, fitted: Fitted) -> None:
 
     state = {name: tensor.contiguous() for name, tensor in fitted.state.items()}
     with tempfile.TemporaryDirectory() as folder:
-        # By way of a file, since serialised in memory it would stand there three times.
+        # Through a file: serialising in memory would hold three copies.
         path = Path(folder) / FITTED
         try:
             save_file(state, path, {"facts": json.dumps(fitted.facts)})
@@ -43,7 +43,7 @@ def write_fitted(artefact: Artefact, fitted: Fitted) -> None:
 
 
 def read_fitted(artefact: Artefact) -> dict[str, torch.Tensor]:
-    """Return the state; on a local disk its pages are shared by all processes that read it.
+    """Return the state; on a local disk all processes that read it share its pages.
 
     Raises:
         CellError: the file is absent or damaged.
@@ -62,7 +62,7 @@ def read_fitted(artefact: Artefact) -> dict[str, torch.Tensor]:
 
 
 def read_facts(artefact: Artefact) -> dict[str, Any]:
-    """Return what is known of the fit, without reading the state."""
+    """Return the facts of the fit without reading the state."""
     try:
         with artefact.store.fs.open_input_file(artefact.file(FITTED)) as stream:
             length = int.from_bytes(stream.read(8), "little")

@@ -1,4 +1,4 @@
-"""Fold batch normalisation into the convolutions before it: the same function, fewer passes."""
+"""Fold batch normalisations into the convolutions before them, to save memory passes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 logger = logging.getLogger("benchmark")
 
 TOLERANCE = 1e-4
-"""Largest difference, relative to the largest output, that is rounding and not a mistake."""
+"""Largest difference, relative to the largest output, that counts as rounding."""
 
 
 def fold_batch_norms(module: torch.nn.Module, example: torch.Tensor) -> torch.nn.Module:
-    """Return the module with its batch normalisations folded, or as it is.
+    """Return the module with its batch normalisations folded, or unchanged.
 
-    A convolution and the batch normalisation registered next after it are taken for a pair.
-    Where that guess is wrong the outputs differ, and the module is returned unchanged.
+    A batch normalisation is assumed to follow the convolution registered last before it. If that
+    is wrong, the outputs differ and the module is returned unchanged.
 
     Args:
         module: in evaluation mode.
-        example: an input, float32 (B, C, H, W), on which both are compared.
+        example: an input, float32 (B, C, H, W), to compare the outputs of both.
     """
     if not any(isinstance(child, torch.nn.BatchNorm2d) for child in module.modules()):
-        # A copy of a large module costs memory.
+        # Copying a large module costs memory.
         return module
     folded = copy.deepcopy(module)
     if not _fold_pairs(folded):
@@ -35,7 +35,7 @@ def fold_batch_norms(module: torch.nn.Module, example: torch.Tensor) -> torch.nn
     scale = float(expected.abs().max())
     if float((expected - found).abs().max()) <= TOLERANCE * scale:
         return folded
-    logger.info("batch normalisation is not folded: the outputs would differ")
+    logger.info("batch normalisations are not folded: the outputs would differ")
     return module
 
 

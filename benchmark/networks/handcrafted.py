@@ -1,8 +1,8 @@
 """Hand-crafted features as torch modules: textures, gradients and principal components.
 
-The first two work on the mean over the bands, picture by picture on the CPU, as scikit-image
-computes them; the last is linear. All are fed 0...1, and compute in float32 or better whatever
-the precision of the run.
+Textures and gradients use the mean over the bands, one picture at a time, with scikit-image on
+the CPU; the projection is linear. All take pixels in 0...1 and compute in float32 or better,
+whatever the precision of the run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LBP_GLCM_DIM = sum(points + 2 for points, _ in LBP_CIRCLES) + len(GLCM_PROPERTIE
 
 
 class PictureFeatures(torch.nn.Module, ABC):
-    """Features of one grey picture at a time: (B, C, H, W) to (B, D), on the CPU."""
+    """Features computed on one grey picture at a time: (B, C, H, W) to (B, D), on the CPU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the features, float32 (B, D), on the device of ``x``."""
@@ -48,14 +48,14 @@ class PictureFeatures(torch.nn.Module, ABC):
 
     @abstractmethod
     def describe(self, picture: NDArray[np.float64], num_bands: int) -> NDArray[np.float64]:
-        """Return the features (D,) of the sum (H, W) of so many bands of 0...255."""
+        """Return the features (D,) of the sum (H, W) of ``num_bands`` bands of 0...255."""
 
 
 class Hog(PictureFeatures):
     """Histograms of oriented gradients (Dalal and Triggs 2005)."""
 
     def describe(self, picture: NDArray[np.float64], num_bands: int) -> NDArray[np.float64]:
-        """Return the histograms of all blocks, one after the other: those of the mean, too."""
+        """Return the histograms of all blocks; scale does not change them, so sum equals mean."""
         del num_bands
         return np.asarray(hog(picture, **HOG))
 
@@ -64,7 +64,7 @@ class LbpGlcm(PictureFeatures):
     """Uniform local binary patterns, then properties of grey-level co-occurrences."""
 
     def describe(self, picture: NDArray[np.float64], num_bands: int) -> NDArray[np.float64]:
-        """Return shares of patterns, per circle, and properties, by distance and angle."""
+        """Return the shares of patterns per circle, then properties by distance and angle."""
         levels = np.clip(np.floor(picture / num_bands + 0.5), 0, 255).astype(np.uint8)
         found = []
         for points, radius in LBP_CIRCLES:
@@ -84,9 +84,9 @@ class LbpGlcm(PictureFeatures):
 
 
 class Projected(torch.nn.Module):
-    """Pixels less their mean, on principal components: (B, C, H, W) to (B, k).
+    """Projection of centred pixels onto principal components: (B, C, H, W) to (B, k).
 
-    Built empty; ``load_state_dict`` gives it the sizes of what was fitted.
+    It is built empty; ``load_state_dict`` sets the sizes.
     """
 
     mean: torch.Tensor
@@ -100,13 +100,13 @@ class Projected(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the scores, float32 (B, k)."""
         if not len(self.mean):
-            raise CellError("principal components are used before they are fitted")
+            raise CellError("the principal components are not fitted on train yet")
         with torch.autocast(x.device.type, enabled=False):
             scores: torch.Tensor = F.linear(x.float().flatten(1) - self.mean, self.axes)
         return scores
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the components keep of x, clipped to 0...1: (B, C, H, W)."""
+        """Return x reconstructed from its components, clipped to 0...1, (B, C, H, W)."""
         return (self.forward(x) @ self.axes + self.mean).clamp(0, 1).reshape(x.shape)
 
     def _load_from_state_dict(
@@ -120,29 +120,29 @@ class Projected(torch.nn.Module):
 def sum_bands(x: torch.Tensor) -> NDArray[np.float64]:
     """Return the sum of the bands, 0...1 (B, C, H, W), as grey levels of 0...255 C, (B, H, W).
 
-    In steps of 1/64 level: whole levels come out whole. Directions of gradients that lie between
-    two bins, and means between two levels, do not depend on a last bit then, that is on the
-    device, the memory layout or the batch.
+    Sums are rounded to 1/64 level; whole levels stay whole. So gradients between two bins and
+    means between two levels do not depend on the last bit, which differs between devices, memory
+    layouts and batches.
     """
     return np.ascontiguousarray((x.double().sum(dim=1) * (255 * 64)).round().cpu().numpy() / 64)
 
 
 def depict_hog(module: torch.nn.Module, pixels: NDArray[np.float32]) -> Depiction:
-    """Draw each cell's histogram as a star of strokes, grey (N, 1, H, W)."""
+    """Draw the histogram of each cell as a star of lines, grey (N, 1, H, W)."""
     del module
     drawn = np.stack(
         [hog(item, **HOG, visualize=True)[1] for item in sum_bands(torch.from_numpy(pixels))]
     )
-    # A few strong edges would leave the rest black.
+    # Without the cut, a few strong edges would leave the rest black.
     top = np.percentile(drawn, 99.5, axis=(1, 2), keepdims=True)
     bright = np.clip(drawn / np.maximum(top, 1e-12), 0, 1)
     return Depiction("oriented gradients", bright[:, None].astype(np.float32))
 
 
 def depict_projected(module: torch.nn.Module, pixels: NDArray[np.float32]) -> Depiction:
-    """Draw what the components keep of patches, (N, C, H, W)."""
+    """Draw patches reconstructed from their components, (N, C, H, W)."""
     if not isinstance(module, Projected):
-        raise TypeError(f"{type(module).__name__} has no components")
+        raise TypeError(f"{type(module).__name__} has no principal components")
     with torch.inference_mode():
         pictures = module.reconstruct(torch.from_numpy(pixels))
     return Depiction("reconstruction", pictures.numpy())

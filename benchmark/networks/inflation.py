@@ -1,4 +1,4 @@
-"""Networks of three bands made to take more: the first convolution grows, nothing else."""
+"""Widen the first convolution of a network to accept more bands."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from benchmark.errors import UsageError
 def inflate_first_convolution(
     module: torch.nn.Module, num_bands: int, *, names: Sequence[str] = ()
 ) -> torch.nn.Module:
-    """Make a network take so many bands, in place.
+    """Widen a network to ``num_bands`` bands, in place.
 
-    The first bands keep their weights; each new band starts as the mean of them. All are scaled
-    by (bands before) / (bands now), so that activations keep their size: where all bands are
-    alike, the output is the same.
+    The first bands keep their weights; each new band starts with their mean. All weights are
+    scaled by (old number of bands) / (new number), so that activations keep their size: if all
+    bands are equal, the output is unchanged.
 
     Args:
-        module: its first convolution takes the bands, (B, C, H, W).
-        num_bands: at least as many as it takes now.
-        names: the convolutions that take the bands, where they are several, or not the first.
+        module: a network whose first convolution takes the bands, (B, C, H, W).
+        num_bands: at least its present number of bands.
+        names: the convolutions that take the bands, if they are several or not the first.
 
     Returns: the module itself.
 
     Raises:
-        UsageError: it has no such convolution, or takes more bands than that.
+        UsageError: the module has no such convolution, or takes more than ``num_bands`` bands.
     """
     convolutions: list[torch.nn.Module | None] = [module.get_submodule(name) for name in names]
     for convolution in convolutions or [_first_convolution(module)]:
         if not isinstance(convolution, torch.nn.Conv2d) or convolution.groups != 1:
             raise UsageError(
-                f"{type(module).__name__} has no first convolution that can take other bands than "
-                "its own; leave out bands = [...]"
+                f"{type(module).__name__} has no first convolution that can take other bands; "
+                "leave out bands = [...]"
             )
         _inflate(module, convolution, num_bands)
     return module
@@ -62,9 +62,9 @@ def _inflate(module: torch.nn.Module, convolution: torch.nn.Conv2d, num_bands: i
 def _announce(
     module: torch.nn.Module, convolution: torch.nn.Conv2d, before: int, num_bands: int
 ) -> None:
-    """Correct what the modules around the convolution, and their configuration, say of it.
+    """Correct the number of bands in the modules around the convolution and their configuration.
 
-    Those of transformers compare what they are given with what they were built for.
+    Models of transformers compare it with the number of bands of their input.
     """
     for parent in module.modules():
         if parent is convolution or not any(child is convolution for child in parent.modules()):

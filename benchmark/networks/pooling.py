@@ -1,4 +1,4 @@
-"""Models of other libraries as plain modules: pixels in, one tensor out."""
+"""Wrappers that make models of other libraries plain modules: pixels in, one tensor out."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class PooledModel(torch.nn.Module):
 
         Args:
             model: of transformers.
-            pooling: the mean over tokens or positions; the first token, which is the class token;
+            pooling: the mean over tokens or positions; the class token, which comes first;
                 both, the class token first; or the output of the model's own pooler.
             layer: hidden layer, counted from the end; -1 is the last hidden state.
-            interpolates: tell the model to interpolate its positions to the size of its input.
+            interpolates: whether the model interpolates its positions to the size of its input.
         """
         super().__init__()
         self.model = model
@@ -44,8 +44,8 @@ class PooledModel(torch.nn.Module):
         """Return embeddings float32 (B, D) of normalised pixels (B, C, H, W).
 
         Raises:
-            ValueError: the hidden state has another number of dimensions, there is no class
-                token or pooler, or no such layer.
+            ValueError: the hidden state has not three or four dimensions, or the model lacks the
+                class token, the pooler or the layer.
         """
         output = self.model(pixel_values=x, **self._arguments)
         if self.pooling == "pooler":
@@ -72,7 +72,7 @@ class PooledModel(torch.nn.Module):
 
 
 class SpectralModel(torch.nn.Module):
-    """A model that is told the wavelengths of its bands: (B, C, H, W) to (B, D)."""
+    """A model with the wavelengths of its bands as second input: (B, C, H, W) to (B, D)."""
 
     def __init__(self, model: torch.nn.Module, wavelengths: Sequence[float]) -> None:
         """Wrap a model that takes pixels and the wavelengths of their bands, in micrometres."""
@@ -100,9 +100,9 @@ class ImageClassifier(torch.nn.Module):
 
         Args:
             model: of transformers, for image classification.
-            head_prefix: begins the names of the parameters of the classification layer, with
-                ``model.`` before them.
-            interpolates: tell the model to interpolate its positions to the size of its input.
+            head_prefix: start of the parameter names of the classification layer, ``model.``
+                included.
+            interpolates: whether the model interpolates its positions to the size of its input.
         """
         super().__init__()
         self.model = model

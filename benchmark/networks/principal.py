@@ -1,9 +1,9 @@
-"""Principal components of more pixels than fit into memory, from blocks of rows.
+"""Principal components of pixels that exceed the memory, from blocks of rows.
 
 N rows of D values (65,536 for 128 x 128 x 4 px) have no covariance that fits (D x D is 17 GB), and
 incremental updates (Ross et al. 2008, scikit-learn's ``IncrementalPCA``) decompose a
-(k + block) x D matrix for each block of rows: for k = 3,000 components about as much work for one
-block as is done here for all. Two ways stay within bounds, and ``is_exact_better`` picks one:
+(k + block) x D matrix for each block of rows: with k = 3,000 components, one block costs about as
+much as all blocks cost here. Two algorithms are feasible, and ``is_exact_better`` picks one:
 
 - Few rows: the eigenvectors u of the N x N matrix X X' of inner products (float64) give the
   components X' u / s exactly, where s is the singular value (Turk and Pentland 1991). N^2 D / 2
@@ -11,10 +11,10 @@ block as is done here for all. Two ways stay within bounds, and ``is_exact_bette
 - Many rows: subspace iteration (Halko, Martinsson and Tropp 2011, sections 4.5 and 5.4): random
   directions are multiplied by X'X ``NUM_ITERATIONS`` times, made orthonormal after each, and
   X'X is then solved inside their span (Rayleigh and Ritz). Memory is two matrices a little larger
-  than the result, whatever N is.
+  than the result, independent of N.
 
-Rows are read again in every pass. They are float32 and so are large products; sums over
-rows, inner products and decompositions are float64.
+Every pass reads the rows again. Rows and large products are float32; sums over rows, inner
+products and decompositions are float64.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from benchmark.errors import CellError
 from benchmark.specs import TrainPatches
 
 BLOCK_BYTES = 256 * 2**20
-"""Rows that are held at once, as float32; the exact way holds two such blocks."""
+"""Size of a block of float32 rows; the exact algorithm holds two blocks."""
 CHUNK_BYTES = 64 * 2**20
-"""Columns of a large matrix that are converted to float64 at once."""
+"""Size of the columns of a large matrix that are converted to float64 at once."""
 OVERSAMPLING = 1.25
-"""Directions that are followed for each one that is asked for, and ten at least are added (Halko
-et al. 2011, section 4.2)."""
+"""Directions to iterate per component; at least ten are added (Halko et al. 2011, section
+4.2)."""
 NUM_ITERATIONS = 3
-"""Multiplications by X'X. With both, 64 and 200 components of 2,500 crops of UC Merced explained
-0.4 and 0.2 % less than the best possible (0.5 % with only ten directions added; 1.0 and 0.7 % after
-two multiplications)."""
+"""Multiplications by X'X. With this and OVERSAMPLING, 64 and 200 components of 2,500 crops of UC
+Merced explained 0.4 and 0.2 % less than the best possible (0.5 % with only ten directions added;
+1.0 and 0.7 % after two multiplications)."""
 EXACT_ROWS = 12_000
-"""Most rows of the exact way: their inner products are 1.2 GB."""
+"""Most rows for the exact algorithm: their inner products take 1.2 GB."""
 EXACT_RATIO = 8
-"""Rows per direction up to which the exact way is the faster one: beyond, the N^3 of its
-decomposition outweighs the passes of the other (measured on two cores)."""
+"""Rows per direction up to which the exact algorithm is faster; beyond, its N^3 decomposition costs
+more than the passes of the iteration (measured on two cores)."""
 RANK_TOLERANCE = 1e-6
 """Variance, relative to that of the first component, below which float32 sums are noise."""
 SEED = 0
@@ -65,7 +65,7 @@ class Components(NamedTuple):
 
     @property
     def explained(self) -> float:
-        """The share of the variance that the components keep."""
+        """The share of the variance in the components."""
         return float(self.variance.sum()) / max(self.total_variance, 1e-300)
 
 
@@ -80,20 +80,20 @@ def fit_components(
 
     Args:
         patches: at least two.
-        num_components: at most so many; never more than the rank of the rows.
-        kept_variance: stop at the first component with which this share of the variance is
-            kept; None: go on to ``num_components``.
-        is_exact: which way to go; None chooses.
+        num_components: largest number of components; the rank of the rows may give fewer.
+        kept_variance: stop at the first component that reaches this share of the variance;
+            None: return ``num_components``.
+        is_exact: which algorithm to use; None: ``is_exact_better`` decides.
 
     Raises:
         CellError: there are fewer than two patches, or all are the same.
     """
     n, d = patches.num_patches, int(np.prod(patches.shape))
     if n < 2:
-        raise CellError(f"principal components need two patches of train or more; there are {n}")
+        raise CellError(f"principal components need two patches of train or more; train has {n}")
     mean, total = _moments(patches)
     if total <= 1e-12 * d:
-        raise CellError("principal components need patches that differ; all of train are the same")
+        raise CellError("principal components need patches that differ; all of train are equal")
     most = min(num_components, n - 1, d)
     rows = _Rows(patches, mean)
     if is_exact is None:
@@ -115,17 +115,17 @@ def fit_components(
 
 
 def is_exact_better(num_rows: int, num_components: int) -> bool:
-    """Return whether the exact way fits into memory and is the faster one."""
+    """Return whether the exact algorithm fits into memory and is faster."""
     return num_rows <= min(EXACT_ROWS, EXACT_RATIO * _width(num_components))
 
 
 def _width(num_components: int) -> int:
-    """Return how many directions the iteration follows."""
+    """Return the number of directions to iterate."""
     return max(num_components + 10, int(OVERSAMPLING * num_components))
 
 
 class _Rows:
-    """The patches less their mean, as blocks of rows."""
+    """The centred patches as blocks of rows."""
 
     def __init__(self, patches: TrainPatches, mean: np.ndarray) -> None:
         self.num = patches.num_patches
@@ -135,7 +135,7 @@ class _Rows:
         self.block = max(1, min(self.num, BLOCK_BYTES // (4 * self.dim)))
 
     def blocks(self, first: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield (number of the first row, float32 (rows, D)); a block is overwritten by the next.
+        """Yield (index of the first row, float32 (rows, D)); each block overwrites the last.
 
         Every block but the last has ``block`` rows.
         """
@@ -165,13 +165,13 @@ def _moments(patches: TrainPatches) -> tuple[np.ndarray, float]:
         squares += np.einsum("nd,nd->d", flat, flat, dtype=np.float64)
         count += len(batch)
     if count != patches.num_patches:
-        raise CellError(f"{count} patches of train were read, not {patches.num_patches}")
+        raise CellError(f"read {count} patches of train, expected {patches.num_patches}")
     mean = total / count
     return mean.astype(np.float32), float(np.maximum(squares - count * mean**2, 0.0).sum())
 
 
 class _ExactBasis:
-    """Components from the eigenvectors of the inner products: one more pass over the rows."""
+    """Computes components from the eigenvectors of the inner products, in one more pass."""
 
     def __init__(self, rows: _Rows, vectors: torch.Tensor) -> None:
         self._rows = rows
@@ -187,7 +187,7 @@ class _ExactBasis:
 
 
 def _solve_exactly(rows: _Rows, count: int) -> tuple[torch.Tensor, _ExactBasis]:
-    """Return eigenvalues of X'X, float64 (count,) descending, and what gives the components."""
+    """Return the eigenvalues of X'X, float64 (count,), descending, and their directions."""
     from scipy.linalg import eigh
 
     n = rows.num
@@ -200,7 +200,7 @@ def _solve_exactly(rows: _Rows, count: int) -> tuple[torch.Tensor, _ExactBasis]:
                 left = block.clone()
             products = (left @ block.T).double().numpy()
             inner[start : start + len(left), first : first + len(block)] = products
-    # The upper blocks are filled; transposed they are the lower triangle, in LAPACK's order.
+    # The upper blocks are filled; the transpose has them as lower triangle, in LAPACK's order.
     values, vectors = eigh(
         inner.T, subset_by_index=[n - count, n - 1], overwrite_a=True, check_finite=False
     )
@@ -211,7 +211,7 @@ def _solve_exactly(rows: _Rows, count: int) -> tuple[torch.Tensor, _ExactBasis]:
 
 
 class _SpanBasis:
-    """Components as combinations of an orthonormal basis, which they overwrite."""
+    """Computes components from an orthonormal basis, and overwrites the basis with them."""
 
     def __init__(self, basis: torch.Tensor, weights: torch.Tensor) -> None:
         self._basis = basis
@@ -219,7 +219,7 @@ class _SpanBasis:
 
     def __call__(self, count: int) -> torch.Tensor:
         _combine(self._weights[:count], self._basis)
-        # A copy gives the memory of the rest back.
+        # A copy frees the memory of the rest.
         return self._basis[:count].clone() if count < len(self._basis) else self._basis
 
 
@@ -245,10 +245,10 @@ def _solve_by_iteration(rows: _Rows, count: int) -> tuple[torch.Tensor, _SpanBas
 
 
 def _orthonormal(rows: torch.Tensor) -> torch.Tensor:
-    """Make rows (r, D) orthonormal in place, by descending weight; what they lack is dropped.
+    """Make rows (r, D) orthonormal in place, by descending weight; drop dependent directions.
 
-    Through the eigenvectors of their inner products in float64, chunk by chunk: unlike a QR
-    decomposition it needs no second matrix of that size.
+    It uses the eigenvectors of the inner products in float64, chunk by chunk. Unlike a QR
+    decomposition, it needs no second matrix of the size of ``rows``.
     """
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     rows /= norms.clamp(min=1e-30)
@@ -263,20 +263,20 @@ def _orthonormal(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _combine(weights: torch.Tensor, rows: torch.Tensor) -> None:
-    """Overwrite the first m of ``rows`` (r, D) by ``weights`` (m, r), float64, times ``rows``."""
+    """Overwrite the first m of ``rows`` (r, D) with ``weights`` (m, r), float64, times rows."""
     for part in _chunks(rows):
         part[: len(weights)] = (weights @ part.double()).float()
 
 
 def _chunks(rows: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield views of some columns of ``rows``."""
+    """Yield views of consecutive columns of ``rows``."""
     step = max(1, CHUNK_BYTES // (8 * len(rows)))
     for start in range(0, rows.shape[1], step):
         yield rows[:, start : start + step]
 
 
 def _fix_signs(axes: torch.Tensor) -> None:
-    """Make the largest entry of each row positive: the sign of an eigenvector is arbitrary."""
+    """Make the largest entry of each row positive: signs of eigenvectors are arbitrary."""
     for axis in axes:
         if axis[axis.abs().argmax()] < 0:
             axis.neg_()

@@ -1,1 +1,1 @@
-"""Counts in, metrics, intervals and tests out; knows no files and imports no other wing."""
+"""Counts in; metrics, intervals and tests out. It reads no files and imports no other wing."""

@@ -21,13 +21,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What every metric needs of a set of patches; leading axes are groups or resamples.
+    """Sufficient statistics of a set of patches; leading axes are groups or resamples.
 
     Attributes:
         counts: (..., K, K) rows true, columns predicted.
         bin_counts: (..., 15) patches whose largest score falls into each bin.
         bin_confidence: (..., 15) sum of these largest scores.
-        bin_correct: (..., 15) how many of these patches are classified right.
+        bin_correct: (..., 15) how many of these patches are classified correctly.
     """
 
     counts: Array
@@ -100,7 +100,7 @@ class Coded(NamedTuple):
 
 
 def encode(y_true: ArrayLike, y_pred: ArrayLike, y_score: ArrayLike, num_classes: int) -> Coded:
-    """Check predictions as ``summarise`` says, and return what is counted of them."""
+    """Check predictions as ``summarise`` documents, and return the numbers to count."""
     true = np.asarray(y_true, dtype=np.int64)
     pred = np.asarray(y_pred, dtype=np.int64)
     score = np.asarray(y_score)

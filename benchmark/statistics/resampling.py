@@ -1,7 +1,7 @@
-"""Resamples of a split's patches, and the intervals that they give to metrics.
+"""Resamples of a split's patches, and intervals of metrics over them.
 
-Scenes are resampled where there are several, because neighbouring patches are correlated and
-resampling patches would claim too much.
+Scenes are resampled if there are several: neighbouring patches are correlated, and resampling
+patches would give intervals that are too narrow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from benchmark.statistics.counts import Coded, Statistics, accumulate, encode
 
 FEW_SCENES = 10
-"""Below so many scenes a cluster interval is known to be too narrow (Cameron, Gelbach and
+"""With fewer scenes a cluster interval is known to be too narrow (Cameron, Gelbach and
 Miller 2008, "Bootstrap-Based Improvements for Inference with Clustered Errors")."""
 
 CHUNK_BYTES = 256 * 2**20
@@ -32,13 +32,13 @@ class Resampling:
 
     Attributes:
         kind: ``scene`` resamples clusters, ``patch`` resamples patches within their class.
-        reason: one sentence for the report that says which, and why.
+        reason: sentence for the report: the kind, and why.
         num_resamples: R.
         num_groups: S scenes, or N patches.
-        y_true: (N,) the labels in the order in which predictions must come.
+        y_true: (N,) the labels, in the order that predictions must have.
         scene_index: (N,) index of each patch's scene; None where ``kind`` is ``patch``.
         weights: (R, S) how often each resample holds each scene; None where ``kind`` is
-            ``patch``, whose draws are made again from ``seed`` rather than stored.
+            ``patch``, whose draws are repeated from ``seed``, not stored.
         seed: of the PCG64 generator.
     """
 
@@ -66,16 +66,16 @@ def draw_resamples(
     num_resamples: int,
     seed: int,
 ) -> Resampling:
-    """Draw the resamples of one split: scenes where there are several, otherwise patches.
+    """Draw the resamples of one split: scenes if there are several, otherwise patches.
 
-    The cluster bootstrap draws S scenes with replacement. A draw that loses a class of the
-    split is drawn again, because balanced accuracy is the mean over the classes present: one
-    rare class more or less would change what is estimated. The fall-back draws patches with
-    replacement within each class, which leaves the class counts as they are.
+    The cluster bootstrap draws S scenes with replacement. A draw that lacks a class of the split
+    is repeated, because balanced accuracy is the mean over the classes present: without a rare
+    class it would estimate another quantity. The fall-back draws patches with replacement within
+    each class, which keeps the class counts.
 
     Args:
         y_true: (N,) labels of the split.
-        scenes: (N,) scene of each patch, None or NaN where it is unknown; None: no scenes.
+        scenes: (N,) scene of each patch, None or NaN if unknown; None: no scenes.
         num_resamples: R.
         seed: of the PCG64 generator.
 
@@ -168,7 +168,7 @@ def _why_patches(names: NDArray[np.object_] | None, num_patches: int) -> str:
 def _draw_scenes(
     has_class: NDArray[np.bool_], num_resamples: int, seed: int
 ) -> tuple[NDArray[np.int64], int, int]:
-    """Draw weights (R, S) from ``has_class`` (S, K), with the draws repeated and incomplete."""
+    """Draw weights (R, S) for ``has_class`` (S, K); count repeated and incomplete draws."""
     rng = np.random.Generator(np.random.PCG64(seed))
     num_scenes = len(has_class)
     chances = np.full(num_scenes, 1.0 / num_scenes)
@@ -188,7 +188,7 @@ def _draw_scenes(
 def _resample_patches(coded: Coded, resampling: Resampling, k: int) -> Statistics:
     labels = resampling.y_true
     n = len(labels)
-    # Patches in the order of their class: each position draws from its own class's stretch.
+    # Patches sorted by class: each position draws from the range of its own class.
     order = np.argsort(labels, kind="stable")
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)

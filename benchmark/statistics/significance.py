@@ -25,7 +25,7 @@ def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values that are corrected over a table (Holm 1979)."""
+    """Return p-values corrected for the number of tests in a table (Holm 1979)."""
     from statsmodels.stats.multitest import multipletests
 
     if not p_values:

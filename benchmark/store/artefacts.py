@@ -23,6 +23,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from benchmark.errors import CellError
+from benchmark.store.damage import compare_sizes, decode_parquet, describe_damage
 from benchmark.store.files import Files, discard
 from benchmark.store.filesystems import join
 from benchmark.store.retries import explain
@@ -99,10 +100,20 @@ class Artefact:
     def own_status(self) -> tuple[Status, str]:
         """Return the status and its reason from the artefact's own files; stale is missing."""
         if self.is_complete:
-            return "complete", ""
+            return self._check_complete()
         if self.has(FAILURE):
-            return "failed", str(self.read_json(FAILURE).get("reason", ""))
+            return "failed", self._reason()
         return "missing", ""
+
+    def damaged(self) -> list[str]:
+        """Return the sorted names of the manifest's files that are missing or of another size.
+
+        Manifests of older versions contain no sizes: the list is empty.
+
+        Raises:
+            CellError: the manifest is damaged, or the store cannot be read.
+        """
+        return sorted(self._differences())
 
     def file(self, name: str) -> str:
         """Return the path of a file."""
@@ -136,7 +147,13 @@ class Artefact:
             column: "NONE" if column in ("image", "embedding", "y_score") else "ZSTD"
             for column in table.column_names
         }
-        pq.write_table(table, sink, compression=codecs, use_dictionary=["split", "scene", "region"])
+        pq.write_table(
+            table,
+            sink,
+            compression=codecs,
+            use_dictionary=["split", "scene", "region"],
+            write_page_checksum=True,
+        )
         self.write_bytes(name, memoryview(sink.getvalue()))  # type: ignore[arg-type]
 
     def write_json(self, name: str, content: Any) -> None:
@@ -156,14 +173,25 @@ class Artefact:
         return self.read_metadata(name).schema.to_arrow_schema()
 
     def read_metadata(self, name: str) -> pq.FileMetaData:
-        """Return the footer of one Parquet file."""
-        return self._attempt(
-            name, lambda: pq.read_metadata(self.file(name), filesystem=self.store.fs)
-        )
+        """Return the footer of one Parquet file.
+
+        Raises:
+            CellError: the file is damaged, or the store cannot be read.
+        """
+        return self._decode(name, lambda source, fs: pq.read_metadata(source, filesystem=fs))
 
     def read_json(self, name: str) -> Any:
-        """Return the content of one JSON file."""
-        return json.loads(self.read_bytes(name))
+        """Return the content of one JSON file.
+
+        Raises:
+            CellError: the file is damaged, or the store cannot be read.
+        """
+        content = self.read_bytes(name)
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError) as error:
+            cause = f"not JSON: {error}" if content else "the file is empty"
+            raise self._damage(name, cause) from None
 
     def read_table(
         self,
@@ -180,22 +208,32 @@ class Artefact:
             columns: to read; None reads all.
             names: read these files instead.
             splits: read only the rows of these splits.
+
+        Raises:
+            CellError: a file is missing or damaged, or the store cannot be read.
         """
         filters = None if splits is None else [("split", "in", list(splits))]
 
-        def read(name: str) -> pa.Table:
+        def read(source: str, fs: pafs.FileSystem) -> pa.Table:
             return pq.read_table(
-                self.file(name),
+                source,
                 columns=None if columns is None else list(columns),
                 filters=filters,
-                filesystem=self.store.fs,
+                filesystem=fs,
                 partitioning=None,
+                page_checksum_verification=True,
             )
 
-        tables = [
-            self._attempt(name, partial(read, name))
-            for name in (self.files(prefix) if names is None else names)
-        ]
+        found = list(self.files(prefix) if names is None else names)
+        if not found:
+            raise CellError(f"{self.uri} holds no file {prefix}*: delete it and run again")
+        try:
+            tables = [self._decode(name, read) for name in found]
+        except FileNotFoundError:
+            gone = next((name for name in found if not self.has(name)), found[0])
+            raise CellError(
+                f"{self.file_uri(gone)} is missing: delete {self.uri} and run again"
+            ) from None
         table = pa.concat_tables(tables)
         if "patch_id" in table.column_names and not _is_sorted(table["patch_id"]):
             table = table.sort_by("patch_id")
@@ -220,7 +258,7 @@ class Artefact:
                 Path(target).write_text(json.dumps(plan, indent=2, sort_keys=True))
                 os.link(target, self.file(PLAN))
             except FileExistsError:
-                return dict(self.read_json(PLAN))
+                return self._read_object(PLAN)
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
                     raise CellError(f"{self.uri} cannot be written: {explain(error)}") from None
@@ -230,11 +268,14 @@ class Artefact:
                 discard(target)
         else:
             self.write_json(PLAN, plan)
-        return dict(self.read_json(PLAN))
+        begun = self.plan()
+        if begun is None:
+            raise CellError(f"{self.uri} cannot be written: its folder is gone")
+        return begun
 
     def plan(self) -> dict[str, Any] | None:
         """Return the plan of the first run, or None before ``begin``."""
-        return dict(self.read_json(PLAN)) if self.has(PLAN) else None
+        return self._read_object(PLAN) if self.has(PLAN) else None
 
     def commit(self, manifest: dict[str, Any]) -> None:
         """Complete the artefact: write its manifest as the last file.
@@ -250,7 +291,9 @@ class Artefact:
             if not size:
                 raise CellError(f"{self.file_uri(name)} is empty: delete it and run again")
             if self.store.is_local:
-                _sync(self.file(name))
+                self.store.attempt(
+                    f"{self.folder}/{name}", "written", partial(_sync, self.file(name))
+                )
         sizes = {key: size for key, size in sizes.items() if key not in (MANIFEST, FAILURE)}
         self.write_json(
             MANIFEST,
@@ -266,16 +309,60 @@ class Artefact:
         self.delete(FAILURE)
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest of a complete artefact."""
-        return dict(self.read_json(MANIFEST))
+        """Return the manifest of a complete artefact.
+
+        Raises:
+            CellError: the manifest is damaged, or the store cannot be read.
+        """
+        return self._read_object(MANIFEST)
 
     def fail(self, reason: str) -> None:
         """Record why the artefact could not be computed; a later run tries again."""
         if not self.is_complete:
             self.write_json(FAILURE, {"reason": reason})
 
-    def _attempt(self, name: str, operation: Callable[[], T]) -> T:
-        return self.store.attempt(f"{self.folder}/{name}", "read", operation)
+    def _check_complete(self) -> tuple[Status, str]:
+        """Return the status of an artefact whose manifest exists."""
+        try:
+            differences = self._differences()
+        except FileNotFoundError:
+            # Deleted after the look that found it.
+            return "missing", ""
+        except CellError as error:
+            return "missing", str(error)
+        if not differences:
+            return "complete", ""
+        name = min(differences)
+        others = len(differences) - 1
+        more = f" (and {others} more)" if others else ""
+        return (
+            "missing",
+            f"damaged: {name} {differences[name]}{more}: delete {self.uri} and run again",
+        )
+
+    def _differences(self) -> dict[str, str]:
+        wanted = self.manifest().get("bytes")
+        if not isinstance(wanted, dict) or not wanted:
+            return {}
+        return compare_sizes(wanted, self.store.sizes(self.folder))
+
+    def _reason(self) -> str:
+        try:
+            return str(self._read_object(FAILURE).get("reason", ""))
+        except (CellError, FileNotFoundError) as error:
+            return str(error)
+
+    def _read_object(self, name: str) -> dict[str, Any]:
+        content = self.read_json(name)
+        if not isinstance(content, dict):
+            raise self._damage(name, "not a JSON object")
+        return content
+
+    def _decode(self, name: str, decode: Callable[[str, pafs.FileSystem], T]) -> T:
+        return decode_parquet(self.store, f"{self.folder}/{name}", decode)
+
+    def _damage(self, name: str, cause: object) -> CellError:
+        return describe_damage(self.store, f"{self.folder}/{name}", cause)
 
 
 def _is_sorted(column: pa.ChunkedArray) -> bool:

@@ -5,6 +5,7 @@ An address is shown wherever it is used: in reports, logs, the job server and pr
 
 from __future__ import annotations
 
+import re
 from urllib.parse import parse_qsl, urlsplit
 
 from benchmark.errors import UsageError
@@ -13,6 +14,8 @@ USERS_ARE_NAMES = frozenset(
     {"abfs", "abfss", "gcs", "gs", "hdfs", "sftp", "ssh", "viewfs", "wasb", "wasbs"}
 )
 """Schemes with a container or an account before the ``@``; in other schemes that is a key."""
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 
 WORDS = ("credential", "key", "passw", "secret", "signature", "token")
 """Parts of the names of settings with secret values; case does not matter."""
@@ -29,6 +32,9 @@ def holds_credentials(address: str) -> bool:
     scheme, mark, rest = address.partition("://")
     if not mark:
         return False
+    if not SCHEME.fullmatch(scheme) and "@" in rest.partition("/")[0]:
+        # urlsplit finds no user in an address with a malformed scheme.
+        return True
     try:
         parts = urlsplit(address)
         has_password = parts.password is not None

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import stat
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from benchmark.errors import CellError, UsageError
-from benchmark.store.filesystems import SMALL_BYTES, has_folders, join, open_filesystem
+from benchmark.store.deadlines import within
+from benchmark.store.filesystems import (
+    ANSWER_TIMEOUT_S,
+    SMALL_BYTES,
+    Opened,
+    describe_silence,
+    has_folders,
+    join,
+    open_filesystem,
+    open_for_trial,
+)
 from benchmark.store.retries import explain, retry
 
 T = TypeVar("T")
+
+TRIAL_NUM_TRIES = 3
+TRIAL_LONGEST_S = 4.0
+"""No try of a trial begins after this time; it leaves time for an answer."""
 
 
 class Files:
@@ -78,20 +95,89 @@ class Files:
         return f"{self.root}/{path}"
 
     def check_writable(self) -> None:
-        """Create the root and write a probe.
+        """Create the root and write a probe, before any work.
 
         Raises:
-            UsageError: the root cannot be written.
+            UsageError: the root cannot be written, or does not answer within 10 s.
         """
-        probe = self.place(f".probe-{uuid.uuid4().hex}")
+
+        def write(trial: Files) -> None:
+            trial._look()
+            probe = trial.place(f".probe-{uuid.uuid4().hex}")
+            trial._write_whole(probe, b"probe")
+            trial.fs.delete_file(probe)
+
+        self._try(write, "written")
+
+    def check_readable(self) -> None:
+        """Look at the root once, before any work; it need not exist.
+
+        Raises:
+            UsageError: the root cannot be read, or does not answer within 10 s.
+        """
+        self._try(lambda trial: trial._look(), "read")
+
+    def _try(self, operation: Callable[[Files], None], done: str) -> None:
+        """Run an operation on a copy of these files that gives up soon.
+
+        Raises:
+            UsageError: it failed, or did not end within ``ANSWER_TIMEOUT_S``.
+        """
+
+        def attempt() -> None:
+            trial = object.__new__(type(self))
+            trial.__dict__.update(self.__dict__)
+            opened = Opened(self.fs, self.root, self._small_fs, self._connection)
+            fs = open_for_trial(self.uri, opened)
+            if fs is not self.fs:
+                trial.fs = trial._small_fs = fs
+            try:
+                retry(
+                    lambda: operation(trial),
+                    what=f"store '{self.uri}'",
+                    num_tries=TRIAL_NUM_TRIES,
+                    longest_s=TRIAL_LONGEST_S,
+                )
+            except OSError as error:
+                if re.search("curlCode: 28,", str(error)):
+                    raise TimeoutError from None
+                raise UsageError(
+                    f"store '{self.uri}' cannot be {done}: {trial._why(error)}. "
+                    "Choose another with --store."
+                ) from None
+
         try:
-            retry(lambda: self._write_whole(probe, b"probe"), what=f"store '{self.uri}'")
-            self.fs.delete_file(probe)
-        except OSError as error:
+            within(attempt, timeout_s=ANSWER_TIMEOUT_S)
+        except UsageError:
+            raise
+        except TimeoutError:
+            raise UsageError(describe_silence(self.uri)) from None
+        except Exception as error:
+            # Arrow's Azure client and fsspec's drivers raise more than OSError.
             raise UsageError(
-                f"store '{self.uri}' cannot be written: {explain(error)}. "
+                f"store '{self.uri}' cannot be {done}: {explain(error)}. "
                 "Choose another with --store."
             ) from None
+
+    def _look(self) -> None:
+        """List the root, which need not exist; a local root must be a folder."""
+        if not self.is_local:
+            # An upload waits longer than a listing for a server that does not answer.
+            found = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
+            bucket = self.root.partition("/")[0]
+            if not found and self._connection is not None and not self._exists(bucket):
+                raise OSError(f"Bucket '{bucket}' not found")
+            return
+        try:
+            is_folder = stat.S_ISDIR(Path(self.root).stat().st_mode)
+        except FileNotFoundError:
+            return
+        if not is_folder:
+            raise OSError("it is a file, not a folder")
+        next(Path(self.root).iterdir(), None)
+
+    def _exists(self, path: str) -> bool:
+        return bool(self.fs.get_file_info(path).type != pafs.FileType.NotFound)
 
     def write(self, path: str, content: bytes) -> None:
         """Write one file below the root atomically.
@@ -160,10 +246,10 @@ class Files:
             if done == "written":
                 raise CellError(f"{uri} cannot be written: its folder is gone") from None
             raise
-        except OSError as error:
+        except (OSError, pa.ArrowException) as error:
             raise CellError(f"{uri} cannot be {done}: {self._why(error)}") from None
 
-    def _why(self, error: OSError) -> str:
+    def _why(self, error: BaseException) -> str:
         """Return why the store failed; if S3's answer had no body, ask again by a listing.
 
         Arrow begins most operations with HEAD, whose answer is only a status such as 400 or 403.

@@ -1,7 +1,7 @@
 """Open the Arrow file system of a store's URI.
 
-Arrow handles local paths, ``s3://``, ``gs://`` and some more; fsspec handles other schemes if their
-package is installed.
+``uris.SCHEMES`` lists the supported schemes. Arrow opens most of them; fsspec opens the others, if
+their package is installed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from benchmark.errors import UsageError, did_you_mean
-from benchmark.store.credentials import refuse_credentials
+from benchmark.store.deadlines import within
+from benchmark.store.retries import explain
+from benchmark.store.uris import SCHEMES, check_uri, is_installed
 
 S3_SETTINGS = ("endpoint_override", "region", "scheme")
 """Settings in the query of an ``s3://`` URI, named as in Arrow's own URIs."""
@@ -28,6 +30,13 @@ SMALL_BYTES = 4 * 2**20
 """Smaller files are sent in one request; Arrow does that below 5 MB."""
 NUM_ATTEMPTS = 4
 """Attempts of each single request, by Arrow's S3 client."""
+
+ANSWER_TIMEOUT_S = 10.0
+"""Longest wait for a store at the start of a command."""
+TRIAL_CONNECT_TIMEOUT_S = 3.0
+TRIAL_SILENCE_TIMEOUT_S = 4.0
+TRIAL_NUM_ATTEMPTS = 2
+"""Limits of a trial's requests: when its wait is over, none is left that delays the exit."""
 
 
 class Opened(NamedTuple):
@@ -48,27 +57,42 @@ def open_filesystem(uri: str, connection: Mapping[str, str] | None = None) -> Op
         connection: of ``s3://``, from another process; None reads the URI and this environment.
 
     Raises:
-        UsageError: the scheme or a setting is unknown, or the URI contains secrets.
+        UsageError: the URI is malformed, its scheme or a setting is not supported, it contains
+            secrets, or the store did not answer.
     """
-    if "://" not in uri:
+    scheme = check_uri(uri)
+    if scheme in (None, "file"):
+        path = uri if scheme is None else unquote(urlsplit(uri).path)
         local = pafs.LocalFileSystem()
-        return Opened(local, str(Path(uri).absolute()), local)
-    refuse_credentials(uri)
+        return Opened(local, str(Path(path).absolute()), local)
     try:
-        parts = urlsplit(uri)
-        if parts.scheme == "s3":
-            root = f"{parts.netloc}{parts.path}".rstrip("/")
-            found = dict(connection or _s3_connection(uri))
-            return Opened(
-                _open_s3(found, is_small=False), root, _open_s3(found, is_small=True), found
-            )
-        try:
-            fs, root = pafs.FileSystem.from_uri(uri)
-        except pa.ArrowInvalid as error:
-            fs, root = _open_fsspec(uri, error)
-        return Opened(fs, root, fs)
-    except (pa.ArrowInvalid, ImportError, OSError, ValueError) as error:
-        raise UsageError(f"store '{uri}': {error}") from None
+        return within(lambda: _open_remote(uri, connection), timeout_s=ANSWER_TIMEOUT_S)
+    except UsageError:
+        raise
+    except TimeoutError:
+        raise UsageError(describe_silence(uri)) from None
+    except Exception as error:
+        # Drivers of other projects raise what they like.
+        raise UsageError(f"store '{uri}' cannot be opened: {explain(error)}") from None
+
+
+def open_for_trial(uri: str, opened: Opened) -> pafs.FileSystem:
+    """Return a file system that gives up soon, for the first look at a store."""
+    if opened.connection is not None:
+        return _open_s3(opened.connection, is_small=True, is_trial=True)
+    if opened.fs.type_name == "gcs" and "retry_limit_seconds" not in uri:
+        mark = "&" if "?" in uri else "?"
+        limit = TRIAL_SILENCE_TIMEOUT_S
+        return pafs.FileSystem.from_uri(f"{uri}{mark}retry_limit_seconds={limit:g}")[0]
+    return opened.fs
+
+
+def describe_silence(uri: str) -> str:
+    """Return the message for a store that does not answer."""
+    return (
+        f"store '{uri}' did not answer within {ANSWER_TIMEOUT_S:g} s; check the endpoint, the "
+        "network and the credentials"
+    )
 
 
 def has_folders(fs: pafs.FileSystem) -> bool:
@@ -80,6 +104,25 @@ def join(uri: str, path: str) -> str:
     """Return the URI of a path below a store; a query stays at the end."""
     base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{base.rstrip('/')}/{path}{mark}{query}"
+
+
+def _open_remote(uri: str, connection: Mapping[str, str] | None) -> Opened:
+    parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        root = f"{parts.netloc}{parts.path}".rstrip("/")
+        found = dict(connection or _s3_connection(uri))
+        return Opened(_open_s3(found, is_small=False), root, _open_s3(found, is_small=True), found)
+    scheme = SCHEMES[parts.scheme]
+    if scheme.by_arrow:
+        try:
+            fs, root = pafs.FileSystem.from_uri(uri)
+            return Opened(fs, root.rstrip("/"), fs)
+        except pa.ArrowInvalid:
+            # Packages such as adlfs read other forms of the same scheme.
+            if scheme.package is None or not is_installed(scheme.package):
+                raise
+    fs, root = _open_fsspec(uri)
+    return Opened(fs, root, fs)
 
 
 def _s3_connection(uri: str) -> dict[str, str]:
@@ -119,24 +162,25 @@ def _first(*names: str) -> str | None:
     return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 
-def _open_s3(connection: Mapping[str, str], *, is_small: bool) -> pafs.FileSystem:
+def _open_s3(
+    connection: Mapping[str, str], *, is_small: bool, is_trial: bool = False
+) -> pafs.FileSystem:
     # If an upload of several parts fails, Arrow can replace the object by a part of it: with
     # background_writes=False it completes the upload, and with allow_delayed_open it writes an
     # empty object. For a single request the latter is safe, and saves two requests.
+    attempts = TRIAL_NUM_ATTEMPTS if is_trial else NUM_ATTEMPTS
     return pafs.S3FileSystem(
         **connection,
         background_writes=True,
         allow_delayed_open=is_small,
-        connect_timeout=CONNECT_TIMEOUT_S,
-        request_timeout=SILENCE_TIMEOUT_S,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=NUM_ATTEMPTS),
+        connect_timeout=TRIAL_CONNECT_TIMEOUT_S if is_trial else CONNECT_TIMEOUT_S,
+        request_timeout=TRIAL_SILENCE_TIMEOUT_S if is_trial else SILENCE_TIMEOUT_S,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
     )
 
 
-def _open_fsspec(uri: str, error: Exception) -> tuple[Any, str]:
+def _open_fsspec(uri: str) -> tuple[Any, str]:
     import fsspec
 
-    if urlsplit(uri).scheme not in fsspec.available_protocols():
-        raise error
     fs, root = fsspec.core.url_to_fs(uri)
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), str(root).rstrip("/")

@@ -20,6 +20,8 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
+    stop_after_delay,
+    stop_never,
     wait_exponential,
     wait_random,
 )
@@ -53,6 +55,12 @@ TRANSIENT = re.compile(
 )
 """In the error messages of Arrow's object stores, which have no ``errno``."""
 
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = re.compile(r"No space left|Disk quota exceeded|HTTP status 507|StorageFull|QuotaExceeded")
+"""In the error messages of full stores; no retry helps."""
+MORE_SPACE = "free some space and run again: complete artefacts are kept"
+LONGEST_REASON = 300
+
 _repeats: Counter[str] = Counter()
 """Retries in this process, by the operation's name in the log."""
 
@@ -69,6 +77,15 @@ REASONS = (
     (r"ACCESS_DENIED|HTTP status 403", "access denied; check the credentials and their rights"),
     (r"NO_SUCH_BUCKET|Bucket '.*' not found", "there is no such bucket; check the URI"),
     (r"SLOW_DOWN|THROTTLING|HTTP status 429", "the store throttles requests; run again later"),
+    (
+        r"AuthenticationException|DefaultAzureCredential|OAuth2 access token",
+        "there are no valid credentials; log in, or give the machines an identity",
+    ),
+    (
+        r"load libjvm|load libhdfs",
+        "hdfs needs Java and Hadoop's libhdfs on every machine; set JAVA_HOME and HADOOP_HOME",
+    ),
+    (r"curlCode: 28,", "it did not answer in time; check the endpoint and the network"),
     (r"curlCode: (6|7),", "it cannot be reached; check the endpoint and the network"),
 )
 
@@ -77,18 +94,32 @@ def is_transient(error: BaseException) -> bool:
     """Return whether a retry may help."""
     if not isinstance(error, OSError):
         return False
+    if is_full(error):
+        return False
     if error.errno is not None:
         return error.errno in TRANSIENT_ERRNOS
     return isinstance(error, ConnectionError | TimeoutError) or bool(TRANSIENT.search(str(error)))
 
 
-def retry(operation: Callable[[], T], *, what: str, num_tries: int | None = None) -> T:
+def is_full(error: BaseException) -> bool:
+    """Return whether a disk, a quota or a bucket is full."""
+    return getattr(error, "errno", None) in FULL_ERRNOS or bool(FULL.search(str(error)))
+
+
+def retry(
+    operation: Callable[[], T],
+    *,
+    what: str,
+    num_tries: int | None = None,
+    longest_s: float | None = None,
+) -> T:
     """Return the result of an operation, retried while its failures are transient.
 
     Args:
         operation: must be safe to repeat.
         what: its name in the log.
         num_tries: most tries; None: ``NUM_TRIES``.
+        longest_s: no try begins after this time (s); None: no such limit.
 
     Raises:
         OSError: the failure is not transient, or every try failed.
@@ -103,7 +134,8 @@ def retry(operation: Callable[[], T], *, what: str, num_tries: int | None = None
 
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
-        stop=stop_after_attempt(most),
+        stop=stop_after_attempt(most)
+        | (stop_never if longest_s is None else stop_after_delay(longest_s)),
         wait=wait_exponential(FIRST_WAIT_S, max=LONGEST_WAIT_S) + wait_random(0, FIRST_WAIT_S),
         before_sleep=tell,
         reraise=True,
@@ -119,18 +151,21 @@ def num_repeats(part: str = "") -> int:
     return sum(count for what, count in list(_repeats.items()) if part in what)
 
 
-def explain(error: OSError) -> str:
+def explain(error: BaseException) -> str:
     """Return in a few words why a store failed, and what to do."""
-    text = str(error)
-    if error.errno == errno.ENOSPC or "No space left" in text:
-        return "no space left on the device"
-    if error.errno in (errno.EACCES, errno.EPERM):
+    text, number = str(error), getattr(error, "errno", None)
+    if is_full(error):
+        if number == errno.EDQUOT or "quota" in text.lower():
+            return f"the quota is used up (Disk quota exceeded); {MORE_SPACE}"
+        return f"no space left (No space left on device); {MORE_SPACE}"
+    if number in (errno.EACCES, errno.EPERM):
         return "permission denied"
-    if error.errno == errno.EROFS:
+    if number == errno.EROFS:
         return "read-only file system"
-    if error.errno:
-        return os.strerror(error.errno)
+    if number:
+        return os.strerror(number)
     for pattern, reason in REASONS:
         if re.search(pattern, text):
             return reason
-    return " ".join(text.split())
+    found = " ".join(text.split()) or type(error).__name__
+    return found if len(found) <= LONGEST_REASON else f"{found[: LONGEST_REASON - 1]}…"

@@ -1,4 +1,4 @@
-"""Fine-tune a backbone: the loop, its checkpoints, and how patches are fed; knows no Ray.
+"""Fine-tune a backbone: the loop, its checkpoints, and its input; does not use Ray.
 
 May import ``networks``, ``search``, ``store`` and the vocabulary.
 """

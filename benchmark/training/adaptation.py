@@ -1,8 +1,7 @@
-"""Which weights a fine-tuning changes: all, the last blocks, or low-rank additions (LoRA)."""
+"""Select the weights that fine-tuning changes: all, the last blocks, or low-rank updates (LoRA)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -23,12 +22,12 @@ class Parts(NamedTuple):
 
     @property
     def num_trained(self) -> int:
-        """How many numbers are trained."""
+        """Number of trained weights."""
         return sum(parameter.numel() for _, parameter in (*self.head, *self.body))
 
 
 def select_parts(model: torch.nn.Module, config: FinetuneConfig, *, name: str) -> Parts:
-    """Choose what is trained, freeze the rest, and return it.
+    """Return the parameters to train, and freeze the others.
 
     Args:
         model: a classifier with ``head_prefix``; ``lora`` adds its layers to it.
@@ -58,9 +57,9 @@ def select_parts(model: torch.nn.Module, config: FinetuneConfig, *, name: str) -
 
 
 def drop_unreached(parts: Parts) -> Parts:
-    """Leave out, and freeze, what no gradient reached in a backward pass.
+    """Drop and freeze the parameters without a gradient after a backward pass.
 
-    A checkpoint may bring layers that its logits do not use, such as a pooler; workers would
+    A checkpoint may contain layers that its logits do not use, such as a pooler; workers would
     wait for their gradients for ever.
     """
     kept = []
@@ -73,10 +72,10 @@ def drop_unreached(parts: Parts) -> Parts:
 
 
 def train_mode(model: torch.nn.Module) -> None:
-    """Set the model to training, with batch normalisation by its stored statistics.
+    """Set the model to training mode, except that batch normalisation uses its stored statistics.
 
-    At its begin the network is then exactly the frozen one, and a step does not depend on how
-    its batch is split over workers and micro-batches.
+    The network then starts as exactly the frozen one, and a step does not depend on how its
+    batch is split over workers and micro-batches.
     """
     model.train()
     for module in model.modules():
@@ -84,14 +83,18 @@ def train_mode(model: torch.nn.Module) -> None:
             module.eval()
 
 
-def find_blocks(model: torch.nn.Module) -> list[str]:
-    """Return the names of the blocks of a network, first to last.
+def find_blocks(model: torch.nn.Module, *, prefix: str = "") -> list[str]:
+    """Return the names of the blocks of a network, first to last, each after ``prefix``.
 
     A block is a child of a list or sequence of modules that itself holds no sequence of
     composite modules: a transformer layer, a residual block.
     """
     found: list[str] = []
-    _walk(model, "", found)
+    for key, child in model.named_children():
+        if _is_sequence(model) and _is_composite(child) and not _holds_blocks(child):
+            found.append(prefix + key)
+        else:
+            found += find_blocks(child, prefix=f"{prefix}{key}.")
     return found
 
 
@@ -104,15 +107,6 @@ def merge_lora(model: torch.nn.Module) -> None:
             module.merge()
             parent, _, attribute = key.rpartition(".")
             setattr(model.get_submodule(parent), attribute, module.get_base_layer())
-
-
-def _walk(module: torch.nn.Module, prefix: str, found: list[str]) -> None:
-    for key, child in module.named_children():
-        path = f"{prefix}.{key}" if prefix else key
-        if _is_sequence(module) and _is_composite(child) and not _holds_blocks(child):
-            found.append(path)
-        else:
-            _walk(child, path, found)
 
 
 def _is_sequence(module: torch.nn.Module) -> bool:
@@ -136,30 +130,29 @@ def _last_blocks(model: torch.nn.Module, names: list[str], count: int, name: str
         block
         for block in find_blocks(model)
         if not f"{block}.".startswith(prefix)
-        # One without weights of its own, such as a pooling, is not counted.
+        # Blocks without weights, such as a pooling, do not count.
         and any(key.startswith(f"{block}.") for key in names)
     ]
     if count > len(blocks):
         raise UsageError(
-            f"[finetune] num_blocks = {count}: backbone '{name}' has {len(blocks)} blocks"
-            + ('; use mode = "full"' if not blocks else "")
+            f"[finetune] num_blocks = {count}: backbone '{name}' has {len(blocks)} blocks; "
+            + (f"set num_blocks to {len(blocks)} at most" if blocks else 'use mode = "full"')
         )
     first = f"{blocks[-count]}."
     begin = next(place for place, key in enumerate(names) if key.startswith(first))
     return names[begin:]
 
 
-def _linear_layers(model: torch.nn.Module) -> Iterator[str]:
-    for key, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and not f"{key}.".startswith(head_prefix(model)):
-            yield key
-
-
 def _add_lora(model: torch.nn.Module, rank: int, name: str) -> list[str]:
-    targets = list(_linear_layers(model))
+    prefix = head_prefix(model)
+    targets = [
+        key
+        for key, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not f"{key}.".startswith(prefix)
+    ]
     if not targets:
         raise UsageError(
-            f"[finetune] mode = \"lora\": backbone '{name}' has no linear layers to add to; "
+            f"[finetune] mode = \"lora\": backbone '{name}' has no linear layers; "
             'use "full", "linear_then_full" or "last_blocks"'
         )
     from peft import LoraConfig, inject_adapter_in_model

@@ -1,7 +1,7 @@
 """Augmentation of overhead images, on their device.
 
-From above there is no up: flips and quarter turns (the eight symmetries of a square) keep the
-label of a patch. Colours shift by little, as sun, haze and sensor do.
+Overhead images have no upright direction: flips and quarter turns (the eight symmetries of a
+square) keep the label of a patch. Small colour shifts imitate sun, haze and sensor.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 GAIN = 0.1
 """Largest relative change of contrast about the middle grey."""
 OFFSET = 12.75
-"""Largest shift of all bands, and of each band for itself: five per cent of 255."""
+"""Largest shift of all bands together, and of each band alone: 5 % of 255."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of some patches, one row each, so that shards draw alike."""
+    """Random numbers, one row per patch; a shard takes its rows, so that shards do not matter."""
 
     symmetry: torch.Tensor
     """bool (B, 3): flip left-right, flip up-down, transpose."""
@@ -27,7 +27,7 @@ class Draws:
     offset: torch.Tensor
     """float32 (B, C, 1, 1): added to each band, on the scale 0...255."""
 
-    def take(self, rows: torch.Tensor, device: torch.device) -> Draws:
+    def take(self, rows: torch.Tensor | slice, device: torch.device) -> Draws:
         """Return these rows, on a device."""
         parts = (self.symmetry, self.gain, self.offset)
         return Draws(*(part[rows].to(device, non_blocking=True) for part in parts))

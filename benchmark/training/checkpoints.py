@@ -1,4 +1,4 @@
-"""The state of a training as one safetensors file: weights, optimiser, place and history."""
+"""Checkpoints: the weights, optimiser, place and history of a training as one safetensors file."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from benchmark.store.artefacts import Artefact
 
 @dataclass
 class Place:
-    """Where a training stands: the epochs behind it and the steps of the one it is in."""
+    """Progress of a training: completed epochs, and completed steps of the current epoch."""
 
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    """Of the epoch so far, over the patches seen in it."""
+    """Sum over the patches seen in the current epoch."""
     num_seen: int = 0
     seconds: float = 0.0
-    """Of the epoch so far."""
+    """Duration of the current epoch so far."""
     curve: list[dict[str, float]] = field(default_factory=list)
-    """One row for each epoch behind: the columns of ``tables.CURVES`` without the trial."""
+    """One row per completed epoch: the columns of ``tables.CURVES`` without the trial."""
     best_epoch: int = 0
-    """The epoch, from one, with the best val score, and of equals the lowest val loss; 0 before
-    the first."""
+    """Epoch (from 1) with the best val score, among equals with the lowest val loss; 0 before the
+    first."""
     micro_batch: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
     def best_order(self) -> tuple[float, float]:
-        """What a better epoch must exceed: the best val score, and minus its loss."""
+        """The best val score and minus its loss, which a better epoch must exceed."""
         if not self.best_epoch:
             return (-1.0, 0.0)
         row = self.curve[self.best_epoch - 1]
@@ -50,7 +50,7 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
     place: Place,
 ) -> None:
-    """Write everything from which a training goes on, as one file: all of it, or nothing."""
+    """Write everything that a training needs to resume, atomically as one file."""
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     for index, entries in optimizer.state_dict()["state"].items():
         for key, value in entries.items():
@@ -64,7 +64,7 @@ def read_checkpoint(
     """Load weights and optimiser, and return the place.
 
     Raises:
-        CellError: the file is torn, or of another model.
+        CellError: the file is damaged, or of another model.
     """
     content = artefact.read_bytes(name)
     tensors = _read(artefact, name, content)
@@ -72,7 +72,7 @@ def read_checkpoint(
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         place = Place(**json.loads(metadata["__metadata__"]["place"]))
         weights = _below("model.", tensors)
-        # Before anything is loaded: torch copies what fits and complains afterwards.
+        # Check before loading: torch copies the tensors that fit before it raises.
         _check_shapes(weights, model)
         model.load_state_dict(weights)
         state: dict[int, dict[str, Any]] = {}
@@ -87,7 +87,7 @@ def read_checkpoint(
 
 
 def write_weights(artefact: Artefact, name: str, model: torch.nn.Module) -> None:
-    """Write the weights of a model alone."""
+    """Write only the weights of a model."""
     _write(artefact, name, model.state_dict(), {"format": "pt"})
 
 
@@ -95,7 +95,7 @@ def read_weights(artefact: Artefact, name: str) -> dict[str, torch.Tensor]:
     """Return the weights of a file.
 
     Raises:
-        CellError: the file is torn or no safetensors file.
+        CellError: the file is damaged or not a safetensors file.
     """
     return _read(artefact, name, artefact.read_bytes(name))
 
@@ -103,7 +103,7 @@ def read_weights(artefact: Artefact, name: str) -> dict[str, torch.Tensor]:
 def _write(
     artefact: Artefact, name: str, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
 ) -> None:
-    # A copy of each, since tied weights share memory, which the format does not know.
+    # Copies, because tied weights share memory, which the format does not support.
     plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
     artefact.write_bytes(name, save(plain, metadata=metadata))
 
@@ -113,7 +113,7 @@ def _read(artefact: Artefact, name: str, content: bytes) -> dict[str, torch.Tens
         return dict(load(content))
     except (SafetensorError, ValueError) as error:
         raise CellError(
-            f"{artefact.file_uri(name)} is torn or no safetensors file: {error}"
+            f"{artefact.file_uri(name)} is damaged or not a safetensors file: {error}"
         ) from None
 
 

@@ -1,7 +1,7 @@
-"""Patches on their way to a training: batches of train, and the rows of val and test.
+"""Input of a training: batches of train, and the rows of val and test.
 
-Every patch of train comes exactly once in an epoch, and shards of a batch go to the workers. In
-memory, which patches a batch holds does not depend on how many workers there are.
+Every patch of train occurs exactly once per epoch, and each worker gets a shard of every batch. In
+memory, the patches of a batch do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Samples(NamedTuple):
     pixels: torch.Tensor
     """uint8 (N, C, H, W)."""
     labels: torch.Tensor
-    """int64 (N,); empty where labels must not be seen."""
+    """int64 (N,); empty if labels are withheld."""
 
 
 class Batch(NamedTuple):
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Which of the workers this one is."""
+    """Rank of this worker, and number of workers."""
 
     rank: int = 0
     world: int = 1
@@ -54,7 +54,7 @@ WHOLE = Shard()
 
 
 class Feed(Protocol):
-    """Train, epoch by epoch."""
+    """Source of the batches of train, epoch by epoch."""
 
     @property
     def num_steps(self) -> int:
@@ -72,7 +72,7 @@ class MemoryFeed:
     def __init__(
         self, samples: Samples, *, batch_size: int, seed: int, shard: Shard = WHOLE
     ) -> None:
-        """Feed ``samples`` in batches of ``batch_size`` patches of all workers together."""
+        """Feed ``samples`` in batches of ``batch_size`` patches over all workers."""
         self._samples = samples
         self._batch_size = batch_size
         self._seed = seed
@@ -110,7 +110,7 @@ def read_samples(
         shape: (C, H, W) of a patch.
         splits: which rows.
         names: of part files; None reads all.
-        with_labels: False leaves ``labels`` empty: what predicts must not see them.
+        with_labels: False withholds the labels: predictions must not see them.
     """
     columns = ["patch_id", "label", "image"] if with_labels else ["patch_id", "image"]
     ids: list[NDArray[np.str_]] = []
@@ -124,16 +124,10 @@ def read_samples(
         pixels.append(images_array(table["image"], shape))
         if with_labels:
             labels.append(table["label"].to_numpy().astype(np.int64))
-    if not ids:
-        return Samples(
-            np.empty(0, np.str_),
-            torch.empty((0, *shape), dtype=torch.uint8),
-            torch.empty(0, dtype=torch.int64),
-        )
-    all_ids = np.concatenate(ids)
-    images = np.concatenate(pixels)
+    all_ids = np.concatenate([*ids, np.empty(0, np.str_)])
+    images = np.concatenate([*pixels, np.empty((0, *shape), np.uint8)])
     del pixels
-    all_labels = np.concatenate(labels) if labels else np.empty(0, np.int64)
+    all_labels = np.concatenate([*labels, np.empty(0, np.int64)])
     if not (all_ids[:-1] <= all_ids[1:]).all():
         order = np.argsort(all_ids)
         all_ids, images = all_ids[order], images[order]
@@ -142,9 +136,9 @@ def read_samples(
 
 
 class SplitReader:
-    """The rows of val or test, part by part, for one of several workers.
+    """One worker's rows of val or test, part by part.
 
-    What fits is kept after the first pass; the rest is read again in every pass.
+    Parts that fit into memory are kept after the first pass; others are read in every pass.
     """
 
     def __init__(
@@ -163,9 +157,9 @@ class SplitReader:
             patches: the table.
             shape: (C, H, W).
             split: val or test.
-            shard: which part files are this worker's.
-            with_labels: whether labels may be seen.
-            keep_bytes: how much is kept in memory between passes.
+            shard: of this worker, in part files.
+            with_labels: False withholds the labels.
+            keep_bytes: memory for parts kept between passes.
         """
         self._patches = patches
         self._shape = shape
@@ -193,7 +187,7 @@ class SplitReader:
 
 
 def count_rows(patches: Artefact, splits: Sequence[str]) -> dict[str, int]:
-    """Return how many rows of these splits each part file has, without those that have none."""
+    """Return the number of rows of these splits in each part file that has any."""
     found = {}
     for name in patches.files("part-"):
         table = patches.read_table(names=[name], columns=["patch_id"], splits=splits)

@@ -1,7 +1,7 @@
-"""One training of one backbone: its steps on one device, alone or beside other workers.
+"""Training of one backbone: its steps on one device, alone or as one of several workers.
 
-Nothing here needs Ray. Every random number of a step comes from the seed, the epoch and the
-step, so that a training that was interrupted goes on as if it had not been.
+Does not use Ray. Every random number of a step comes from the seed, the epoch and the step, so
+that an interrupted training resumes without a difference.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("benchmark")
 
 CHECK_EVERY = 20
-"""Steps between two looks at whether the loss is finite: each look waits for the device."""
+"""Steps between two checks that the loss is finite: each check waits for the device."""
 EVAL_FACTOR = 2
-"""Patches of a forward pass without gradients, in micro-batches."""
+"""Size of a forward pass without gradients, in micro-batches."""
 CPU_MICRO_BATCH = 8
-"""Patches whose activations stay near a core's cache: measured in docs/PERFORMANCE.md."""
+"""Patches whose activations about fit a core's cache: measured in docs/PERFORMANCE.md."""
 GPU_MICRO_BATCH = 128
 LINEAR_SHARE = 0.3
 """Share of the epochs of ``linear_then_full`` in which the classification layer trains alone."""
 
 
 class Ranks(NamedTuple):
-    """The workers of a training, and this one's place and device."""
+    """Rank of this worker, number of workers, and device of this worker."""
 
     rank: int = 0
     world: int = 1
@@ -62,19 +62,19 @@ ALONE = Ranks()
 
 
 class Validation(NamedTuple):
-    """Balanced accuracy and mean cross-entropy on val; what is smaller is worse."""
+    """Balanced accuracy and mean cross-entropy on val."""
 
     score: float
     loss: float
 
     @property
     def order(self) -> tuple[float, float]:
-        """What is compared: the score, and between equals the loss."""
+        """Sort key, larger is better: the score, and between equals the loss."""
         return self.score, -self.loss
 
 
 class MemoryShort(CellError):
-    """A worker of several ran out of memory: all must begin again with smaller micro-batches."""
+    """One of several workers ran out of memory: all must restart with smaller micro-batches."""
 
     def __init__(self, message: str, micro_batch: int) -> None:
         super().__init__(message)
@@ -110,10 +110,10 @@ class Training:
         ranks: Ranks = ALONE,
         micro_batch: int | None = None,
     ) -> None:
-        """Build the model with its weights and decide what is trained.
+        """Build the model with its weights and select the parameters to train.
 
         Args:
-            backbone: what is fine-tuned.
+            backbone: to fine-tune.
             bands: of the data set.
             class_counts: patches of each class (K,) in train.
             config: the recipe, with the trial's parameters applied.
@@ -143,16 +143,15 @@ class Training:
         self.parts = select_parts(model, config, name=backbone.name)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._weights = _class_weights(class_counts, config).to(device)
-        self.parts = self._leave_out_unreached(len(bands), backbone.image_size or 64)
+        self._wrapped: torch.nn.Module = self.model
+        self.parts = self._drop_unreached(len(bands), backbone.image_size or 64)
         self.optimizer = _build_optimizer(self.parts, config, device)
         self._is_linear: bool | None = None
-        self._wrapped: torch.nn.Module = self.model
 
-    def _leave_out_unreached(self, num_bands: int, side: int) -> Parts:
+    def _drop_unreached(self, num_bands: int, side: int) -> Parts:
         pixels = torch.zeros(
             (2, num_bands, side, side), dtype=torch.uint8, device=self.ranks.device
         )
-        self._wrapped = self.model
         self.model.eval()
         self._forward(pixels, None).sum().backward()  # type: ignore[no-untyped-call]
         kept = drop_unreached(self.parts)
@@ -183,7 +182,7 @@ class Training:
         return 0.5 * (1.0 + math.cos(math.pi * (done - warmup) / max(1.0, total - warmup)))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the model to training, and unfreeze what the epoch trains."""
+        """Set the model to training mode, and unfreeze the parameters that the epoch trains."""
         is_linear = epoch < self.linear_epochs
         if is_linear != self._is_linear:
             self._is_linear = is_linear
@@ -213,7 +212,7 @@ class Training:
             try:
                 loss = self._accumulate(batch, seed_of(self._seed, epoch, step, "draws"))
                 break
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            except (MemoryError, RuntimeError) as error:
                 self._halve(error)
         trained = [parameter for group in self.parts for _, parameter in group]
         torch.nn.utils.clip_grad_norm_(trained, self.config.clip_norm)
@@ -226,7 +225,7 @@ class Training:
     def validate(self, reader: Iterable[Samples], num_classes: int) -> Validation:
         """Return balanced accuracy and loss on a split, from sums over all workers' rows."""
         device = self.ranks.device
-        # Counts and loss travel together; float64 counts exactly to 2**53.
+        # One reduction sums counts and loss; float64 counts exactly up to 2**53.
         sums = torch.zeros(num_classes**2 + 1, dtype=torch.float64, device=device)
         for samples in reader:
             labels = samples.labels.to(device)
@@ -267,17 +266,17 @@ class Training:
         return logits.float()
 
     def _accumulate(self, batch: Batch, seed: int) -> torch.Tensor:
-        """Sum the gradients of a batch over micro-batches, and over workers at the last."""
+        """Sum the gradients of a batch over micro-batches, and over workers in the last one."""
         draws = None
         if self.config.augmentation != "none":
-            # A streamed batch has at least one patch of each worker, however small it was asked.
+            # A streamed batch has at least one patch per worker, even if batch_size is smaller.
             count = max(self.config.batch_size, batch.num_global)
             drawn = draw(count, self.preprocess.num_bands, seed)
             draws = drawn.take(batch.positions, self.ranks.device)
         pixels, labels = self._to_device(batch.pixels), self._to_device(batch.labels)
         total = torch.zeros((), device=self.ranks.device)
-        # A worker whose share is empty passes one blank patch of weight zero: the others wait
-        # for its gradients.
+        # A worker with an empty share passes one blank patch of weight zero: the others wait for
+        # its gradients.
         num_mine = max(1, len(labels))
         scale = self.ranks.world / batch.num_global
         for begin in range(0, num_mine, self.micro_batch):
@@ -288,9 +287,7 @@ class Training:
                 wait = self._wrapped.no_sync()
             with wait:
                 if len(labels):
-                    part = (
-                        None if draws is None else draws.take(_range(rows, labels), pixels.device)
-                    )
+                    part = None if draws is None else draws.take(rows, pixels.device)
                     loss = self._loss(self._forward(pixels[rows], part), labels[rows])
                 else:
                     loss = 0.0 * self._forward(pixels.new_zeros((1, *pixels.shape[1:])), None).sum()
@@ -311,7 +308,7 @@ class Training:
         return values.to(device)
 
     def _halve(self, error: BaseException) -> None:
-        """Halve the micro-batch where memory ran out; raise what is another error."""
+        """Halve the micro-batch if memory ran out; raise any other error."""
         is_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
             text in str(error) for text in ("out of memory", "can't allocate memory")
         )
@@ -325,7 +322,7 @@ class Training:
         smaller = -(-self.micro_batch // 2)
         note = f"{self._name}: out of memory: the micro-batch was halved to {smaller}"
         if self.ranks.world > 1:
-            # The others wait for gradients of this step that will not come.
+            # The other workers wait for gradients that this step will not send.
             raise MemoryShort(note, smaller) from None
         self.optimizer.zero_grad(set_to_none=True)
         if self.ranks.device.type == "cuda":
@@ -342,10 +339,6 @@ class Training:
                 f"{step + 1} of {self._num_steps} (learning_rate {self.config.learning_rate:g}); "
                 "set a smaller [finetune] learning_rate or backbone_ratio"
             )
-
-
-def _range(rows: slice, labels: torch.Tensor) -> torch.Tensor:
-    return torch.arange(len(labels), device=labels.device)[rows]
 
 
 def _class_weights(class_counts: Sequence[int], config: FinetuneConfig) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """One segment of a fine-tuning: epochs with checkpoints, or the predictions of the best trial.
 
-Nothing here needs Ray: ``Worker`` is what a process of Ray Train runs, and what can be run and
-timed alone. Everything a segment leaves behind lies in the cell's artefact: ``trial-N-last``
-and ``trial-N-best`` (safetensors), ``trial-N-log`` and ``segment-...`` (JSON).
+Does not use Ray: a process of Ray Train runs a ``Worker``, which can also be run and timed alone.
+A segment writes to the cell's artefact: ``trial-N-last`` and ``trial-N-best`` (safetensors),
+``trial-N-log`` and ``segment-...`` (JSON).
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ from benchmark.training.checkpoints import (
     write_checkpoint,
     write_weights,
 )
-from benchmark.training.feeds import Feed, Samples, Shard, SplitReader
+from benchmark.training.feeds import Feed, Shard, SplitReader
 from benchmark.training.loop import CHECK_EVERY, MemoryShort, Ranks, Training, Validation
 
 logger = logging.getLogger("benchmark")
 
 SMALLER = "micro-batch.json"
-"""What the next attempt of several workers must do with less memory."""
+"""File with the smaller micro-batch for the next attempt of several workers."""
 
 SEGMENT = "segment-"
-"""How the names of recorded outcomes begin."""
+"""Prefix of the files that record outcomes."""
+
+LAST = "-last.safetensors"
+"""Suffix of checkpoints."""
 
 WEIGHTS = "model.safetensors"
 """The weights of the best epoch of the best trial."""
@@ -71,16 +74,16 @@ class Job:
     patches: Artefact
     artefact: Artefact
     num_threads: int
-    """Of torch, where there is no GPU."""
+    """Of torch, without a GPU."""
     num_workers: int
     uses_gpus: bool = False
-    """Whether its workers have booked GPUs; a process sees those of others, too."""
+    """Whether its workers have booked GPUs; a process also sees the GPUs of others."""
     keep_bytes: int = 2**30
-    """How much of val stays in memory between epochs."""
+    """Memory for the rows of val kept between epochs."""
 
     @property
     def num_devices(self) -> int:
-        """Cores, or GPUs where it has some: what a second of wall time counts for."""
+        """Device-seconds per second of wall time: its GPUs, or its cores without GPUs."""
         on_gpu = self.uses_gpus and torch.cuda.is_available()
         return self.num_workers * (1 if on_gpu else self.num_threads)
 
@@ -94,15 +97,16 @@ class Worker:
         """Prepare to run segments.
 
         Args:
-            job: what is trained.
-            ranks: the workers; ``torch.distributed`` is set up where there are several.
+            job: to run.
+            ranks: the workers; several need ``torch.distributed`` to be set up.
             open_feed: opens train.
-            report: is told the numbers of every epoch, on every worker.
+            report: called with the numbers of every epoch, on every worker.
         """
         self._job = job
         self._ranks = ranks
         self._open_feed = open_feed
-        self._report = report or _ignore
+        self._report = report
+        self._shard = Shard(ranks.rank, ranks.world)
         if ranks.device.type == "cpu":
             torch.set_num_threads(job.num_threads)
         else:
@@ -137,15 +141,16 @@ class Worker:
             job.patches,
             job.shape,
             "val",
-            shard=Shard(self._ranks.rank, self._ranks.world),
+            shard=self._shard,
             with_labels=True,
             keep_bytes=job.keep_bytes,
         )
         stem = f"trial-{segment.trial:03d}"
-        place = self._resume(training, f"{stem}-last.safetensors")
+        last = stem + LAST
+        place = self._resume(training, last)
         is_stopped = self._is_over(place, config)
         while place.epoch < segment.last_epoch and not is_stopped:
-            self._train_epoch(training, feed, place, f"{stem}-last.safetensors")
+            self._train_epoch(training, feed, place, last)
             began = time.perf_counter()
             found = training.validate(reader, len(job.class_counts))
             val_s = time.perf_counter() - began
@@ -154,10 +159,11 @@ class Worker:
             if self._ranks.rank == 0:
                 if place.best_epoch == place.epoch:
                     write_weights(job.artefact, f"{stem}-best.safetensors", training.model)
-                # The checkpoint last: what dies before it does the epoch again.
+                # The checkpoint last: a worker that dies before it repeats the epoch.
                 job.artefact.write_json(f"{stem}-log.json", self._log(training, place))
-                self._save(training, place, f"{stem}-last.safetensors")
-            self._report(place.curve[-1])
+                self._save(training, place, last)
+            if self._report is not None:
+                self._report(place.curve[-1])
         rows = place.curve[segment.first_epoch :]
         seconds = sum(row["seconds"] for row in rows) * job.num_devices
         return Outcome([row["val_score"] for row in rows], seconds, is_stopped)
@@ -170,13 +176,14 @@ class Worker:
         if job.refit == "train+val":
             feed = self._open_feed(("train", "val"), config, self._ranks)
             training = self._build(config, feed, job.refit_counts)
-            place = self._resume(training, "refit-last.safetensors")
+            last = f"refit{LAST}"
+            place = self._resume(training, last)
             num_epochs = read_log(artefact, segment.trial)["best_epoch"]
             while place.epoch < num_epochs:
-                self._train_epoch(training, feed, place, "refit-last.safetensors")
+                self._train_epoch(training, feed, place, last)
                 self._close_epoch(training, place)
                 if self._ranks.rank == 0:
-                    self._save(training, place, "refit-last.safetensors")
+                    self._save(training, place, last)
         else:
             training = self._build(config, None, job.class_counts)
             weights = read_weights(artefact, f"trial-{segment.trial:03d}-best.safetensors")
@@ -211,25 +218,25 @@ class Worker:
         return training
 
     def _resume(self, training: Training, name: str) -> Place:
-        """Go on from the last checkpoint where there is one that can be read."""
+        """Resume from the last checkpoint if it exists and can be read."""
         artefact = self._job.artefact
         if not artefact.has(name):
             return Place()
         try:
             place = read_checkpoint(artefact, name, training.model, training.optimizer)
         except CellError as error:
-            logger.warning("%s; training begins anew", error)
-            return Place(notes=[f"{error}; training began anew"])
+            logger.warning("%s; restarting the training", error)
+            return Place(notes=[f"{error}; the training was restarted"])
         if place.micro_batch:
             training.micro_batch = min(place.micro_batch, training.micro_batch)
         training.notes = [note for note in training.notes if note not in place.notes]
         return place
 
     def _train_epoch(self, training: Training, feed: Feed, place: Place, name: str) -> None:
-        """Train one epoch from where it stands, with a checkpoint now and then."""
+        """Train the rest of an epoch, with periodic checkpoints."""
         config = training.config
         training.begin_epoch(place.epoch)
-        # One sum from the epoch's begin, in float64, however often it is written.
+        # One float64 sum from the start of the epoch: checkpoints must not change it.
         begun = place.loss_sum if self._ranks.rank == 0 else 0.0
         losses = torch.tensor(begun, dtype=torch.float64, device=self._ranks.device)
         began = saved = time.perf_counter()
@@ -249,7 +256,7 @@ class Worker:
         place.seconds += time.perf_counter() - began
 
     def _agree(self, is_due: bool, step: int) -> bool:
-        """Return whether all write a checkpoint now: the first of several workers decides."""
+        """Return whether to write a checkpoint now: rank 0 decides for all workers."""
         if self._ranks.world == 1:
             return is_due
         if step % CHECK_EVERY:
@@ -320,13 +327,13 @@ class Worker:
     def _predict(self, training: Training) -> None:
         """Write this worker's part of the table ``predictions``: val and test, no labels."""
         job = self._job
-        shard = Shard(self._ranks.rank, self._ranks.world)
         ids, scores = [], []
         for split in ("val", "test"):
-            reader = SplitReader(job.patches, job.shape, split, shard=shard, with_labels=False)
-            for samples in reader:
+            for samples in SplitReader(
+                job.patches, job.shape, split, shard=self._shard, with_labels=False
+            ):
                 ids.append(samples.ids)
-                scores.append(_scores_of(training, samples))
+                scores.append(training.predict(samples.pixels).cpu().numpy())
         num_classes = len(job.class_counts)
         y_score = np.concatenate([*scores, np.empty((0, num_classes), np.float32)])
         if not np.isfinite(y_score).all():
@@ -344,14 +351,6 @@ class Worker:
         job.artefact.write_table(f"part-{self._ranks.rank:06d}.parquet", checked)
 
 
-def _scores_of(training: Training, samples: Samples) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.asarray(training.predict(samples.pixels).cpu().numpy(), dtype=np.float32)
-
-
-def _ignore(row: dict[str, float]) -> None:
-    del row
-
-
 def segment_name(segment: Segment) -> str:
     """Return the file that records the outcome of a segment."""
     return (
@@ -360,13 +359,13 @@ def segment_name(segment: Segment) -> str:
 
 
 def forget_failures(artefact: Artefact) -> None:
-    """Delete the outcomes that are errors, so that a new run tries these segments again."""
+    """Delete failed outcomes, so that a new run tries these segments again."""
     for name in artefact.files(SEGMENT):
         if artefact.read_json(name)["error"]:
             artefact.delete(name)
 
 
 def read_log(artefact: Artefact, trial: int) -> dict[str, Any]:
-    """Return what a trial left: its curve, notes, plan and peak memory; empty where it failed."""
+    """Return the log of a trial: curve, notes, plan and peak memory; empty if it failed."""
     name = f"trial-{trial:03d}-log.json"
     return dict(json.loads(artefact.read_bytes(name))) if artefact.has(name) else {}

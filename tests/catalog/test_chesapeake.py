@@ -290,13 +290,13 @@ def test_missing_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"features": []}', "lists no scene"),
+        ('{"features": []}', "lists no scenes"),
         ("{", "cannot be read as GeoJSON"),
         ("[]", "cannot be read as GeoJSON"),
-        ('{"features": [{"properties": {"split": "pa-train"}}]}', "feature 0 has no usable"),
+        ('{"features": [{"properties": {"split": "pa-train"}}]}', "feature 0 lacks a valid"),
         (
             '{"features": [{"properties": {"split": "tx-train", "naip-new": "a", "lc": "b"}}]}',
-            "feature 0 has no usable",
+            "feature 0 lacks a valid",
         ),
     ],
 )
@@ -309,7 +309,7 @@ def test_unusable_index(tmp_path: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize("path", ["../elsewhere_lc.tif", "/etc/a_lc.tif", "a/../../b_lc.tif"])
 def test_paths_stay_below_the_root(tmp_path: Path, path: str) -> None:
     list_scene(tmp_path, "pa-train", "a_naip-new.tif", path)
-    with pytest.raises(UsageError, match="leads out of"):
+    with pytest.raises(UsageError, match="is outside"):
         open_chesapeake(config(tmp_path))
 
 

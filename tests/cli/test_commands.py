@@ -250,7 +250,7 @@ def test_bad_data_is_one_line(call: Call, tmp_path: Path, command: str) -> None:
     assert "one class" in call.fails(command, write_experiment(path, one)).lower()
     file = tmp_path / "file"
     file.write_bytes(b"x")
-    assert "is no folder" in call.fails(command, write_experiment(path, file))
+    assert "is not a folder" in call.fails(command, write_experiment(path, file))
 
 
 @pytest.mark.parametrize("command", ["run", *STAGES.names()])
@@ -263,13 +263,12 @@ def test_a_store_that_cannot_be_used_is_one_line(
     assert line.startswith("store '")
 
 
-def test_status_of_a_store_below_a_file_is_that_nothing_is_there(
+def test_status_of_a_store_below_a_file_says_that_there_can_be_none(
     call: Call, experiment: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    answer = call("status", experiment, "--store", tmp_path / "file" / "runs", "--json")
-    assert answer.code == 0
-    assert {cell["status"] for cell in json.loads(answer.out)["cells"]} == {"missing"}
+    line = call.fails("status", experiment, "--store", tmp_path / "file" / "runs", "--json")
+    assert line.endswith("cannot be read: Not a directory. Choose another with --store.")
 
 
 @pytest.mark.parametrize("command", [["status"], ["run", "--dry-run"]], ids=" ".join)
@@ -370,15 +369,15 @@ def test_a_moved_folder_and_another_store_keep_what_is_complete(
     [
         (
             ["--backbone", "mean_colour"],
-            "has no backbone 'mean_colour'. Did you mean 'mean_color'?",
+            "unknown backbone 'mean_colour'. Did you mean 'mean_color'?",
         ),
         (["--backbone", "mean_color"], "does not fine-tune; add a table [finetune]"),
         (
             ["--backbone", "mean_color", "--method", "knm"],
-            "has no method 'knm'. Did you mean 'knn'?",
+            "unknown method 'knm'. Did you mean 'knn'?",
         ),
         (["--backbone", "mean_color", "--method", "knn"], "is not complete"),
-        (["--backbone", "mean_color", "--seed", "7"], "has no seed 7"),
+        (["--backbone", "mean_color", "--seed", "7"], "unknown seed 7"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(
@@ -396,7 +395,7 @@ def test_an_upload_without_a_token_is_refused_before_anything_is_written(
     command = ("export", experiment, "--backbone", "mean_color", "--out", tmp_path / "out")
     text = call.fails(*command, "--method", "knn", "--push", "org/name")
     assert "you are not logged in to the Hugging Face hub; run `hf auth login`" in text
-    assert "is no repository of the hub; write ORG/NAME" in call.fails(*command, "--push", "name")
+    assert "not the name of a repository; write ORG/NAME" in call.fails(*command, "--push", "name")
 
 
 def test_a_table_that_fine_tunes_what_has_no_weights_is_refused(
@@ -470,7 +469,9 @@ def test_a_reader_that_stops_early_gets_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda item: item.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda item: item.name
+)
 def test_an_interrupted_command_says_so_in_one_line(number: signal.Signals) -> None:
     code = (
         "import os, sys\n"
@@ -483,6 +484,44 @@ def test_an_interrupted_command_says_so_in_one_line(number: signal.Signals) -> N
     assert done.returncode == 130
     assert done.stdout == ""
     assert done.stderr == "benchmark: interrupted; complete cells are kept, run again to go on\n"
+
+
+HANGING = """
+import signal, time
+import benchmark.api
+from benchmark.cli.commands import main
+
+def load(*_):
+    print("loading", flush=True)
+    time.sleep(60)
+
+benchmark.api.load = load
+main(["status", "toy.toml"])
+"""
+
+
+def test_a_command_whose_terminal_closes_ends_as_at_ctrl_c() -> None:
+    """A real terminal: its session gets SIGHUP, and every write to it fails from then on."""
+    master, terminal = os.openpty()
+    command = [
+        *(sys.executable, "-c"),
+        f"import os, fcntl, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{HANGING}",
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal
+    ) as process:
+        os.close(terminal)
+        assert b"loading" in os.read(master, 100)
+        os.close(master)
+        assert process.wait(timeout=20) == 130
+
+
+def test_nohup_keeps_a_command_running() -> None:
+    code = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{HANGING}"
+    done = run_python("-c", code.replace("time.sleep(60)", "signal.raise_signal(signal.SIGHUP)"))
+    # It goes on, to what it cannot do without an experiment.
+    assert done.stdout == "loading\n"
+    assert "NoneType" in done.stderr
 
 
 JSON_LOG = {"--log-format json": {}, "--log-format=json": {}, "": {"BENCHMARK_LOG_FORMAT": "json"}}

@@ -3,7 +3,7 @@
 The schema in ``resources`` knows only what the manifests use; the whole CRDs of KubeRay (2.3 MB)
 are checked as well where their folder is given:
 
-    KUBERAY_CRDS=kuberay/helm-chart/kuberay-operator/crds python -m pytest tests/clusters/test_kubernetes.py
+    KUBERAY_CRDS=kuberay/helm-chart/kuberay-operator/crds pytest tests/clusters/test_kubernetes.py
 """
 
 from __future__ import annotations

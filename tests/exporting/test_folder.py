@@ -197,7 +197,7 @@ def test_the_card_says_what_it_is_and_how_well_it_works(finetuned: Context, tmp_
         "| | water | trees\\|shrubs | roads &lt;5 m> | ",
         "|---|---:|---:|---:|",
         "| trees\\|shrubs | 8 | 81 | 0 |",
-        "- Few test patches, so that their scores are rough: roads &lt;5 m> (2).",
+        "- Few test patches, so their scores are rough: roads &lt;5 m> (2).",
         "- No patches in train: roads &lt;5 m>.",
         "- One of several seeds; the report has their spread.",
         "| torch | 2.14 |",
@@ -229,7 +229,7 @@ def test_the_card_of_a_synthetic_data_set_says_so(
     write_finetuned(context, context.backbones[0])
     export(context, backbone="toy", method="finetune", seed=0, out=tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
-    assert "**Synthetic data: the pictures that it was trained and tested on were made" in card
+    assert "**Synthetic data: a program made the pictures for training and testing." in card
     assert "(synthetic), patches of each class" in card
 
 
@@ -288,7 +288,7 @@ def test_a_head_on_a_fitted_backbone_brings_what_it_learnt(
     write_fitted(context.embeddings(backbone), Fitted(state, {}))
     export(context, backbone="pca", method="logistic_regression", seed=0, out=out)
     card = (out / "README.md").read_text()
-    assert "learnt from train is in `fitted.safetensors`." in card and "are not in" not in card
+    assert "fitted on train, is in `fitted.safetensors`." in card and "are not in" not in card
     picture = np.random.default_rng(3).integers(0, 256, (128, 128, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "patch.png")
     code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/folder", str(out))
@@ -343,13 +343,13 @@ def test_an_exported_backbone_runs_without_the_benchmark(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({"backbone": "tot"}, r"^small.toml: has no backbone 'tot'. Did you mean 'toy'\?"),
-        ({"method": "finetun"}, r"has no method 'finetun'. Did you mean 'finetune'\?"),
+        ({"backbone": "tot"}, r"^small.toml: unknown backbone 'tot'. Did you mean 'toy'\?"),
+        ({"method": "finetun"}, r"unknown method 'finetun'. Did you mean 'finetune'\?"),
         (
             {"method": "nothing"},
-            r"has no method 'nothing'. Known: finetune, logistic_regression, m",
+            r"unknown method 'nothing'. Known: finetune, logistic_regression, m",
         ),
-        ({"seed": 7}, r"has no seed 7; its seeds are 0, 1"),
+        ({"seed": 7}, r"unknown seed 7; choose one of: 0, 1"),
         ({"seed": 1}, r"'toy' with 'finetune', seed 1, is not complete \(finetune is missing"),
         (
             {"method": "majority"},
@@ -387,7 +387,7 @@ def test_a_backbone_without_a_class_of_transformers_names_those_with_one(
 ) -> None:
     backbones = [published(), published("other", publish=None)]
     context = open_small(backbones=backbones, finetune={})
-    with pytest.raises(UsageError, match=r"transformers has no class for it.*that can: toy"):
+    with pytest.raises(UsageError, match=r"transformers has no class for it; .*one of: toy"):
         export(context, backbone="other", method="finetune", seed=0, out=tmp_path / "out")
 
 
@@ -467,7 +467,7 @@ def test_a_push_without_a_token_says_how_to_log_in(
 
 @pytest.mark.parametrize("repo", ["model", "a/b/c", "", "me/mo del"])
 def test_a_push_to_no_repository_says_what_one_is(repo: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no repository of the hub; write ORG/NAME"):
+    with pytest.raises(UsageError, match=r"not the name of a repository; write ORG/NAME"):
         push(tmp_path, repo, api=Hub())
 
 

@@ -201,7 +201,7 @@ def test_scores_are_float32_in_a_run_of_bfloat16() -> None:
 def test_a_backbone_that_is_not_fitted_says_so() -> None:
     with pytest.raises(CellError, match="backbone 'pca' is not fitted on train yet"):
         Network(BACKBONES.get("pca"), RGB)
-    with pytest.raises(CellError, match="used before they are fitted"):
+    with pytest.raises(CellError, match="are not fitted on train yet"):
         BACKBONES.get("pca").build(3)(torch.zeros(1, 3, 4, 4))
 
 

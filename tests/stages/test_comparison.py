@@ -119,7 +119,7 @@ def test_identical_predictions_make_no_detectable_difference(open_small):
     assert (row["gain"], row["gain_low"], row["gain_high"]) == (0.0, 0.0, 0.0)
     assert not row["is_detectable"]
     assert row["p_value"] == 1.0
-    # There are no embeddings here: what they took is not known.
+    # There are no embeddings here, so their time is unknown.
     assert row["ratio"] is None
     words = "fine-tuning makes no detectable difference (0.0 points [0.0, 0.0])"
     assert row["sentence"] == words
@@ -131,7 +131,7 @@ def test_identical_predictions_make_no_detectable_difference(open_small):
 def test_the_head_is_chosen_on_val_and_not_on_test(open_small):
     context, data = open_grid(open_small, seeds=(0, 1), heads=("knn", "mlp", "majority"))
     for seed in (0, 1):
-        # On test knn is by far the better one; on val, mlp is, in the mean over seeds.
+        # On test knn is much better; on val mlp is, in the mean over seeds.
         add_head(context, data, "knn", accuracy=0.9, val_score=0.70 + 0.05 * seed, seed=seed)
         add_head(context, data, "mlp", accuracy=0.5, val_score=0.74, seed=seed)
         add_head(context, data, "majority", accuracy=0.95, val_score=0.99, seed=seed)
@@ -227,7 +227,7 @@ def test_mcnemar_takes_the_first_common_seed_and_holm_the_rows(open_small):
     right, wrong = np.ones(12, bool), np.zeros(12, bool)
     half = np.arange(12) < 6
     groups = [
-        # Seed 1 is the first that both have; seed 0 and 2 would say something else.
+        # Seed 1 is the first that both have; seeds 0 and 2 would give another p-value.
         toy_group("a", "knn", (0, 1), [right, wrong], [0.5, 0.5], store),
         toy_group("a", "finetune", (1, 2), [right, wrong], [0.6, 0.7], store),
         toy_group("b", "knn", (0,), [wrong], [0.5, 0.5], store),

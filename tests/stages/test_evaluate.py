@@ -14,7 +14,7 @@ CLASSES = 5
 
 
 def write_patches(context, *, num_patches=400, scenes=20, seed=0):
-    """Write the patches artefact directly: labels and scenes are all that counts here."""
+    """Write the patches artefact directly: only labels and scenes matter here."""
     rng = np.random.default_rng(seed)
     ids = [f"p{i:05d}" for i in range(num_patches)]
     split = rng.choice(["train", "val", "test"], num_patches, p=[0.2, 0.3, 0.5])
@@ -194,7 +194,7 @@ def test_chance_level_scores_are_flagged(open_small):
     write_predictions(context, *data, head="knn", accuracy=0.0)
     EvaluateStage().run(context)
     notes = context.scores().manifest()["notes"]
-    # mean_color is a floor, for which chance is no news.
+    # mean_color is a floor: a score at chance needs no note.
     assert notes == []
     from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Fine-tuning on a real Ray: cells, resumption, several workers, and what is refused."""
+"""Fine-tuning on a real Ray: cells, resumption, several workers, and refused settings."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_a_search_writes_predictions_trials_a_curve_and_the_best_weights(trained
     assert manifest["val_score"] == pytest.approx(max(curve["val_score"].to_pylist()))
     assert manifest["seconds"]["device"] > 0
     assert manifest["method"] == "finetune"
-    # Of the checkpoints only the best weights are left.
+    # Only the best weights are left.
     left = {path.name for path in Path(artefact.path).iterdir()}
     assert left == {
         "manifest.json", "model.safetensors", "curve.parquet", "part-000000.parquet",
@@ -123,7 +123,7 @@ def test_fine_tuned_cells_are_scored(trained):
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_result(
     opened, new_store, tmp_path
 ):
-    """A process that dies once, in the second epoch, costs at most the epoch it was in."""
+    """A process that dies once, in the second epoch, costs at most its current epoch."""
     flag = tmp_path / "died"
     dying = toy("dying", partial(build_suicidal, str(flag), 25))
     # The same network with the flag raised already: it never dies.
@@ -263,6 +263,6 @@ def test_a_killed_driver_goes_on_where_it_was(opened, patches_store, scenes):
     assert 1 <= len(before) < 3
     assert _run(context)["random"].status == "complete"
     curve = pq.read_table(folder / "curve.parquet").to_pylist()
-    # The epochs that were complete have not been computed again: their seconds are the same.
+    # Complete epochs are not computed again: their seconds are the same.
     assert len(curve) == 3
     assert [row["seconds"] for row in curve[: len(before)]] == [row["seconds"] for row in before]

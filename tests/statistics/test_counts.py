@@ -1,4 +1,4 @@
-"""Statistics add up over shards, and refuse what is no prediction."""
+"""Statistics add up over shards, and refuse invalid predictions."""
 
 from __future__ import annotations
 

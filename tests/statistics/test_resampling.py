@@ -89,7 +89,7 @@ def test_few_scenes_are_said_to_be_few() -> None:
 
 
 def test_no_resample_loses_a_class_of_the_split() -> None:
-    # Class 1 stands in one scene of eight: about a third of plain draws would miss it, and the
+    # Class 1 occurs in one scene of eight: about a third of plain draws would miss it, and the
     # mean recall over the classes present would jump.
     y_true = np.asarray([0] * 70 + [1] * 10)
     y_pred = np.asarray([0] * 80)
@@ -117,7 +117,7 @@ def test_resamples_are_deterministic_and_paired(scenes: NDArray[np.int64] | None
 
     assert_same(run(plans[0]), run(plans[1]))
     assert not np.array_equal(run(plans[0]).counts, run(plans[2]).counts)
-    # One method is the other with a single patch put right: on paired resamples it is never
+    # One method is the other with a single patch corrected: on paired resamples it is never
     # worse, which independent draws would break at once.
     better = y_pred.copy()
     wrong = np.flatnonzero(better != y_true)[0]

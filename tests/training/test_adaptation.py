@@ -1,4 +1,4 @@
-"""What is trained is what the mode says, and what is not trained stays as it was."""
+"""The mode selects the trained weights, and all others stay unchanged."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def test_the_last_blocks_are_trained_with_what_follows_them(num_blocks: int) -> 
 
 def test_more_blocks_than_there_are_are_refused_with_their_number() -> None:
     config = FinetuneConfig(mode="last_blocks", num_blocks=4)
-    with pytest.raises(UsageError, match=r"num_blocks = 4: backbone 'blocks' has 3 blocks$"):
+    message = r"num_blocks = 4: backbone 'blocks' has 3 blocks; set num_blocks to 3 at most$"
+    with pytest.raises(UsageError, match=message):
         select_parts(classifier(BLOCKS), config, name="blocks")
 
 
@@ -148,7 +149,7 @@ def test_batch_normalisation_keeps_its_statistics_while_the_rest_trains() -> Non
     x = torch.randn(8, 3, 16, 16)
     together = model(x)
     assert torch.equal(model.body.norm.running_mean, before)
-    # A patch does not depend on those beside it.
+    # A patch does not depend on the others of its batch.
     torch.testing.assert_close(torch.cat([model(x[:3]), model(x[3:])]), together)
     torch.testing.assert_close(model.eval()(x), together)
 
@@ -215,5 +216,5 @@ def test_the_blocks_of_known_networks_are_found(
     assert re.search(f"{last}$", blocks[-1])
     modules = dict(model.named_modules())
     assert all(name in modules for name in blocks)
-    # None lies in another.
+    # No block is inside another.
     assert not any(one != two and two.startswith(f"{one}.") for one in blocks for two in blocks)

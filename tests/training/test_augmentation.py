@@ -1,4 +1,4 @@
-"""Augmentation keeps what a patch shows, and draws alike on every machine and in every shard."""
+"""Augmentation keeps a patch's content; draws are equal on every machine and in every shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint gives everything back, and one that does not fit changes nothing."""
+"""A checkpoint restores everything, and one that does not fit changes nothing."""
 
 from __future__ import annotations
 
@@ -135,9 +135,9 @@ def test_a_torn_file_is_named_and_changes_nothing(artefact: Artefact, share: flo
     artefact.write_bytes(NAME, content[: int(share * len(content))])
     other, again = build(seed=1)
     before = states(other)
-    with pytest.raises(CellError, match=r"finetune/toy-0/last\.safetensors is torn"):
+    with pytest.raises(CellError, match=r"finetune/toy-0/last\.safetensors is damaged"):
         read_checkpoint(artefact, NAME, other, again)
-    with pytest.raises(CellError, match=r"last\.safetensors is torn or no safetensors file"):
+    with pytest.raises(CellError, match=r"last\.safetensors is damaged or not a safetensors file"):
         read_weights(artefact, NAME)
     assert is_same(states(other), before)
     assert not again.state_dict()["state"]

@@ -1,4 +1,4 @@
-"""Every patch comes once in an epoch, in the same batches however many workers there are."""
+"""Every patch occurs once per epoch, in the same batches for any number of workers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.errors import CellError
 from benchmark.store.artefacts import Artefact, Store
 from benchmark.training.feeds import (
     Batch,
@@ -161,7 +162,7 @@ def test_a_split_without_rows_is_empty(patches: Artefact) -> None:
 def test_labels_that_must_not_be_seen_are_not_read(
     patches: Artefact, splits: dict[str, Samples]
 ) -> None:
-    # A table without the column: whoever looked for it would fail.
+    # A table without the column: reading it would fail.
     for name in patches.files("part-"):
         table = patches.read_table(names=[name]).drop(["label"])
         patches.write_table(name, table)
@@ -211,7 +212,7 @@ def test_what_fits_is_kept_and_the_rest_read_again(patches: Artefact) -> None:
         patches.delete(name)
     again = iter(reader)
     assert [list(next(again).ids) for _ in range(2)] == passes[0][:2]
-    with pytest.raises(FileNotFoundError, match=r"part-000002\.parquet"):
+    with pytest.raises(CellError, match=r"part-000002\.parquet is missing: delete .* and run"):
         next(again)
 
 

@@ -429,7 +429,7 @@ def train_pair(ranks: Ranks) -> list[tuple[dict[str, torch.Tensor], tuple[float,
 
 
 def run_rank(rank: int, folder: str) -> None:
-    """Train as one of two processes, and leave behind what came out."""
+    """Train as one of two processes, and save the result."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2

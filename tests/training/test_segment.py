@@ -223,7 +223,7 @@ def test_an_interrupted_segment_goes_on_to_the_same_bits(
         run(torn, fit(0, 3), open_feed=open_breaking(torn, num_batches))
     assert torn.artefact.files("segment-") == []
     if num_batches > 1:
-        # Nothing that has been saved is computed again.
+        # Saved steps are not computed again.
         with pytest.raises(Stopped, match="killed"):
             run(torn, fit(0, 3), open_feed=open_breaking(torn, 0))
         left = 12 - num_batches + 1
@@ -320,8 +320,8 @@ def test_a_torn_checkpoint_lets_the_training_begin_anew_with_a_note(open_job: Op
     assert_same(calm, torn)
     assert outcome.scores == [curve(calm)[2]["val_score"]]
     (note,) = read_log(torn.artefact, 0)["notes"]
-    assert "last.safetensors is torn" in note
-    assert note.endswith("training began anew")
+    assert "last.safetensors is damaged" in note
+    assert note.endswith("the training was restarted")
     assert read_log(calm.artefact, 0)["notes"] == []
 
 
@@ -364,7 +364,7 @@ def test_a_trial_has_its_own_number_of_epochs(open_job: OpenJob) -> None:
     ("found", "best"),
     [
         ([(0.5, 1.0), (0.7, 2.0), (0.6, 0.1)], 2),
-        # Of equals the lowest loss, and then the first.
+        # Ties: the lowest loss, then the first epoch.
         ([(0.7, 0.9), (0.7, 0.5), (0.7, 0.6)], 2),
         ([(0.7, 0.5), (0.7, 0.5), (0.6, 0.1)], 1),
         ([(0.0, 9.0), (0.0, 8.0), (0.0, 7.0)], 3),
@@ -413,7 +413,7 @@ def test_a_refit_on_train_predicts_val_and_test_with_the_best_weights(
     np.testing.assert_allclose(scores.sum(axis=1), 1.0, atol=1e-5)
     assert (table["y_pred"].to_numpy() == scores.argmax(axis=1)).all()
     assert is_same(weights(job, WEIGHTS), weights(job, BEST))
-    # By hand, with nothing of the worker.
+    # By hand, without the worker.
     model = build_classifier(NET, 3, 3)
     model.load_state_dict(weights(job, BEST))
     pixels = torch.cat([splits["test"].pixels, splits["val"].pixels]) / 255

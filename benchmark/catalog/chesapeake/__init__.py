@@ -1,1 +1,1 @@
-"""Chesapeake land cover: state by state, scenes of NAIP and their labels."""
+"""Chesapeake land cover: scenes of NAIP and their labels, by state."""

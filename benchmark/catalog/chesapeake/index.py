@@ -21,7 +21,7 @@ SYNTHETIC_MARKER = "SYNTHETIC.txt"
 CLASSES = ("water", "tree_canopy", "low_vegetation", "barren", "impervious")
 BANDS = ("red", "green", "blue", "nir")
 CLASS_OF_LC = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4}
-"""Index into CLASSES of each value of ``lc``; every other value is nodata."""
+"""Index into CLASSES by value of ``lc``; all other values are nodata."""
 MAPPING_VERSION = 1
 """Raised by hand when CLASSES or CLASS_OF_LC change."""
 REGIONS = {
@@ -50,20 +50,20 @@ class Scene(NamedTuple):
 
 
 def list_scenes(config: DatasetConfig) -> tuple[Scene, ...]:
-    """Return the scenes that the index below ``config.root`` lists, sorted by name.
+    """Return the scenes listed in the index below ``config.root``, sorted by name.
 
-    Two scenes of one file stem, in the folders of two states, get the state before their names.
+    Scenes of different states with the same file stem get the state as prefix.
 
     Raises:
         UsageError: the index is missing, empty or malformed, none of its scenes is on disk, or
-            a region is unknown or stands in two splits.
+            a region is unknown or in two splits.
     """
     split_of = _splits(config)
     root = Path(config.root)
     entries = list(_entries(root))
     if not any((root / path).is_file() for _, *paths in entries for path in paths):
         raise UsageError(
-            f"[dataset] root = '{root}': none of the {len(entries)} scenes of {INDEX} is there. "
+            f"[dataset] root = '{root}': none of the {len(entries)} scenes of {INDEX} exists. "
             + _how_to_prepare(root)
         )
     num_of_stem = Counter(_stem(mask) for _, _, mask in entries)
@@ -87,7 +87,7 @@ def prepare_chesapeake(root: str | Path, *, progress: Progress | None = None) ->
     """
     root = Path(root)
     if (root / SYNTHETIC_MARKER).exists():
-        raise UsageError(f"--root {root}: holds synthetic scenes; give another folder")
+        raise UsageError(f"--root {root}: holds synthetic scenes; name another folder")
     import zipfile
 
     from torchgeo.datasets import ChesapeakeCVPR, DatasetNotFoundError
@@ -116,7 +116,7 @@ def count_classes(codes: NDArray[Any], patch_size: int) -> NDArray[np.int64]:
         patch_size: side P of the windows in px.
 
     Returns:
-        counts (H // P, W // P, K) of the K classes; nodata belongs to none.
+        counts (H // P, W // P, K) of the K classes; nodata is not counted.
     """
     import numpy as np
 
@@ -126,7 +126,7 @@ def count_classes(codes: NDArray[Any], patch_size: int) -> NDArray[np.int64]:
     num_rows, num_cols = codes.shape[0] // patch_size, codes.shape[1] // patch_size
     counts = np.zeros((num_rows, num_cols, len(CLASSES)), np.int64)
     for row in range(num_rows):
-        # One window-row at a time stays in the processor's cache through all classes.
+        # One row of windows stays in the processor's cache for all classes.
         strip = table[codes[row * patch_size : (row + 1) * patch_size, : num_cols * patch_size]]
         for label in range(len(CLASSES)):
             by_column = np.add.reduce(strip == label, axis=0, dtype=np.uint16)
@@ -143,13 +143,13 @@ def _splits(config: DatasetConfig) -> dict[str, str]:
                 hint = did_you_mean(region, REGIONS.values())
                 raise UsageError(f"{where}: unknown region '{region}'.{hint}")
             if split == "test" and region in config.val_regions:
-                raise UsageError(f"{where}: '{region}' is in val_regions too; keep it in one")
+                raise UsageError(f"{where}: '{region}' is in val_regions too; remove it from one")
             split_of[region] = split
     return split_of
 
 
 def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield region, path of the image and path of the mask of each scene of the index."""
+    """Yield the region, image path and mask path of each scene of the index."""
     index = root / INDEX
     try:
         features = json.loads(index.read_text(encoding="utf-8"))["features"]
@@ -160,7 +160,7 @@ def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{index}: cannot be read as GeoJSON: {one_line(error)}") from None
     if not features:
-        raise UsageError(f"{index}: lists no scene. {_how_to_prepare(root)}")
+        raise UsageError(f"{index}: lists no scenes. {_how_to_prepare(root)}")
     for number, feature in enumerate(features):
         try:
             properties = feature["properties"]
@@ -168,16 +168,16 @@ def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
             image, mask = str(properties["naip-new"]), str(properties["lc"])
         except (KeyError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"{index}: feature {number} has no usable 'split', 'naip-new' and 'lc': {error!r}"
+                f"{index}: feature {number} lacks a valid 'split', 'naip-new' or 'lc': {error!r}"
             ) from None
         for path in (image, mask):
             if _leads_out(root, path):
-                raise UsageError(f"{index}: feature {number}: '{path}' leads out of {root}")
+                raise UsageError(f"{index}: feature {number}: '{path}' is outside {root}")
         yield region, image, mask
 
 
 def _check_archives(root: Path, data: Any) -> None:
-    """Refuse an archive that lies there already and is another: torchgeo would unpack it."""
+    """Refuse an existing archive with another checksum; torchgeo would unpack it."""
     import hashlib
 
     for kind, name in data.filenames.items():
@@ -192,7 +192,7 @@ def _check_archives(root: Path, data: Any) -> None:
 
 
 def _leads_out(root: Path, path: str) -> bool:
-    """Return whether a path of the index lies outside the root, by itself or by a link."""
+    """Return whether a path of the index is outside the root, directly or through a link."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts:
         return True

@@ -1,7 +1,7 @@
 """Reader of the Chesapeake land-cover data in the folder layout of torchgeo's ChesapeakeCVPR.
 
-The label raster of a scene is read once, whole, and reduced by reshaping to the class counts of
-its windows; imagery is read only where a window was chosen, by runs of neighbouring windows.
+The label raster of a scene is read once and reduced by reshaping to the class counts of its
+windows. Imagery is read only for chosen windows, in runs of neighbouring windows.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DRIVER = "GTiff"
-"""Nothing else is opened: a file of another format may name further files, or addresses."""
+"""The only accepted format: files of other formats may refer to other files or to URLs."""
 
-# Blocks are decoded once per window-row when the cache holds them; more would only cost memory.
+# The cache holds the blocks of one row of windows: each is decoded once. More only costs memory.
 _GDAL = {"GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 256, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
 __all__ = ["ChesapeakeSource", "open_chesapeake", "prepare_chesapeake"]
@@ -54,11 +54,11 @@ class ChesapeakeSource:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the report must say about the data."""
+        """Statements on the data for the report."""
         return (SYNTHETIC_NOTE,) if self.is_synthetic else ()
 
     def digest(self) -> str:
-        """Return a hex blake2b over the class mapping, and paths and contents of the scenes."""
+        """Return a hex blake2b of the class mapping and of the scenes' paths and contents."""
         import hashlib
 
         from benchmark.store.digest import digest_files
@@ -78,9 +78,9 @@ class ChesapeakeSource:
     def find(self, unit: str) -> Found:
         """Return the windows of one scene whose majority class covers at least ``purity``.
 
-        Windows do not overlap and begin at the upper left corner; what is left over at the right
-        and lower edge is not examined. A missing, unreadable, too small or inconsistent file
-        becomes a Problem, and the scene then has no candidates.
+        Windows do not overlap and start at the upper left corner; the remainder at the right and
+        lower edges is not examined. A missing, unreadable, too small or inconsistent file becomes
+        a Problem, and the scene has no candidates.
 
         Raises:
             KeyError: there is no such scene.
@@ -121,7 +121,7 @@ class ChesapeakeSource:
 
         size = self.patch_size
         labels, largest = counts.argmax(axis=-1), counts.max(axis=-1)
-        # An exact share must be kept, and 0.07 * 100 is above 7 in binary.
+        # A window of exactly this share is kept, although 0.07 * 100 > 7 in floating point.
         kept = largest >= self.purity * size**2 - 1e-6
         rows, cols = np.nonzero(kept)
         top, left = rows * size, cols * size
@@ -147,11 +147,11 @@ class ChesapeakeSource:
     def read(self, candidates: pa.Table) -> Images:
         """Return the pixels of windows, uint8 (N, C, H, W), in the order of the rows given.
 
-        Rows whose pixels cannot be read are left out and their file becomes a Problem.
+        Rows with unreadable pixels are left out, and their file becomes a Problem.
 
         Raises:
             ValueError: the candidates are of several scenes.
-            KeyError: their scene is none of this source.
+            KeyError: their scene is not in this source.
         """
         import numpy as np
         import rasterio
@@ -176,7 +176,7 @@ class ChesapeakeSource:
                     try:
                         strip = image.read(window=((row, row + size), (first, last)))
                     except (RasterioError, OSError) as error:
-                        # Runs before and after the damage are still good.
+                        # The other runs may still be readable.
                         reason = reason or _reading_failed(path, error)
                         continue
                     for index, start in zip(run, cols[run] - first, strict=True):
@@ -200,10 +200,10 @@ class ChesapeakeSource:
 def open_chesapeake(config: DatasetConfig) -> ChesapeakeSource:
     """Open a folder in the layout of torchgeo's ChesapeakeCVPR.
 
-    Scenes are split by state: ``test_regions``, ``val_regions``, and the rest is train.
+    Scenes are split by state: ``test_regions``, ``val_regions``, and train for all others.
 
     Raises:
-        UsageError: there is no usable index, no scene on disk, or a region is unknown.
+        UsageError: there is no valid index, no scene on disk, or a region is unknown.
     """
     return ChesapeakeSource(
         root=config.root,
@@ -217,10 +217,10 @@ def open_chesapeake(config: DatasetConfig) -> ChesapeakeSource:
 def _runs(
     rows: NDArray[Any], cols: NDArray[Any], size: int, block_width: int
 ) -> Iterator[NDArray[Any]]:
-    """Yield the indices of windows to read in one go, ordered by column.
+    """Yield the indices of windows to read together, ordered by column.
 
-    Windows of one window-row are joined while the gap between them is narrower than a block: its
-    pixels are then decoded anyway, always so where a block is a strip as wide as the scene.
+    Windows of one row are joined if the gap between them is narrower than a block, because its
+    pixels are decoded anyway. Blocks may be strips as wide as the scene.
     """
     import numpy as np
 
@@ -249,5 +249,5 @@ def _mask_fault(mask: Any, size: tuple[int, int]) -> str:
 def _reading_failed(path: Path, error: Exception) -> str:
     if not path.is_file():
         return "file is missing, though the index lists it"
-    # rasterio's own text is often only "Read failed", GDAL's reason stands in the cause.
+    # rasterio's text is often only "Read failed"; the cause has GDAL's reason.
     return one_line(error.__cause__ or error)

@@ -1,1 +1,1 @@
-"""A folder of images, one sub-folder a class, as a data set."""
+"""A folder of labelled images, one sub-folder per class, as a data set."""

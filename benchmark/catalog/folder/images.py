@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 SUFFIXES = PIL_SUFFIXES | TIFF_SUFFIXES
 
 MAX_IMAGE_BYTES = 2**30
-"""Decoded size above which a TIFF is refused; PIL refuses its own from 179 million px on."""
+"""Largest decoded size of a TIFF; PIL has its own limit of 179 million px."""
 
 RGB = ("red", "green", "blue")
 RGB_NIR = (*RGB, "nir")
@@ -31,7 +30,7 @@ class ImageError(Exception):
 
 
 class Decoded(NamedTuple):
-    """An image as it is stored: ``pixels`` (C, H, W), and what the file says of its bands."""
+    """An image as stored: ``pixels`` (C, H, W), and the file's description of its bands."""
 
     pixels: NDArray[Any]
     descriptions: tuple[str | None, ...]
@@ -41,14 +40,14 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchReader:
-    """Turns each image of a folder into uint8 (C, P, P), the same bands for all of them."""
+    """Converts each image of a folder to uint8 (C, P, P), with the same bands for all."""
 
     bands: tuple[str, ...]
     """Names of the C bands."""
     num_file_bands: int
-    """Bands that each file must have; one band may be replicated to three."""
+    """Number of bands of each file; a single band is replicated to ``bands``."""
     keeps_alpha: bool
-    """Whether a last band marked as alpha is a band like the others."""
+    """Whether a last band marked as alpha is kept as data."""
     patch_size: int
     value_range: tuple[float, float] | None
 
@@ -56,8 +55,8 @@ class PatchReader:
         """Return the image as one patch, uint8 (C, P, P).
 
         Raises:
-            ImageError: the file cannot be decoded, or has other bands or pixel values than the
-                folder's first image lets expect.
+            ImageError: the file cannot be decoded, or its bands or pixel type do not match the
+                folder's first image.
         """
         image = decode(path)
         pixels = image.pixels
@@ -82,22 +81,22 @@ class PatchReader:
 def open_reader(
     root: Path, paths: Iterable[str], config: DatasetConfig, *, where: str
 ) -> tuple[PatchReader, list[str]]:
-    """Return the reader that fits the first readable image, and notes for the report.
+    """Return a reader for the format of the first readable image, and notes for the report.
 
     Args:
-        root: the folder that ``paths`` are relative to.
+        root: the folder; ``paths`` are relative to it.
         paths: the images, in order.
         config: gives ``bands``, ``patch_size`` and ``value_range``.
-        where: begins each message.
+        where: start of each message.
 
     Raises:
-        UsageError: no image is readable, ``bands`` does not match, or the pixels are not uint8
-            and ``value_range`` is not set or no range.
+        UsageError: no image is readable, ``bands`` does not match, or ``value_range`` is invalid,
+            or missing for pixels that are not uint8.
     """
     value_range = config.value_range
-    if value_range is not None and not -math.inf < value_range[0] < value_range[1] < math.inf:
+    if value_range is not None and not value_range[0] < value_range[1]:
         raise UsageError(
-            f"{where}: value_range = {list(value_range)} is no range; write [low, high] with "
+            f"{where}: value_range = {list(value_range)} is not a range; write [low, high] with "
             "low < high"
         )
     path, image = _first_readable(root, paths, where)
@@ -107,12 +106,12 @@ def open_reader(
     if image.has_alpha and not keeps_alpha:
         pixels = pixels[:-1]
         notes.append(
-            f"The last of {_bands(len(image.pixels))} is marked as alpha and left out (seen in "
+            f"The last of {_bands(len(image.pixels))} is marked as alpha and left out (e.g. in "
             f"'{path}'); if it holds data, name every band in [dataset] bands."
         )
     bands = config.bands or band_names(image.descriptions[: len(pixels)])
     if len(set(bands)) != len(bands):
-        raise UsageError(f"{where}: bands = {list(bands)} names a band twice")
+        raise UsageError(f"{where}: bands = {list(bands)} names a band twice; remove one")
     if len(bands) != len(pixels) and not (len(pixels) == 1 and len(bands) == 3):
         raise UsageError(
             f"{where}: bands = {list(bands)} names {len(bands)}, but '{path}' has "
@@ -124,10 +123,10 @@ def open_reader(
         setting = f"[{low}, {high if high > low else low + 1}]"
         raise UsageError(
             f"{where}: '{path}' holds {dtype} pixels from {low} to {high}; set [dataset] "
-            f"value_range = {setting}, or wider where other images go beyond it"
+            f"value_range = {setting}, or wider if other images exceed it"
         )
     if dtype == "uint8" and value_range is not None:
-        notes.append("value_range does not apply to uint8 images, which are used as they are.")
+        notes.append("value_range does not apply to uint8 images, which are used unchanged.")
     reader = PatchReader(
         bands=bands,
         num_file_bands=len(pixels),
@@ -141,9 +140,9 @@ def open_reader(
 def band_names(descriptions: tuple[str | None, ...]) -> tuple[str, ...]:
     """Return the names of a file's bands from their number and their descriptions.
 
-    One or three bands are red, green, blue and four are red, green, blue, nir, unless the
-    descriptions put just these names in another order. Otherwise the descriptions in lower
-    case are the names where all are set and distinct, else ``band_1`` and so on.
+    One or three bands are red, green, blue, and four are red, green, blue, nir, unless the
+    descriptions give the same names in another order. Other numbers of bands get the descriptions
+    in lower case if all are set and distinct, else ``band_1`` and so on.
     """
     described = tuple((text or "").strip().lower() for text in descriptions)
     usual = {1: RGB, 3: RGB, 4: RGB_NIR}.get(len(described))
@@ -157,11 +156,11 @@ def band_names(descriptions: tuple[str | None, ...]) -> tuple[str, ...]:
 def decode(path: Path) -> Decoded:
     """Return the pixels of a file in its own type.
 
-    PIL reads JPEG and 8-bit PNG (gray, palette, CMYK become RGB, alpha is dropped); rasterio
-    reads TIFF with all its bands, and 16-bit PNG, of which PIL would drop the low bytes.
+    PIL reads JPEG and 8-bit PNG (gray, palette and CMYK become RGB, alpha is dropped). rasterio
+    reads TIFF with all its bands, and 16-bit PNG, because PIL would drop the low bytes.
 
     Raises:
-        ImageError: the file is absent, corrupt, truncated, empty or far too large.
+        ImageError: the file is absent, corrupt, truncated, empty or too large.
     """
     try:
         if path.suffix.lower() in TIFF_SUFFIXES:
@@ -171,11 +170,11 @@ def decode(path: Path) -> Decoded:
         return _decode_with_pil(path)
     except ImageError:
         raise
-    # Damaged files make PIL's decoders raise about anything (SyntaxError, struct.error, ...).
+    # PIL's decoders raise many types on damaged files (SyntaxError, struct.error, ...).
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(f"cannot be opened: {error.strerror}") from error
-        # rasterio says what went wrong in the cause only.
+        # Only the cause of rasterio's error has the reason.
         reason = one_line(error.__cause__ or error)
         raise ImageError(f"cannot be decoded (damaged or too large): {reason}") from error
 
@@ -190,7 +189,7 @@ def scale_pixels(pixels: NDArray[Any], value_range: tuple[float, float]) -> NDAr
 
 
 def observed_range(pixels: NDArray[Any]) -> tuple[float, float]:
-    """Return the smallest and largest finite pixel as int or float; 0 and 1 where none is."""
+    """Return the smallest and largest finite pixel as int or float; 0 and 1 if there is none."""
     import numpy as np
 
     finite = pixels[np.isfinite(pixels)]
@@ -202,8 +201,8 @@ def observed_range(pixels: NDArray[Any]) -> tuple[float, float]:
 def crop_and_resize(pixels: NDArray[np.uint8], patch_size: int) -> NDArray[np.uint8]:
     """Return the centre of an image: (C, H, W) to (C, P, P), the short side resized to P.
 
-    Each band is resized by PIL's bilinear filter, which is antialiased (its support grows with
-    the reduction). An image whose short side is P is cropped only, and keeps its pixel values.
+    PIL's bilinear filter resizes each band; it is antialiased (its support grows with the
+    reduction). An image whose short side is P is only cropped, and keeps its pixel values.
     """
     import numpy as np
     from PIL import Image
@@ -213,8 +212,8 @@ def crop_and_resize(pixels: NDArray[np.uint8], patch_size: int) -> NDArray[np.ui
     left, top = (width - side) // 2, (height - side) // 2
     patch = np.empty((len(pixels), patch_size, patch_size), np.uint8)
     for target, band in zip(patch, pixels, strict=True):
-        # With `box`, pixels outside the crop still count in the filter at its edges, so this
-        # equals resizing the whole image and cropping then, for less work.
+        # With `box`, the filter still reads pixels outside the crop at its edges, so this equals
+        # resizing the whole image and then cropping, for less work.
         target[:] = np.asarray(
             Image.fromarray(np.ascontiguousarray(band)).resize(
                 (patch_size, patch_size),
@@ -232,7 +231,7 @@ def _first_readable(root: Path, paths: Iterable[str], where: str) -> tuple[str, 
             return path, decode(root / path)
         except ImageError as error:
             first_reason = first_reason or f"'{path}' {error}"
-    raise UsageError(f"{where}: none of the images is readable; {first_reason}")
+    raise UsageError(f"{where}: no image is readable; {first_reason}")
 
 
 def _is_16_bit_png(path: Path) -> bool:
@@ -262,10 +261,10 @@ def _decode_with_rasterio(path: Path, driver: str) -> Decoded:
     from rasterio.enums import ColorInterp
     from rasterio.errors import NotGeoreferencedWarning
 
-    # Without the listing of siblings, a folder of many files opens fast, and no side-car file
-    # outside the digest changes the pixels.
+    # Without a listing of the folder, files open fast, and no side-car file outside the digest
+    # changes the pixels.
     with warnings.catch_warnings(), rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-        # Where an image lies is not used.
+        # The location of an image is not used.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path, driver=driver) as dataset:
             dtype = np.result_type(*dataset.dtypes)

@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 UNIT_SIZE = 256
-"""Files that one unit holds at least."""
+"""Smallest number of files in a unit."""
 MAX_UNITS = 256
-"""Larger folders have larger units, since each costs a task and a file."""
+"""Largest number of units, since each costs a task and a file; larger folders get larger units."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """The images of a folder, each of them one patch; implements ``specs.Source``."""
+    """The images of a folder, one patch each; implements ``specs.Source``."""
 
     root: Path
     classes: tuple[str, ...]
     candidates: pa.Table
     """All images, with the columns of ``tables.CANDIDATES``, sorted by ``patch_id``: the path
-    relative to the root. As a table it is shared by the processes of a machine, not copied."""
+    relative to the root. Processes of a machine share a table without copying it."""
     reader: PatchReader
     notes: tuple[str, ...]
     content_digest: str
@@ -57,16 +57,16 @@ class FolderSource:
     def digest(self) -> str:
         """Return the digest of paths, labels, splits, scenes, regions and file contents.
 
-        It was computed when the folder was opened.
+        ``open_folder`` computed it.
         """
         return self.content_digest
 
     def units(self) -> Sequence[str]:
-        """Return the names of groups of files in the order of their paths."""
+        """Return the names of the groups of files, in the order of their paths."""
         return [f"{unit:05d}" for unit in range(-(-self.candidates.num_rows // self._unit_size))]
 
     def find(self, unit: str) -> Found:
-        """Return the candidates of one unit, without opening a file.
+        """Return the candidates of one unit, without opening files.
 
         ``purity`` is 1, because the label covers the whole image; row, col, lon and lat are null.
         """
@@ -80,7 +80,7 @@ class FolderSource:
     def read(self, candidates: pa.Table) -> Images:
         """Return the images of the candidates, uint8 (N, C, P, P), in the order of the rows.
 
-        An image that cannot be used is a Problem and left out of ``rows``.
+        An unusable image becomes a Problem and is left out of ``rows``.
         """
         import numpy as np
 
@@ -102,20 +102,20 @@ class FolderSource:
 def open_folder(config: DatasetConfig) -> FolderSource:
     """Open a folder of labelled images: ``CLASS/image.png`` or ``SPLIT/CLASS/image.png``.
 
-    A ``splits.csv`` in the root gives the splits; otherwise folders called train, val and test
-    above the classes do; otherwise the split is drawn at random, stratified by class.
+    The splits come from a ``splits.csv`` in the root, else from folders called train, val and
+    test above the classes, else from a random draw, stratified by class.
 
     Raises:
         UsageError: the folder is absent, holds no images or only one class, its layout is
-            ambiguous, a class has no train images, ``splits.csv`` is wrong, or the first image
-            does not fit ``bands`` and ``value_range``.
+            ambiguous, a class has no train images, ``splits.csv`` is invalid, or the first image
+            does not match ``bands`` and ``value_range``.
     """
     where = f"[dataset] root = '{config.root}'"
     # Workers run in other directories, so the root must not stay relative.
     root = Path(config.root).resolve()
     if not root.is_dir():
-        what = "is no folder" if root.exists() else "does not exist"
-        raise UsageError(f"{where}: {what}; give the folder that holds one folder per class")
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise UsageError(f"{where}: {what}; name the folder that holds one folder per class")
     listing = _list_images(root, where)
     notes = list(listing.notes)
     images = listing.images
@@ -147,7 +147,7 @@ def open_folder(config: DatasetConfig) -> FolderSource:
         split_of = _draw(groups, config, where)
         notes.append(
             f"The split into train, val and test is random (seed {config.seed}): neighbouring "
-            "patches may stand in different splits, so scores are optimistic."
+            "patches may be in different splits, so scores are optimistic."
         )
     notes += check_classes(split_of, class_of, where=where)
     notes += duplicate_notes(groups, split_of, class_of)
@@ -230,16 +230,12 @@ def _list_images(root: Path, where: str) -> _Listing:
                 f"{where}: the file name {path_text!a} is not UTF-8; rename it"
             ) from None
     ignored = [path for path in ignored if path != SPLIT_TABLE]
-    notes = []
-    if ignored:
-        notes.append(
-            "Files ignored because they are hidden or no PNG, JPEG or TIFF: "
-            f"{len(ignored)}, e.g. {min(ignored)!a}."
-        )
-    if outside:
-        notes.append(f"Links to files outside the folder: {len(outside)}, e.g. {min(outside)!a}.")
-    if linked:
-        notes.append(f"Linked folders that were not followed: {len(linked)}, e.g. {min(linked)!a}.")
+    found = (
+        ("Files ignored because they are hidden or not PNG, JPEG or TIFF", ignored),
+        ("Links to files outside the folder", outside),
+        ("Linked folders that were not followed", linked),
+    )
+    notes = [f"{what}: {len(paths)}, e.g. {min(paths)!a}." for what, paths in found if paths]
     return _Listing(sorted(images), sorted(folders), notes)
 
 
@@ -251,8 +247,8 @@ def _check_images(images: Sequence[str], where: str) -> None:
     loose = [image for image in images if "/" not in image]
     if loose:
         raise UsageError(
-            f"{where}: {len(loose)} images lie directly in it, e.g. '{loose[0]}'; put them into "
-            "one folder per class"
+            f"{where}: {len(loose)} images are not in a class folder, e.g. '{loose[0]}'; put them "
+            "into one folder per class"
         )
 
 
@@ -269,15 +265,15 @@ def _check_levels(levels: Mapping[str, str], where: str) -> None:
 def _empty_class_notes(folders: Sequence[str], classes: set[str], depth: int) -> list[str]:
     parts = [PurePosixPath(folder).parts for folder in folders]
     empty = sorted({part[depth] for part in parts if len(part) == depth + 1} - classes)
-    return [f"Folders without images, which are no class: {', '.join(empty)}."] if empty else []
+    return [f"Folders without images, not used as class: {', '.join(empty)}."] if empty else []
 
 
 def _digest_files(root: Path, images: Sequence[str], where: str) -> dict[str, str | None]:
-    """Return the digest of each file, None where it is empty or cannot be opened."""
+    """Return the digest of each file, or None if it is empty or cannot be opened."""
     from benchmark.store.digest import digest_files
 
-    # A file without a digest is no error yet: reading it names it as a Problem, and on_error
-    # says what becomes of that.
+    # A file without a digest is not an error here: reading it gives a Problem, and on_error
+    # decides how to handle that.
     paths = {image: root / image for image in images}
     usable = [path for path in paths.values() if os.access(path, os.R_OK) and path.stat().st_size]
     try:
@@ -291,7 +287,7 @@ def _draw(groups: Sequence[Group], config: DatasetConfig, where: str) -> dict[st
     if config.val_fraction + config.test_fraction >= 1:
         raise UsageError(
             f"{where}: val_fraction = {config.val_fraction} and test_fraction = "
-            f"{config.test_fraction} leave nothing for train; their sum must be below 1"
+            f"{config.test_fraction} leave nothing for train; make their sum less than 1"
         )
     return draw_splits(
         groups,
@@ -304,7 +300,7 @@ def _draw(groups: Sequence[Group], config: DatasetConfig, where: str) -> dict[st
 def _digest_rows(
     rows: Mapping[str, Row], class_of: Mapping[str, str], digest_of: Mapping[str, str | None]
 ) -> str:
-    """Return the digest of a JSON list with a list for each image, made piece by piece."""
+    """Return the digest of a JSON list with one list per image, computed incrementally."""
     state = hashlib.blake2b(digest_size=16)
     for number, (image, row) in enumerate(rows.items()):
         content = [image, class_of[image], row.split, row.scene, row.region, digest_of[image]]

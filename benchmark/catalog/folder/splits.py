@@ -1,4 +1,4 @@
-"""Which image of a folder belongs to which class and split, from its path, a table or a draw."""
+"""Class and split of each image of a folder, from its path, a table or a random draw."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.errors import UsageError, did_you_mean
 SPLIT_TABLE = "splits.csv"
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "val", "validation": "val"}
-"""What a split may be called, in any case, and the split that is meant."""
+"""Split by its accepted names, which are compared without case."""
 
 
 class Row(NamedTuple):
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Images with the same content, which a random split keeps together."""
+    """Images with the same content; a random split keeps them together."""
 
     paths: tuple[str, ...]
     class_names: frozenset[str]
@@ -39,11 +39,11 @@ def read_split_table(path: Path, images: Collection[str], *, where: str) -> dict
     Args:
         path: the table.
         images: the images of the folder, relative POSIX paths.
-        where: begins each message.
+        where: start of each message.
 
     Raises:
-        UsageError: a column is unknown or missing, a path is listed twice, is absent or leaves
-            the root, a split is unknown, or a scene is missing or stands in two splits.
+        UsageError: a column is unknown or missing, a path is listed twice, absent or outside
+            the root, a split is unknown, or a scene is missing or in two splits.
     """
     where = f"{where}: {SPLIT_TABLE}"
     rows: dict[str, Row] = {}
@@ -69,8 +69,8 @@ def read_split_table(path: Path, images: Collection[str], *, where: str) -> dict
                     )
                 if "scene" in row and not row["scene"]:
                     raise UsageError(
-                        f"{place}: '{image}' has no scene; fill the column for every image or "
-                        "leave it out"
+                        f"{place}: '{image}' has no scene; fill the column for every image, or "
+                        "remove it"
                     )
                 rows[image] = Row(
                     split, row.get("scene"), row.get("region") or None, reader.line_num
@@ -78,20 +78,20 @@ def read_split_table(path: Path, images: Collection[str], *, where: str) -> dict
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{where}: cannot be read as UTF-8 CSV: {error}") from None
     if not rows:
-        raise UsageError(f"{where}: lists no images; write one row for each")
+        raise UsageError(f"{where}: lists no images; write one row per image")
     _check_scenes(rows.values(), where)
     return rows
 
 
 def split_folders(images: Iterable[str], *, where: str) -> dict[str, str]:
-    """Return the split of each folder at the root, or nothing where these are classes.
+    """Return the split of each folder in the root; empty if these folders are classes.
 
-    A folder that holds images itself is a class, also one that is called ``train`` and stands
+    A folder that directly holds images is a class, even if it is called ``train`` and lies
     beside other classes.
 
     Raises:
-        UsageError: some folders are named as splits and others are not, or all are and hold
-            images without a class folder.
+        UsageError: only some folders are named as splits, or all are and one directly holds
+            images.
     """
     folders, flat = set(), set()
     for image in images:
@@ -109,11 +109,11 @@ def split_folders(images: Iterable[str], *, where: str) -> dict[str, str]:
         if levels:
             other = min(folders - set(found))
             raise UsageError(
-                f"{where}: the split folder '{levels[0]}' stands beside '{other}'; put every "
-                "class below train/, val/ or test/, or rename the folder where it is a class"
+                f"{where}: the split folder '{levels[0]}' lies beside '{other}'; put every "
+                f"class below train/, val/ or test/, or rename '{levels[0]}' if it is a class"
             )
         return {}
-    if flat & set(found):
+    if flat:
         raise UsageError(
             f"{where}: images lie directly in '{min(flat)}'; put them into one folder per class "
             f"('{min(flat)}/CLASS/image.png')"
@@ -124,7 +124,7 @@ def split_folders(images: Iterable[str], *, where: str) -> dict[str, str]:
 def group_duplicates(
     digest_of: Mapping[str, str | None], class_of: Mapping[str, str]
 ) -> list[Group]:
-    """Return the images grouped by the digest of their content; one without is alone."""
+    """Return the images grouped by the digest of their content; one without digest is alone."""
     members: dict[str, list[str]] = defaultdict(list)
     for path, digest in digest_of.items():
         members[digest or f"path {path}"].append(path)
@@ -139,10 +139,10 @@ def draw_splits(
 ) -> dict[str, str]:
     """Draw the split of each image, stratified by class; a group stays in one split.
 
-    The order is that of a hash of seed and path, so neither the order of ``groups`` nor a
+    Groups are ordered by a hash of seed and path, so that neither the order of ``groups`` nor a
     library's random numbers matter. Fractions count groups. A class with three groups or more
-    gets at least one in each split; with two: train and test; with one: train. Only a class
-    most of whose images are also labelled otherwise may lack val or test.
+    gets at least one in each split; with two: train and test; with one: train. A class may lack
+    val or test only if most of its images also have another label.
     """
 
     def rank(group: Group) -> str:
@@ -153,7 +153,7 @@ def draw_splits(
         for name in group.class_names:
             groups_of[name].append(group)
     chosen: dict[Group, str] = {}
-    # Small classes first: a group of two labels then serves the one that has fewer.
+    # Small classes first: a group with two labels then serves the smaller class.
     for name in sorted(groups_of, key=lambda name: (len(groups_of[name]), name)):
         own = groups_of[name]
         quota = _quota(len(own), val_fraction, test_fraction)
@@ -162,14 +162,14 @@ def draw_splits(
         taken.update(needed)
         for split in ("test", "val", "train"):
             needed += [split] * (quota[split] - taken[split])
-        # Shared groups go first, to train: without them another class may lack train images.
+        # Shared groups come first and go to train, since another class may need them there.
         free = sorted(
             (group for group in own if group not in chosen),
             key=lambda group: len(group.class_names) == 1,
         )
         chosen.update(zip(free, needed, strict=False))
     for name in sorted(groups_of):
-        # Other classes may have sent all that they share with this one to val and test.
+        # Other classes may have sent all groups shared with this one to val and test.
         if not any(chosen[group] == "train" for group in groups_of[name]):
             chosen[groups_of[name][0]] = "train"
     return {path: split for group, split in chosen.items() for path in group.paths}
@@ -178,21 +178,21 @@ def draw_splits(
 def check_classes(
     split_of: Mapping[str, str], class_of: Mapping[str, str], *, where: str
 ) -> list[str]:
-    """Return notes that name the classes absent from val or test.
+    """Return notes on the classes that are absent from val or test.
 
     Args:
         split_of: the split of each image.
         class_of: the class of each image.
-        where: begins each message.
+        where: start of each message.
 
     Raises:
-        UsageError: there is one class only, a split is empty, or train lacks a class.
+        UsageError: there is only one class, a split is empty, or train lacks a class.
     """
     classes = sorted(set(class_of.values()))
     if len(classes) == 1:
         raise UsageError(
-            f"{where}: there is one class only, '{classes[0]}'; a classifier needs two folders "
-            "of images"
+            f"{where}: there is only one class, '{classes[0]}'; add a folder with images of "
+            "another class"
         )
     notes = []
     for split in SPLITS:
@@ -200,13 +200,13 @@ def check_classes(
         absent = [name for name in classes if name not in present]
         if not present:
             raise UsageError(
-                f"{where}: there are no {split} images; heads train on train, are chosen on val "
-                f"and scored on test, so add some to {split} (a random split needs three "
-                f"different images of a class) or write a {SPLIT_TABLE}"
+                f"{where}: there are no {split} images; heads are trained on train, chosen on val "
+                f"and scored on test: add some to {split} (a random split needs three different "
+                f"images of a class) or write a {SPLIT_TABLE}"
             )
         if absent and split == "train":
             raise UsageError(
-                f"{where}: class '{absent[0]}' has no train images; add some or take the class out"
+                f"{where}: class '{absent[0]}' has no train images; add some or remove the class"
             )
         if absent:
             notes.append(f"Classes without {split} images: {', '.join(absent)}.")
@@ -216,9 +216,9 @@ def check_classes(
 def duplicate_notes(
     groups: Iterable[Group], split_of: Mapping[str, str], class_of: Mapping[str, str]
 ) -> list[str]:
-    """Return notes on identical images that have two labels, or that stand in two splits."""
+    """Return notes on identical images with different labels or in different splits."""
     notes = []
-    for by, text in ((class_of, "carry different labels"), (split_of, "stand in different splits")):
+    for by, text in ((class_of, "with different labels"), (split_of, "in different splits")):
         pairs = []
         for group in groups:
             other = next((p for p in group.paths if by[p] != by[group.paths[0]]), None)
@@ -227,8 +227,7 @@ def duplicate_notes(
         if pairs:
             first, second = min(pairs)
             notes.append(
-                f"Groups of identical images that {text}: {len(pairs)}, e.g. '{first}' and "
-                f"'{second}'."
+                f"Groups of identical images {text}: {len(pairs)}, e.g. '{first}' and '{second}'."
             )
     return notes
 
@@ -239,7 +238,7 @@ def _check_columns(columns: list[str], where: str) -> None:
         if name not in known:
             raise UsageError(f"{where}: unknown column '{name}'.{did_you_mean(name, known)}")
         if columns.count(name) > 1:
-            raise UsageError(f"{where}: the column '{name}' stands there twice")
+            raise UsageError(f"{where}: the column '{name}' appears twice; remove one")
     for name in ("path", "split"):
         if name not in columns:
             raise UsageError(f"{where}: the column '{name}' is missing from the first line")
@@ -248,14 +247,14 @@ def _check_columns(columns: list[str], where: str) -> None:
 def _listed_image(text: str, root: Path, images: Collection[str], place: str) -> str:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts:
-        raise UsageError(f"{place}: '{text}' leaves the root; write a path relative to it")
+        raise UsageError(f"{place}: '{text}' is outside the root; write a path relative to it")
     image = str(path)
     if image not in images:
         if (root / path).is_file():
             raise UsageError(
-                f"{place}: '{text}' is hidden, in a linked folder, or no PNG, JPEG or TIFF file"
+                f"{place}: '{text}' is hidden, in a linked folder, or not PNG, JPEG or TIFF"
             )
-        raise UsageError(f"{place}: '{text}' does not exist; correct the path or drop the row")
+        raise UsageError(f"{place}: '{text}' does not exist; correct the path or remove the row")
     if len(path.parts) == 1:
         raise UsageError(f"{place}: '{text}' lies directly in the root; put it in a class folder")
     return image
@@ -269,8 +268,8 @@ def _check_scenes(rows: Iterable[Row], where: str) -> None:
         other = first.setdefault(row.scene, row)
         if other.split != row.split:
             raise UsageError(
-                f"{where}: scene '{row.scene}' stands in {other.split} (line {other.line}) and "
-                f"in {row.split} (line {row.line}); a scene belongs to one split"
+                f"{where}: scene '{row.scene}' is in {other.split} (line {other.line}) and in "
+                f"{row.split} (line {row.line}); put a scene into one split"
             )
 
 
@@ -279,7 +278,7 @@ def _quota(num_groups: int, val_fraction: float, test_fraction: float) -> dict[s
         return {"train": 1, "val": 0, "test": num_groups - 1}
     num_val = max(1, round(num_groups * val_fraction))
     num_test = max(1, round(num_groups * test_fraction))
-    # Large fractions of few groups may round up to all of them.
+    # Large fractions of few groups may round up to all groups.
     while num_val + num_test >= num_groups:
         if num_val > num_test:
             num_val -= 1

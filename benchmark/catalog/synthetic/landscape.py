@@ -1,7 +1,7 @@
-"""Plans of synthetic landscapes: which surface covers each pixel, and to which part it belongs.
+"""Plans of synthetic landscapes: the surface and the part of each pixel.
 
-A part is a field, a stand of trees, a roof, a pit: what has one colour and one texture. Every
-length is in px, which are metres.
+A part is a field, a stand of trees, a roof or a pit; it has one colour and one texture. Lengths
+are in px of 1 m.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ IntArray = NDArray[np.intp]
 WATER, FOREST, FIELD, BARREN, LOT, ROOF, ROAD, LAWN = range(8)
 LC_OF_SURFACE = np.array([1, 2, 3, 4, 5, 5, 6, 3], np.uint8)
 NODATA, ABERDEEN = 0, 15
-"""The two values of ``lc`` that say nothing; 15 is the gap of the Aberdeen Proving Ground."""
+"""The two values of ``lc`` without a class; 15 marks the gap at Aberdeen Proving Ground."""
 
 
 class Landscape(NamedTuple):
@@ -26,7 +26,7 @@ class Landscape(NamedTuple):
     lc: NDArray[np.uint8]
     """Land cover (H, W), the values of ``lc``."""
     surface: NDArray[np.uint8]
-    """Surface (H, W), finer than ``lc`` and present below nodata too."""
+    """Surface (H, W), finer than ``lc``, and defined where ``lc`` is nodata, too."""
     part: IntArray
     """Index of the part (H, W)."""
     surface_of_part: NDArray[np.uint8]
@@ -35,11 +35,11 @@ class Landscape(NamedTuple):
     across: FloatArray
     """Coordinates (H, W) in the directions of the fields' edges."""
     is_blank: NDArray[np.bool_]
-    """Where the picture was not taken (H, W)."""
+    """Where the picture has no data (H, W)."""
 
 
 class Site(NamedTuple):
-    """A rectangle on the ground: centre, half sides, and angle in radians."""
+    """A rectangle on the ground: centre, half sides and angle in radians."""
 
     y: float
     x: float
@@ -49,12 +49,12 @@ class Site(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How much of what a scene holds."""
+    """The contents of a scene."""
 
     forest: float
-    """Share of the land under trees."""
+    """Share of the land with trees."""
     lake: float
-    """Share of the scene under a lake; 0: none."""
+    """Share of the scene covered by a lake; 0: no lake."""
     num_towns: int
     num_pits: int
     num_paved: int
@@ -66,10 +66,10 @@ def smooth_noise(
     """Draw smooth noise of mean 0 and standard deviation 1.
 
     Args:
-        rng: the source of chance.
+        rng: random generator.
         shape: H and W in px.
         scale: distance in px of the knots of the coarsest octave.
-        octaves: how many; each has half the scale and half the amplitude of the one before.
+        octaves: their number; each has half the scale and half the amplitude of the last.
 
     Returns:
         noise (H, W) float32.
@@ -89,7 +89,7 @@ def smooth_noise(
 
 
 def _stretch(grid: FloatArray, length: int, knots: float, offset: float) -> FloatArray:
-    """Interpolate the first axis by cubic B-splines: products of small dense matrices."""
+    """Interpolate the first axis by cubic B-splines, as products of small dense matrices."""
     out = np.empty((length, grid.shape[1]), np.float32)
     for start in range(0, length, 256):
         stop = min(start + 256, length)
@@ -121,7 +121,7 @@ def draw_landscape(rng: np.random.Generator, size: int, plan: Plan) -> Landscape
     cover = smooth_noise(rng, (size, size), 340, 3) + 0.06 * rough
     forest = cover > np.quantile(cover[::8, ::8], 1 - plan.forest)
     hedges = (edge == 1) & (rough > -0.3)
-    # Two noises of several octaves: stands that meet at corners, not the rings of one contour map.
+    # Two noises of several octaves: stands meet at corners instead of forming contour rings.
     levels = [smooth_noise(rng, (size, size), 300, 3) + 0.06 * rough for _ in range(2)]
     stands = (levels[0] > 0.1) * 3 + np.digitize(levels[1], (-0.4, 0.5))
     _cover(surface, part, forest | hedges, FOREST, parts.add(FOREST, 6) + stands)
@@ -142,7 +142,7 @@ def draw_landscape(rng: np.random.Generator, size: int, plan: Plan) -> Landscape
 
 
 class _Parts:
-    """Numbers the parts in the order in which they are drawn."""
+    """The parts, numbered in the order of drawing."""
 
     def __init__(self) -> None:
         self.surfaces: list[int] = []
@@ -179,7 +179,7 @@ def _fields(
 def _bands(
     rng: np.random.Generator, length: int, low: int, high: int
 ) -> tuple[IntArray, NDArray[np.uint8]]:
-    """Cut a length into bands: the band of each px, and what runs along its edges."""
+    """Cut a length into bands; return the band and the kind of edge of each px."""
     widths = rng.integers(low, high, length // low + 2)
     ends = np.cumsum(widths)
     band = np.searchsorted(ends, np.arange(length), side="right").astype(np.intp)
@@ -199,7 +199,7 @@ def _water(
     plan: Plan,
     rough: FloatArray,
 ) -> None:
-    """Lay a river, or a lake with it, over the scene; their shores are rough."""
+    """Draw a river and a lake with rough shores, or one of them, or none."""
     size = len(surface)
     first = parts.add(WATER, 2)
     valley = smooth_noise(rng, (size, size), 700) + 0.02 * rough
@@ -215,7 +215,7 @@ def _water(
 def _local(
     size: int, site: Site, margin: float = 0
 ) -> tuple[tuple[slice, slice], FloatArray, FloatArray]:
-    """Return the part of the scene around a site, and coordinates along and across it."""
+    """Return the window of a site, and the coordinates along and across the site."""
     reach = int(np.hypot(site.half_length, site.half_width) + margin) + 2
     rows = slice(max(int(site.y) - reach, 0), max(min(int(site.y) + reach, size), 0))
     cols = slice(max(int(site.x) - reach, 0), max(min(int(site.x) + reach, size), 0))
@@ -236,7 +236,7 @@ def _somewhere(
 def _town(
     rng: np.random.Generator, surface: NDArray[np.uint8], part: IntArray, parts: _Parts
 ) -> None:
-    """Build streets with houses, lawns and trees."""
+    """Draw streets with houses, lawns and trees."""
     size = len(surface)
     site = _somewhere(rng, size, 260, 640)
     window, u, v = _local(size, site)
@@ -267,12 +267,9 @@ def _town(
 def _farm(
     rng: np.random.Generator, surface: NDArray[np.uint8], part: IntArray, parts: _Parts
 ) -> None:
-    size = len(surface)
-    yard = _somewhere(rng, size, 40, 80)
-    window, u, v = _local(size, yard)
-    where = (np.abs(u) < yard.half_length) & (np.abs(v) < yard.half_width)
+    yard = _somewhere(rng, len(surface), 40, 80)
     code = LAWN if rng.random() < 0.6 else BARREN
-    _cover(surface[window], part[window], where, code, parts.add(code))
+    _rectangle(surface, part, yard, code, parts.add(code))
     for _ in range(int(rng.integers(1, 5))):
         half = rng.uniform(5, 16), rng.uniform(4, 8)
         barn = Site(yard.y + rng.uniform(-25, 25), yard.x + rng.uniform(-25, 25), *half, yard.angle)
@@ -294,7 +291,7 @@ def _pit(
     parts: _Parts,
     rough: FloatArray,
 ) -> None:
-    """Open a quarry, a building site or a beach: a ragged ellipse of bare ground."""
+    """Draw a quarry, building site or beach: a ragged ellipse of bare ground."""
     site = _somewhere(rng, len(surface), 250, 330, margin=0.16)
     window, u, v = _local(len(surface), site, margin=30)
     bays = smooth_noise(rng, u.shape, 110)
@@ -307,7 +304,7 @@ def _pit(
 def _paved(
     rng: np.random.Generator, surface: NDArray[np.uint8], part: IntArray, parts: _Parts
 ) -> None:
-    """Build a mall, a depot or a plant: a lot with large roofs and strips of green."""
+    """Draw a mall, depot or plant: a lot with large roofs and strips of green."""
     site = _somewhere(rng, len(surface), 260, 370, margin=0.14)
     window, u, v = _local(len(surface), site)
     where = (np.abs(u) < site.half_length) & (np.abs(v) < site.half_width)
@@ -326,7 +323,7 @@ def _paved(
 def _gaps(
     rng: np.random.Generator, lc: NDArray[np.uint8], y: FloatArray, x: FloatArray
 ) -> NDArray[np.bool_]:
-    """Blank a wedge of the labels at the edge, or a patch inside; return the picture's gaps."""
+    """Blank a wedge of labels at the edge, or a disc inside; return the picture's gaps."""
     size = len(lc)
     blank = np.zeros(lc.shape, bool)
     if rng.random() < 0.3:

@@ -1,8 +1,8 @@
 """Synthetic aerial pictures: colours, textures, shadows and a sensor for a landscape's plan.
 
 Colours of the classes overlap on purpose (brown fields, bare soil and roofs; dark conifers and
-dark water; algae and lawns), so that structure has to tell them apart. Every part draws two
-colours, and a weight for each texture; a picture is their product.
+dark water; algae and lawns), so that only structure separates them. Each part draws two colours
+and a weight for each texture; a picture is their product.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class Look(NamedTuple):
     """Season, light and sensor of one scene."""
 
     dryness: float
-    """How much of the fields is ripe, mown or bare, 0...1."""
+    """Share of the fields that is ripe, mown or bare, 0...1."""
     leaf_off: float
-    """How bare the deciduous trees are, 0...1."""
+    """Bareness of the deciduous trees, 0...1."""
     conifers: float
     """Share of conifer stands."""
     sun: float
@@ -80,7 +80,7 @@ class Look(NamedTuple):
     blur: float
     """Standard deviation of the optics' blur in px."""
     noise: float
-    """Standard deviation of the sensor's noise, of 255."""
+    """Standard deviation of the sensor's noise, in levels of 0...255."""
 
 
 _STATE_LOOKS = {
@@ -138,7 +138,7 @@ def draw_picture(rng: np.random.Generator, land: Landscape, look: Look) -> NDArr
     glint = _glint(rng, land)
     picture = np.empty((4, size, size), np.uint8)
     change = other - base
-    # Leaves scatter near-infrared: their shadows are lighter there.
+    # Leaves scatter near-infrared, so shadows are lighter there.
     tone_nir = np.sqrt(tone)
     for band in range(4):
         light = change[:, band][land.part]
@@ -183,7 +183,7 @@ def _paint(
         if surface == WATER:
             angle, wave, warp = rng.uniform(0, 2 * np.pi), wave / 1.5, 1.5
         waves[part] = np.cos(angle) * wave, np.sin(angle) * wave, rng.uniform(0, 6.28), warp
-    # Near-infrared varies most: moisture, minerals and coatings, not only leaves.
+    # Near-infrared varies most, through moisture, minerals, coatings and leaves.
     spread = np.exp(rng.normal(0, 1, base.shape) * [0.05, 0.05, 0.05, 0.17])
     base *= spread
     other *= spread
@@ -285,7 +285,7 @@ def _textures(
     noises = [smooth_noise(rng, (size, size), scale) for scale in (2.6, 9, 34, 170)]
     phase = land.along * waves[:, 0][land.part]
     phase += land.across * waves[:, 1][land.part]
-    # Rows are never quite straight, nor equally strong, and ripples much less so.
+    # Furrows are neither straight nor equally strong, and ripples even less so.
     phase += noises[2] * waves[:, 3][land.part]
     phase += waves[:, 2][land.part]
     stripes = np.sin(phase, out=phase)
@@ -301,8 +301,8 @@ def _textures(
 def _crowns(rng: np.random.Generator, size: int, spacing: int, sun: float) -> FloatArray:
     """Draw tree crowns, one in each cell of a jittered grid, lit from one side.
 
-    A crown is a paraboloid; where several meet, the highest is seen. The texture repeats after
-    some 700 px, which is no multiple of a patch.
+    A crown is a paraboloid; where several overlap, the highest is visible. The texture repeats
+    after some 700 px, which is not a multiple of a patch.
     """
     cells = min(-(-size // spacing) + 1, 701 // spacing)
     place = rng.random((2, cells, cells), np.float32)
@@ -331,7 +331,7 @@ def _crowns(rng: np.random.Generator, size: int, spacing: int, sun: float) -> Fl
 
 
 def _slope(height: FloatArray, sun: float, step: int, *, wrap: bool = False) -> FloatArray:
-    """Return how much a surface rises towards the sun over ``step`` px."""
+    """Return the rise of a surface towards the sun over ``step`` px."""
     shift = round(step * np.sin(sun)), round(step * np.cos(sun))
     ahead = np.roll(height, shift, (0, 1))
     slope = height - ahead
@@ -344,12 +344,12 @@ def _slope(height: FloatArray, sun: float, step: int, *, wrap: bool = False) -> 
 
 
 def _shadows(land: Landscape, look: Look) -> FloatArray:
-    """Return the share of light (H, W) that the shadows of trees and buildings leave."""
+    """Return the share of light (H, W) left by the shadows of trees and buildings."""
     tall = (land.surface == FOREST) | (land.surface == ROOF)
     shaded = np.zeros_like(tall)
     length = max(round(look.shadow), 2)
     for step in range(1, length + 1, 2):
-        # The azimuths lie between 0 and 90 degrees, so shadows fall down and to the right.
+        # Azimuths are between 0 and 90 degrees, so shadows fall down and to the right.
         down, right = round(step * np.sin(look.sun)), round(step * np.cos(look.sun))
         shaded[down:, right:] |= tall[: len(tall) - down, : len(tall) - right]
     shaded &= ~tall
@@ -357,7 +357,7 @@ def _shadows(land: Landscape, look: Look) -> FloatArray:
 
 
 def _add_details(rng: np.random.Generator, land: Landscape, tone: FloatArray) -> None:
-    """Put cars and white lines on the lots, vents on the roofs, ruts on bare ground."""
+    """Draw cars and white lines on lots, vents on roofs, and ruts on bare ground."""
     bare = np.flatnonzero(land.surface == BARREN)
     if len(bare):
         way = smooth_noise(rng, land.lc.shape, 120).ravel()[bare]
@@ -387,7 +387,7 @@ def _add_details(rng: np.random.Generator, land: Landscape, tone: FloatArray) ->
 
 
 def _glint(rng: np.random.Generator, land: Landscape) -> FloatArray:
-    """Return sunlight mirrored by water (H, W): sparkle in patches, on some waters only."""
+    """Return sunlight reflected by water (H, W): sparkle in patches, in half of the scenes."""
     size = len(land.lc)
     if rng.random() < 0.5:
         return np.zeros((size, size), np.float32)

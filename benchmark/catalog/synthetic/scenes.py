@@ -1,7 +1,7 @@
 """Writer of synthetic scenes in the folder layout of torchgeo's ChesapeakeCVPR.
 
 ``torchgeo.datasets.ChesapeakeCVPR(root=DIR, splits=[...])`` opens the folder unchanged. A file
-named SYNTHETIC.txt, written last, marks it, so that nothing mistakes it for aerial photographs.
+named SYNTHETIC.txt, written last, marks the scenes as synthetic.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VERSION = 1
-"""Raised by hand when the same settings give other bytes."""
+"""Raised by hand when the same settings give different bytes."""
 MIN_SIZE, MAX_SIZE = 256, 8192
 MAX_SCENES = 30
 _IN_PROGRESS = "SYNTHETIC.partial.txt"
 _YEARS = {"de": 2013, "md": 2013, "ny": 2013, "pa": 2013, "va": 2014, "wv": 2014}
-# One-degree blocks of the state, named by the latitude and longitude of the south-east corner.
+# One-degree blocks of each state, by the latitude and longitude of their south-east corner.
 _BLOCKS = {
     "de": ((38, 75), (39, 75)),
     "md": ((38, 76), (39, 76), (39, 77)),
@@ -39,7 +39,7 @@ _BLOCKS = {
     "wv": ((37, 80), (38, 80), (39, 79)),
 }
 _KEYSTONE = "m_3708035_ne_17_1"
-"""The tile of wv-val whose every layer torchgeo looks for to see that the folder is complete."""
+"""The tile of wv-val with all layers; torchgeo checks it to see that the folder is complete."""
 _PRIOR = "prior_from_cooccurrences_101_31_no_osm_no_buildings"
 _LAYERS = (
     "naip-new",
@@ -54,7 +54,7 @@ _SPLITS = ("train", "val", "test")
 
 
 class _Task(NamedTuple):
-    """One scene to write; it depends on nothing but these values."""
+    """One scene to write; its bytes depend only on these values."""
 
     root: str
     folder: str
@@ -64,7 +64,7 @@ class _Task(NamedTuple):
     number: int
     """Position within the state."""
     serial: int
-    """Position among all scenes of the largest possible set, which seeds it."""
+    """Position among all scenes of the largest possible set; part of the seed."""
     size: int
     seed: int
 
@@ -79,17 +79,17 @@ def write_scenes(
 ) -> Path:
     """Write synthetic scenes of six states; return the folder.
 
-    The same settings give the same bytes, and a folder that holds them already is left alone.
+    The same settings give the same bytes; a folder that is complete already is left unchanged.
 
     Args:
-        root: the folder; created where it is missing.
-        scenes: scenes of each state, 3 to 30; at least one in each of torchgeo's splits.
+        root: the folder; created if missing.
+        scenes: scenes per state, 3 to 30, so that each of torchgeo's splits has one.
         size: side of a scene in px (1 m), 256 to 8192.
         seed: seed of every picture.
-        progress: told about the scenes as they are written.
+        progress: shows the number of scenes written.
 
     Raises:
-        UsageError: a setting is out of range, or the folder holds something else.
+        UsageError: a setting is out of range, or the folder holds other files.
         BenchmarkError: a file could not be written.
     """
     root = Path(root)
@@ -126,19 +126,19 @@ def _describe(scenes: int, size: int, seed: int) -> str:
 
 
 def _is_complete(root: Path, settings: str) -> bool:
-    """Return whether the folder holds these scenes; refuse one that holds anything else."""
+    """Return whether the folder holds these scenes; raise UsageError if it holds other files."""
     try:
         if not root.exists():
             return False
         if not root.is_dir():
-            raise UsageError(f"--root {root}: is a file; give a folder")
+            raise UsageError(f"--root {root}: is a file; name a folder")
         marker = root / SYNTHETIC_MARKER
         if marker.is_file():
             if marker.read_text(encoding="utf-8") == settings:
                 return True
             raise UsageError(
                 f"--root {root}: holds synthetic scenes of other settings; "
-                "give another folder, or delete this one"
+                "name another folder, or delete this one"
             )
         partial = root / _IN_PROGRESS
         if partial.is_file() and partial.read_text(encoding="utf-8") == settings:
@@ -146,7 +146,7 @@ def _is_complete(root: Path, settings: str) -> bool:
         if any(root.iterdir()):
             raise UsageError(
                 f"--root {root}: is not empty and holds no synthetic scenes of these settings; "
-                "nothing is overwritten, give another folder"
+                "name another folder, since files are never overwritten"
             )
     except (OSError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"--root {root}: cannot be read: {one_line(error)}") from error
@@ -154,7 +154,7 @@ def _is_complete(root: Path, settings: str) -> bool:
 
 
 def _tasks(root: Path, scenes: int, size: int, seed: int) -> Iterator[_Task]:
-    """Yield the scenes: quarter quads on every other row and column, so that none touch."""
+    """Yield the scenes: quarter quads in every second row and column, so that none touch."""
     import numpy as np
 
     for place, (state, year) in enumerate(_YEARS.items()):
@@ -169,7 +169,7 @@ def _tasks(root: Path, scenes: int, size: int, seed: int) -> Iterator[_Task]:
         rng = np.random.default_rng([seed, 6, place])
         rng.shuffle(quads)
         for number in range(scenes):
-            # Every third scene is for val and every third for test, whatever their number.
+            # Scenes go to train, val and test in turn, whatever their number.
             split = _SPLITS[number % 3]
             (latitude, longitude), quad = quads[number]
             zone = 17 if longitude >= 78 else 18
@@ -183,7 +183,7 @@ def _tasks(root: Path, scenes: int, size: int, seed: int) -> Iterator[_Task]:
 
 
 def _write_all(tasks: list[_Task], progress: Progress) -> list[dict[str, Any]]:
-    """Write every scene, on all cores; return their features of the index, in order."""
+    """Write all scenes on all cores; return their features of the index, in order."""
     features = []
     stage = progress.stage("prepare", num_cells=1, num_items=len(tasks), unit="scenes")
     stage.start("synthetic")
@@ -235,8 +235,8 @@ def _write_scene(task: _Task) -> dict[str, Any]:
     if not _is_written(task, paths):
         rng = np.random.default_rng([task.seed, task.serial, task.size])
         look = draw_look(rng, task.state)
-        # Rare surfaces come by turns, so that each state has some: 24 barren patches are
-        # few in the real data, none would be a class that cannot be tested.
+        # Rare surfaces come in turn, so that each state has some. The real data has few barren
+        # patches (24); without any, the class could not be tested.
         plan = Plan(
             forest=rng.uniform(0.56, 0.86),
             lake=rng.uniform(0.15, 0.5) if task.number % 3 == 2 or rng.random() < 0.15 else 0.0,
@@ -244,14 +244,14 @@ def _write_scene(task: _Task) -> dict[str, Any]:
             num_pits=int(task.number % 3 == 0),
             num_paved=int(task.number % 3 == 1),
         )
-        # Threads would add up products in another order, and workers share the cores.
+        # More threads would sum in another order, and workers share the cores.
         with threadpool_limits(1):
             land = draw_landscape(rng, task.size, plan)
             picture = draw_picture(rng, land, look)
         if task.name == _KEYSTONE:
             _write_other_layers(task, paths, profile, land.lc, picture)
         _write_raster(task.root, paths["naip-new"], picture, profile)
-        # Written last: a scene is there when its labels are.
+        # Written last: the labels mark the scene as complete.
         _write_raster(task.root, paths["lc"], land.lc[None], profile)
     return _feature(task, paths, west, north, epsg)
 
@@ -265,13 +265,13 @@ def _centre(block: str, quarter: str) -> tuple[float, float]:
 
 
 def _is_written(task: _Task, paths: dict[str, str]) -> bool:
-    """Return whether an earlier run with the same settings, which was cut off, wrote it."""
+    """Return whether an interrupted run with the same settings wrote the scene."""
     needed = paths if task.name == _KEYSTONE else ("naip-new", "lc")
     return all(Path(task.root, paths[layer]).is_file() for layer in needed)
 
 
 def _write_raster(root: str, relative: str, pixels: NDArray[Any], profile: dict[str, Any]) -> None:
-    """Write (C, H, W) pixels as a deflate GeoTIFF; it gets its name when it is complete."""
+    """Write (C, H, W) pixels as a deflate GeoTIFF, which is renamed when complete."""
     from rasterio.io import MemoryFile
 
     path = Path(root, relative)
@@ -294,7 +294,7 @@ def _write_other_layers(
     lc: NDArray[np.uint8],
     picture: NDArray[np.uint8],
 ) -> None:
-    """Write the layers that the benchmark does not read, in small but valid form."""
+    """Write the layers that the benchmark does not read, in simple but valid form."""
     import numpy as np
 
     nlcd = np.zeros(256, np.uint8)
@@ -321,7 +321,7 @@ def _feature(
 ) -> dict[str, Any]:
     """Describe the scene by the largest box in EPSG:3857 that lies inside it.
 
-    A box, because a grid over the bounds of the slanted outline would leave the raster.
+    A grid over the bounds of the slanted outline would go beyond the raster.
     """
     from rasterio.warp import transform
 

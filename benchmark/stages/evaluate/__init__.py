@@ -12,12 +12,12 @@ from benchmark.store.artefacts import Artefact
 
 
 class EvaluateStage(Stage):
-    """Predictions to scores."""
+    """Turn predictions into scores."""
 
     name = "evaluate"
 
     def cells(self, context: Context) -> list[Cell]:
-        """Return the one cell: the scores of all predictions complete by now."""
+        """Return the only cell: the scores of all complete predictions."""
         return [Cell(stage=self.name, artefact=context.scores(), dataset=context.dataset.name)]
 
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
@@ -39,7 +39,7 @@ class EvaluateStage(Stage):
                 progress.close()
 
     def tables(self, context: Context) -> list[TextTable]:
-        """Return the ranking, and what fine-tuning gained."""
+        """Return the ranking, and the comparison of fine-tuned with frozen backbones."""
         artefact = context.scores()
         if not artefact.is_complete:
             return []
@@ -58,7 +58,7 @@ def ranking_table(artefact: Artefact) -> TextTable:
             f"{row['value']:.3f}",
             f"[{row['ci_low']:.3f}, {row['ci_high']:.3f}]",
             "-" if row["rank"] == 1 else f"{100 * row['difference']:.1f}",
-            "" if row["rank"] == 1 else ("no detectable difference" if row["is_tie"] else ""),
+            "no detectable difference" if row["is_tie"] else "",
         ]
         for row in ranking
     ]
@@ -72,7 +72,7 @@ def ranking_table(artefact: Artefact) -> TextTable:
 
 
 def comparison_table(artefact: Artefact) -> TextTable:
-    """Return fine-tuned minus frozen as a table to print, without rows where nothing is both."""
+    """Return fine-tuned minus frozen as a table to print; empty if no backbone has both."""
     comparison = artefact.read_table(names=["comparison.parquet"]).to_pylist()
     rows = [
         [

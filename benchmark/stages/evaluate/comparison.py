@@ -1,6 +1,6 @@
-"""Fine-tuned against frozen, backbone by backbone, on the same resamples of test.
+"""Comparison of each fine-tuned backbone with the same one frozen, on the same resamples of test.
 
-One sign everywhere: a gain is fine-tuned minus frozen, so that above zero fine-tuning is ahead.
+A gain is always fine-tuned minus frozen: above zero, fine-tuning is better.
 """
 
 from __future__ import annotations
@@ -41,22 +41,21 @@ COMPARISON = pa.schema(
         pa.field("sentence", pa.string(), nullable=False),
     ]
 )
-"""One row per backbone that has both. ``head`` is the frozen side's, chosen by
-``head_val_score``; values are balanced accuracies on test, the mean over seeds, and ``gain`` the
-fine-tuned minus the frozen one with its percentile interval. ``p_value`` is the exact McNemar
-test of the first common seed, Holm-corrected over the rows; null without a common seed. Seconds
-are device-seconds of one seed, the mean over seeds, ``ratio`` fine-tuned over frozen; null where
-unknown."""
+"""One row per backbone with fine-tuned and frozen predictions. ``head``: of the frozen side, the
+best ``head_val_score``. Values: balanced accuracy on test, mean over seeds. ``gain``: fine-tuned
+minus frozen, with its percentile interval. ``p_value``: exact McNemar test of the first common
+seed, Holm-corrected over the rows; null without a common seed. Seconds: device-seconds of one
+seed, mean over seeds; ``ratio``: fine-tuned over frozen; null if unknown."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """One method of one backbone on test, its seeds together.
+    """All seeds of one method of one backbone, on test.
 
     Attributes:
         cells: one per seed.
         values: (seeds,) the headline metric.
-        resampled: (R,) the mean over seeds of the headline metric of every resample.
+        resampled: (R,) the headline metric of each resample, mean over seeds.
         is_right: for each seed, (N,) whether a patch is classified correctly.
     """
 
@@ -67,7 +66,7 @@ class Group:
 
     @property
     def backbone(self) -> str:
-        """Its backbone's name."""
+        """Name of the backbone."""
         return self.cells[0].backbone or ""
 
     @property
@@ -87,9 +86,9 @@ class Group:
 
 
 class Cost(NamedTuple):
-    """What one cell took, and how well it did on val.
+    """Val score and device time of one cell.
 
-    ``seconds`` are those of the device, embeddings included where it needs them; None: unknown.
+    ``seconds``: device-seconds, including those of the embeddings of a head; None: unknown.
     """
 
     val_score: float
@@ -98,9 +97,9 @@ class Cost(NamedTuple):
 
 
 def read_costs(context: Context, cells: Iterable[Cell]) -> dict[Cell, Cost]:
-    """Read from the manifests what complete cells of predictions took.
+    """Read the costs of complete cells of predictions from their manifests.
 
-    Embeddings count once in each cell that uses them, as if it had been the only one.
+    Each cell that uses embeddings is charged their full cost, as if it were the only one.
     """
     embedded: dict[str, dict[str, Any]] = {}
     for backbone in context.backbones:
@@ -114,7 +113,7 @@ def read_costs(context: Context, cells: Iterable[Cell]) -> dict[Cell, Cost]:
         if cell.method == FINETUNE:
             device = manifest.get("plan", {}).get("device")
         else:
-            # Embeddings that were deleted since took time too, but nobody knows how much.
+            # The time of embeddings that have been deleted is unknown.
             first = embedded.get(cell.backbone or "", {})
             embed_s, device = _number(first, "seconds", "device"), first.get("device", {})
             seconds = None if seconds is None or embed_s is None else embed_s + seconds
@@ -131,19 +130,19 @@ def compare(
     floors: set[str],
     confidence: float,
 ) -> pa.Table:
-    """Compare every backbone that was fine-tuned with the same one frozen.
+    """Compare every fine-tuned backbone with the same one frozen.
 
-    The frozen side is the head with the best val score, the mean over its seeds: test has no
-    part in the choice.
+    The frozen side is the head with the best val score, mean over its seeds. The choice does not
+    depend on test.
 
     Args:
         groups: scored on the same resamples.
         costs: of every cell of ``groups``.
-        floors: names of heads that are no frozen side.
+        floors: names of heads that are never the frozen side.
         confidence: of the intervals.
 
     Returns:
-        Rows of ``COMPARISON`` in the order of ``groups``; none where no backbone has both.
+        Rows of ``COMPARISON`` in the order of ``groups``; none if no backbone has both.
     """
     rows: list[dict[str, Any]] = []
     for tuned in groups:
@@ -192,7 +191,7 @@ def _row(
 
 
 def write_sentence(gain: float, low: float, high: float, ratio: float | None) -> str:
-    """Return what fine-tuning brings and costs, in plain words and without a full stop.
+    """Return a sentence on the gain and cost of fine-tuning, without a full stop.
 
     Args:
         gain: balanced accuracy, fine-tuned minus frozen.
@@ -201,25 +200,23 @@ def write_sentence(gain: float, low: float, high: float, ratio: float | None) ->
         ratio: device-seconds, fine-tuned over frozen; None: unknown.
     """
     points = [100 * gain, 100 * low, 100 * high]
+    is_gain, is_loss = low > 0.0, high < 0.0
     # A detectable difference must not look as if its interval began at zero.
-    is_small = (low > 0.0 or high < 0.0) and min(abs(points[1]), abs(points[2])) < 0.05
+    is_small = (is_gain or is_loss) and min(abs(points[1]), abs(points[2])) < 0.05
     digits = 2 if is_small else 1
+    if is_loss:
+        points = [-points[0], -points[2], -points[1]]
+    # Adding zero turns the minus zero that rounding may leave into zero.
+    middle, begin, end = (f"{round(value, digits) + 0.0:.{digits}f}" for value in points)
+    if is_gain or is_loss:
+        verb = "gains" if is_gain else "loses"
+        text = f"fine-tuning {verb} {middle} points [{begin}, {end}]"
+    else:
+        sign = "+" if float(middle) > 0 else ""
+        change = f"{sign}{middle} points [{begin}, {end}]"
+        text = f"fine-tuning makes no detectable difference ({change})"
     cost = cost_words(ratio)
-    if low > 0.0:
-        shown = [_decimal(value, digits) for value in points]
-        text = f"fine-tuning gains {shown[0]} points [{shown[1]}, {shown[2]}]"
-        return f"{text} for {cost}" if cost else text
-    if high < 0.0:
-        shown = [_decimal(-value, digits) for value in points]
-        text = f"fine-tuning loses {shown[0]} points [{shown[2]}, {shown[1]}]"
-        return f"{text} at {cost}" if cost else text
-    shown = [_decimal(value, digits) for value in points]
-    sign = "+" if float(shown[0]) > 0 else ""
-    text = (
-        "fine-tuning makes no detectable difference "
-        f"({sign}{shown[0]} points [{shown[1]}, {shown[2]}])"
-    )
-    return f"{text} at {cost}" if cost else text
+    return f"{text} {'for' if is_gain else 'at'} {cost}" if cost else text
 
 
 def cost_words(ratio: float | None) -> str:
@@ -241,10 +238,10 @@ def unlike_devices(comparison: pa.Table) -> list[str]:
     """Return a note for every row whose two sides ran on different kinds of device."""
     return [
         f"{row['backbone']}: fine-tuning ran on {row['finetuned_device']}, its embeddings on "
-        f"{row['frozen_device']}, whose device-seconds are not alike."
+        f"{row['frozen_device']}; their device-seconds are not comparable."
         for row in comparison.to_pylist()
         if None not in (row["frozen_device"], row["finetuned_device"])
-        # A GPU goes by its own name in one manifest and as "cuda" in the other.
+        # One manifest has the model of a GPU, the other "cuda".
         and (row["frozen_device"] == "cpu") != (row["finetuned_device"] == "cpu")
     ]
 
@@ -272,8 +269,3 @@ def _number(manifest: Mapping[str, Any], *keys: str) -> float | None:
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return None if value is None else float(value)
-
-
-def _decimal(value: float, digits: int) -> str:
-    # Adding zero turns the minus zero that rounding may leave into zero.
-    return f"{round(value, digits) + 0.0:.{digits}f}"

@@ -6,7 +6,7 @@ Test labels are read here and nowhere else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,14 +19,13 @@ from benchmark.catalog.metrics import HEADLINE
 from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
-from benchmark.specs import Metric
 from benchmark.stages.evaluate.comparison import Group, compare, read_costs, unlike_devices
 from benchmark.statistics.counts import summarise
 from benchmark.statistics.resampling import Resampling, draw_resamples, interval, resample
 from benchmark.statistics.significance import holm, mcnemar
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
-from benchmark.tables import CONFUSION, SCORES, check_table, vectors_array
+from benchmark.tables import CONFUSION, CONFUSION_KEY, SCORES, check_table, vectors_array
 
 SPLITS_SCORED = ("val", "test")
 
@@ -34,7 +33,7 @@ SPLITS_SCORED = ("val", "test")
 def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]) -> None:
     """Score every complete cell of the grid and commit the scores.
 
-    Commits nothing where the grid has changed meanwhile: its scores are another artefact.
+    Commits nothing if the grid has changed meanwhile: its scores belong to another artefact.
 
     Raises:
         BenchmarkError: there is no complete cell.
@@ -44,26 +43,16 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     if not cells:
         reasons = {context.why_missing(cell.artefact) for cell in grid}
         raise BenchmarkError(f"there are no predictions to score: {sorted(reasons)[0]}")
-    settings = context.experiment.evaluate
-    evaluation = Evaluation(
-        context.patches,
-        num_classes=len(context.source.classes),
-        num_resamples=settings.num_resamples,
-        confidence=settings.confidence,
-        seed=settings.seed,
-        classes=context.source.classes,
-        metrics=context.metrics,
-    )
+    evaluation = Evaluation(context)
     for cell in cells:
         evaluation.add(cell)
         advance(1)
     if context.scores().fingerprint != artefact.fingerprint:
-        # Another run completed predictions meanwhile: these would not be the scores of this name.
+        # Another run has completed predictions meanwhile: these scores do not match the name.
         return
-    floors = {item.name for item in context.backbones if item.is_floor}
-    floors |= {item.name for item in context.heads if item.is_floor}
-    fingerprint = artefact.fingerprint
-    scores = check_table(evaluation.scores(fingerprint), SCORES, what="scores")
+    floor_heads = {item.name for item in context.heads if item.is_floor}
+    floors = floor_heads | {item.name for item in context.backbones if item.is_floor}
+    scores = check_table(evaluation.scores(artefact.fingerprint), SCORES, what="scores")
     artefact.write_table("confusion.parquet", evaluation.confusion())
     artefact.write_table("scores.parquet", scores)
     artefact.write_bytes("scores.csv", scores.to_pandas().to_csv(index=False).encode())
@@ -72,8 +61,8 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     comparison = compare(
         evaluation.groups(),
         costs=read_costs(context, cells),
-        floors={item.name for item in context.heads if item.is_floor},
-        confidence=settings.confidence,
+        floors=floor_heads,
+        confidence=context.experiment.evaluate.confidence,
     )
     artefact.write_table("comparison.parquet", comparison)
     artefact.commit(
@@ -111,26 +100,16 @@ class _Labels:
 class Evaluation:
     """The scores of one data set; resamples are drawn once per split, for all methods."""
 
-    def __init__(
-        self,
-        patches: Artefact,
-        *,
-        num_classes: int,
-        num_resamples: int,
-        confidence: float,
-        seed: int,
-        classes: Sequence[str],
-        metrics: Sequence[Metric],
-    ) -> None:
+    def __init__(self, context: Context) -> None:
         """Read the labels and draw the resamples."""
-        self._num_classes = num_classes
-        self._confidence = confidence
-        self._classes = tuple(classes)
-        self._metrics = tuple(metrics)
+        settings = context.experiment.evaluate
+        self._confidence = settings.confidence
+        self._classes = context.source.classes
+        self._metrics = context.metrics
         self._labels: dict[str, _Labels] = {}
         self.resamplings: dict[str, Resampling] = {}
         self._scored: list[_Scored] = []
-        table = patches.read_table(
+        table = context.patches.read_table(
             columns=["patch_id", "split", "label", "scene"], splits=SPLITS_SCORED
         )
         frame = table.to_pandas()
@@ -139,7 +118,10 @@ class Evaluation:
             y_true = rows["label"].to_numpy()
             self._labels[split] = _Labels(rows["patch_id"].to_numpy(), y_true)
             self.resamplings[split] = draw_resamples(
-                y_true, rows["scene"].to_numpy(), num_resamples=num_resamples, seed=seed
+                y_true,
+                rows["scene"].to_numpy(),
+                num_resamples=settings.num_resamples,
+                seed=settings.seed,
             )
 
     def add(self, cell: Cell) -> None:
@@ -150,8 +132,9 @@ class Evaluation:
         """
         table = cell.artefact.read_table()
         ids = table["patch_id"].to_numpy()
-        y_pred = table["y_pred"].to_numpy()
-        y_score = vectors_array(table["y_score"])
+        all_pred = table["y_pred"].to_numpy()
+        all_score = vectors_array(table["y_score"])
+        num_classes = len(self._classes)
         for split, labels in self._labels.items():
             at = np.searchsorted(ids, labels.ids)
             found = at < len(ids)
@@ -160,33 +143,20 @@ class Evaluation:
                     f"{cell.artefact.uri} lacks predictions of the split '{split}': delete it "
                     "and run again"
                 )
-            self._scored.append(self._score(cell, split, labels, y_pred[at], y_score[at]))
-
-    def _score(
-        self,
-        cell: Cell,
-        split: str,
-        labels: _Labels,
-        y_pred: NDArray[np.int32],
-        y_score: NDArray[np.float32],
-    ) -> _Scored:
-        whole = summarise(labels.y_true, y_pred, y_score, num_classes=self._num_classes)
-        drawn = resample(
-            labels.y_true,
-            y_pred,
-            y_score,
-            num_classes=self._num_classes,
-            resampling=self.resamplings[split],
-        )
-        return _Scored(
-            cell=cell,
-            split=split,
-            counts=np.asarray(whole.counts, dtype=np.int64),
-            values={metric.name: metric.compute(whole) for metric in self._metrics},
-            resampled={metric.name: metric.compute(drawn) for metric in self._metrics},
-            is_right=y_pred == labels.y_true,
-            digest=hashlib.blake2b(np.ascontiguousarray(y_score).tobytes()).hexdigest(),
-        )
+            y_true, y_pred, y_score = labels.y_true, all_pred[at], all_score[at]
+            whole = summarise(y_true, y_pred, y_score, num_classes=num_classes)
+            drawing = self.resamplings[split]
+            drawn = resample(y_true, y_pred, y_score, num_classes=num_classes, resampling=drawing)
+            scored = _Scored(
+                cell=cell,
+                split=split,
+                counts=np.asarray(whole.counts, dtype=np.int64),
+                values={metric.name: metric.compute(whole) for metric in self._metrics},
+                resampled={metric.name: metric.compute(drawn) for metric in self._metrics},
+                is_right=y_pred == y_true,
+                digest=hashlib.blake2b(np.ascontiguousarray(y_score).tobytes()).hexdigest(),
+            )
+            self._scored.append(scored)
 
     def scores(self, fingerprint: str) -> pa.Table:
         """Return the table ``scores``: one row per cell, split and metric (and class)."""
@@ -217,7 +187,7 @@ class Evaluation:
         return pa.Table.from_pylist(rows, schema=CONFUSION)
 
     def groups(self) -> list[Group]:
-        """Return what is compared on test: every method of every backbone, seeds together."""
+        """Return the results on test grouped by backbone and method, seeds together."""
         found: dict[tuple[str, str], list[_Scored]] = {}
         for item in self._scored:
             if item.split == "test":
@@ -234,11 +204,11 @@ class Evaluation:
         ]
 
     def ranking(self, floors: set[str]) -> pd.DataFrame:
-        """Rank methods on test by the headline metric, seeds taken together.
+        """Rank methods by the headline metric on test, mean over seeds.
 
-        The interval is that of the mean over seeds; ``seed_std`` is kept apart. ``difference``
-        is the leader minus the row on the same resamples, ``p_value`` the exact McNemar test of
-        the first seed (McNemar 1947), corrected over the table after Holm (1979).
+        The interval is that of the mean; ``seed_std`` is a column of its own. ``difference`` is
+        the leader minus the row on the same resamples, ``p_value`` the exact McNemar test of the
+        first seed (McNemar 1947), corrected over the table (Holm 1979).
         """
         groups = self.groups()
         rows = []
@@ -253,7 +223,7 @@ class Evaluation:
                     "ci_high": high,
                     "seed_std": group.values.std(ddof=1) if len(group.values) > 1 else None,
                     "num_seeds": len(group.values),
-                    # Fine-tuning learns, whatever the weights that it begins with.
+                    # Fine-tuning trains even a floor backbone.
                     "is_floor": not group.is_finetuned
                     and (group.backbone in floors or group.method in floors),
                     "seed_values": group.values.tolist(),
@@ -277,7 +247,7 @@ class Evaluation:
         return pd.DataFrame([rows[i] for i in order])
 
     def notes(self, ranking: pd.DataFrame, floors: set[str]) -> list[str]:
-        """Return what looks broken: scores at chance, and settings with identical results."""
+        """Return notes on suspicious results: scores at chance, and cells with identical scores."""
         notes = []
         present = len(set(self._labels["test"].y_true.tolist()))
         for row in ranking.itertuples():
@@ -305,14 +275,7 @@ class Evaluation:
 
 
 def _key(item: _Scored) -> dict[str, Any]:
-    return {
-        "dataset": item.cell.dataset,
-        "backbone": item.cell.backbone,
-        "method": item.cell.method,
-        "train_set": item.cell.train_set,
-        "seed": item.cell.seed,
-        "split": item.split,
-    }
+    return {name: getattr(item if name == "split" else item.cell, name) for name in CONFUSION_KEY}
 
 
 def _finite(value: float) -> float | None:

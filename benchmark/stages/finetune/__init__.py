@@ -18,11 +18,11 @@ class FinetuneStage(Stage):
     leases_late = True
 
     def cells(self, context: Context) -> list[Cell]:
-        """Return one cell for each backbone that is fine-tuned, and seed."""
+        """Return one cell per fine-tuned backbone and seed."""
         return context.finetune_cells()
 
     def check(self, context: Context) -> None:
-        """Refuse what cannot work: bands, modes, more workers than there are, too large a batch."""
+        """Refuse unsuitable bands or modes, too many workers, and too large a batch."""
         config = context.experiment.finetune
         if config is None or all(cell.artefact.is_complete for cell in self.cells(context)):
             return

@@ -28,20 +28,25 @@ from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.tables import CURVES
 from benchmark.training.adaptation import select_parts
-from benchmark.training.segment import SEGMENT, SMALLER, WEIGHTS, Job, forget_failures, read_log
-
-LAST = "-last.safetensors"
-"""How the names of checkpoints end."""
+from benchmark.training.segment import (
+    LAST,
+    SEGMENT,
+    SMALLER,
+    WEIGHTS,
+    Job,
+    forget_failures,
+    read_log,
+)
 
 DRIVER_CPUS = 0.01
-"""What a trial books that only waits for the workers of its trainer."""
+"""CPUs booked by a trial that only waits for the workers of its trainer."""
 
 
 def check(context: Context) -> None:
-    """Refuse more workers than there is room for, and a mode that a backbone cannot have.
+    """Refuse more workers than fit, and a mode that does not suit a backbone.
 
     Raises:
-        UsageError: says what there is, or what would do.
+        UsageError: the message states the resources, or the modes that suit.
     """
     _plan(context, 1)
     config = _config(context)
@@ -106,9 +111,9 @@ def compute(context: Context, cells: Sequence[Cell]) -> None:
 
 
 def limit_trials(context: Context, whole: Resources, first: Budget, team: Team) -> float:
-    """Return how many trainings may be begun at once: all that fit where the cluster is theirs.
+    """Return how many trainings may run at once: unlimited if the stage has the whole cluster.
 
-    They begin with ``first``, that their teams were planned for; more fit where others have ended.
+    Teams are planned for the budget ``first``; more of them fit after other stages have ended.
     """
     now = context.ledger.budget(FINETUNE, whole)
     if now.covers(whole):
@@ -118,7 +123,7 @@ def limit_trials(context: Context, whole: Resources, first: Budget, team: Team) 
 
 
 def begin(artefact: Artefact, account: Account) -> None:
-    """Begin or go on with a cell, whose failed segments are tried again.
+    """Begin or resume a cell; its failed segments are tried again.
 
     Raises:
         CellError: the store cannot be read or written.
@@ -131,7 +136,7 @@ def begin(artefact: Artefact, account: Account) -> None:
 def commit(
     context: Context, job: Job, team: Team, search: Search, refit: Outcome, account: Account
 ) -> None:
-    """Write trials and curves of a search that is over, complete its artefact, and tidy up.
+    """Write the trials and curves of a finished search, delete its checkpoints, and commit.
 
     Raises:
         BenchmarkError: no trial won, or the store cannot be written.
@@ -147,7 +152,7 @@ def commit(
     log = logs[best.trial]
     artefact.write_table("trials.parquet", search.trials_table())
     artefact.write_table("curve.parquet", pa.Table.from_pylist(rows, schema=CURVES))
-    # Of the checkpoints only the best weights stay.
+    # Keep only the best weights.
     for name in artefact.files():
         if name.startswith(("trial-", SEGMENT, "refit-", SMALLER)):
             artefact.delete(name)
@@ -192,7 +197,7 @@ def _plan(context: Context, num_trials: int, *, waits: bool = False) -> Team:
     asked = None if config.num_workers == "auto" else config.num_workers
     resources = context.first_resources(FINETUNE)
     if waits and asked is None:
-        # What an earlier stage, or somebody else, still holds is not there for trials.
+        # CPUs that an earlier stage or another user still holds are not available to trials.
         free = min(context.cluster.wait_for_cpus(resources.num_cpus), resources.num_cpus)
         resources = resources._replace(num_cpus=max(1.0, free))
     return plan_team(resources, num_workers=asked, num_trials=num_trials)
@@ -206,8 +211,8 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
     refit = context.experiment.tune.refit
     jobs = []
     for cell in cells:
-        # An interrupted training goes on with the workers of its begin: another number of
-        # threads or workers adds up in another order.
+        # An interrupted training resumes with its first number of threads: another number of
+        # threads or workers sums in another order.
         begun: dict[str, Any] = cell.artefact.begin(
             {"num_workers": team.num_workers, "num_threads": team.num_threads}
         )

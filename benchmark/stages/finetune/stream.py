@@ -1,7 +1,7 @@
-"""Train as a stream: Ray Data reads part files in a new order in every epoch.
+"""Stream train: Ray Data reads part files in a new order in every epoch.
 
-For splits larger than memory. A window of patches is shuffled on top of the order of the
-parts; every patch still comes exactly once in an epoch.
+For splits larger than memory. Besides the order of the parts, a window of patches is shuffled;
+every patch occurs exactly once per epoch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from benchmark.tables import images_array
 from benchmark.training.feeds import WHOLE, Batch, Shard, count_rows
 
 WINDOW_BYTES = 256 * 2**20
-"""Patches that are shuffled together, for each worker."""
+"""Size of the patches that one worker shuffles together."""
 
 
 class StreamFeed:
-    """One worker's part files of train, read anew in every epoch."""
+    """One worker's part files of train, read again in every epoch."""
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class StreamFeed:
         Args:
             patches: the table.
             shape: (C, H, W) of a patch.
-            splits: whose rows.
-            batch_size: patches of one step, of all workers together.
+            splits: to read.
+            batch_size: patches of one step, over all workers.
             seed: of the orders.
-            shard: which worker this one is.
+            shard: of this worker.
             window: patches that are shuffled together; None takes ``WINDOW_BYTES`` of them.
         """
         self._patches = patches
@@ -54,9 +54,8 @@ class StreamFeed:
         self._rows = count_rows(patches, splits)
         self._share = max(1, batch_size // shard.world)
         self._window = window or max(2, WINDOW_BYTES // int(np.prod(shape)))
-        # Parts are dealt anew in every epoch; the fullest hand of any deal bounds the steps.
         self._num_steps = max(
-            -(-sum(self._rows[name] for name in hand) // self._share) for hand in self._deal(0)
+            -(-sum(self._rows[name] for name in names) // self._share) for names in self._assign(0)
         )
 
     @property
@@ -65,10 +64,10 @@ class StreamFeed:
         return self._num_steps
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield this worker's batches of an epoch; those before ``first_step`` are read over."""
-        hands = self._deal(epoch)
-        totals = [sum(self._rows[name] for name in hand) for hand in hands]
-        batches = self._read(hands[self._shard.rank], epoch)
+        """Yield this worker's batches of an epoch; those before ``first_step`` are skipped."""
+        assigned = self._assign(epoch)
+        totals = [sum(self._rows[name] for name in names) for names in assigned]
+        batches = self._read(assigned[self._shard.rank], epoch)
         for step in range(self._num_steps):
             begin = step * self._share
             sizes = [min(max(0, total - begin), self._share) for total in totals]
@@ -78,22 +77,22 @@ class StreamFeed:
             before = sum(sizes[: self._shard.rank])
             yield self._batch(table, before, sum(sizes))
 
-    def _deal(self, epoch: int) -> list[list[str]]:
-        """Deal the parts to the workers, each to the one with the fewest patches so far.
+    def _assign(self, epoch: int) -> list[list[str]]:
+        """Assign the parts to the workers, each to the one with the fewest patches so far.
 
-        The deal is the same in every epoch, so that all workers know the number of steps; the
-        order in which a worker reads its parts changes.
+        A worker has the same parts in every epoch, so that all know the number of steps; the order
+        in which it reads them changes.
         """
-        hands: list[list[str]] = [[] for _ in range(self._shard.world)]
+        assigned: list[list[str]] = [[] for _ in range(self._shard.world)]
         sums = [0] * self._shard.world
         for name in sorted(self._rows, key=lambda item: (-self._rows[item], item)):
-            place = sums.index(min(sums))
-            hands[place].append(name)
-            sums[place] += self._rows[name]
-        for place, hand in enumerate(hands):
-            order = np.random.default_rng([self._seed, epoch, place]).permutation(len(hand))
-            hands[place] = [hand[i] for i in order]
-        return hands
+            rank = sums.index(min(sums))
+            assigned[rank].append(name)
+            sums[rank] += self._rows[name]
+        for rank, names in enumerate(assigned):
+            order = np.random.default_rng([self._seed, epoch, rank]).permutation(len(names))
+            assigned[rank] = [names[i] for i in order]
+        return assigned
 
     def _read(self, names: Sequence[str], epoch: int) -> Iterator[pa.Table]:
         if not names:

@@ -1,4 +1,4 @@
-"""What runs in Ray's processes: a trial that builds a trainer, and the trainer's workers."""
+"""Code of Ray's processes: a trial that builds a trainer, and the trainer's workers."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from benchmark.training.loop import MemoryShort, Ranks
 from benchmark.training.segment import Job, Worker, segment_name
 
 MEMORY_SHARE = 0.4
-"""Of the free memory of a node, or of a GPU, that train may take before it is streamed."""
+"""Share of the free memory of a node or GPU that train may take; beyond it, train is streamed."""
 
 
 class FinetuneTrial(tune.Trainable):
     """One segment of one search, run by a trainer of its own; the process is reused.
 
-    Ray Tune knows trainables by the name of their class: that of heads, which may run beside it in
-    the same driver, must have another.
+    Ray Tune identifies trainables by class name: the one of heads, which may run in the same
+    driver, must have another name.
     """
 
     def setup(
         self, config: dict[str, Any], jobs: list[Job] | None = None, team: Team | None = None
     ) -> None:
-        """Keep what all segments share."""
+        """Keep the jobs and the team, which all segments share."""
         self._jobs = jobs or []
         self._team = team
         self._work = config
@@ -75,7 +75,7 @@ class FinetuneTrial(tune.Trainable):
 
 
 class Failures(UserCallback):
-    """Counts in a file how often a group of workers failed; Ray Train calls it beside the trial."""
+    """Count the failures of a worker group in a file, as Ray Train calls it in another process."""
 
     def __init__(self, folder: str) -> None:
         self._path = Path(folder) / "failures"
@@ -122,20 +122,20 @@ def _fit(
         result: Any = trainer.fit()
         return Outcome(**result.return_value)
     except train.TrainingFailedError as error:
-        return Outcome([], 0.0, error=f"its workers died: {one_line(error)}")
+        return Outcome([], 0.0, error=f"the workers failed: {one_line(error)}")
 
 
 def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     """Run a segment on this worker and return its outcome (the loop of Ray Train).
 
-    What retrying cannot mend is an outcome; what it can, a killed process or too little memory,
-    ends the worker, and Ray starts the group again.
+    A permanent error becomes the outcome. A transient one (a killed process, too little memory)
+    ends the worker, and Ray restarts the group.
 
     Returns: the outcome as plain values.
 
     Raises:
-        RuntimeError: this worker of several failed, for a reason that is recorded in the store.
-        Exception: what a worker of several could not tell from the death of another.
+        RuntimeError: one of several workers failed; the store has the reason.
+        Exception: one of several workers failed, perhaps because another died.
     """
     job, segment = config["job"], config["segment"]
     logging.getLogger("benchmark").setLevel(logging.INFO)
@@ -149,24 +149,23 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
         raise
     except BenchmarkError as error:
         outcome = Outcome([], 0.0, error=str(error))
-    except Exception as error:  # of any type: a backbone's code is not ours
+    except Exception as error:  # of any type: backbones are third-party code
         if ranks.world > 1:
-            # Perhaps only the echo of another worker's death: Ray starts the group again.
+            # Perhaps caused by another worker's death: Ray restarts the group.
             raise
         outcome = Outcome([], 0.0, error=one_line(error))
     if outcome.error and ranks.world > 1 and not was_recorded:
-        # The others may wait for this one: the group ends, and finds the outcome when it is
-        # started again.
+        # The others may wait for this one: end the group; restarted, it finds the outcome.
         job.artefact.write_json(segment_name(segment), outcome._asdict())
         raise RuntimeError(outcome.error)
     return outcome._asdict()
 
 
 def _device(job: Job) -> torch.device:
-    # Ray hides no GPU from a process that has booked none.
+    # Ray does not hide GPUs from a process that has booked none.
     if not job.uses_gpus:
         return torch.device("cpu")
-    # In a trial's own process Ray Train has set up no device.
+    # Ray Train sets up no device in a trial's own process.
     if train.get_context().get_world_size() > 1:
         return torch.device(get_device())
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -177,7 +176,7 @@ def _report(row: dict[str, float]) -> None:
 
 
 class _Opener:
-    """Opens train in memory where it fits, and as a stream elsewhere."""
+    """Open train in memory if it fits, otherwise as a stream."""
 
     def __init__(self, job: Job, workers_here: int) -> None:
         self._job = job
@@ -199,18 +198,13 @@ class _Opener:
                 seed=job.seed,
                 shard=shard,
             )
-        samples = read_samples(job.patches, job.shape, splits)
-        if ranks.device.type == "cuda" and num_bytes < MEMORY_SHARE * _free_on_gpu(ranks.device):
+        samples, device = read_samples(job.patches, job.shape, splits), ranks.device
+        if device.type == "cuda" and num_bytes < MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
             samples = samples._replace(
-                pixels=samples.pixels.to(ranks.device), labels=samples.labels.to(ranks.device)
+                pixels=samples.pixels.to(device), labels=samples.labels.to(device)
             )
         return MemoryFeed(samples, batch_size=config.batch_size, seed=job.seed, shard=shard)
 
     def _free_bytes(self) -> float:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return free / self._workers_here
-
-
-def _free_on_gpu(device: torch.device) -> int:
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free)
