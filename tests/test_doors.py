@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -57,8 +58,8 @@ def content(place: tuple[str, ...] = (), value: Any = None) -> dict[str, Any]:
 
 
 def label(value: object) -> str:
-    """Return a short id of a case."""
-    return shown(value, 40)
+    """Return a short id of a case, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", shown(value, 2000))[:60]
 
 
 def refused(call: Callable[[], object]) -> str:
