@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import stat
@@ -241,7 +242,7 @@ def status(
     ] = False,
     every: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="SECONDS", help="--watch: interval; default 2."),
+        typer.Option(min=0.1, max=86_400, metavar="SECONDS", help="--watch: interval; default 2."),
     ] = None,
     as_json: JsonOption = False,
     _log_format: LogFormatOption = LogFormat.text,
@@ -251,6 +252,8 @@ def status(
 
     if every is not None and not watch:
         raise UsageError("status: --every applies to --watch only; add --watch or omit --every")
+    if every is not None and math.isnan(every):
+        raise UsageError("status: '--every' is nan; give a number of seconds from 0.1 to 86400")
     asked = Asked(api.load(experiment, settings or ()), store, as_json)
     if not watch:
         return show_status(asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 from benchmark.errors import UsageError
@@ -38,7 +39,7 @@ def find_head(address: str, *, option: str) -> bool:
     if address == "auto":
         address = _started_here(option)
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise UsageError(f"{option} {address}: not HOST:PORT of a cluster's head, e.g. {EXAMPLE}")
     host = host.strip("[]")
     if host not in LOOPBACK:

@@ -23,14 +23,33 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from benchmark.errors import CellError
+from benchmark.errors import CellError, UsageError
 from benchmark.store.artefacts import Artefact, Store
 from benchmark.store.heartbeat import FOLDER, OWNER, Heartbeat, Owner, Watch
 from benchmark.store.processes import Process
 
 logger = logging.getLogger("benchmark")
 
-EXPIRY_S = float(os.environ.get("BENCHMARK_LEASE_EXPIRY_S", "60"))
+
+def read_expiry() -> float:
+    """Return BENCHMARK_LEASE_EXPIRY_S in seconds, 60 by default.
+
+    Raises:
+        UsageError: it is not a number from 1 to 86400.
+    """
+    given = os.environ.get("BENCHMARK_LEASE_EXPIRY_S", "60")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 1 <= seconds <= 86_400:
+        raise UsageError(
+            f"BENCHMARK_LEASE_EXPIRY_S is {given[:80]!r}; give a number of seconds from 1 to 86400"
+        )
+    return seconds
+
+
+EXPIRY_S = read_expiry()
 """Other runs consider a run dead after so long without a heartbeat."""
 LONGEST_POLL_S = 5.0
 CONTEST_S = 2.0

@@ -579,7 +579,8 @@ def test_the_option_wins_over_the_environment(call: Call, monkeypatch: pytest.Mo
 
 def test_every_applies_to_watch_only(call: Call, experiment: Path) -> None:
     assert "--every applies to --watch only" in call.fails("status", experiment, "--every", "3")
-    assert "'--every'" in call.fails("status", experiment, "--watch", "--every", "0")
+    for every in ("0", "inf", "nan", "1e400"):
+        assert "'--every'" in call.fails("status", experiment, "--watch", "--every", every)
 
 
 def test_a_watched_run_that_has_ended_is_told_at_once(call: Call, experiment: Path) -> None:

@@ -40,6 +40,8 @@ def test_a_cluster_that_was_never_connected_closes() -> None:
         ("head", "--address head: not HOST:PORT of a cluster's head, e.g. 10.0.0.7:6379"),
         ("head:0", "--address head:0: not HOST:PORT"),
         ("head:x", "--address head:x: not HOST:PORT"),
+        ("head:²", "--address head:²: not HOST:PORT"),
+        pytest.param("head:" + "9" * 5000, "--address head:999", id="long"),
         (
             "http://head:8265",
             "--address http://head:8265: not a head's address; give its HOST:PORT",
