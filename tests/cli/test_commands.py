@@ -395,7 +395,7 @@ def test_an_upload_without_a_token_is_refused_before_anything_is_written(
     command = ("export", experiment, "--backbone", "mean_color", "--out", tmp_path / "out")
     text = call.fails(*command, "--method", "knn", "--push", "org/name")
     assert "you are not logged in to the Hugging Face hub; run `hf auth login`" in text
-    assert "not the name of a repository; write ORG/NAME" in call.fails(*command, "--push", "name")
+    assert "is not a repository name; write ORG/NAME" in call.fails(*command, "--push", "name")
 
 
 def test_a_table_that_fine_tunes_what_has_no_weights_is_refused(
@@ -473,8 +473,10 @@ def test_a_reader_that_stops_early_gets_no_traceback() -> None:
     "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda item: item.name
 )
 def test_an_interrupted_command_says_so_in_one_line(number: signal.Signals) -> None:
+    # Under nohup, SIGHUP is ignored in the tests, and so in every process that they start.
     code = (
-        "import os, sys\n"
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "import benchmark.api\n"
         "from benchmark.cli.commands import main\n"
         "benchmark.api.load = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))\n"
@@ -505,7 +507,8 @@ def test_a_command_whose_terminal_closes_ends_as_at_ctrl_c() -> None:
     master, terminal = os.openpty()
     command = [
         *(sys.executable, "-c"),
-        f"import os, fcntl, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{HANGING}",
+        "import os, fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+        f"os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{HANGING}",
     ]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal
