@@ -59,7 +59,7 @@ def depict_pca(module: torch.nn.Module, pixels: NDArray[np.float32]) -> Depictio
 
 @dataclass(frozen=True, kw_only=True)
 class FitPca:
-    """Fit principal components to the pixels of train."""
+    """Fits principal components of the pixels of train."""
 
     num_components: int
     """Largest number of components."""

@@ -90,9 +90,10 @@ def suggest_nothing(trial: optuna.Trial) -> dict[str, Any]:
 def build_majority(params: Mapping[str, Any], seed: int) -> Any:
     """Build the classifier that always predicts the most frequent class of train."""
     from sklearn.dummy import DummyClassifier
+    from sklearn.pipeline import make_pipeline
 
     del params
-    return _behind_scaler("none", DummyClassifier(strategy="most_frequent", random_state=seed))
+    return make_pipeline(DummyClassifier(strategy="most_frequent", random_state=seed))
 
 
 def _behind_scaler(scaler: str, model: Any) -> Any:

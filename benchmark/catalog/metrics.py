@@ -1,4 +1,4 @@
-"""The metrics, computed from sufficient statistics summed over shards, not from their ratios.
+"""The metrics, each computed from summed sufficient statistics and never from ratios of shards.
 
 To add one, write a function from ``Statistics`` to an array and append an entry to METRICS.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmark.statistics.counts import Statistics
 
 HEADLINE = "balanced_accuracy"
-"""The metric that ranks cells."""
+"""The metric by which cells are ranked."""
 
 
 def balanced_accuracy(statistics: Statistics) -> NDArray[np.float64]:
@@ -37,8 +37,8 @@ def accuracy(statistics: Statistics) -> NDArray[np.float64]:
 def macro_f1(statistics: Statistics) -> NDArray[np.float64]:
     """Return the mean F1 over the classes present in y_true or y_pred.
 
-    Equals scikit-learn's ``f1_score(average="macro")`` with its default labels; a class without
-    a correct prediction scores 0.
+    These are scikit-learn's default labels of ``f1_score(average="macro")``; a class without a
+    correct prediction scores 0.
     """
     import numpy as np
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FEW = 50
-"""Test patches below which the limits name a class, since its recall is a rough estimate."""
+"""Test patches below which the limits name a class: its recall is a rough guess."""
 
 _HUB_LICENSES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-3-Clause": "bsd-3-clause"}
 
@@ -38,11 +38,11 @@ def write_card(
     Args:
         path: the file to write.
         context: the experiment; its patches are complete.
-        backbone: the cell's backbone.
-        method: its method.
-        seed: its seed.
-        artefact: its artefact.
-        code: a Python example that uses the folder.
+        backbone: of the cell.
+        method: of the cell.
+        seed: of the cell.
+        artefact: of the cell.
+        code: example in Python that uses the folder.
     """
     patches, manifest = context.patches.manifest(), artefact.manifest()
     classes = tuple(patches["classes"])
@@ -122,7 +122,7 @@ def _count(
 def _scores(
     artefact: Artefact, key: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], list[list[int]], str]:
-    """Return the test scores, confusion counts and note on intervals; empty if not evaluated."""
+    """Return the cell's scores, confusion and origin of intervals on test, if it was evaluated."""
     if not artefact.is_complete:
         return [], [], ""
     scores = _rows(artefact.read_table(names=["scores.parquet"]), key)
@@ -148,7 +148,7 @@ def _limits(
 ) -> list[str]:
     limits = []
     if patches["is_synthetic"]:
-        limits.append("Trained and tested on synthetic pictures: do not use it on real ones.")
+        limits.append("Trained and tested on synthetic pictures: not for use on real ones.")
     if not is_evaluated:
         limits.append("It was not evaluated on test: its accuracy is unknown.")
     few = [f"{name} ({row[-1]})" for name, row in counts.items() if 0 < row[-1] < FEW]
@@ -158,9 +158,13 @@ def _limits(
         absent = [name for name, row in counts.items() if row[column] == 0]
         if absent:
             limits.append(f"No patches in {split}: {', '.join(absent)}.")
-    tested = regions.get("test")
-    start = f"Tested in {', '.join(tested)} only; it" if tested else "It"
-    limits.append(f"{start} may be worse in other places or seasons, or with another sensor.")
+    if regions.get("test"):
+        limits.append(
+            f"Tested in {', '.join(regions['test'])} only; it may be worse in other places or "
+            "seasons, or with another sensor."
+        )
+    else:
+        limits.append("It may be worse in other places or seasons, or with another sensor.")
     limits.append("It predicts one of its classes for every image, even if none fits.")
     if len(context.experiment.seeds) > 1:
         limits.append("One of several seeds; the report has their spread.")

@@ -135,7 +135,7 @@ def push(folder: Path, repo: str, *, api: Any = None) -> str:
     Returns: the address of the repository.
 
     Raises:
-        UsageError: the name is malformed, or the token is missing or has no write access.
+        UsageError: the name is malformed, or the token is missing or may not write there.
         BenchmarkError: the hub cannot be reached.
     """
     from huggingface_hub import HfApi, errors
@@ -153,13 +153,13 @@ def push(folder: Path, repo: str, *, api: Any = None) -> str:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             raise UsageError(
-                f"--push '{repo}': your token has no write access there; log in again with "
-                "`hf auth login`, or name another repository"
+                f"--push '{repo}': your token may not write there; log in again with "
+                "`hf auth login`, or name a repository of yours"
             ) from None
         raise BenchmarkError(f"--push '{repo}': {one_line(error)}") from None
     except (http_error, OSError) as error:
         raise BenchmarkError(
-            f"--push '{repo}': the hub cannot be reached ({one_line(error)}); upload {folder} later"
+            f"--push '{repo}': the hub cannot be reached ({one_line(error)}); {folder} is written"
         ) from None
     return str(url)
 
@@ -173,7 +173,7 @@ def check_push(repo: str, *, has_api: bool = False) -> None:
     from huggingface_hub import get_token
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise UsageError(f"--push '{repo}': is not a repository name; write ORG/NAME")
+        raise UsageError(f"--push '{repo}': not the name of a repository; write ORG/NAME")
     if not has_api and not get_token():
         raise UsageError(
             f"--push '{repo}': you are not logged in to the Hugging Face hub; run "
@@ -233,8 +233,8 @@ def _finetuned(context: Context, backbone: Backbone, seed: int) -> Artefact:
     if backbone.publish is None:
         able = sorted(item.name for item in context.finetuned_backbones if item.publish)
         raise UsageError(
-            f"backbone '{backbone.name}': cannot be exported fine-tuned: transformers has no class "
-            f"for it; choose one of: {', '.join(able) or 'none'}"
+            f"backbone '{backbone.name}': cannot be exported fine-tuned, since transformers has no "
+            f"class for it; choose one of: {', '.join(able) or 'none'}"
         )
     return context.finetuned(backbone, seed)
 

@@ -20,7 +20,7 @@ def band_indices(backbone: Backbone, bands: Sequence[str]) -> tuple[int, ...]:
     if missing:
         raise UsageError(
             f"backbone '{backbone.name}' needs the bands {', '.join(backbone.bands)}; the data "
-            f"set has {', '.join(bands)}. Name its bands with [dataset] bands = [...], or remove "
-            "the backbone"
+            f"set has {', '.join(bands)}. Name its bands with [dataset] bands = [...], or leave "
+            "the backbone out"
         )
     return tuple(bands.index(band) for band in backbone.bands)

@@ -135,7 +135,7 @@ def recall(
 
     Args:
         backbone: the backbone to run.
-        plan: gives the device and the number of threads.
+        plan: names the device and the threads.
         shape: (C, H, W) of a patch.
 
     Yields: the memory, and the time spent waiting for the lock (s).
@@ -199,7 +199,7 @@ class Calibration:
             first = self._try(replace(default, precision="float32"))
             default = first.plan
         elif first.patches_per_s and first.problem:
-            logger.warning("%s: %s; kept, as requested", self._embedder.name, first.problem)
+            logger.warning("%s: %s, but was requested", self._embedder.name, first.problem)
             first = replace(first, problem="")
         expected_s = first.seconds(num_patches)
         if num_in_all < MIN_PATCHES or expected_s < WORTH_S:
@@ -275,7 +275,7 @@ class Calibration:
         if known is None:
             if eager_s * (1 - 1 / EXPECTED_GAIN) < COMPILE_S:
                 return best, (
-                    f"compiling (about {COMPILE_S:.0f} s) saves no time for {num_patches:,} patches"
+                    f"compiling (about {COMPILE_S:.0f} s) does not pay for {num_patches:,} patches"
                 )
             compiled = self._try(plan)
             spent_s = compiled.setup_s
@@ -287,9 +287,8 @@ class Calibration:
             return best, "not compiled"
         pair = f"{compiled.patches_per_s:.1f} patches/s compiled, {best.patches_per_s:.1f} not"
         if compiled.seconds(num_patches) < eager_s / WORTH_CHANGING:
-            saved = f"compiling ({spent_s:.0f} s) saves time for {num_patches:,} patches"
-            return compiled, f"{pair}: {saved}"
-        return best, f"{pair}: compiling saves no time for {num_patches:,} patches"
+            return compiled, f"{pair}: compiling ({spent_s:.0f} s) pays for {num_patches:,} patches"
+        return best, f"{pair}: compiling does not pay for {num_patches:,} patches"
 
     def _try(self, plan: DevicePlan) -> Trial:
         """Return the stored trial of a mode, or measure it."""
@@ -308,8 +307,8 @@ class Calibration:
                 if not distance <= MAX_DISTANCE:
                     trial = replace(
                         trial,
-                        problem=f"{_name(plan)}: cosine distance {distance:.1e} from float32, more "
-                        f"than the limit of {MAX_DISTANCE:.0e}",
+                        problem=f"{_name(plan)} is {distance:.1e} from float32 in cosine distance, "
+                        f"more than {MAX_DISTANCE:.0e}",
                     )
         except Exception as error:  # out of memory, or one of the compiler's many error types
             trial = Trial(plan=plan.mode, problem=f"{_name(plan)}: {one_line(error)}")

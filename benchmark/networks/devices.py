@@ -1,4 +1,4 @@
-"""Settings for running a network on a device, their defaults and reasons."""
+"""How a network runs on a device: the settings, their defaults, and the reasons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GPU_BATCH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class DevicePlan:
-    """Settings for running a network; they may change the last bits of an embedding, no more."""
+    """How a network runs; it may change the last bits of an embedding, never its meaning."""
 
     device: str
     precision: Precision
@@ -41,7 +41,7 @@ class DevicePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The user's settings for a plan; None: chosen automatically."""
+    """The user's settings of a plan; None: chosen automatically."""
 
     precision: Precision | None = None
     channels_last: bool | None = None

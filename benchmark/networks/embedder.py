@@ -1,6 +1,6 @@
-"""Compute embeddings of uint8 patches on one device.
+"""The device path: patches as uint8 in, embeddings out, with one normalising wrapper.
 
-Nothing here needs Ray: actors hold an ``Embedder``, which can be timed alone.
+Nothing here needs Ray: actors hold an ``Embedder``, and it can be timed alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXAMPLE_SIZE = 64
 
 
 class Preprocessing(torch.nn.Module):
-    """Select the bands of a backbone, resize and normalise them."""
+    """The input of a backbone: its bands, resized and normalised in one place."""
 
     indices: torch.Tensor
     scale: torch.Tensor
@@ -187,7 +187,7 @@ class Embedder:
         Args:
             backbone: the backbone to build.
             bands: of the data set.
-            plan: the device and the settings.
+            plan: how it runs.
             state: the state learnt by the backbone's ``fit``, if it has one.
 
         Raises:
@@ -222,13 +222,13 @@ class Embedder:
         self._model = self._network.backbone
         self._dtype = torch.bfloat16 if plan.precision == "bfloat16" else None
         if plan.is_compiled:
-            # Drop the compiler's state of another model.
+            # Drop what the compiler keeps of another model.
             torch.compiler.reset()
             self._model = torch.compile(self._network.backbone, dynamic=False)
         return True
 
     def warm_up(self, pixels: NDArray[np.uint8]) -> None:
-        """Run one batch and drop it, since the first pass plans memory and kernels, or compiles.
+        """Run one batch without keeping it: the first pass plans memory and kernels, or compiles.
 
         If compiling fails, run uncompiled and add the error to the plan's reason.
         """

@@ -32,7 +32,7 @@ def write_fitted(artefact: Artefact, fitted: Fitted) -> None:
 
     state = {name: tensor.contiguous() for name, tensor in fitted.state.items()}
     with tempfile.TemporaryDirectory() as folder:
-        # Written to a file: serialising in memory would hold three copies.
+        # Through a file: serialising in memory would hold three copies.
         path = Path(folder) / FITTED
         try:
             save_file(state, path, {"facts": json.dumps(fitted.facts)})

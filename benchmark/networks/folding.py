@@ -67,7 +67,7 @@ def _fold_pair(
         norm.bias,
     )
     conv.bias = bias
-    # timm's normalisations include their activation.
+    # timm's normalisations carry their activation with them.
     rest = getattr(norm, "act", torch.nn.Identity())
     parent, _, attribute = name.rpartition(".")
     setattr(module.get_submodule(parent) if parent else module, attribute, rest)

@@ -26,18 +26,22 @@ def inflate_first_convolution(
     Returns: the module itself.
 
     Raises:
-        UsageError: the module has no such convolution, or needs more than ``num_bands`` bands.
+        UsageError: the module has no such convolution, or takes more than ``num_bands`` bands.
     """
-    first = next((m for m in module.modules() if isinstance(m, torch.nn.Conv2d)), None)
-    named = [module.get_submodule(name) for name in names]
-    for convolution in named or (first,):
+    convolutions: list[torch.nn.Module | None] = [module.get_submodule(name) for name in names]
+    for convolution in convolutions or [_first_convolution(module)]:
         if not isinstance(convolution, torch.nn.Conv2d) or convolution.groups != 1:
             raise UsageError(
-                f"{type(module).__name__} has no first convolution that can be widened to other "
-                "bands; remove bands = [...]"
+                f"{type(module).__name__} has no first convolution that can take other bands; "
+                "leave out bands = [...]"
             )
         _inflate(module, convolution, num_bands)
     return module
+
+
+def _first_convolution(module: torch.nn.Module) -> torch.nn.Conv2d | None:
+    """Return the convolution that is registered first, or None."""
+    return next((m for m in module.modules() if isinstance(m, torch.nn.Conv2d)), None)
 
 
 def _inflate(module: torch.nn.Module, convolution: torch.nn.Conv2d, num_bands: int) -> None:
@@ -45,7 +49,7 @@ def _inflate(module: torch.nn.Module, convolution: torch.nn.Conv2d, num_bands: i
     if num_bands == before:
         return
     if num_bands < before:
-        raise UsageError(f"the weights need {before} or more bands, not {num_bands}; add bands")
+        raise UsageError(f"weights of {before} bands cannot take {num_bands}; name {before} bands")
     with torch.no_grad():
         old = convolution.weight
         new = old.mean(dim=1, keepdim=True).expand(-1, num_bands - before, -1, -1)

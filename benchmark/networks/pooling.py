@@ -44,8 +44,8 @@ class PooledModel(torch.nn.Module):
         """Return embeddings float32 (B, D) of normalised pixels (B, C, H, W).
 
         Raises:
-            ValueError: the hidden state does not have 3 or 4 dimensions, or the model has no class
-                token, no pooler or too few layers.
+            ValueError: the hidden state has not three or four dimensions, or the model lacks the
+                class token, the pooler or the layer.
         """
         output = self.model(pixel_values=x, **self._arguments)
         if self.pooling == "pooler":

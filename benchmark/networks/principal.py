@@ -1,6 +1,6 @@
-"""Principal components of pixels that do not fit in memory, from blocks of rows.
+"""Principal components of pixels that exceed the memory, from blocks of rows.
 
-The covariance of rows of D values (65,536 for 128 x 128 x 4 px) does not fit (17 GB), and
+N rows of D values (65,536 for 128 x 128 x 4 px) have no covariance that fits (D x D is 17 GB), and
 incremental updates (Ross et al. 2008, scikit-learn's ``IncrementalPCA``) decompose a
 (k + block) x D matrix for each block of rows: with k = 3,000 components, one block costs about as
 much as all blocks cost here. Two algorithms are feasible, and ``is_exact_better`` picks one:
@@ -83,14 +83,14 @@ def fit_components(
         num_components: largest number of components; the rank of the rows may give fewer.
         kept_variance: stop at the first component that reaches this share of the variance;
             None: return ``num_components``.
-        is_exact: whether to use the exact algorithm; None: ``is_exact_better`` decides.
+        is_exact: which algorithm to use; None: ``is_exact_better`` decides.
 
     Raises:
-        CellError: there are fewer than two patches, or all are equal.
+        CellError: there are fewer than two patches, or all are the same.
     """
     n, d = patches.num_patches, int(np.prod(patches.shape))
     if n < 2:
-        raise CellError(f"principal components need two patches of train at least; train has {n}")
+        raise CellError(f"principal components need two patches of train or more; train has {n}")
     mean, total = _moments(patches)
     if total <= 1e-12 * d:
         raise CellError("principal components need patches that differ; all of train are equal")
@@ -115,7 +115,7 @@ def fit_components(
 
 
 def is_exact_better(num_rows: int, num_components: int) -> bool:
-    """Return whether the exact algorithm fits in memory and is faster."""
+    """Return whether the exact algorithm fits into memory and is faster."""
     return num_rows <= min(EXACT_ROWS, EXACT_RATIO * _width(num_components))
 
 

@@ -244,7 +244,7 @@ def test_split_folders(tmp_path: Path, val: str) -> None:
 
 def test_two_folders_of_one_split_are_ambiguous(tmp_path: Path) -> None:
     fill(tmp_path, {f"{top}/{name}": 1 for top in ("train", "val", "valid") for name in "ab"})
-    with pytest.raises(UsageError, match="'val' and 'valid' both mean val; merge them"):
+    with pytest.raises(UsageError, match="'val' and 'valid' both mean val; keep one"):
         open_folder(config(tmp_path))
 
 
@@ -528,13 +528,13 @@ def test_duplicates_across_the_tables_splits_are_noted(tmp_path: Path) -> None:
         (["a/../b/000.png,train"], "path,split", r"line 8: 'a/../b/000.png' is outside the root"),
         (["/etc/x.png,train"], "path,split", r"line 8: '/etc/x.png' is outside the root"),
         (["root.png,train"], "path,split", r"line 8: 'root.png' lies directly in the root; put"),
-        (["a/000.png,test"], "path,split", r"line 8: 'a/000.png' is also on line 2; remove one"),
+        (["a/000.png,test"], "path,split", r"line 8: 'a/000.png' is listed on line 2 too"),
         (["a/003.png,dev"], "path,split", r"line 8: unknown split 'dev'; write train, val or"),
         (["a/003.png"], "path,split", r"line 8: unknown split ''; write train, val or test"),
-        (["a/003.png,val,x"], "path,split", r"line 8: more cells than the 2 columns; quote commas"),
+        (["a/003.png,val,x"], "path,split", r"line 8: more cells than the 2 columns"),
         ([], "path,split,scenes", r"unknown column 'scenes'. Did you mean 'scene'\?"),
         ([], "path,split,split", r"the column 'split' appears twice; remove"),
-        ([], "split,region", r"the first line lacks the column 'path'; add it"),
+        ([], "split,region", r"the column 'path' is missing from the first line"),
     ],
 )
 def test_table_errors(tmp_path: Path, lines: list[str], header: str, message: str) -> None:

@@ -503,7 +503,7 @@ def test_an_unknown_processor_is_compared_with_transformers(
 
 
 def test_two_bands_are_refused(checkpoint: Callable[[str], Path]) -> None:
-    with pytest.raises(UsageError, match=r"weights need 3 or more bands, not 2"):
+    with pytest.raises(UsageError, match=r"weights of 3 bands cannot take 2"):
         resolve(checkpoint("vit")).build(2)
 
 

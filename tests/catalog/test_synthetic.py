@@ -156,10 +156,10 @@ def test_cut_off_run_goes_on(scenes_dir: Path, tmp_path: Path) -> None:
 
 
 def test_other_content_is_never_overwritten(scenes_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds synthetic scenes with other settings"):
+    with pytest.raises(UsageError, match="holds synthetic scenes of other settings"):
         write_scenes(scenes_dir, scenes=3, size=SIZE, seed=9)
     (tmp_path / "spatial_index.geojson").write_text("{}")
-    with pytest.raises(UsageError, match="holds other files"):
+    with pytest.raises(UsageError, match="is not empty"):
         write_scenes(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["spatial_index.geojson"]
     with pytest.raises(UsageError, match="is a file"):
@@ -168,7 +168,7 @@ def test_other_content_is_never_overwritten(scenes_dir: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [((2, 256, 0), "scenes = 2 "), ((3, 255, 0), "size = 255 "), ((3, 256, -1), "seed = -1 ")],
+    [((2, 256, 0), "scenes = 2: "), ((3, 255, 0), "size = 255: "), ((3, 256, -1), "seed = -1: ")],
 )
 def test_settings_out_of_range(
     tmp_path: Path, settings: tuple[int, int, int], message: str

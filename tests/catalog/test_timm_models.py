@@ -180,7 +180,7 @@ def test_weights_of_another_network_are_refused(cache: Callable[[str], Path]) ->
 
 
 def test_a_size_or_bands_that_a_network_cannot_take_are_one_line() -> None:
-    with pytest.raises(UsageError, match=r"has no first convolution that can be widened to other"):
+    with pytest.raises(UsageError, match=r"has no first convolution that can take other bands"):
         read_facts("naflexvit_base_patch16_gap.e300_s576_in1k", 384, 4)
     with pytest.raises(UsageError, match=r"test_convnext.r160_in1k cannot take 3 bands of 8 px"):
         read_facts("test_convnext.r160_in1k", 8, 3)

@@ -74,8 +74,8 @@ def test_several_convolutions_on_the_bands_are_named() -> None:
 @pytest.mark.parametrize(
     ("network", "num_bands", "message"),
     [
-        (small(), 2, r"the weights need 3 or more bands, not 2; add bands"),
-        (torch.nn.Linear(3, 2), 4, r"Linear has no first convolution .*; remove bands"),
+        (small(), 2, r"weights of 3 bands cannot take 2; name 3 bands"),
+        (torch.nn.Linear(3, 2), 4, r"Linear has no first convolution .*; leave out bands"),
         (torch.nn.Conv2d(3, 3, 1, groups=3), 4, r"Conv2d has no first convolution"),
     ],
 )

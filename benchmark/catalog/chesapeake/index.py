@@ -23,7 +23,7 @@ BANDS = ("red", "green", "blue", "nir")
 CLASS_OF_LC = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4}
 """Index into CLASSES by value of ``lc``; all other values are nodata."""
 MAPPING_VERSION = 1
-"""Increase this by hand when CLASSES or CLASS_OF_LC change."""
+"""Raised by hand when CLASSES or CLASS_OF_LC change."""
 REGIONS = {
     "de": "delaware",
     "md": "maryland",
@@ -55,8 +55,8 @@ def list_scenes(config: DatasetConfig) -> tuple[Scene, ...]:
     Scenes of different states with the same file stem get the state as prefix.
 
     Raises:
-        UsageError: the index is missing, empty or malformed, no scene is on disk, or a
-            region is unknown or in two splits.
+        UsageError: the index is missing, empty or malformed, none of its scenes is on disk, or
+            a region is unknown or in two splits.
     """
     split_of = _splits(config)
     root = Path(config.root)
@@ -74,7 +74,7 @@ def list_scenes(config: DatasetConfig) -> tuple[Scene, ...]:
         scenes.append(Scene(name, region, split_of[region], image, mask))
     for name, count in Counter(scene.name for scene in scenes).items():
         if count > 1:
-            raise UsageError(f"{root / INDEX}: scene '{name}' is listed {count} times; keep one")
+            raise UsageError(f"{root / INDEX}: scene '{name}' is listed {count} times")
     return tuple(sorted(scenes))
 
 
@@ -177,7 +177,7 @@ def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _check_archives(root: Path, data: Any) -> None:
-    """Raise BenchmarkError if an archive has a wrong checksum, since torchgeo would unpack it."""
+    """Refuse an existing archive with another checksum; torchgeo would unpack it."""
     import hashlib
 
     for kind, name in data.filenames.items():

@@ -1,4 +1,4 @@
-"""Read the Chesapeake land-cover data in the folder layout of torchgeo's ChesapeakeCVPR.
+"""Reader of the Chesapeake land-cover data in the folder layout of torchgeo's ChesapeakeCVPR.
 
 The label raster of a scene is read once and reduced by reshaping to the class counts of its
 windows. Imagery is read only for chosen windows, in runs of neighbouring windows.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DRIVER = "GTiff"
 """The only accepted format: files of other formats may refer to other files or to URLs."""
 
-# A cache of the blocks of one row of windows suffices to decode each block once; more costs memory.
+# The cache holds the blocks of one row of windows: each is decoded once. More only costs memory.
 _GDAL = {"GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 256, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
 __all__ = ["ChesapeakeSource", "open_chesapeake", "prepare_chesapeake"]
@@ -83,7 +83,7 @@ class ChesapeakeSource:
         a Problem, and the scene has no candidates.
 
         Raises:
-            KeyError: no scene has this name.
+            KeyError: there is no such scene.
         """
         import rasterio
         from rasterio.errors import RasterioError
@@ -121,7 +121,7 @@ class ChesapeakeSource:
 
         size = self.patch_size
         labels, largest = counts.argmax(axis=-1), counts.max(axis=-1)
-        # Keep a window of exactly this share, although 0.07 * 100 > 7 in floating point.
+        # A window of exactly this share is kept, although 0.07 * 100 > 7 in floating point.
         kept = largest >= self.purity * size**2 - 1e-6
         rows, cols = np.nonzero(kept)
         top, left = rows * size, cols * size
@@ -150,7 +150,7 @@ class ChesapeakeSource:
         Rows with unreadable pixels are left out, and their file becomes a Problem.
 
         Raises:
-            ValueError: the candidates belong to several scenes.
+            ValueError: the candidates are of several scenes.
             KeyError: their scene is not in this source.
         """
         import numpy as np

@@ -26,7 +26,7 @@ RGB_NIR = (*RGB, "nir")
 
 
 class ImageError(Exception):
-    """An image is unusable as a patch; the message is the reason, without the path."""
+    """An image cannot be used as a patch; the message is the reason, without the path."""
 
 
 class Decoded(NamedTuple):
@@ -40,7 +40,7 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchReader:
-    """Convert each image of a folder to uint8 (C, P, P), with the same bands for all."""
+    """Converts each image of a folder to uint8 (C, P, P), with the same bands for all."""
 
     bands: tuple[str, ...]
     """Names of the C bands."""
@@ -174,7 +174,7 @@ def decode(path: Path) -> Decoded:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(f"cannot be opened: {error.strerror}") from error
-        # For rasterio, only the cause of the error has the reason.
+        # Only the cause of rasterio's error has the reason.
         reason = one_line(error.__cause__ or error)
         raise ImageError(f"cannot be decoded (damaged or too large): {reason}") from error
 
@@ -264,7 +264,7 @@ def _decode_with_rasterio(path: Path, driver: str) -> Decoded:
     # Without a listing of the folder, files open fast, and no side-car file outside the digest
     # changes the pixels.
     with warnings.catch_warnings(), rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-        # Patches need no location.
+        # The location of an image is not used.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path, driver=driver) as dataset:
             dtype = np.result_type(*dataset.dtypes)

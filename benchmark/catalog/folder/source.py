@@ -55,11 +55,14 @@ class FolderSource:
         return self.reader.bands
 
     def digest(self) -> str:
-        """Return the stored digest of paths, labels, splits, scenes, regions and contents."""
+        """Return the digest of paths, labels, splits, scenes, regions and file contents.
+
+        ``open_folder`` computed it.
+        """
         return self.content_digest
 
     def units(self) -> Sequence[str]:
-        """Return the names of the units: groups of files in the order of their paths."""
+        """Return the names of the groups of files, in the order of their paths."""
         return [f"{unit:05d}" for unit in range(-(-self.candidates.num_rows // self._unit_size))]
 
     def find(self, unit: str) -> Found:
@@ -210,13 +213,13 @@ def _list_images(root: Path, where: str) -> _Listing:
             path = here / name
             (linked if path.is_symlink() else folders).append(path.relative_to(root).as_posix())
         for name in files:
-            file = here / name
-            path = file.relative_to(root)
+            path = (here / name).relative_to(root)
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 ignored.append(path.as_posix())
             else:
                 images.append(path.as_posix())
-                if file.is_symlink() and not file.resolve().is_relative_to(root):
+                link = here / name
+                if link.is_symlink() and not link.resolve().is_relative_to(root):
                     outside.append(path.as_posix())
     for path_text in images:
         # Arrow and JSON hold UTF-8 only, and the path is the patch's identity.
@@ -255,7 +258,7 @@ def _check_levels(levels: Mapping[str, str], where: str) -> None:
         other = folder_of.setdefault(split, folder)
         if other != folder:
             raise UsageError(
-                f"{where}: the folders '{other}' and '{folder}' both mean {split}; merge them"
+                f"{where}: the folders '{other}' and '{folder}' both mean {split}; keep one"
             )
 
 
@@ -269,7 +272,8 @@ def _digest_files(root: Path, images: Sequence[str], where: str) -> dict[str, st
     """Return the digest of each file, or None if it is empty or cannot be opened."""
     from benchmark.store.digest import digest_files
 
-    # A file without a digest is no error here: reading it gives a Problem, subject to on_error.
+    # A file without a digest is not an error here: reading it gives a Problem, and on_error
+    # decides how to handle that.
     paths = {image: root / image for image in images}
     usable = [path for path in paths.values() if os.access(path, os.R_OK) and path.stat().st_size]
     try:

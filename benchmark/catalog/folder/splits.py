@@ -14,7 +14,7 @@ from benchmark.errors import UsageError, did_you_mean
 SPLIT_TABLE = "splits.csv"
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "val", "validation": "val"}
-"""Split of each accepted name; names are compared without case."""
+"""Split by its accepted names, which are compared without case."""
 
 
 class Row(NamedTuple):
@@ -57,13 +57,11 @@ def read_split_table(path: Path, images: Collection[str], *, where: str) -> dict
             for cells in reader:
                 place = f"{where} line {reader.line_num}"
                 if "" in cells:
-                    limit = len(columns)
-                    raise UsageError(f"{place}: more cells than the {limit} columns; quote commas")
+                    raise UsageError(f"{place}: more cells than the {len(columns)} columns")
                 row = {name: cell.strip() for name, cell in cells.items()}
                 image = _listed_image(row["path"], path.parent, images, place)
                 if image in rows:
-                    line = rows[image].line
-                    raise UsageError(f"{place}: '{image}' is also on line {line}; remove one")
+                    raise UsageError(f"{place}: '{image}' is listed on line {rows[image].line} too")
                 split = SPLIT_NAMES.get(row["split"].casefold())
                 if split is None:
                     raise UsageError(
@@ -126,7 +124,7 @@ def split_folders(images: Iterable[str], *, where: str) -> dict[str, str]:
 def group_duplicates(
     digest_of: Mapping[str, str | None], class_of: Mapping[str, str]
 ) -> list[Group]:
-    """Group the images by content digest; an image without a digest is a group of one."""
+    """Return the images grouped by the digest of their content; one without digest is alone."""
     members: dict[str, list[str]] = defaultdict(list)
     for path, digest in digest_of.items():
         members[digest or f"path {path}"].append(path)
@@ -155,7 +153,7 @@ def draw_splits(
         for name in group.class_names:
             groups_of[name].append(group)
     chosen: dict[Group, str] = {}
-    # Small classes first, so that a group with two labels counts for the smaller class.
+    # Small classes first: a group with two labels then serves the smaller class.
     for name in sorted(groups_of, key=lambda name: (len(groups_of[name]), name)):
         own = groups_of[name]
         quota = _quota(len(own), val_fraction, test_fraction)
@@ -243,7 +241,7 @@ def _check_columns(columns: list[str], where: str) -> None:
             raise UsageError(f"{where}: the column '{name}' appears twice; remove one")
     for name in ("path", "split"):
         if name not in columns:
-            raise UsageError(f"{where}: the first line lacks the column '{name}'; add it")
+            raise UsageError(f"{where}: the column '{name}' is missing from the first line")
 
 
 def _listed_image(text: str, root: Path, images: Collection[str], place: str) -> str:
@@ -254,8 +252,7 @@ def _listed_image(text: str, root: Path, images: Collection[str], place: str) ->
     if image not in images:
         if (root / path).is_file():
             raise UsageError(
-                f"{place}: '{text}' is hidden, in a linked folder, or not PNG, JPEG or TIFF; "
-                "remove the row"
+                f"{place}: '{text}' is hidden, in a linked folder, or not PNG, JPEG or TIFF"
             )
         raise UsageError(f"{place}: '{text}' does not exist; correct the path or remove the row")
     if len(path.parts) == 1:
@@ -266,7 +263,10 @@ def _listed_image(text: str, root: Path, images: Collection[str], place: str) ->
 def _check_scenes(rows: Iterable[Row], where: str) -> None:
     first: dict[str, Row] = {}
     for row in rows:
-        if row.scene is not None and (other := first.setdefault(row.scene, row)).split != row.split:
+        if row.scene is None:
+            continue
+        other = first.setdefault(row.scene, row)
+        if other.split != row.split:
             raise UsageError(
                 f"{where}: scene '{row.scene}' is in {other.split} (line {other.line}) and in "
                 f"{row.split} (line {row.line}); put a scene into one split"

@@ -1,7 +1,7 @@
 """Plans of synthetic landscapes: the surface and the part of each pixel.
 
-A part is a field, a group of trees, a roof or a pit, with one colour and one texture. Lengths are
-in px of 1 m.
+A part is a field, a stand of trees, a roof or a pit; it has one colour and one texture. Lengths
+are in px of 1 m.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Landscape(NamedTuple):
     lc: NDArray[np.uint8]
     """Land cover (H, W), the values of ``lc``."""
     surface: NDArray[np.uint8]
-    """Surface (H, W), finer than ``lc``; also defined where ``lc`` is nodata."""
+    """Surface (H, W), finer than ``lc``, and defined where ``lc`` is nodata, too."""
     part: IntArray
     """Index of the part (H, W)."""
     surface_of_part: NDArray[np.uint8]
@@ -69,7 +69,7 @@ def smooth_noise(
         rng: random generator.
         shape: H and W in px.
         scale: distance in px of the knots of the coarsest octave.
-        octaves: number of octaves; each halves the scale and the amplitude.
+        octaves: their number; each has half the scale and half the amplitude of the last.
 
     Returns:
         noise (H, W) float32.
@@ -199,7 +199,7 @@ def _water(
     plan: Plan,
     rough: FloatArray,
 ) -> None:
-    """Draw at most one river and one lake, with rough shores."""
+    """Draw a river and a lake with rough shores, or one of them, or none."""
     size = len(surface)
     first = parts.add(WATER, 2)
     valley = smooth_noise(rng, (size, size), 700) + 0.02 * rough

@@ -65,7 +65,7 @@ class Look(NamedTuple):
     """Season, light and sensor of one scene."""
 
     dryness: float
-    """Share of the fields that are ripe, mown or bare, 0...1."""
+    """Share of the fields that is ripe, mown or bare, 0...1."""
     leaf_off: float
     """Bareness of the deciduous trees, 0...1."""
     conifers: float
@@ -95,7 +95,7 @@ _STATE_LOOKS = {
 
 
 def draw_look(rng: np.random.Generator, state: str) -> Look:
-    """Draw the look of one scene: the look of its state with random variation."""
+    """Draw the look of one scene: that of its state, shifted by the day of the flight."""
     dryness, leaf_off, conifers, sun, shadow, haze, gamma, warmth = _STATE_LOOKS[state]
     warmth += rng.normal(0, 0.05)
     level = 1.35 * np.exp(rng.normal(0, 0.14))
@@ -285,7 +285,7 @@ def _textures(
     noises = [smooth_noise(rng, (size, size), scale) for scale in (2.6, 9, 34, 170)]
     phase = land.along * waves[:, 0][land.part]
     phase += land.across * waves[:, 1][land.part]
-    # Noise makes furrows, and even more so ripples, uneven and not quite straight.
+    # Furrows are neither straight nor equally strong, and ripples even less so.
     phase += noises[2] * waves[:, 3][land.part]
     phase += waves[:, 2][land.part]
     stripes = np.sin(phase, out=phase)
@@ -302,7 +302,7 @@ def _crowns(rng: np.random.Generator, size: int, spacing: int, sun: float) -> Fl
     """Draw tree crowns, one in each cell of a jittered grid, lit from one side.
 
     A crown is a paraboloid; where several overlap, the highest is visible. The texture repeats
-    after about 700 px, not a multiple of the patch size.
+    after some 700 px, which is not a multiple of a patch.
     """
     cells = min(-(-size // spacing) + 1, 701 // spacing)
     place = rng.random((2, cells, cells), np.float32)

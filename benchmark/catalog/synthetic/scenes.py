@@ -1,4 +1,4 @@
-"""Write synthetic scenes in the folder layout of torchgeo's ChesapeakeCVPR.
+"""Writer of synthetic scenes in the folder layout of torchgeo's ChesapeakeCVPR.
 
 ``torchgeo.datasets.ChesapeakeCVPR(root=DIR, splits=[...])`` opens the folder unchanged. A file
 named SYNTHETIC.txt, written last, marks the scenes as synthetic.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VERSION = 1
-"""Increase this by hand when the same settings give different bytes."""
+"""Raised by hand when the same settings give different bytes."""
 MIN_SIZE, MAX_SIZE = 256, 8192
 MAX_SCENES = 30
 _IN_PROGRESS = "SYNTHETIC.partial.txt"
@@ -79,7 +79,7 @@ def write_scenes(
 ) -> Path:
     """Write synthetic scenes of six states; return the folder.
 
-    The same settings give the same bytes; a complete folder is left unchanged.
+    The same settings give the same bytes; a folder that is complete already is left unchanged.
 
     Args:
         root: the folder; created if missing.
@@ -99,7 +99,7 @@ def write_scenes(
         ("seed", seed, 0, 2**32 - 1),
     ):
         if not low <= value <= high:
-            raise UsageError(f"synthetic: {name} = {value} is out of range; give {low} to {high}")
+            raise UsageError(f"synthetic: {name} = {value}: give a number from {low} to {high}")
     settings = _describe(scenes, size, seed)
     if _is_complete(root, settings):
         return root
@@ -137,7 +137,7 @@ def _is_complete(root: Path, settings: str) -> bool:
             if marker.read_text(encoding="utf-8") == settings:
                 return True
             raise UsageError(
-                f"--root {root}: holds synthetic scenes with other settings; "
+                f"--root {root}: holds synthetic scenes of other settings; "
                 "name another folder, or delete this one"
             )
         partial = root / _IN_PROGRESS
@@ -145,8 +145,8 @@ def _is_complete(root: Path, settings: str) -> bool:
             return False
         if any(root.iterdir()):
             raise UsageError(
-                f"--root {root}: holds other files, which are never overwritten; "
-                "name an empty folder"
+                f"--root {root}: is not empty and holds no synthetic scenes of these settings; "
+                "name another folder, since files are never overwritten"
             )
     except (OSError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"--root {root}: cannot be read: {one_line(error)}") from error
@@ -169,7 +169,7 @@ def _tasks(root: Path, scenes: int, size: int, seed: int) -> Iterator[_Task]:
         rng = np.random.default_rng([seed, 6, place])
         rng.shuffle(quads)
         for number in range(scenes):
-            # In turn, so that any number of scenes fills train, val and test.
+            # Scenes go to train, val and test in turn, whatever their number.
             split = _SPLITS[number % 3]
             (latitude, longitude), quad = quads[number]
             zone = 17 if longitude >= 78 else 18
@@ -235,8 +235,8 @@ def _write_scene(task: _Task) -> dict[str, Any]:
     if not _is_written(task, paths):
         rng = np.random.default_rng([task.seed, task.serial, task.size])
         look = draw_look(rng, task.state)
-        # Rare surfaces are drawn in turn, so that each state has some. The real data has only 24
-        # barren patches; without any, the class could not be tested.
+        # Rare surfaces come in turn, so that each state has some. The real data has few barren
+        # patches (24); without any, the class could not be tested.
         plan = Plan(
             forest=rng.uniform(0.56, 0.86),
             lake=rng.uniform(0.15, 0.5) if task.number % 3 == 2 or rng.random() < 0.15 else 0.0,
@@ -271,7 +271,7 @@ def _is_written(task: _Task, paths: dict[str, str]) -> bool:
 
 
 def _write_raster(root: str, relative: str, pixels: NDArray[Any], profile: dict[str, Any]) -> None:
-    """Write (C, H, W) pixels as a deflate GeoTIFF; rename it when complete."""
+    """Write (C, H, W) pixels as a deflate GeoTIFF, which is renamed when complete."""
     from rasterio.io import MemoryFile
 
     path = Path(root, relative)
@@ -279,7 +279,7 @@ def _write_raster(root: str, relative: str, pixels: NDArray[Any], profile: dict[
     count, height, width = pixels.shape
     options = {"driver": "GTiff", "compress": "deflate", "zlevel": 1, "interleave": "pixel"}
     shape = {"count": count, "height": height, "width": width, "dtype": pixels.dtype}
-    # Write through memory, because GDAL does not report a full disk when it closes a file.
+    # Through memory: GDAL does not report a full disk when it closes a file.
     with MemoryFile() as memory:
         with memory.open(**options, **shape, **profile) as file:
             file.write(pixels)
