@@ -395,7 +395,7 @@ def test_an_upload_without_a_token_is_refused_before_anything_is_written(
     command = ("export", experiment, "--backbone", "mean_color", "--out", tmp_path / "out")
     text = call.fails(*command, "--method", "knn", "--push", "org/name")
     assert "you are not logged in to the Hugging Face hub; run `hf auth login`" in text
-    assert "is not a repository name; write ORG/NAME" in call.fails(*command, "--push", "name")
+    assert "not the name of a repository; write ORG/NAME" in call.fails(*command, "--push", "name")
 
 
 def test_a_table_that_fine_tunes_what_has_no_weights_is_refused(
