@@ -233,6 +233,22 @@ def test_the_card_of_a_synthetic_data_set_says_so(
     assert "(synthetic), patches of each class" in card
 
 
+def run_card(folder: Path, *, cwd: Path) -> str:
+    """Run the lines of a model card, and return what they print."""
+    card = (folder / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/folder", str(folder))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def test_a_head_is_exported_with_what_it_must_be_fed(
     open_small: Callable[..., Context], tmp_path: Path
 ) -> None:
@@ -255,19 +271,10 @@ def test_a_head_is_exported_with_what_it_must_be_fed(
     # The lines of the card run as they are, and give what the head gives.
     picture = np.random.default_rng(3).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "patch.png")
-    code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/folder", str(out))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = run_card(out, cwd=tmp_path)
     plan = plan_device(precision="float32", batch_size=None, num_threads=1, device="cpu")
     embedding, _ = Embedder(context.backbones[0], RGB, plan)(picture.transpose(2, 0, 1)[None])
-    assert done.stdout.strip() == str([CLASSES[model.predict(embedding)[0]]])
+    assert printed == str([CLASSES[model.predict(embedding)[0]]])
 
 
 def test_a_head_on_a_fitted_backbone_brings_what_it_learnt(
@@ -291,20 +298,11 @@ def test_a_head_on_a_fitted_backbone_brings_what_it_learnt(
     assert "fitted on train, is in `fitted.safetensors`." in card and "are not in" not in card
     picture = np.random.default_rng(3).integers(0, 256, (128, 128, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "patch.png")
-    code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/folder", str(out))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = run_card(out, cwd=tmp_path)
     scores = state["axes"] @ (
         torch.from_numpy(picture).permute(2, 0, 1).flatten() / 255 - state["mean"]
     )
-    assert done.stdout.strip() == str([CLASSES[model.predict(scores.numpy()[None])[0]]])
+    assert printed == str([CLASSES[model.predict(scores.numpy()[None])[0]]])
 
 
 @pytest.mark.slow
