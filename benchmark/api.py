@@ -18,7 +18,7 @@ from benchmark.cluster.metering import MeteredProgress
 from benchmark.config import Experiment
 from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.experiment import file as experiment_file
-from benchmark.experiment.cells import CellResult
+from benchmark.experiment.cells import CellResult, verified
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage, usage_to_json
 from benchmark.progress import LoggedProgress, Progress
@@ -127,6 +127,7 @@ def _open_recorded(
     """Open a context, keep the experiment in its store, and report if its file changed since."""
     with open_context(experiment, store=store, address=address, progress=progress) as context:
         context.store.check_writable()
+        context.store.discards_damage = True
         experiment_file.keep(experiment, context.store)
         yield context
         if text := experiment_file.describe_change(experiment):
@@ -222,10 +223,19 @@ def export(
     return folder, exporting.push(folder, repo) if repo else None
 
 
-def status(experiment: Experiment, *, store: str | None = None) -> list[CellResult]:
-    """Return the status of every cell of every stage; compute and write nothing."""
+def status(
+    experiment: Experiment, *, store: str | None = None, verify: bool = False
+) -> list[CellResult]:
+    """Return the status of every cell of every stage; compute and write nothing.
+
+    Args:
+        experiment: from ``load``.
+        store: overrides the experiment's.
+        verify: read every file of complete cells and compare it with its checksum.
+    """
     with open_readable(experiment, store=store) as context:
-        return [result for entry in STAGES for result in entry.load().status(context)]
+        results = [result for entry in STAGES for result in entry.load().status(context)]
+        return [verified(result) for result in results] if verify else results
 
 
 def scores(experiment: Experiment, *, store: str | None = None) -> pd.DataFrame:

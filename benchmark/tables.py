@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from benchmark.errors import CellError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -142,6 +144,23 @@ def check_table(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
         if unique != checked.num_rows:
             raise ValueError(f"{what}: {checked.num_rows - unique} patch_id are duplicates")
     return checked
+
+
+def find_rows(ids: NDArray[Any], wanted: NDArray[Any], *, what: str) -> NDArray[np.intp]:
+    """Return the places of the wanted identities (N,) among the sorted ones.
+
+    Raises:
+        CellError: one is not among them; the message starts with ``what``.
+    """
+    at = np.searchsorted(ids, wanted)
+    is_there = at < len(ids)
+    is_there[is_there] = ids[at[is_there]] == wanted[is_there]
+    if not is_there.all():
+        raise CellError(
+            f"{what} lacks {(~is_there).sum()} of {len(wanted)} patches, first "
+            f"'{wanted[~is_there][0]}': delete it and run again"
+        )
+    return at
 
 
 def images_column(pixels: NDArray[np.uint8]) -> pa.Array:

@@ -244,6 +244,10 @@ def status(
         float | None,
         typer.Option(min=0.1, max=86_400, metavar="SECONDS", help="--watch: interval; default 2."),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read every file of complete cells, to find damaged ones."),
+    ] = False,
     as_json: JsonOption = False,
     _log_format: LogFormatOption = LogFormat.text,
 ) -> int:
@@ -254,7 +258,9 @@ def status(
         raise UsageError("status: --every applies to --watch only; add --watch or omit --every")
     if every is not None and math.isnan(every):
         raise UsageError("status: '--every' is nan; give a number of seconds from 0.1 to 86400")
-    asked = Asked(api.load(experiment, settings or ()), store, as_json)
+    if verify and watch:
+        raise UsageError("status: --verify does not apply to --watch; give one of them")
+    asked = Asked(api.load(experiment, settings or ()), store, as_json, verify=verify)
     if not watch:
         return show_status(asked)
     return watch_status(asked, every_s=WATCH_EVERY_S if every is None else every)

@@ -30,14 +30,16 @@ class Asked:
     as_json: bool = False
     prefix: str = ""
     stage: str | None = None
+    verify: bool = False
 
 
 def show_status(asked: Asked) -> int:
-    """Print the status of every cell; return the exit code 0."""
+    """Print the status of every cell; return the exit code: 1 if a verified cell is damaged."""
     from benchmark import api
 
-    _print(api.status(asked.experiment, store=asked.store), asked)
-    return 0
+    results = api.status(asked.experiment, store=asked.store, verify=asked.verify)
+    _print(results, asked)
+    return int(any(item.is_verified is False for item in results))
 
 
 def watch_status(asked: Asked, *, every_s: float) -> int:
@@ -137,5 +139,7 @@ def _print(results: Sequence[CellResult], asked: Asked) -> None:
         return
     open_stdout().print(_build_table(shown, {}))
     complete = sum(item.status == "complete" for item in shown)
-    say(f"{asked.prefix}{complete} of {len(shown)} cells complete")
+    verified = sum(item.is_verified is True for item in shown)
+    checked = f", {verified} verified" if asked.verify else ""
+    say(f"{asked.prefix}{complete} of {len(shown)} cells complete{checked}")
     say(store)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmark.store.artefacts import Artefact, Status
+from benchmark.store.artefacts import Artefact, Status, describe_files
 
 TRAIN_SET = "all"
 
@@ -38,6 +38,8 @@ class CellResult:
     cell: Cell
     status: Status
     reason: str = ""
+    is_verified: bool | None = None
+    """Whether its files match their checksums; None: not compared, or written without any."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record that ``--json`` prints."""
@@ -51,7 +53,25 @@ class CellResult:
             "status": self.status,
             "reason": self.reason,
             "artefact": self.cell.artefact.uri,
+            **({} if self.is_verified is None else {"verified": self.is_verified}),
         }
+
+
+def verified(result: CellResult) -> CellResult:
+    """Read every file of a complete cell; return it as missing if one is damaged.
+
+    Raises:
+        CellError: the store cannot be read.
+    """
+    if result.status != "complete":
+        return result
+    found, has_checksums = result.cell.artefact.verify()
+    if found:
+        reason = f"{describe_files(found)}: delete it and run again"
+        return replace(result, status="missing", reason=reason, is_verified=False)
+    if not has_checksums:
+        return replace(result, reason="not verified: written without checksums")
+    return replace(result, is_verified=True)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ class Context:
     progress: Progress
     failures: dict[str, str] = field(default_factory=dict)
     """Why artefacts failed in this run, by path; dependent artefacts fail with the same reason."""
+    examined: set[str] = field(default_factory=set)
+    """Paths of the complete artefacts whose files this run has compared with their manifests."""
     usages: list[StageUsage] = field(default_factory=list)
     """Duration and utilisation of the stages of this run."""
     is_stopping: threading.Event = field(default_factory=threading.Event)

@@ -267,12 +267,9 @@ def _write_finetuned(cell: Exported, folder: Path) -> None:
     from safetensors.torch import load
 
     try:
-        state = load(cell.artefact.read_bytes(WEIGHTS))
+        state = load(cell.artefact.read_verified(WEIGHTS))
     except SafetensorError as error:
-        raise BenchmarkError(
-            f"{cell.artefact.file_uri(WEIGHTS)} is damaged ({one_line(error)}): delete the "
-            "artefact and run again"
-        ) from None
+        raise cell.artefact.damage_of(WEIGHTS, error) from None
     publish = cell.backbone.publish
     if publish is None:
         raise ValueError(f"backbone '{cell.backbone.name}' cannot be published")
@@ -284,12 +281,12 @@ def _write_head(cell: Exported, folder: Path) -> None:
     context, backbone = cell.context, cell.backbone
     patches, manifest = context.patches.manifest(), cell.artefact.manifest()
     bands = patches["bands"]
-    (folder / HEAD).write_bytes(cell.artefact.read_bytes(HEAD))
+    (folder / HEAD).write_bytes(cell.artefact.read_verified(HEAD))
     embeddings = context.embeddings(backbone)
     if backbone.fit is not None:
         if not embeddings.has(FITTED):
             raise UsageError(f"{embeddings.uri} holds no {FITTED}: run `benchmark embed` again")
-        (folder / FITTED).write_bytes(embeddings.read_bytes(FITTED))
+        (folder / FITTED).write_bytes(embeddings.read_verified(FITTED))
     config = {
         "backbone": backbone.name,
         "options": dict(backbone.options),

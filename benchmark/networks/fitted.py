@@ -52,29 +52,33 @@ def read_fitted(artefact: Artefact) -> dict[str, torch.Tensor]:
     from safetensors.torch import load, load_file
 
     try:
-        if artefact.store.is_local:
-            return load_file(artefact.file(FITTED))
-        return load(artefact.read_bytes(FITTED))
+        if not artefact.store.is_local:
+            return load(artefact.read_verified(FITTED))
+        if artefact.is_complete:
+            artefact.read_verified(FITTED)
+        return load_file(artefact.file(FITTED))
     except FileNotFoundError:
-        raise CellError(f"{artefact.uri} holds no {FITTED}: delete it and run again") from None
+        raise artefact.damage_of(FITTED, "it is missing") from None
     except SafetensorError as error:
-        raise _damaged(artefact, error) from None
+        raise artefact.damage_of(FITTED, error) from None
 
 
 def read_facts(artefact: Artefact) -> dict[str, Any]:
-    """Return the facts of the fit without reading the state."""
-    try:
+    """Return the facts of the fit without reading the state.
+
+    Raises:
+        CellError: the file is absent or damaged, or the store cannot be read.
+    """
+
+    def read() -> bytes:
         with artefact.store.fs.open_input_file(artefact.file(FITTED)) as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, 2**20)))
+            return bytes(stream.read(min(length, 2**20)))
+
+    try:
+        header = json.loads(artefact.store.attempt(artefact.folder, "read", read))
         return dict(json.loads(header["__metadata__"]["facts"]))
     except FileNotFoundError:
-        raise CellError(f"{artefact.uri} holds no {FITTED}: delete it and run again") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(artefact, error) from None
-
-
-def _damaged(artefact: Artefact, error: Exception) -> CellError:
-    return CellError(
-        f"{artefact.file_uri(FITTED)} is damaged ({error}): delete the artefact and run again"
-    )
+        raise artefact.damage_of(FITTED, "it is missing") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise artefact.damage_of(FITTED, error) from None

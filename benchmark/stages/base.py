@@ -31,6 +31,12 @@ class Stage(ABC):
 
     name: ClassVar[str]
 
+    resumes_by_part: ClassVar[bool] = False
+    """Whether a damaged part is computed again alone; otherwise its whole artefact is."""
+
+    is_handed_out: ClassVar[bool] = False
+    """Whether a run prints paths of its artefacts, which are read whole before."""
+
     leases_late: ClassVar[bool] = False
     """Whether ``compute`` leases each cell at its start, with ``leases.acquire_one``; otherwise the
     cells that it gets are leased."""
@@ -62,8 +68,28 @@ class Stage(ABC):
         del context
         return []
 
+    def discard_damage(self, context: Context) -> None:
+        """Delete the damaged files of complete cells, once in a run: they are computed again.
+
+        Raises:
+            CellError: the store cannot be read or written.
+        """
+        for cell in self.cells(context):
+            artefact = cell.artefact
+            if artefact.path in context.examined or not artefact.is_complete:
+                continue
+            context.examined.add(artefact.path)
+            found = artefact.verify()[0] if self.is_handed_out else artefact.damage()
+            if found and context.leases.acquire_complete(artefact):
+                artefact.discard_damage(by_part=self.resumes_by_part)
+                context.leases.release([artefact])
+                name = min(found)
+                context.progress.message(
+                    f"{artefact.file_uri(name)} {found[name]}: it is computed again"
+                )
+
     def run(self, context: Context) -> StageResult:
-        """Compute every incomplete cell that no other run computes.
+        """Compute every incomplete cell that no other run computes, and what is damaged.
 
         Wait for the cells of other runs, and take over those of a run that died.
 
@@ -74,6 +100,7 @@ class Stage(ABC):
         tried: set[str] = set()
         awaited: dict[str, str] = {}
         with context.leases as leases:
+            self.discard_damage(context)
             # Listed each time: the cells may depend on which artefacts are complete.
             while cells := [
                 cell

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from benchmark.experiment.context import Context
 from benchmark.stages import STAGES
+from benchmark.store.damage import REMOVED
 
 if TYPE_CHECKING:
     from benchmark.stages.base import Stage, StageResult
@@ -22,9 +23,14 @@ FIRST = ("patches",)
 SIDE_BY_SIDE = ("embed", "tune", "finetune")
 LAST = ("evaluate", "report")
 
+NUM_PASSES = len(FIRST) + len(SIDE_BY_SIDE) + len(LAST)
+"""Most times that the stages run: a file may be damaged that is read after another one."""
+
 
 def run_stages(context: Context) -> list[StageResult]:
     """Run all stages and return their results in the order of ``STAGES``.
+
+    They run again, a few times at most, if a cell failed because a file that it read was damaged.
 
     Raises:
         UsageError: the user's input is wrong; stages that run in parallel end first.
@@ -32,6 +38,18 @@ def run_stages(context: Context) -> list[StageResult]:
     stages = {entry.name: entry.load() for entry in STAGES}
     for stage in stages.values():
         stage.check(context)
+    for _ in range(NUM_PASSES - 1):
+        results = _run_once(context, stages)
+        cells = [cell for result in results for cell in result.cells]
+        if not any(cell.status == "failed" and REMOVED in cell.reason for cell in cells):
+            return results
+        context.progress.message("damaged files were removed: running their stages again")
+        context.failures.clear()
+        context.examined.clear()
+    return _run_once(context, stages)
+
+
+def _run_once(context: Context, stages: Mapping[str, Stage]) -> list[StageResult]:
     results = [stages[name].run(context) for name in FIRST]
     for name in (*SIDE_BY_SIDE, *LAST):
         # Checked again, now that the patches can be counted.
@@ -73,6 +91,8 @@ class _Lanes:
 
     def __post_init__(self) -> None:
         self.waiting = list(self.stages)
+        for stage in self.stages:
+            stage.discard_damage(self.context)
         self.context.ledger.open(
             stage.name
             for stage in self.stages

@@ -2,37 +2,33 @@
 
 An artefact is a folder ``<store>/<stage>/<name>-<fingerprint>``. Each of its files appears whole:
 by a rename on a disk, by a single upload on an object store. ``manifest.json`` is written last: an
-artefact is complete when its manifest exists. Two runs on one store write the same bytes under
-the same names, so the later one replaces a file by an equal one.
+artefact is complete when its manifest exists. It holds the size and checksum of every other file.
+Two runs on one store write the same bytes under the same names, so the later one replaces a file
+by an equal one.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from benchmark.errors import CellError
-from benchmark.store.damage import compare_sizes, decode_parquet, describe_damage
-from benchmark.store.files import Files, discard
-from benchmark.store.filesystems import join
-from benchmark.store.retries import explain
-
-T = TypeVar("T")
+from benchmark.store.checksums import SEAL, checksum, is_broken, seal
+from benchmark.store.damage import DamageError, check_parquet, compare_sizes
+from benchmark.store.files import Files
+from benchmark.store.folders import Folder
 
 MANIFEST = "manifest.json"
 FAILURE = "failure.json"
 PLAN = "plan.json"
+UNLISTED = (MANIFEST, FAILURE)
+"""Files that a manifest does not list."""
+PARTS = ("part-", "candidates-")
+"""How the names of tables begin that are computed one by one."""
 
 Status = Literal["complete", "stale", "missing", "failed"]
 
@@ -57,8 +53,8 @@ class Store(Files):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artefact:
-    """One folder of the store. It can be pickled, and workers write through it."""
+class Artefact(Folder):
+    """One folder of the store, with its identity, plan and manifest."""
 
     store: Store
     stage: str
@@ -69,16 +65,6 @@ class Artefact:
     def folder(self) -> str:
         """The folder, relative to the store's root."""
         return f"{self.stage}/{self.name}-{self.fingerprint}"
-
-    @property
-    def path(self) -> str:
-        """The folder as an absolute path, or as a key without the scheme."""
-        return f"{self.store.root}/{self.folder}"
-
-    @property
-    def uri(self) -> str:
-        """The folder as the user would write it."""
-        return join(self.store.uri, self.folder)
 
     @property
     def is_complete(self) -> bool:
@@ -99,145 +85,103 @@ class Artefact:
 
     def own_status(self) -> tuple[Status, str]:
         """Return the status and its reason from the artefact's own files; stale is missing."""
-        if self.is_complete:
-            return self._check_complete()
-        if self.has(FAILURE):
+        sizes = self.store.sizes(self.folder)
+        if MANIFEST in sizes:
+            try:
+                found = self._examine(sizes)
+            except FileNotFoundError:
+                # Deleted since it was listed.
+                return "missing", ""
+            return ("missing", f"{describe_files(found)}: run again") if found else ("complete", "")
+        if FAILURE in sizes:
             return "failed", self._reason()
         return "missing", ""
 
-    def damaged(self) -> list[str]:
-        """Return the sorted names of the manifest's files that are missing or of another size.
+    def damage(self) -> dict[str, str]:
+        """Return what is wrong with the files of a complete artefact, by name, from their sizes.
 
-        Manifests of older versions contain no sizes: the list is empty.
+        Manifests of older versions contain no sizes: nothing is wrong.
 
         Raises:
-            CellError: the manifest is damaged, or the store cannot be read.
+            CellError: the store cannot be read.
         """
-        return sorted(self._differences())
+        try:
+            return self._examine(self.store.sizes(self.folder))
+        except FileNotFoundError:
+            return {MANIFEST: "is missing"}
 
-    def file(self, name: str) -> str:
-        """Return the path of a file."""
-        return self.store.place(f"{self.folder}/{name}")
-
-    def file_uri(self, name: str) -> str:
-        """Return the URI of a file as the user would write it."""
-        return join(self.store.uri, f"{self.folder}/{name}")
-
-    def has(self, name: str) -> bool:
-        """Return whether a file exists."""
-        return self.store.has(f"{self.folder}/{name}")
-
-    def files(self, prefix: str = "") -> list[str]:
-        """Return the sorted names of files with a prefix, without temporary files."""
-        return [name for name in self.store.sizes(self.folder) if name.startswith(prefix)]
-
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Write one file atomically.
+    def verify(self) -> tuple[dict[str, str], bool]:
+        """Read a complete artefact; return what is wrong, and whether there were checksums.
 
         Raises:
-            CellError: the store is full or cannot be written.
+            CellError: the store cannot be read.
         """
-        self.store.write(f"{self.folder}/{name}", content)
+        found = self.damage()
+        wanted = {} if MANIFEST in found else self._checksums()
+        for name in wanted.keys() - found.keys():
+            try:
+                if checksum(self.read_bytes(name)) != wanted[name]:
+                    found[name] = "has another content than was written"
+            except FileNotFoundError:
+                found[name] = "is missing"
+        return dict(sorted(found.items())), bool(wanted)
 
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write one Parquet file atomically."""
-        sink = pa.BufferOutputStream()
-        # Pixels and embeddings hardly compress: it costs time and saves little.
-        codecs = {
-            column: "NONE" if column in ("image", "embedding", "y_score") else "ZSTD"
-            for column in table.column_names
-        }
-        pq.write_table(
-            table,
-            sink,
-            compression=codecs,
-            use_dictionary=["split", "scene", "region"],
-            write_page_checksum=True,
-        )
-        self.write_bytes(name, memoryview(sink.getvalue()))  # type: ignore[arg-type]
+    def discard_damage(self, *, by_part: bool) -> None:
+        """Delete what is damaged in a complete artefact, and its manifest, to compute it again.
 
-    def write_json(self, name: str, content: Any) -> None:
-        """Write one JSON file atomically."""
-        self.write_bytes(name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+        The plan stays, so that the new files are equal to the old ones.
 
-    def delete(self, name: str) -> None:
-        """Delete one file; a missing file is no error."""
-        self.store.delete(f"{self.folder}/{name}")
-
-    def read_bytes(self, name: str) -> bytes:
-        """Return the content of one file."""
-        return self.store.read(f"{self.folder}/{name}")
-
-    def read_schema(self, name: str) -> pa.Schema:
-        """Return the schema of one Parquet file, with its metadata."""
-        return self.read_metadata(name).schema.to_arrow_schema()
-
-    def read_metadata(self, name: str) -> pq.FileMetaData:
-        """Return the footer of one Parquet file.
+        Args:
+            by_part: delete only the damaged parts, if nothing else is damaged.
 
         Raises:
-            CellError: the file is damaged, or the store cannot be read.
+            CellError: the store cannot be read or written.
         """
-        return self._decode(name, lambda source, fs: pq.read_metadata(source, filesystem=fs))
+        found, _ = self.verify()
+        is_sealed = MANIFEST not in found
+        plan = self.manifest().get("plan") if is_sealed else None
+        parts = (*PARTS, PLAN, MANIFEST)
+        # Without a manifest nothing tells whether files other than tables are intact.
+        suspects = found if is_sealed else self.files()
+        if by_part and all(name.startswith(parts) for name in suspects):
+            names = list(found)
+        else:
+            names = [name for name in self.files() if name != PLAN or name in found]
+        for name in names:
+            if name != MANIFEST:
+                self.delete(name)
+        if PLAN in found and plan:
+            self.write_json(PLAN, plan)
+        # Last: a complete artefact that lacks files is damaged, and discarded again.
+        self.delete(MANIFEST)
 
-    def read_json(self, name: str) -> Any:
-        """Return the content of one JSON file.
+    def tables(self, prefix: str) -> list[str]:
+        """Return the sorted names of the tables to read; if complete, those of the manifest.
 
         Raises:
+            CellError: one of the manifest's tables is missing.
+        """
+        found = self.files()
+        names = [name for name in found if name.startswith(prefix)]
+        if MANIFEST in found:
+            wanted = self.manifest().get("files", names)
+            for name in wanted:
+                if name.startswith(prefix) and name not in found:
+                    raise self.damage_of(name, "it is missing")
+        return names
+
+    def read_verified(self, name: str) -> bytes:
+        """Return the content of one file, compared with its checksum if the artefact is complete.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
             CellError: the file is damaged, or the store cannot be read.
         """
         content = self.read_bytes(name)
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
-            cause = f"not JSON: {error}" if content else "the file is empty"
-            raise self._damage(name, cause) from None
-
-    def read_table(
-        self,
-        *,
-        prefix: str = "part-",
-        columns: Sequence[str] | None = None,
-        names: Iterable[str] | None = None,
-        splits: Sequence[str] | None = None,
-    ) -> pa.Table:
-        """Return Parquet files as one table, sorted by ``patch_id`` if it has that column.
-
-        Args:
-            prefix: read the files whose names begin with it.
-            columns: to read; None reads all.
-            names: read these files instead.
-            splits: read only the rows of these splits.
-
-        Raises:
-            CellError: a file is missing or damaged, or the store cannot be read.
-        """
-        filters = None if splits is None else [("split", "in", list(splits))]
-
-        def read(source: str, fs: pafs.FileSystem) -> pa.Table:
-            return pq.read_table(
-                source,
-                columns=None if columns is None else list(columns),
-                filters=filters,
-                filesystem=fs,
-                partitioning=None,
-                page_checksum_verification=True,
-            )
-
-        found = list(self.files(prefix) if names is None else names)
-        if not found:
-            raise CellError(f"{self.uri} holds no file {prefix}*: delete it and run again")
-        try:
-            tables = [self._decode(name, read) for name in found]
-        except FileNotFoundError:
-            gone = next((name for name in found if not self.has(name)), found[0])
-            raise CellError(
-                f"{self.file_uri(gone)} is missing: delete {self.uri} and run again"
-            ) from None
-        table = pa.concat_tables(tables)
-        if "patch_id" in table.column_names and not _is_sorted(table["patch_id"]):
-            table = table.sort_by("patch_id")
-        return table
+        wanted = self._checksums().get(name) if self.is_complete else None
+        if wanted is not None and checksum(content) != wanted:
+            raise self.damage_of(name, "its checksum differs")
+        return content
 
     def begin(self, plan: dict[str, Any]) -> dict[str, Any]:
         """Save the plan of an artefact's first run, and return that plan to every later run.
@@ -251,23 +195,8 @@ class Artefact:
         begun = self.plan()
         if begun is not None:
             return begun
-        if self.store.is_local:
-            target = f"{self.file(PLAN)}.tmp-{uuid.uuid4().hex}"
-            try:
-                Path(self.path).mkdir(parents=True, exist_ok=True)
-                Path(target).write_text(json.dumps(plan, indent=2, sort_keys=True))
-                os.link(target, self.file(PLAN))
-            except FileExistsError:
-                return self._read_object(PLAN)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-                    raise CellError(f"{self.uri} cannot be written: {explain(error)}") from None
-                # Without hard links, the later of two first runs wins.
-                self.write_json(PLAN, plan)
-            finally:
-                discard(target)
-        else:
-            self.write_json(PLAN, plan)
+        content = json.dumps(plan, indent=2, sort_keys=True).encode()
+        self.store.write_first(f"{self.folder}/{PLAN}", content)
         begun = self.plan()
         if begun is None:
             raise CellError(f"{self.uri} cannot be written: its folder is gone")
@@ -277,34 +206,42 @@ class Artefact:
         """Return the plan of the first run, or None before ``begin``."""
         return self._read_object(PLAN) if self.has(PLAN) else None
 
-    def commit(self, manifest: dict[str, Any]) -> None:
+    def commit(
+        self, manifest: dict[str, Any], *, checksums: Mapping[str, str | None] | None = None
+    ) -> None:
         """Complete the artefact: write its manifest as the last file.
 
         On a local disk, all files are synced first: a manifest that survives a power cut has its
         files beside it.
 
+        Args:
+            manifest: what is known of the artefact.
+            checksums: of files, from those who wrote them; other files are read.
+
         Raises:
-            CellError: a file is empty, or the store cannot be written.
+            CellError: a file is empty or damaged, or the store cannot be written.
         """
         sizes = self.store.sizes(self.folder)
+        sizes = {key: size for key, size in sizes.items() if key not in UNLISTED}
+        found: dict[str, str] = {}
         for name, size in sizes.items():
             if not size:
-                raise CellError(f"{self.file_uri(name)} is empty: delete it and run again")
-            if self.store.is_local:
-                self.store.attempt(
-                    f"{self.folder}/{name}", "written", partial(_sync, self.file(name))
-                )
-        sizes = {key: size for key, size in sizes.items() if key not in (MANIFEST, FAILURE)}
+                raise self.damage_of(name, "the file is empty")
+            found[name] = (checksums or {}).get(name) or self._checksum_of_sound(name)
+            self.store.sync(f"{self.folder}/{name}")
         self.write_json(
             MANIFEST,
-            {
-                "stage": self.stage,
-                "name": self.name,
-                "fingerprint": self.fingerprint,
-                "files": list(sizes),
-                "bytes": sizes,
-                **manifest,
-            },
+            seal(
+                {
+                    "stage": self.stage,
+                    "name": self.name,
+                    "fingerprint": self.fingerprint,
+                    "files": list(sizes),
+                    "bytes": sizes,
+                    "xxh3": found,
+                    **manifest,
+                }
+            ),
         )
         self.delete(FAILURE)
 
@@ -314,37 +251,34 @@ class Artefact:
         Raises:
             CellError: the manifest is damaged, or the store cannot be read.
         """
-        return self._read_object(MANIFEST)
+        found = self._read_object(MANIFEST)
+        if is_broken(found):
+            raise self.damage_of(MANIFEST, "its checksum differs")
+        found.pop(SEAL, None)
+        return found
 
     def fail(self, reason: str) -> None:
         """Record why the artefact could not be computed; a later run tries again."""
         if not self.is_complete:
             self.write_json(FAILURE, {"reason": reason})
 
-    def _check_complete(self) -> tuple[Status, str]:
-        """Return the status of an artefact whose manifest exists."""
+    def _examine(self, sizes: Mapping[str, int]) -> dict[str, str]:
+        """Return what is wrong with files of these sizes, by name."""
         try:
-            differences = self._differences()
-        except FileNotFoundError:
-            # Deleted after the look that found it.
-            return "missing", ""
-        except CellError as error:
-            return "missing", str(error)
-        if not differences:
-            return "complete", ""
-        name = min(differences)
-        others = len(differences) - 1
-        more = f" (and {others} more)" if others else ""
-        return (
-            "missing",
-            f"damaged: {name} {differences[name]}{more}: delete {self.uri} and run again",
-        )
+            wanted = self.manifest().get("bytes")
+        except DamageError as error:
+            return {MANIFEST: f"is damaged ({error.found})"}
+        return compare_sizes(wanted, sizes) if isinstance(wanted, dict) else {}
 
-    def _differences(self) -> dict[str, str]:
-        wanted = self.manifest().get("bytes")
-        if not isinstance(wanted, dict) or not wanted:
-            return {}
-        return compare_sizes(wanted, self.store.sizes(self.folder))
+    def _checksums(self) -> dict[str, str]:
+        found = self.manifest().get("xxh3")
+        return found if isinstance(found, dict) else {}
+
+    def _checksum_of_sound(self, name: str) -> str:
+        content = self.read_bytes(name)
+        if name.endswith(".parquet"):
+            check_parquet(self.store, f"{self.folder}/{name}", content)
+        return checksum(content)
 
     def _reason(self) -> str:
         try:
@@ -352,31 +286,9 @@ class Artefact:
         except (CellError, FileNotFoundError) as error:
             return str(error)
 
-    def _read_object(self, name: str) -> dict[str, Any]:
-        content = self.read_json(name)
-        if not isinstance(content, dict):
-            raise self._damage(name, "not a JSON object")
-        return content
 
-    def _decode(self, name: str, decode: Callable[[str, pafs.FileSystem], T]) -> T:
-        return decode_parquet(self.store, f"{self.folder}/{name}", decode)
-
-    def _damage(self, name: str, cause: object) -> CellError:
-        return describe_damage(self.store, f"{self.folder}/{name}", cause)
-
-
-def _is_sorted(column: pa.ChunkedArray) -> bool:
-    import pyarrow.compute as pc
-
-    if len(column) < 2:
-        return True
-    column = column.combine_chunks()
-    return bool(pc.all(pc.less_equal(column.slice(0, len(column) - 1), column.slice(1))).as_py())
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def describe_files(damage: Mapping[str, str]) -> str:
+    """Return what is wrong with the first of several files, without advice."""
+    name = min(damage)
+    more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
+    return f"damaged: {name} {damage[name]}{more}"

@@ -20,8 +20,19 @@ T = TypeVar("T")
 LONGEST_CAUSE = 200
 
 
-def describe_damage(store: Files, path: str, cause: object) -> CellError:
-    """Return the error for a damaged file of an artefact.
+REMOVED = "it was removed, and is computed again"
+"""What the message of a damaged file says in a run; ``run`` then goes through its stages again."""
+
+
+class DamageError(CellError):
+    """A file of the store is missing or has another content than was written."""
+
+    found: str = ""
+    """What is wrong with it."""
+
+
+def handle_damage(store: Files, path: str, cause: object) -> DamageError:
+    """Return the error for a damaged file of an artefact; in a run, also delete the file.
 
     Args:
         store: contains the artefact.
@@ -29,10 +40,17 @@ def describe_damage(store: Files, path: str, cause: object) -> CellError:
         cause: an exception or a text; its first line is shown.
     """
     text = re.sub(r"^Could not open Parquet input source '.*?': ", "", str(cause))
-    return CellError(
-        f"{join(store.uri, path)} is damaged ({first_line(text, limit=LONGEST_CAUSE)}): "
-        f"delete {join(store.uri, path.rpartition('/')[0])} and run again"
-    )
+    found = first_line(text, limit=LONGEST_CAUSE)
+    advice = "delete this file and run again"
+    if store.discards_damage:
+        try:
+            store.delete(path)
+            advice = REMOVED
+        except CellError as error:
+            advice = f"it cannot be removed ({first_line(error, limit=LONGEST_CAUSE)})"
+    damage = DamageError(f"{join(store.uri, path)} is damaged ({found}): {advice}")
+    damage.found = found
+    return damage
 
 
 def compare_sizes(wanted: Mapping[str, object], found: Mapping[str, int]) -> dict[str, str]:
@@ -49,7 +67,7 @@ def decode_parquet(store: Files, path: str, decode: Callable[[str, pafs.FileSyst
 
     Raises:
         FileNotFoundError: the file does not exist.
-        CellError: the file is damaged, or the store cannot be read.
+        CellError: the file is damaged (``DamageError``), or the store cannot be read.
         pa.ArrowException: the file is intact, but not as expected: it has no such column.
     """
 
@@ -62,7 +80,7 @@ def decode_parquet(store: Files, path: str, decode: Callable[[str, pafs.FileSyst
             is_of_store = getattr(error, "errno", None) is not None or is_transient(error)
             if is_of_store or isinstance(error, FileNotFoundError):
                 raise
-            _check_intact(store, path)
+            check_parquet(store, path, store.read(path))
             if isinstance(error, OSError):
                 raise
             return error
@@ -73,15 +91,14 @@ def decode_parquet(store: Files, path: str, decode: Callable[[str, pafs.FileSyst
     return found  # type: ignore[no-any-return]
 
 
-def _check_intact(store: Files, path: str) -> None:
-    """Decode a whole Parquet file.
+def check_parquet(store: Files, path: str, content: bytes) -> None:
+    """Decode the content of a whole Parquet file.
 
     Raises:
-        CellError: the file is damaged, or the store cannot be read.
+        DamageError: the file is damaged.
     """
-    content = store.read(path)
     try:
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
         table.validate(full=True)
     except (OSError, pa.ArrowException, UnicodeError) as error:
-        raise describe_damage(store, path, error) from None
+        raise handle_damage(store, path, error) from None

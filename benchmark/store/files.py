@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import stat
 import uuid
@@ -60,6 +62,8 @@ class Files:
             UsageError: the URI's scheme or a setting in it is unknown, or it contains secrets.
         """
         self.uri = uri
+        self.discards_damage = False
+        """Whether readers delete damaged files, which then are computed again: set in a run."""
         self._num_tries = num_tries
         self._open(None if connection is None else dict(connection))
 
@@ -76,7 +80,7 @@ class Files:
         if self._connection is None:
             return self.__dict__
         # Arrow's own pickle of an S3 file system loses the retry strategy.
-        kept = ("uri", "_connection", "_num_tries")
+        kept = ("uri", "discards_damage", "_connection", "_num_tries")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -186,6 +190,42 @@ class Files:
             CellError: the store is full or cannot be written.
         """
         self.attempt(path, "written", lambda: self._write_whole(self.place(path), content))
+
+    def write_first(self, path: str, content: bytes) -> None:
+        """Write a file below the root unless it exists; of two writers at once, the first wins.
+
+        Where the file system has no hard links, the later one wins.
+
+        Raises:
+            CellError: the store is full or cannot be written.
+        """
+        if not self.is_local:
+            self.write(path, content)
+            return
+        final = Path(self.place(path))
+        target = final.with_name(f"{final.name}.tmp-{uuid.uuid4().hex}")
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            os.link(target, final)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                uri = join(self.uri, path)
+                raise CellError(f"{uri} cannot be written: {explain(error)}") from None
+            self.write(path, content)
+        finally:
+            discard(str(target))
+
+    def sync(self, path: str) -> None:
+        """Make a file below the root survive a power cut, on a local disk.
+
+        Raises:
+            CellError: the disk is full or cannot be written.
+        """
+        if self.is_local:
+            self.attempt(path, "written", lambda: _sync(self.place(path)))
 
     def read(self, path: str) -> bytes:
         """Return the content of one file below the root.
@@ -313,3 +353,11 @@ def discard(path: str) -> None:
     """Delete a local file, ignoring errors: after a failed write, the first error counts."""
     with contextlib.suppress(OSError):
         Path(path).unlink()
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

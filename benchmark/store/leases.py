@@ -116,19 +116,31 @@ class Leases:
             CellError: the store cannot be read or written.
         """
         with self._lock:
-            mine = self.register().id
-            taken = self._rivals(mine)
-            wanted = [item for item in artefacts if _key(item) not in taken][:most]
-            for item in wanted:
-                path = _claim(_key(item), mine)
-                self._claimed.add(path)
-                self.store.write(path, json.dumps({"cell": item.folder}).encode())
-            won = self._contest(mine, {_key(item) for item in wanted})
-            leased = [item for item in wanted if _key(item) in won]
+            leased = self._lease(artefacts, most)
             # Another run may have completed some since the caller looked.
             complete = [item for item in leased if item.is_listed_complete]
             self.release(complete)
             return [item for item in leased if item not in complete]
+
+    def _lease(self, artefacts: Sequence[Artefact], most: int | None) -> list[Artefact]:
+        mine = self.register().id
+        taken = self._rivals(mine)
+        wanted = [item for item in artefacts if _key(item) not in taken][:most]
+        for item in wanted:
+            path = _claim(_key(item), mine)
+            self._claimed.add(path)
+            self.store.write(path, json.dumps({"cell": item.folder}).encode())
+        won = self._contest(mine, {_key(item) for item in wanted})
+        return [item for item in wanted if _key(item) in won]
+
+    def acquire_complete(self, artefact: Artefact) -> bool:
+        """Lease a complete artefact unless another living run has; return whether it is leased.
+
+        Raises:
+            CellError: the store cannot be read or written.
+        """
+        with self._lock:
+            return bool(self._lease([artefact], None))
 
     def acquire_one(self, artefact: Artefact) -> bool:
         """Lease an artefact unless another living run has; return whether it is leased.

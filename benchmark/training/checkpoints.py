@@ -97,7 +97,7 @@ def read_weights(artefact: Artefact, name: str) -> dict[str, torch.Tensor]:
     Raises:
         CellError: the file is damaged or not a safetensors file.
     """
-    return _read(artefact, name, artefact.read_bytes(name))
+    return _read(artefact, name, artefact.read_verified(name))
 
 
 def _write(
@@ -112,9 +112,7 @@ def _read(artefact: Artefact, name: str, content: bytes) -> dict[str, torch.Tens
     try:
         return dict(load(content))
     except (SafetensorError, ValueError) as error:
-        raise CellError(
-            f"{artefact.file_uri(name)} is damaged or not a safetensors file: {error}"
-        ) from None
+        raise artefact.damage_of(name, error) from None
 
 
 def _check_shapes(weights: Mapping[str, torch.Tensor], model: torch.nn.Module) -> None:

@@ -7,7 +7,6 @@ A segment writes to the cell's artefact: ``trial-N-last`` and ``trial-N-best`` (
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -368,4 +367,4 @@ def forget_failures(artefact: Artefact) -> None:
 def read_log(artefact: Artefact, trial: int) -> dict[str, Any]:
     """Return the log of a trial: curve, notes, plan and peak memory; empty if it failed."""
     name = f"trial-{trial:03d}-log.json"
-    return dict(json.loads(artefact.read_bytes(name))) if artefact.has(name) else {}
+    return dict(artefact.read_json(name)) if artefact.has(name) else {}

@@ -417,7 +417,7 @@ def test_an_export_that_fails_leaves_nothing(
 def test_damaged_weights_name_their_artefact(finetuned: Context, tmp_path: Path) -> None:
     artefact = finetuned.finetuned(finetuned.backbones[0], 0)
     artefact.write_bytes("model.safetensors", b"torn")
-    with pytest.raises(BenchmarkError, match=r"model.safetensors is damaged .*: delete the artef"):
+    with pytest.raises(BenchmarkError, match=r"model.safetensors is damaged .*: delete this file"):
         export(finetuned, backbone="toy", method="finetune", seed=0, out=tmp_path / "out")
 
 

@@ -102,10 +102,12 @@ def test_metrics_of_a_run_come_out_of_the_endpoint(
         part = context.patches.manifest()["parts"][0]
         block = ReadPart(context.patches)(Task(0, part["name"], part["num_rows"]))
         actor = ray.remote(EmbedActor).options(num_cpus=0).remote(jobs)
-        for _ in range(2):
+        # More than the whole stage embeds, so that no actor of the pipeline has the same count.
+        times = num_patches // part["num_rows"] + 1
+        for _ in range(times):
             assert ray.get(actor.__call__.remote(block))["reason"].to_pylist() == [""]
 
-        embedded = 2 * part["num_rows"]
+        embedded = times * part["num_rows"]
         ours = exported_names() | RAYS_OWN - {"ray_node_gpus_utilization"}
         run = {"experiment": "metered", "stage": "embed"}
 

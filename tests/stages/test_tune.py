@@ -182,3 +182,31 @@ def test_missing_embeddings_block_the_cells_and_say_what_to_run(ray_session, ope
         "failed",
         "embed is missing: run `benchmark embed` first",
     )
+
+
+def test_a_patch_without_an_embedding_is_refused(tmp_path):
+    """Its labels would get the embedding of another patch."""
+    from benchmark.errors import CellError
+    from benchmark.stages.tune.shelf import load_rows
+    from benchmark.store.artefacts import Store
+    from benchmark.tables import embeddings_column
+
+    store = Store(str(tmp_path))
+    patches = store.artefact("patches", "toy", "0")
+    ids = [f"p{number}" for number in range(6)]
+    splits = ["train", "train", "train", "val", "val", "test"]
+    patches.write_table(
+        "part-000000.parquet", pa.table({"patch_id": ids, "split": splits, "label": [0] * 6})
+    )
+    for kept in (ids, ids[:2] + ids[3:], ids[:-1], ids[1:]):
+        embeddings = store.artefact("embed", "toy", str(len(kept)) + kept[0])
+        column = embeddings_column(np.zeros((len(kept), 2), np.float32))
+        embeddings.write_table(
+            "part-000000.parquet", pa.table({"patch_id": kept, "embedding": column})
+        )
+        if kept == ids:
+            assert len(load_rows(patches, embeddings).x_train) == 3
+            continue
+        (gone,) = set(ids) - set(kept)
+        with pytest.raises(CellError, match=f"lacks 1 of . patches, first '{gone}'"):
+            load_rows(patches, embeddings)

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from benchmark.errors import CellError, UsageError
 from benchmark.store.artefacts import FAILURE, MANIFEST, PLAN, Artefact, Store
+from benchmark.store.checksums import checksum
 
 FINGERPRINT = "0123456789abcdef"
 OTHER = "fedcba9876543210"
@@ -93,7 +94,7 @@ def run_python(code: str, *arguments: object, timeout: float = 60) -> str:
 
 def test_an_artefact_is_complete_only_with_its_manifest(any_artefact: Artefact) -> None:
     assert not any_artefact.is_complete
-    any_artefact.write_bytes("part-000000.parquet", b"x")
+    any_artefact.write_bytes("part-000000.bin", b"x")
     any_artefact.write_json("plan.json", {})
     assert not any_artefact.is_complete
     any_artefact.commit({"num_patches": 1})
@@ -102,16 +103,17 @@ def test_an_artefact_is_complete_only_with_its_manifest(any_artefact: Artefact) 
 
 
 def test_the_manifest_names_the_artefact_and_its_files(any_artefact: Artefact) -> None:
-    any_artefact.write_bytes("part-000001.parquet", b"x")
-    any_artefact.write_bytes("part-000000.parquet", b"x")
+    any_artefact.write_bytes("part-000001.bin", b"x")
+    any_artefact.write_bytes("part-000000.bin", b"x")
     any_artefact.fail("a first try")
     any_artefact.commit({})
     assert any_artefact.manifest() == {
         "stage": "embed",
         "name": "toy-random",
         "fingerprint": FINGERPRINT,
-        "files": ["part-000000.parquet", "part-000001.parquet"],
-        "bytes": {"part-000000.parquet": 1, "part-000001.parquet": 1},
+        "files": ["part-000000.bin", "part-000001.bin"],
+        "bytes": {"part-000000.bin": 1, "part-000001.bin": 1},
+        "xxh3": {"part-000000.bin": checksum(b"x"), "part-000001.bin": checksum(b"x")},
     }
 
 
@@ -156,7 +158,7 @@ def test_temporary_files_are_neither_left_nor_listed(artefact: Artefact) -> None
         artefact.write_bytes("a", bytes([number]) * number)
         artefact.begin({"number": number})
     assert names(artefact) == {"a", PLAN}
-    (Path(artefact.path) / "part-000000.parquet.tmp-dead").write_bytes(b"torn")
+    (Path(artefact.path) / "part-000000.bin.tmp-dead").write_bytes(b"torn")
     assert artefact.files() == ["a", PLAN]
     artefact.commit({})
     assert artefact.manifest()["files"] == ["a", PLAN]
@@ -188,25 +190,25 @@ from benchmark.errors import BenchmarkError
 artefact = Store(sys.argv[1]).artefact("embed", "toy-random", sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:
-    artefact.write_bytes("part-000000.parquet", b"new" * 100_000)
+    artefact.write_bytes("part-000000.bin", b"new" * 100_000)
 except BenchmarkError as error:
     print(type(error).__name__, error)
 try:
-    artefact.write_bytes("part-000001.parquet", b"new" * 100_000)
+    artefact.write_bytes("part-000001.bin", b"new" * 100_000)
 except BenchmarkError as error:
     print(type(error).__name__, error)
 """
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(artefact: Artefact) -> None:
-    artefact.write_bytes("part-000000.parquet", b"old")
+    artefact.write_bytes("part-000000.bin", b"old")
     lines = run_python(LIMITED, artefact.store.uri, FINGERPRINT).splitlines()
     assert lines == [
-        f"CellError {artefact.uri}/part-00000{number}.parquet cannot be written: File too large"
+        f"CellError {artefact.uri}/part-00000{number}.bin cannot be written: File too large"
         for number in (0, 1)
     ]
-    assert names(artefact) == {"part-000000.parquet"}
-    assert artefact.read_bytes("part-000000.parquet") == b"old"
+    assert names(artefact) == {"part-000000.bin"}
+    assert artefact.read_bytes("part-000000.bin") == b"old"
 
 
 @pytest.fixture
@@ -226,13 +228,13 @@ def tiny_disk() -> Iterator[Path]:
 
 def test_a_full_disk_is_one_line_and_leaves_no_torn_file(tiny_disk: Path) -> None:
     artefact = Store(str(tiny_disk)).artefact("embed", "toy-random", FINGERPRINT)
-    artefact.write_bytes("part-000000.parquet", b"old")
-    for name in ("part-000000.parquet", "part-000001.parquet"):
+    artefact.write_bytes("part-000000.bin", b"old")
+    for name in ("part-000000.bin", "part-000001.bin"):
         with pytest.raises(CellError, match=NO_SPACE):
             artefact.write_bytes(name, b"x" * 500_000)
-    assert names(artefact) == {"part-000000.parquet"}
-    assert artefact.read_bytes("part-000000.parquet") == b"old"
-    artefact.write_bytes("part-000001.parquet", b"it fits now")
+    assert names(artefact) == {"part-000000.bin"}
+    assert artefact.read_bytes("part-000000.bin") == b"old"
+    artefact.write_bytes("part-000001.bin", b"it fits now")
 
 
 def test_a_full_disk_fails_begin_commit_and_check_in_one_line(tiny_disk: Path) -> None:
@@ -342,7 +344,7 @@ def test_two_runs_that_begin_at_once_get_one_plan(tmp_path: Path) -> None:
 
 def _write_all(artefact: Artefact) -> None:
     for number in range(30):
-        artefact.write_bytes(f"part-{number % 6:06d}.parquet", bytes([number % 6]) * 50_000)
+        artefact.write_bytes(f"part-{number % 6:06d}.bin", bytes([number % 6]) * 50_000)
     artefact.commit({"num_patches": 6})
 
 
@@ -353,7 +355,7 @@ def test_two_runs_that_write_at_once_leave_one_whole_artefact(artefact: Artefact
     for run in runs:
         run.join()
     assert [run.exitcode for run in runs] == [0, 0]
-    parts = [f"part-{number:06d}.parquet" for number in range(6)]
+    parts = [f"part-{number:06d}.bin" for number in range(6)]
     assert artefact.manifest()["files"] == parts
     for number, part in enumerate(parts):
         assert artefact.read_bytes(part) == bytes([number]) * 50_000
@@ -363,7 +365,7 @@ def test_two_runs_that_write_at_once_leave_one_whole_artefact(artefact: Artefact
 def test_an_artefact_is_missing_then_failed_then_complete(any_artefact: Artefact) -> None:
     assert any_artefact.status() == ("missing", "")
     any_artefact.begin({})
-    any_artefact.write_bytes("part-000000.parquet", b"x")
+    any_artefact.write_bytes("part-000000.bin", b"x")
     assert any_artefact.status() == ("missing", "")
     any_artefact.fail("the disk is full")
     assert any_artefact.status() == ("failed", "the disk is full")
@@ -384,7 +386,7 @@ def test_a_failure_does_not_touch_a_complete_artefact(artefact: Artefact) -> Non
 def test_an_artefact_is_stale_where_only_other_settings_are_complete(store: Store) -> None:
     artefact = store.artefact("embed", "toy-random", FINGERPRINT)
     other = store.artefact("embed", "toy-random", OTHER)
-    other.write_bytes("part-000000.parquet", b"x")
+    other.write_bytes("part-000000.bin", b"x")
     assert artefact.status() == ("missing", "")
     other.commit({})
     assert artefact.status() == ("stale", f"computed with other settings ({OTHER})")

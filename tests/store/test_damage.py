@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from benchmark.errors import CellError, UsageError
 from benchmark.store import retries
 from benchmark.store.artefacts import FAILURE, MANIFEST, PLAN, Artefact, Store
+from benchmark.store.checksums import checksum
+from benchmark.store.damage import REMOVED
 from tests.object_store import KEYS, ObjectStore, serve_objects
 
 FINGERPRINT = "0123456789abcdef"
@@ -78,7 +80,7 @@ def test_a_damaged_table_names_its_file_its_cause_and_what_to_do(
     path.write_bytes(damage(path.read_bytes()))
     expected = (
         rf"^{re.escape(artefact.file_uri(PART))} is damaged \(.*{cause}.*\): "
-        rf"delete {re.escape(artefact.uri)} and run again$"
+        r"delete this file and run again$"
     )
     one_line(artefact.read_table, expected)
     if kind != "flip":
@@ -123,7 +125,7 @@ def test_a_wrong_question_is_no_damage(artefact: Artefact) -> None:
 def test_a_damaged_document_is_one_line(artefact: Artefact, name: str, content: bytes) -> None:
     Path(artefact.file(name)).write_bytes(content)
     read = artefact.manifest if name == MANIFEST else artefact.plan
-    one_line(read, rf"{name} is damaged \(.+\): delete {re.escape(artefact.uri)} and run again$")
+    one_line(read, rf"{name} is damaged \(.+\): delete this file and run again$")
     if name == PLAN:
         one_line(lambda: artefact.begin({}), "is damaged")
     else:
@@ -141,33 +143,102 @@ def test_a_damaged_record_of_a_failure_is_still_a_failure(artefact: Artefact) ->
 
 def test_a_missing_part_is_named(artefact: Artefact) -> None:
     Path(artefact.file(PART)).unlink()
-    again = f"delete {re.escape(artefact.uri)} and run again$"
-    one_line(lambda: artefact.read_table(names=[PART]), f"{PART} is missing: {again}")
-    one_line(artefact.read_table, r"holds no file part-\*: delete it and run again$")
+    one_line(lambda: artefact.read_table(names=[PART]), rf"{PART} is damaged \(it is missing\): ")
+    one_line(artefact.read_table, rf"{PART} is damaged \(it is missing\): ")
+    artefact.delete(MANIFEST)
+    one_line(artefact.read_table, r"part-\* is damaged \(there is no such file\): ")
 
 
 def test_a_complete_artefact_with_a_missing_or_cut_file_is_not_complete(artefact: Artefact) -> None:
-    assert artefact.damaged() == []
+    assert artefact.damage() == {}
     assert artefact.status() == ("complete", "")
     path = Path(artefact.file(PART))
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-1])
-    again = f"delete {artefact.uri} and run again"
-    assert artefact.damaged() == [PART]
-    assert artefact.status() == (
-        "missing",
-        f"damaged: {PART} has {size - 1} bytes instead of {size}: {again}",
-    )
+    wrong = f"has {size - 1} bytes instead of {size}"
+    assert artefact.damage() == {PART: wrong}
+    assert artefact.status() == ("missing", f"damaged: {PART} {wrong}: run again")
     path.unlink()
-    assert artefact.status() == ("missing", f"damaged: {PART} is missing: {again}")
+    assert artefact.status() == ("missing", f"damaged: {PART} is missing: run again")
     assert artefact.is_complete
 
 
+def test_a_changed_byte_anywhere_is_found_by_its_checksum(artefact: Artefact) -> None:
+    artefact.delete(MANIFEST)
+    artefact.begin({"plan": 1})
+    artefact.write_bytes("head.skops", b"a head" * 100)
+    # One checksum from who wrote the file; the others are read.
+    artefact.commit({}, checksums={PART: checksum(artefact.read_bytes(PART))})
+    assert artefact.verify() == ({}, True)
+    for name in (PART, "head.skops", PLAN):
+        path = Path(artefact.file(name))
+        sound = path.read_bytes()
+        for at in (0, len(sound) // 2, len(sound) - 1):
+            path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+            assert artefact.status() == ("complete", "")
+            wrong = {name: "has another content than was written"}
+            assert artefact.verify() == (wrong, True)
+            one_line(lambda name=name: artefact.read_verified(name), "its checksum differs")
+        path.write_bytes(sound)
+    path = Path(artefact.file(MANIFEST))
+    path.write_text(path.read_text().replace('"name": "toy"', '"name": "tox"'))
+    one_line(artefact.manifest, r"manifest.json is damaged \(its checksum differs\)")
+    assert artefact.status()[0] == "missing"
+
+
+def test_an_artefact_without_checksums_is_not_verified(artefact: Artefact) -> None:
+    content = {k: v for k, v in artefact.manifest().items() if k != "xxh3"}
+    artefact.write_json(MANIFEST, content)
+    assert artefact.verify() == ({}, False)
+    assert artefact.read_verified(PART) == artefact.read_bytes(PART)
+
+
+def test_a_damaged_part_that_is_found_is_not_committed(artefact: Artefact) -> None:
+    artefact.delete(MANIFEST)
+    path = Path(artefact.file(PART))
+    path.write_bytes(flip(path.read_bytes()))
+    one_line(lambda: artefact.commit({}), "CRC checksum verification failed")
+    assert not artefact.is_complete
+
+
+def test_in_a_run_a_damaged_file_is_removed(artefact: Artefact) -> None:
+    artefact.store.discards_damage = True
+    path = Path(artefact.file(PART))
+    path.write_bytes(flip(path.read_bytes()))
+    one_line(artefact.read_table, f"is damaged .*: {REMOVED}$")
+    assert not path.exists()
+    assert artefact.status() == ("missing", f"damaged: {PART} is missing: run again")
+
+
+@pytest.mark.parametrize("by_part", [True, False])
+def test_what_is_damaged_is_discarded_alone(artefact: Artefact, by_part: bool) -> None:
+    artefact.delete(MANIFEST)
+    artefact.write_bytes("part-000001.parquet", Path(artefact.file(PART)).read_bytes())
+    artefact.begin({"batch_size": 8})
+    artefact.commit({"plan": {"batch_size": 8}})
+    Path(artefact.file(PART)).write_bytes(b"PAR1")
+    Path(artefact.file(PLAN)).write_bytes(b"{}")
+    artefact.discard_damage(by_part=by_part)
+    assert artefact.files() == (["part-000001.parquet"] if by_part else []) + [PLAN]
+    assert artefact.plan() == {"batch_size": 8}
+
+
+def test_without_a_manifest_only_tables_are_kept(artefact: Artefact) -> None:
+    Path(artefact.file(MANIFEST)).write_bytes(b"{")
+    artefact.discard_damage(by_part=True)
+    assert artefact.files() == [PART]
+    artefact.write_bytes("fitted.safetensors", b"x")
+    artefact.commit({})
+    Path(artefact.file(MANIFEST)).write_bytes(b"{")
+    artefact.discard_damage(by_part=True)
+    assert artefact.files() == []
+
+
 def test_a_manifest_without_sizes_names_no_damage(artefact: Artefact) -> None:
-    content = {key: value for key, value in artefact.manifest().items() if key != "bytes"}
+    content = {k: v for k, v in artefact.manifest().items() if k != "bytes"}
     artefact.write_json(MANIFEST, content)
     Path(artefact.file(PART)).unlink()
-    assert artefact.damaged() == []
+    assert artefact.damage() == {}
     assert artefact.status() == ("complete", "")
 
 
@@ -315,8 +386,8 @@ def test_a_read_only_folder_can_be_read_and_not_written(tmp_path: Path) -> None:
 def test_a_store_that_is_removed_in_the_middle_is_one_line(artefact: Artefact) -> None:
     shutil.rmtree(artefact.store.root)
     assert artefact.status() == ("missing", "")
-    one_line(artefact.read_table, r"holds no file part-\*: delete it and run again$")
-    one_line(lambda: artefact.read_table(names=[PART]), f"{PART} is missing")
+    one_line(artefact.read_table, r"part-\* is damaged \(there is no such file\)")
+    one_line(lambda: artefact.read_table(names=[PART]), f"{PART} is damaged \\(it is missing")
     artefact.begin({"plan": 1})
     artefact.write_table(PART, TABLE)
     assert json.loads(Path(artefact.file(PLAN)).read_text()) == {"plan": 1}

@@ -239,20 +239,22 @@ def test_an_upload_that_is_interrupted_leaves_no_part_of_it(artefact, monkeypatc
 
 
 def test_a_failure_before_the_manifest_leaves_the_artefact_incomplete(artefact, faults):
-    artefact.write_bytes("part-000000.parquet", b"x")
+    artefact.write_bytes("part-000000.bin", b"x")
     faults.refuse = refuse(DENIED, part=MANIFEST)
     with pytest.raises(CellError, match="access denied"):
         artefact.commit({})
     faults.refuse = refuse(SLOW_DOWN, part="nothing")
     assert not artefact.is_complete
-    assert artefact.files() == ["part-000000.parquet"]
+    assert artefact.files() == ["part-000000.bin"]
     artefact.commit({})
-    assert artefact.manifest()["files"] == ["part-000000.parquet"]
+    assert artefact.manifest()["files"] == ["part-000000.bin"]
 
 
 def test_an_artefact_with_an_empty_part_is_not_committed(artefact):
-    artefact.write_bytes("part-000000.parquet", b"")
-    with pytest.raises(CellError, match=r"part-000000.parquet.* is empty: delete it and run again"):
+    artefact.write_bytes("part-000000.bin", b"")
+    with pytest.raises(
+        CellError, match=r"part-000000.bin.* is damaged .the file is empty.: delete this file"
+    ):
         artefact.commit({})
     assert not artefact.is_complete
 

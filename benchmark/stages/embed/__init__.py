@@ -14,6 +14,7 @@ class EmbedStage(Stage):
     """The stage that turns patches into embeddings."""
 
     name = "embed"
+    resumes_by_part = True
 
     def cells(self, context: Context) -> list[Cell]:
         """Return one cell for each backbone."""

@@ -13,7 +13,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray.data import ActorPoolStrategy
@@ -64,6 +64,7 @@ class Tally:
     """The progress of one backbone in the current pipeline."""
 
     wanted: set[str]
+    checksums: dict[str, str] = field(default_factory=dict)
     num_patches: int = 0
     first: float = 0.0
     last: float = 0.0
@@ -204,6 +205,8 @@ class Run:
     @property
     def why_broken(self) -> str:
         """The reason why the last pipeline stopped early."""
+        if isinstance(cause := getattr(self._error, "cause", None), BenchmarkError):
+            return str(cause)
         if self._error is None or isinstance(self._error, RayError):
             return "its worker process died repeatedly (out of memory?)"
         return f"the pipeline stopped repeatedly: {one_line(self._error)}"
@@ -309,6 +312,7 @@ class Run:
             return
         self._accounts[number].add_toll(json.loads(row["toll"]))
         tally.wanted.discard(row["part"])
+        tally.checksums[row["part"]] = row["checksum"]
         tally.num_patches += row["num_rows"]
         self._busy_s += row["seconds"]
         self._num_patches += row["num_rows"]
@@ -324,7 +328,7 @@ class Run:
             if tally.wanted:
                 raise CellError(f"{len(tally.wanted)} parts were not embedded: run again")
             manifest = self._manifest(job, tally, self._accounts[number])
-            job.artefact.commit(manifest)
+            job.artefact.commit(manifest, checksums=tally.checksums)
         except BenchmarkError as error:
             self.fail(number, str(error))
             return

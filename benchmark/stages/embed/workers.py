@@ -206,7 +206,7 @@ class WritePart:
     def _write(self, row: dict[str, Any]) -> dict[str, Any]:
         toll = Toll()
         summary = json.loads(row["summary"])
-        reason = row["reason"]
+        reason, checksum = row["reason"], ""
         if not reason:
             shape = (summary["num_rows"], summary["dim"])
             embeddings = np.frombuffer(row["embedding"], np.float32).reshape(shape)
@@ -218,12 +218,13 @@ class WritePart:
                 metadata={"summary": row["summary"]},
             )
             try:
-                self._artefacts[row["job"]].write_table(row["part"], table)
+                checksum = self._artefacts[row["job"]].write_table(row["part"], table)
             except BenchmarkError as error:
                 reason = str(error)
         return {
             "job": row["job"],
             "part": row["part"],
+            "checksum": checksum,
             "reason": reason,
             "num_rows": len(row["patch_id"]),
             "seconds": float(summary.get("seconds", 0.0)),

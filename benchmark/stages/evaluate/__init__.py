@@ -15,6 +15,7 @@ class EvaluateStage(Stage):
     """Turn predictions into scores."""
 
     name = "evaluate"
+    is_handed_out = True
 
     def cells(self, context: Context) -> list[Cell]:
         """Return the only cell: the scores of all complete predictions."""

@@ -25,7 +25,14 @@ from benchmark.statistics.resampling import Resampling, draw_resamples, interval
 from benchmark.statistics.significance import holm, mcnemar
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
-from benchmark.tables import CONFUSION, CONFUSION_KEY, SCORES, check_table, vectors_array
+from benchmark.tables import (
+    CONFUSION,
+    CONFUSION_KEY,
+    SCORES,
+    check_table,
+    find_rows,
+    vectors_array,
+)
 
 SPLITS_SCORED = ("val", "test")
 
@@ -136,13 +143,7 @@ class Evaluation:
         all_score = vectors_array(table["y_score"])
         num_classes = len(self._classes)
         for split, labels in self._labels.items():
-            at = np.searchsorted(ids, labels.ids)
-            found = at < len(ids)
-            if not (found.all() and (ids[at] == labels.ids).all()):
-                raise BenchmarkError(
-                    f"{cell.artefact.uri} lacks predictions of the split '{split}': delete it "
-                    "and run again"
-                )
+            at = find_rows(ids, labels.ids, what=f"{cell.artefact.uri}, split '{split}',")
             y_true, y_pred, y_score = labels.y_true, all_pred[at], all_score[at]
             whole = summarise(y_true, y_pred, y_score, num_classes=num_classes)
             drawing = self.resamplings[split]

@@ -15,6 +15,7 @@ class PatchesStage(Stage):
     """The stage that turns scenes into patches."""
 
     name = "patches"
+    resumes_by_part = True
 
     def cells(self, context: Context) -> list[Cell]:
         """Return the data set's only cell."""

@@ -100,7 +100,8 @@ def compute(context: Context, artefact: Artefact) -> None:
                 "total": round(ended - began, 3),
             },
             "provenance": provenance.record(),
-        }
+        },
+        checksums=read.checksums,
     )
     context.usages.append(
         StageUsage(
@@ -147,10 +148,14 @@ class FoundAll:
 
 @dataclass(frozen=True)
 class ReadAll:
-    """The name and rows of each written part, and the problems of unreadable files."""
+    """The name and rows of each written part, and the problems of unreadable files.
+
+    ``checksums``: of the parts that this run wrote.
+    """
 
     parts: list[dict[str, Any]]
     problems: tuple[Problem, ...]
+    checksums: dict[str, str]
 
 
 def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> pa.Table:
@@ -239,6 +244,7 @@ def write_group(
         kept = rows.take(pa.array(images.rows)).select(CANDIDATES.names)
         tables.append(kept.append_column("image", images_column(images.pixels)))
     status = {"num_rows": 0, "problems": _to_json(problems)}
+    checksums: dict[str, str] = {}
     if not (problems and fails):
         read = pa.concat_tables(tables)
         for part in group:
@@ -248,8 +254,10 @@ def write_group(
             table = check_table(found, schema, what=f"patches part {part.index}")
             lost = status["problems"] if table.num_rows < len(wanted) else "[]"
             metadata = {**(table.schema.metadata or {}), "problems": lost}
-            artefact.write_table(part.file_name, table.replace_schema_metadata(metadata))
+            table = table.replace_schema_metadata(metadata)
+            checksums[part.file_name] = artefact.write_table(part.file_name, table)
         status["num_rows"] = read.num_rows
+    status["checksums"] = json.dumps(checksums)
     status["toll"] = json.dumps(toll.to_json())
     return pa.table({key: [value] for key, value in status.items()})
 
@@ -285,6 +293,7 @@ def write_parts(
     todo = [part for part in parts if part.file_name not in done]
     fails = config.on_error == "fail"
     found: list[Problem] = []
+    checksums: dict[str, str] = {}
     if todo:
         write = partial(
             write_group, source=source, artefact=artefact, size=config.patch_size, fails=fails
@@ -293,10 +302,11 @@ def write_parts(
         items = Items("read", groups, write)
         for row in status_rows(read_items(items, num_items=len(groups), num_cpus=1)):
             found += _from_json(row["problems"])
+            checksums |= json.loads(row["checksums"])
             account.add_toll(json.loads(row["toll"]))
             advance(row["num_rows"])
     if found and fails:
-        return ReadAll([], tuple(found))
+        return ReadAll([], tuple(found), {})
     written: list[dict[str, Any]] = []
     problems: list[Problem] = []
     for part in parts:
@@ -310,7 +320,7 @@ def write_parts(
                 f"{part.candidates.num_rows} rows: delete {artefact.uri} and run again"
             )
         written.append({"name": name, "num_rows": metadata.num_rows})
-    return ReadAll(written, tuple(dict.fromkeys(problems)))
+    return ReadAll(written, tuple(dict.fromkeys(problems)), checksums)
 
 
 def _report_problems(problems: Sequence[Problem], config: DatasetConfig, context: Context) -> None:

@@ -19,6 +19,7 @@ class ReportStage(Stage):
     """Turn scores into the page."""
 
     name = "report"
+    is_handed_out = True
 
     def cells(self, context: Context) -> list[Cell]:
         """Return the only cell: the page of the complete scores."""

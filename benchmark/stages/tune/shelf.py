@@ -6,6 +6,7 @@ This module does not import Ray Tune, so that the actor starts as early as the t
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from benchmark.search.fitting import Rows, State
 from benchmark.search.lean import torch_kept_away
 from benchmark.stages.tune.job import Job
 from benchmark.store.artefacts import Artefact
-from benchmark.tables import vectors_array
+from benchmark.tables import find_rows, vectors_array
 
 BACKBONES_HELD = 3
 """Most backbones whose embeddings are in the object store at once."""
@@ -73,21 +74,26 @@ def _load_skops() -> Any:
 
 
 def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:
-    """Join embeddings with the labels of train and val; test has no labels."""
+    """Join embeddings with the labels of train and val; test has no labels.
+
+    Raises:
+        CellError: a patch has no embedding, or a table is damaged.
+    """
     labelled = patches.read_table(columns=["patch_id", "split", "label"], splits=("train", "val"))
     test_ids = patches.read_table(columns=["patch_id", "split"], splits=("test",))["patch_id"]
     table = embeddings.read_table(columns=["patch_id", "embedding"])
     vectors = vectors_array(table["embedding"])
     ids = table["patch_id"].to_numpy()
+    find = partial(find_rows, ids, what=embeddings.uri)
     parts: dict[str, Any] = {}
     split = labelled["split"].to_numpy()
     for name in ("train", "val"):
         rows = labelled.filter(pa.array(split == name))
         wanted = rows["patch_id"].to_numpy()
-        parts[f"x_{name}"] = vectors[np.searchsorted(ids, wanted)]
+        parts[f"x_{name}"] = vectors[find(wanted)]
         parts[f"y_{name}"] = rows["label"].to_numpy()
         parts[f"ids_{name}"] = wanted.astype(np.str_)
     wanted = test_ids.to_numpy()
-    parts["x_test"], parts["ids_test"] = vectors[np.searchsorted(ids, wanted)], wanted.astype(str)
+    parts["x_test"], parts["ids_test"] = vectors[find(wanted)], wanted.astype(str)
     del parts["ids_train"]
     return Rows(**parts)
