@@ -1,6 +1,7 @@
 # make demo    a report on synthetic scenes, in minutes (sets everything up first)
 # make test    all tests           make test-fast   the default subset
 # make check   ruff and mypy       make perf        the measurements of docs/PERFORMANCE.md
+# make fuzz    odd settings, files and checkpoints, many more than in the tests
 # make audit   known vulnerabilities of the pinned versions (a minute; needs the registry's list)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ STAMP  := $(VENV)/.up-to-date
 # Two processes of tests, each with a Ray of its own, which mostly waits for processes to start.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast check audit perf setup clean
+.PHONY: demo test test-fast fuzz check audit perf setup clean
 
 setup: $(STAMP)
 
@@ -31,6 +32,10 @@ test: setup
 
 test-fast: setup
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
+
+fuzz: setup
+	BENCHMARK_FUZZ=20 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --timeout 3600 -p no:cacheprovider \
+		tests/test_doors.py tests/catalog/test_strange_checkpoints.py
 
 check: setup
 	$(BIN)/ruff check .

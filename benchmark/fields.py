@@ -13,7 +13,6 @@ import math
 import os
 import re
 import reprlib
-import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from benchmark.errors import UsageError, tidy
+from benchmark.regular import read_regular
 
 MAX_NAME = 200
 """Characters of a name; names become parts of file names, which have at most 255 bytes."""
@@ -108,7 +108,12 @@ def _check_title(value: str) -> str:
     return value
 
 
-def _check_file_path(value: str) -> str:
+def check_file_path(value: str) -> str:
+    """Return a path if a file system can hold it.
+
+    Raises:
+        ValueError: it is empty or too long, or contains a control character.
+    """
     if not value:
         raise ValueError("is empty; write a path")
     _check_printable(value)
@@ -126,7 +131,7 @@ def _check_file_path(value: str) -> str:
 
 
 def _check_path(value: str) -> str:
-    _check_file_path(value)
+    check_file_path(value)
     if value.startswith("~"):
         # The machines of a cluster have other homes, and a folder named '~' is never meant.
         raise ValueError("'~' is not expanded; write the whole path of the home folder")
@@ -140,7 +145,7 @@ BackboneName = Annotated[str, AfterValidator(_check_backbone)]
 FileName = Annotated[str, AfterValidator(_check_file_name)]
 PathText = Annotated[str, AfterValidator(_check_path)]
 """Path or URI."""
-FilePathText = Annotated[str, AfterValidator(_check_file_path)]
+FilePathText = Annotated[str, AfterValidator(check_file_path)]
 """Path of the experiment file, or its description."""
 Title = Annotated[str, AfterValidator(_check_title)]
 """Text of one or several lines."""
@@ -231,11 +236,11 @@ def read_experiment_file(path: str | Path) -> str:
     """
     where = str(path)
     try:
-        _check_file_path(where)
+        check_file_path(where)
     except ValueError as error:
         raise UsageError(f"the path of the experiment file, {shown(where)}, {error}") from None
     try:
-        data = _read_regular(Path(path))
+        data = read_regular(Path(path), most_bytes=MAX_FILE_BYTES)
     except FileNotFoundError:
         if not Path(path).is_symlink():
             raise UsageError(f"{where}: no such experiment file") from None
@@ -250,29 +255,6 @@ def read_experiment_file(path: str | Path) -> str:
     except ValueError as error:
         raise UsageError(f"{where}: cannot be read: {error}") from None
     return _decode(data, where).replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _read_regular(path: Path) -> bytes:
-    """Return the content of a regular file; opening a pipe or a device could wait for ever."""
-    _refuse_irregular(path.stat().st_mode)
-    # It may be replaced between the two calls.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with open(descriptor, "rb") as file:  # noqa: PTH123
-        _refuse_irregular(os.fstat(descriptor).st_mode)
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError("it is larger than 1 MiB; an experiment file holds only settings")
-    return data
-
-
-def _refuse_irregular(mode: int) -> None:
-    if stat.S_ISDIR(mode):
-        raise ValueError("it is a directory; give the path of a TOML file")
-    if not stat.S_ISREG(mode):
-        kind = (
-            "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
-        )
-        raise ValueError(f"it is {kind}; save the experiment in a regular file")
 
 
 def _decode(data: bytes, where: str) -> str:

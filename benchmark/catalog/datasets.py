@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmark.catalog.chesapeake.scenes import open_chesapeake, prepare_chesapeake
+from benchmark.catalog.chesapeake.scenes import open_split_scenes, prepare_chesapeake
 from benchmark.catalog.folder.source import open_folder
 from benchmark.catalog.synthetic.scenes import write_scenes
 from benchmark.registry import Registry
@@ -16,7 +16,7 @@ DATASETS: Registry[Dataset] = Registry(
         Dataset(
             name="chesapeake",
             description="Chesapeake land cover over NAIP, 5 classes, split by state",
-            open=open_chesapeake,
+            open=open_split_scenes,
             prepare=prepare_chesapeake,
             settings=SCENE_SETTINGS,
             license="CDLA-Permissive-1.0",
@@ -24,7 +24,7 @@ DATASETS: Registry[Dataset] = Registry(
         Dataset(
             name="synthetic",
             description="synthetic scenes in the layout of chesapeake, for trials and tests",
-            open=open_chesapeake,
+            open=open_split_scenes,
             prepare=write_scenes,
             settings=SCENE_SETTINGS,
             license="Apache-2.0",

@@ -10,7 +10,7 @@ by an equal one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,7 +150,7 @@ class Artefact(Folder):
         for name in names:
             if name != MANIFEST:
                 self.delete(name)
-        if PLAN in found and plan:
+        if PLAN in found and plan and by_part:
             self.write_json(PLAN, plan)
         # Last: a complete artefact that lacks files is damaged, and discarded again.
         self.delete(MANIFEST)
@@ -207,7 +207,11 @@ class Artefact(Folder):
         return self._read_object(PLAN) if self.has(PLAN) else None
 
     def commit(
-        self, manifest: dict[str, Any], *, checksums: Mapping[str, str | None] | None = None
+        self,
+        manifest: dict[str, Any],
+        *,
+        needs: Sequence[str] = (),
+        checksums: Mapping[str, str] | None = None,
     ) -> None:
         """Complete the artefact: write its manifest as the last file.
 
@@ -216,12 +220,16 @@ class Artefact(Folder):
 
         Args:
             manifest: what is known of the artefact.
+            needs: names of files without which it is not complete.
             checksums: of files, from those who wrote them; other files are read.
 
         Raises:
-            CellError: a file is empty or damaged, or the store cannot be written.
+            CellError: a file is missing, empty or damaged, or the store cannot be written.
         """
         sizes = self.store.sizes(self.folder)
+        for name in needs:
+            if name not in sizes:
+                raise self.damage_of(name, "it is missing")
         sizes = {key: size for key, size in sizes.items() if key not in UNLISTED}
         found: dict[str, str] = {}
         for name, size in sizes.items():

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from benchmark import config
 from benchmark.config import Experiment
 from benchmark.errors import UsageError
-from benchmark.store.credentials import refuse_credentials
+from benchmark.store.uris import check_uri
 from benchmark.submission.jobserver import JobServer
 from benchmark.submission.preflight import Finding, check
 from benchmark.submission.probing import describe_python
@@ -71,7 +71,7 @@ def plan(
         raise UsageError(f"--runtime-env {runtime_env}: write none, pip or uv")
     experiment = load(path, settings)
     place = store or experiment.store
-    refuse_credentials(place)
+    check_uri(place)
     _refuse_relative(experiment, place)
     arguments = [item for value in settings for item in ("--set", value)]
     arguments += ["--log-format", log_format] if log_format != "text" else []

@@ -74,7 +74,7 @@ def stage(
         UsageError: the total exceeds ``max_bytes``; names the largest files.
     """
     source = source or Path(__file__).resolve().parents[2]
-    left_out = {path.resolve() for path in leave_out}
+    left_out = {os.path.realpath(path) for path in leave_out}
     found = {
         path.relative_to(source).as_posix(): path
         for name in ("benchmark", "jobs")
@@ -101,7 +101,7 @@ def megabytes(num_bytes: int) -> str:
     return f"{num_bytes / 2**20:.1f} MiB"
 
 
-def _files(top: Path, left_out: set[Path]) -> Iterator[Path]:
+def _files(top: Path, left_out: set[str]) -> Iterator[Path]:
     for folder, folders, names in os.walk(top):
         here = Path(folder)
         folders[:] = sorted(
@@ -109,7 +109,7 @@ def _files(top: Path, left_out: set[Path]) -> Iterator[Path]:
             for name in folders
             if name not in EXCLUDED
             and not name.startswith(".")
-            and (here / name).resolve() not in left_out
+            and os.path.realpath(here / name) not in left_out
         )
         for name in sorted(names):
             if not name.startswith(".") and not name.endswith(EXCLUDED_SUFFIXES):

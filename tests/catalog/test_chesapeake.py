@@ -1,6 +1,7 @@
 """The reader of the Chesapeake layout, on hand-made scenes whose answers are known."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from benchmark.catalog.chesapeake.index import count_classes
 from benchmark.catalog.chesapeake.scenes import (
     ChesapeakeSource,
     open_chesapeake,
+    open_split_scenes,
     prepare_chesapeake,
 )
 from benchmark.config import DatasetConfig
@@ -384,3 +386,52 @@ def test_a_scene_that_is_no_geotiff_inside_is_not_opened(tmp_path: Path) -> None
     found = source.find(source.units()[0])
     assert found.candidates.num_rows == 0
     assert found.problems and "not recognized" in found.problems[0].reason, found.problems
+
+
+@pytest.mark.parametrize(
+    "path", ["a\0b", "\ud800.tif", "x" * 300, "x/" * 3000, "", "a\nb.tif", 5, None, ["a"], {"a": 1}]
+)
+def test_a_path_that_no_file_can_have_is_one_line(tmp_path: Path, path: object) -> None:
+    good: object = "a_lc.tif"
+    for image, mask in ((path, good), (good, path)):
+        list_scene(tmp_path, "pa-train", image, mask)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="feature 0: path") as caught:
+            open_chesapeake(config(tmp_path))
+        assert len(str(caught.value)) < 1000
+        (tmp_path / "spatial_index.geojson").unlink()
+
+
+def test_a_deep_index_a_pipe_and_a_loop_are_one_line(two_scenes: ChesapeakeSource) -> None:
+    root = Path(two_scenes.root)
+    index = root / "spatial_index.geojson"
+    sound = index.read_text()
+    index.write_text('{"features":' + "[" * 100_000)
+    with pytest.raises(UsageError, match="cannot be read as GeoJSON: RecursionError"):
+        open_chesapeake(config(root))
+    index.unlink()
+    os.mkfifo(index)
+    with pytest.raises(UsageError, match="it is a pipe"):
+        open_chesapeake(config(root))
+    index.unlink()
+    index.write_text(sound)
+    mask = root / two_scenes.scenes[0].mask
+    mask.unlink()
+    mask.symlink_to(mask.name)
+    with pytest.raises(UsageError, match="Symlink loop"):
+        open_chesapeake(config(root))
+
+
+def test_regions_that_leave_a_split_without_scenes_are_refused(
+    two_scenes: ChesapeakeSource,
+) -> None:
+    settings = config(Path(two_scenes.root))
+    with pytest.raises(UsageError, match="no scene is left for train; it has scenes of delaware,"):
+        open_split_scenes(settings)
+
+
+def test_a_file_as_root_is_refused_before_the_download(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, reason in (("file", "is a file; name a folder"), ("x" * 300, "File name too long")):
+        with pytest.raises(UsageError, match=reason):
+            prepare_chesapeake(tmp_path / name)

@@ -1014,3 +1014,40 @@ def test_ucmerced_mini() -> None:
     assert images.problems == ()
     assert images.pixels.shape == (24, 3, 64, 64)
     assert images.pixels.std() > 10
+
+
+def test_links_that_form_a_loop_are_one_line_or_one_problem(tmp_path: Path) -> None:
+    root = fill(tmp_path / "images", {"a": 12, "b": 12})
+    (root / "a" / "loop.png").symlink_to("loop.png")
+    (root / "c").symlink_to("c")
+    (problem,) = read_one(open_folder(config(root)), "a/loop.png").problems
+    assert "cannot be opened: Too many levels of symbolic links" in problem.reason
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match=r"cannot be opened: .*loop"):
+        open_folder(config(tmp_path / "loop"))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_a_pipe_or_a_device_is_a_problem_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    root = fill(tmp_path / "images", {"a": 12, "b": 12})
+    os.mkfifo(root / "a" / name)
+    (root / "b" / name).symlink_to("/dev/zero")
+    source = open_folder(config(root))
+    for folder in "ab":
+        (problem,) = read_one(source, f"{folder}/{name}").problems
+        assert "is no regular file" in problem.reason
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "broken link"])
+def test_a_split_table_that_cannot_be_read_is_not_ignored(tmp_path: Path, kind: str) -> None:
+    root = fill(tmp_path / "images", {"a": 12, "b": 12})
+    path = root / "splits.csv"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("splits.csv" if kind == "loop" else "moved.csv")
+    with pytest.raises(UsageError, match=r"splits.csv: is no regular file, or a link to none"):
+        open_folder(config(root))

@@ -9,14 +9,17 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.config import DatasetConfig
-from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
+from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line, tidy
+from benchmark.fields import check_file_path, shown
 from benchmark.progress import LoggedProgress, Progress
+from benchmark.regular import read_regular
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 INDEX = "spatial_index.geojson"
+MAX_INDEX_BYTES = 2**28
 SYNTHETIC_MARKER = "SYNTHETIC.txt"
 CLASSES = ("water", "tree_canopy", "low_vegetation", "barren", "impervious")
 BANDS = ("red", "green", "blue", "nir")
@@ -86,7 +89,14 @@ def prepare_chesapeake(root: str | Path, *, progress: Progress | None = None) ->
         BenchmarkError: the download or the unpacking failed.
     """
     root = Path(root)
-    if (root / SYNTHETIC_MARKER).exists():
+    try:
+        is_file = root.exists() and not root.is_dir()
+        is_synthetic = (root / SYNTHETIC_MARKER).exists()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--root {tidy(root, 200)}: {one_line(error, limit=200)}") from None
+    if is_file:
+        raise UsageError(f"--root {root}: is a file; name a folder")
+    if is_synthetic:
         raise UsageError(f"--root {root}: holds synthetic scenes; name another folder")
     import zipfile
 
@@ -152,12 +162,12 @@ def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
     """Yield the region, image path and mask path of each scene of the index."""
     index = root / INDEX
     try:
-        features = json.loads(index.read_text(encoding="utf-8"))["features"]
+        features = json.loads(read_regular(index, most_bytes=MAX_INDEX_BYTES))["features"]
     except FileNotFoundError:
         raise UsageError(
             f"[dataset] root = '{root}': {INDEX} is missing. {_how_to_prepare(root)}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{index}: cannot be read as GeoJSON: {one_line(error)}") from None
     if not features:
         raise UsageError(f"{index}: lists no scenes. {_how_to_prepare(root)}")
@@ -165,13 +175,23 @@ def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
         try:
             properties = feature["properties"]
             region = REGIONS[properties["split"].split("-")[0]]
-            image, mask = str(properties["naip-new"]), str(properties["lc"])
+            image, mask = properties["naip-new"], properties["lc"]
         except (KeyError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"{index}: feature {number} lacks a valid 'split', 'naip-new' or 'lc': {error!r}"
+                f"{index}: feature {number} lacks a valid 'split', 'naip-new' or 'lc': "
+                f"{tidy(repr(error), 200)}"
             ) from None
         for path in (image, mask):
-            if _leads_out(root, path):
+            try:
+                if not isinstance(path, str):
+                    raise ValueError("is no text")
+                check_file_path(path)
+                leads_out = _leads_out(root, path)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise UsageError(
+                    f"{index}: feature {number}: path {shown(path)} {one_line(error, limit=200)}"
+                ) from None
+            if leads_out:
                 raise UsageError(f"{index}: feature {number}: '{path}' is outside {root}")
         yield region, image, mask
 

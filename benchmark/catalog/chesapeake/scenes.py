@@ -23,7 +23,7 @@ from benchmark.catalog.chesapeake.index import (
     prepare_chesapeake,
 )
 from benchmark.config import DatasetConfig
-from benchmark.errors import one_line
+from benchmark.errors import UsageError, one_line
 from benchmark.specs import Found, Images, Problem
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ DRIVER = "GTiff"
 # The cache holds the blocks of one row of windows: each is decoded once. More only costs memory.
 _GDAL = {"GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 256, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
-__all__ = ["ChesapeakeSource", "open_chesapeake", "prepare_chesapeake"]
+__all__ = ["ChesapeakeSource", "open_chesapeake", "open_split_scenes", "prepare_chesapeake"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +212,23 @@ def open_chesapeake(config: DatasetConfig) -> ChesapeakeSource:
         purity=config.purity,
         is_synthetic=Path(config.root, SYNTHETIC_MARKER).is_file(),
     )
+
+
+def open_split_scenes(config: DatasetConfig) -> ChesapeakeSource:
+    """Open a folder as ``open_chesapeake`` does, if it has scenes of every split.
+
+    Raises:
+        UsageError: also if no scene is left for a split.
+    """
+    source = open_chesapeake(config)
+    there = sorted({scene.region for scene in source.scenes})
+    for split in ("train", "val", "test"):
+        if not any(scene.split == split for scene in source.scenes):
+            raise UsageError(
+                f"[dataset] root = '{config.root}': no scene is left for {split}; it has scenes of "
+                f"{', '.join(there)}: change val_regions or test_regions"
+            )
+    return source
 
 
 def _runs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +164,9 @@ def decode(path: Path) -> Decoded:
         ImageError: the file is absent, corrupt, truncated, empty or too large.
     """
     try:
+        # Opening a pipe or a device could wait for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError("is no regular file")
         if path.suffix.lower() in TIFF_SUFFIXES:
             return _decode_with_rasterio(path, "GTiff")
         if _is_16_bit_png(path):

@@ -23,7 +23,7 @@ from benchmark.catalog.folder.splits import (
     split_folders,
 )
 from benchmark.config import DatasetConfig
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, one_line
 from benchmark.specs import Found, Images, Problem
 
 if TYPE_CHECKING:
@@ -112,7 +112,10 @@ def open_folder(config: DatasetConfig) -> FolderSource:
     """
     where = f"[dataset] root = '{config.root}'"
     # Workers run in other directories, so the root must not stay relative.
-    root = Path(config.root).resolve()
+    try:
+        root = Path(config.root).resolve()
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"{where}: cannot be opened: {one_line(error)}") from None
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise UsageError(f"{where}: {what}; name the folder that holds one folder per class")
@@ -120,7 +123,7 @@ def open_folder(config: DatasetConfig) -> FolderSource:
     notes = list(listing.notes)
     images = listing.images
     table: dict[str, Row] = {}
-    if (root / SPLIT_TABLE).is_file():
+    if os.path.lexists(root / SPLIT_TABLE):
         table = read_split_table(root / SPLIT_TABLE, set(images), where=where)
         images = sorted(table)
         num_unlisted = len(listing.images) - len(images)
@@ -219,7 +222,7 @@ def _list_images(root: Path, where: str) -> _Listing:
             else:
                 images.append(path.as_posix())
                 link = here / name
-                if link.is_symlink() and not link.resolve().is_relative_to(root):
+                if link.is_symlink() and not _resolve(link).is_relative_to(root):
                     outside.append(path.as_posix())
     for path_text in images:
         # Arrow and JSON hold UTF-8 only, and the path is the patch's identity.
@@ -237,6 +240,14 @@ def _list_images(root: Path, where: str) -> _Listing:
     )
     notes = [f"{what}: {len(paths)}, e.g. {min(paths)!a}." for what, paths in found if paths]
     return _Listing(sorted(images), sorted(folders), notes)
+
+
+def _resolve(link: Path) -> Path:
+    """Return the target of a link, or the link if it is one of a loop: nothing can read it."""
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError):
+        return link
 
 
 def _check_images(images: Sequence[str], where: str) -> None:

@@ -47,6 +47,8 @@ def read_split_table(path: Path, images: Collection[str], *, where: str) -> dict
     """
     where = f"{where}: {SPLIT_TABLE}"
     rows: dict[str, Row] = {}
+    if not path.is_file():
+        raise UsageError(f"{where}: is no regular file, or a link to none; mend or remove it")
     try:
         # Spreadsheets put a byte order mark before the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -82,7 +82,8 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             },
             "notes": [*evaluation.notes(ranking, floors), *unlike_devices(comparison)],
             "provenance": provenance.record(),
-        }
+        },
+        needs=("confusion.parquet", "scores.parquet", "ranking.parquet", "comparison.parquet"),
     )
 
 

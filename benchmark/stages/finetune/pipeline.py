@@ -181,7 +181,8 @@ def commit(
             },
             "incidents": account.to_json(),
             "provenance": provenance.record(),
-        }
+        },
+        needs=("part-000000.parquet", WEIGHTS),
     )
 
 

@@ -50,7 +50,8 @@ class ReportStage(Stage):
             cell.artefact.write_bytes("index.html", render_report(data).encode())
             inputs, scores = context.report_inputs(), context.scores().uri
             cell.artefact.commit(
-                {"inputs": inputs, "scores": scores, "backbones": declare(results)}
+                {"inputs": inputs, "scores": scores, "backbones": declare(results)},
+                needs=("index.html",),
             )
             progress.done(cell.label)
         except (BenchmarkError, ValueError, OSError) as error:

@@ -123,5 +123,6 @@ def commit(job: Job, search: Search, refit: Outcome, account: Account) -> None:
             },
             "incidents": account.to_json(),
             "provenance": provenance.record(),
-        }
+        },
+        needs=("part-000000.parquet", "head.skops"),
     )
