@@ -35,7 +35,7 @@ test-fast: setup
 
 fuzz: setup
 	BENCHMARK_FUZZ=20 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --timeout 3600 -p no:cacheprovider \
-		tests/test_doors.py tests/catalog/test_strange_checkpoints.py
+		tests/test_doors.py tests/cli/test_options.py tests/catalog/test_strange_checkpoints.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from benchmark.catalog.names import check_names, resolve_backbones
 from benchmark.cluster.connection import Cluster
 from benchmark.cluster.metering import MeteredProgress
 from benchmark.config import Experiment
+from benchmark.environment import check_environment
 from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.experiment import file as experiment_file
 from benchmark.experiment.cells import CellResult, verified
@@ -96,6 +97,7 @@ def open_context(
     progress: Progress | None = None,
 ) -> Iterator[Context]:
     """Resolve an experiment's names and open its store; close all resources at the end."""
+    check_environment()
     check_names(experiment)
     with Cluster(address) as cluster:
         context = Context(

@@ -44,7 +44,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 """All wings from the top down, with the wings that each may import besides itself."""
 
 FACE = {"benchmark", "benchmark.api"}
-VOCABULARY = {"config", "errors", "fields", "progress", "registry", "regular", "specs", "tables"}
+VOCABULARY = {
+    *("config", "environment", "errors", "fields", "progress", "registry", "regular", "specs"),
+    "tables",
+}
 """The modules at the root that every wing may use."""
 
 RAY = {"stages", "cluster", "submission"}

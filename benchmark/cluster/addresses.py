@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, first_line
 from benchmark.store.credentials import holds_credentials
 
 ANSWER_TIMEOUT_S = 10.0
@@ -70,8 +70,9 @@ def _started_here(option: str) -> str:
 def _connect(host: str, port: int, option: str) -> None:
     try:
         socket.create_connection((host, port), timeout=ANSWER_TIMEOUT_S).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:
+        # Names of hosts are encoded first: a label has at most 63 letters.
+        reason = getattr(error, "strerror", None) or first_line(error, limit=100)
         raise UsageError(
             f"{option} {host}:{port}: no Ray cluster answers there ({reason}); check the address, "
             "and that this machine can reach the head's port"

@@ -21,9 +21,6 @@ from benchmark.errors import BenchmarkError, UsageError
 
 logger = logging.getLogger("benchmark")
 
-PROGRESS_TIMEOUT_S = float(os.environ.get("BENCHMARK_PROGRESS_TIMEOUT_S", "600"))
-"""A data pipeline without progress for this long ends with an error instead of hanging."""
-
 ATTEMPT = re.compile(rb"\[[^\]]* [IWE] \d+ \d+\] ")
 """The beginning of a log line of Ray's C++ code."""
 
@@ -42,6 +39,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Otherwise the first Ctrl-C during or after a search is swallowed.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # No traceback of a task whose result nobody fetched; its cell says why it failed.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     # Not the last 20 lines of a lost machine's C++ log; the line that names the machine stays.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "lines of the Raylet logs:",
 }

@@ -14,11 +14,8 @@ import threading
 import time
 from typing import NoReturn
 
+from benchmark.environment import RAY_PATIENCE, read_seconds
 from benchmark.errors import BenchmarkError
-
-RAY_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
-RAY_PATIENCE_S = 60.0
-"""Ray's own timeout for a lost head, unless that variable is set."""
 
 POLL_S = 1.0
 CONNECT_TIMEOUT_S = 3.0
@@ -63,7 +60,7 @@ class HeadWatch:
         host, _, port = address.rpartition(":")
         self._place = (host.strip("[]"), int(port))
         if patience_s is None:
-            patience_s = float(os.environ.get(RAY_PATIENCE, RAY_PATIENCE_S)) / 2
+            patience_s = read_seconds(RAY_PATIENCE) / 2
         self._patience_s = patience_s
         self._ended = threading.Event()
         self.is_lost = False

@@ -15,7 +15,7 @@ import pyarrow as pa
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from benchmark.cluster.connection import PROGRESS_TIMEOUT_S
+from benchmark.environment import PROGRESS_TIMEOUT, read_seconds
 from benchmark.errors import CellError
 from benchmark.store.artefacts import Artefact
 
@@ -150,7 +150,7 @@ def read_items(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = PROGRESS_TIMEOUT_S
+    context.execution_no_progress_timeout_s = read_seconds(PROGRESS_TIMEOUT)
     context.execution_options.resource_limits = ExecutionResources(
         cpu=most_cpus, object_store_memory=read_ahead_bytes
     )
@@ -165,7 +165,7 @@ def status_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     """Run the pipeline and yield its rows as they come.
 
     Raises:
-        CellError: no progress for ``PROGRESS_TIMEOUT_S``.
+        CellError: no progress for ``BENCHMARK_PROGRESS_TIMEOUT_S``.
     """
     from ray.data.exceptions import ExecutionTimeoutError
 
@@ -177,6 +177,6 @@ def status_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
             yield from table.to_pylist()
     except ExecutionTimeoutError:
         raise CellError(
-            f"no progress for {PROGRESS_TIMEOUT_S:g} s: no machine has a free CPU to read or "
-            "write, or a task hangs"
+            f"no progress for {read_seconds(PROGRESS_TIMEOUT):g} s: no machine has a free CPU to "
+            "read or write, or a task hangs"
         ) from None

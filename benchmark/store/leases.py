@@ -17,13 +17,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from benchmark.errors import CellError, UsageError
+from benchmark.environment import LEASE_EXPIRY, read_seconds
+from benchmark.errors import CellError
 from benchmark.store.artefacts import Artefact, Store
 from benchmark.store.heartbeat import FOLDER, OWNER, Heartbeat, Owner, Watch
 from benchmark.store.processes import Process
@@ -31,26 +31,6 @@ from benchmark.store.processes import Process
 logger = logging.getLogger("benchmark")
 
 
-def read_expiry() -> float:
-    """Return BENCHMARK_LEASE_EXPIRY_S in seconds, 60 by default.
-
-    Raises:
-        UsageError: it is not a number from 1 to 86400.
-    """
-    given = os.environ.get("BENCHMARK_LEASE_EXPIRY_S", "60")
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 1 <= seconds <= 86_400:
-        raise UsageError(
-            f"BENCHMARK_LEASE_EXPIRY_S is {given[:80]!r}; give a number of seconds from 1 to 86400"
-        )
-    return seconds
-
-
-EXPIRY_S = read_expiry()
-"""Other runs consider a run dead after so long without a heartbeat."""
 LONGEST_POLL_S = 5.0
 CONTEST_S = 2.0
 """How long the run with the smaller id waits for the other to withdraw."""
@@ -67,7 +47,8 @@ class Leases:
     store: Store
     group: str
     """The experiment's name: runs of one group share their cells evenly."""
-    expiry_s: float = EXPIRY_S
+    expiry_s: float = field(default_factory=lambda: read_seconds(LEASE_EXPIRY))
+    """Other runs consider a run dead after so long without a heartbeat."""
     process: Process = field(default_factory=Process.this)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep

@@ -26,13 +26,13 @@ from tenacity import (
     wait_random,
 )
 
+from benchmark.environment import RETRY_WAIT, read_seconds
+
 logger = logging.getLogger("benchmark")
 
 T = TypeVar("T")
 
 NUM_TRIES = 6
-FIRST_WAIT_S = float(os.environ.get("BENCHMARK_RETRY_WAIT_S", "1"))
-"""Wait before the second try (s), doubled for each further try; also the most jitter."""
 LONGEST_WAIT_S = 30.0
 
 TRANSIENT_ERRNOS = frozenset(
@@ -132,11 +132,13 @@ def retry(
         _repeats[what] += 1
         logger.info("%s: try %d of %d failed: %s", what, state.attempt_number, most, text)
 
+    # Before the second try, doubled for each further one; also the most jitter.
+    first_s = read_seconds(RETRY_WAIT)
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(most)
         | (stop_never if longest_s is None else stop_after_delay(longest_s)),
-        wait=wait_exponential(FIRST_WAIT_S, max=LONGEST_WAIT_S) + wait_random(0, FIRST_WAIT_S),
+        wait=wait_exponential(first_s, max=LONGEST_WAIT_S) + wait_random(0, first_s),
         before_sleep=tell,
         reraise=True,
     )

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from benchmark.cluster.headwatch import LOST, RAY_PATIENCE, HeadWatch
+from benchmark.cluster.headwatch import LOST, HeadWatch
+from benchmark.environment import RAY_PATIENCE
 from tests.machines import LAZY, start_machines
 
 RUN = """

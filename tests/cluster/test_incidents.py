@@ -14,7 +14,7 @@ from benchmark.store.retries import num_repeats
 
 @pytest.fixture
 def artefact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artefact:
-    monkeypatch.setattr("benchmark.store.retries.FIRST_WAIT_S", 0.001)
+    monkeypatch.setenv("BENCHMARK_RETRY_WAIT_S", "0.001")
     return Store(str(tmp_path)).artefact("embed", "toy", "0123456789abcdef")
 
 

@@ -21,7 +21,7 @@ def test_every_item_is_one_row(ray_session):
 
 
 def test_a_pipeline_for_which_no_cpu_is_free_ends_in_one_line(ray_session, monkeypatch):
-    monkeypatch.setattr("benchmark.cluster.streaming.PROGRESS_TIMEOUT_S", 2.0)
+    monkeypatch.setenv("BENCHMARK_PROGRESS_TIMEOUT_S", "2")
     stuck = read_items(Items("stuck", [1], read), num_items=1, num_cpus=1000)
     with pytest.raises(CellError, match="no progress for 2 s: no machine has a free CPU"):
         list(status_rows(stuck))

@@ -22,7 +22,8 @@ import pytest
 
 import benchmark as bm
 from benchmark import api
-from benchmark.cluster.headwatch import LOST, RAY_PATIENCE
+from benchmark.cluster.headwatch import LOST
+from benchmark.environment import RAY_PATIENCE
 from benchmark.store.artefacts import Store
 from tests.gate import Gate
 from tests.machines import LAZY, Machines, is_alive, kernel_settings, start_machines

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.errors import UsageError
 from benchmark.store.artefacts import Artefact, Store
 from benchmark.store.heartbeat import FOLDER, UNREADABLE_EXPIRY_S, heartbeat_path
-from benchmark.store.leases import Leases, read_expiry
+from benchmark.store.leases import Leases
 from benchmark.store.processes import Process
 
 ELSEWHERE = Process(host="elsewhere", place="another boot", pid=1, started="1")
@@ -292,7 +291,7 @@ def test_however_runs_interleave_each_cell_is_computed_once(tmp_path, seed):
 
 WORKER = """
     import os, sys, time
-    from benchmark.store.leases import Leases, read_expiry
+    from benchmark.store.leases import Leases
     from benchmark.store.artefacts import Store
 
     store = Store(sys.argv[1])
@@ -355,12 +354,3 @@ def test_a_thread_renews_the_heartbeat(store):
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert not list(Path(store.root).iterdir())
-
-
-@pytest.mark.parametrize("given", ["", "soon", "nan", "inf", "-1", "0", "9" * 5000])
-def test_an_expiry_that_is_not_a_number_of_seconds(
-    given: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BENCHMARK_LEASE_EXPIRY_S", given)
-    with pytest.raises(UsageError, match=r"^BENCHMARK_LEASE_EXPIRY_S is .{2,90}; give a number of"):
-        read_expiry()
