@@ -185,7 +185,7 @@ def _check_seeds(value: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Seeds = Annotated[
-    tuple[Seed, ...], Field(min_length=1, max_length=MAX_ITEMS), AfterValidator(_check_seeds)
+    tuple[Seed, ...], Field(min_length=1, max_length=1000), AfterValidator(_check_seeds)
 ]
 """Seeds of the grid, in the range of NumPy's generators."""
 
