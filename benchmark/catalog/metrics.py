@@ -59,14 +59,10 @@ def precision(statistics: Statistics) -> NDArray[np.float64]:
 
 
 def expected_calibration_error(statistics: Statistics) -> NDArray[np.float64]:
-    """Return the mean gap between the largest score and accuracy, over 15 bins.
+    """Return the debiased mean gap between the largest score and accuracy, over 15 bins."""
+    from benchmark.statistics.scores import debiased_calibration_error
 
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
-    """
-    import numpy as np
-
-    gaps = np.abs(statistics.bin_correct - statistics.bin_confidence).sum(axis=-1)
-    return _divide(gaps, statistics.bin_counts.sum(axis=-1))
+    return debiased_calibration_error(statistics)
 
 
 def _correct(statistics: Statistics) -> NDArray[np.float64]:
@@ -120,9 +116,10 @@ METRICS = Registry[Metric](
         ),
         Metric(
             name="expected_calibration_error",
-            description="Mean gap between the largest score and accuracy, over 15 bins.",
+            description="Mean gap between the largest score and accuracy, over 15 bins, debiased.",
             compute=expected_calibration_error,
             direction="lower",
+            version=2,
         ),
     ],
 )

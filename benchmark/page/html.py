@@ -30,7 +30,7 @@ class RankingRow:
     Attributes:
         rank: 1 is best.
         value: mean of the headline metric over the seeds.
-        ci_low: lower end of the interval over resamples of the split; None or NaN: unknown.
+        ci_low: lower end of the interval on other scenes of the kind; None or NaN: unknown.
         ci_high: its upper end.
         seed_std: standard deviation over seeds; None where there is one seed.
         seed_values: the value of each seed.
@@ -50,6 +50,7 @@ class RankingRow:
     num_trials: int | None = None
     seconds: float | None = None
     seed_values: tuple[float, ...] = ()
+    verdict: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ class ReportData:
         split: the split of the ranking.
         metric: name of the headline metric.
         confidence: of the intervals, e.g. 0.95.
-        interval_reason: how the intervals were computed, e.g. ``Resampling.reason``.
+        interval_reason: how the intervals were computed, e.g. ``Design.reason``.
         ranking: best first.
         absent_classes: classes without a patch in ``split``.
         notes: warnings, shown at the top.

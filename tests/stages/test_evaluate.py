@@ -137,7 +137,11 @@ def test_the_ranking_is_paired_and_keeps_the_two_uncertainties_apart(scored):
     )
     assert 0 < behind["difference_low"] < behind["difference"] < behind["difference_high"]
     assert not behind["is_tie"]
-    assert behind["p_value"] < 1e-6
+    assert behind["p_value"] == pytest.approx(1e-4)
+    assert ranking["verdict"].tolist() == ["leader", "behind"]
+    # Both uncertainties together are wider than that of the test set alone.
+    assert (ranking["expected_low"] < ranking["ci_low"]).all()
+    assert (ranking["expected_high"] >= ranking["ci_high"]).all()
     assert [row[2] for row in result.tables[0].rows] == ["knn (floor)", "mlp (floor)"]
 
 
@@ -155,7 +159,7 @@ def test_without_scenes_intervals_fall_back_and_say_so(open_small):
     assert EvaluateStage().run(context).cells[0].status == "complete"
     interval = context.scores().manifest()["intervals"]["test"]
     assert interval["kind"] == "patch"
-    assert "stratified" in interval["reason"]
+    assert "for independent, because the scene of" in interval["reason"]
 
 
 def test_missing_predictions_of_a_patch_fail_by_name(open_small):

@@ -59,7 +59,7 @@ def ranking_table(artefact: Artefact) -> TextTable:
             f"{row['value']:.3f}",
             f"[{row['ci_low']:.3f}, {row['ci_high']:.3f}]",
             "-" if row["rank"] == 1 else f"{100 * row['difference']:.1f}",
-            "no detectable difference" if row["is_tie"] else "",
+            "" if row["rank"] == 1 else row["verdict"],
         ]
         for row in ranking
     ]
@@ -68,7 +68,11 @@ def ranking_table(artefact: Artefact) -> TextTable:
         title="Balanced accuracy on test",
         columns=("rank", "backbone", "method", "score", "interval", "points behind", ""),
         rows=rows,
-        notes=(manifest["intervals"]["test"]["reason"], *manifest["notes"]),
+        notes=(
+            manifest["intervals"]["test"]["reason"],
+            *manifest["limits"],
+            *manifest["notes"],
+        ),
     )
 
 
@@ -82,9 +86,7 @@ def comparison_table(artefact: Artefact) -> TextTable:
             f"{100 * row['gain']:+.1f}",
             f"[{100 * row['gain_low']:.1f}, {100 * row['gain_high']:.1f}]",
             _times(row["ratio"]),
-            ("gains" if row["gain"] > 0 else "loses")
-            if row["is_detectable"]
-            else "no detectable difference",
+            row["verdict"],
         ]
         for row in comparison
     ]

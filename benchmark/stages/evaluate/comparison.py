@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from benchmark.config import EvaluateConfig
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
-from benchmark.statistics.resampling import interval
-from benchmark.statistics.significance import holm, mcnemar
+from benchmark.statistics.design import Design
+from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, flip_table
+from benchmark.statistics.intervals import Interval, quantile_of
 from benchmark.tables import check_table
 
 COMPARISON = pa.schema(
@@ -30,6 +32,7 @@ COMPARISON = pa.schema(
         pa.field("gain_low", pa.float64(), nullable=False),
         pa.field("gain_high", pa.float64(), nullable=False),
         pa.field("is_detectable", pa.bool_(), nullable=False),
+        pa.field("verdict", pa.string(), nullable=False),
         pa.field("p_value", pa.float64()),
         pa.field("frozen_seeds", pa.int32(), nullable=False),
         pa.field("finetuned_seeds", pa.int32(), nullable=False),
@@ -43,8 +46,8 @@ COMPARISON = pa.schema(
 )
 """One row per backbone with fine-tuned and frozen predictions. ``head``: of the frozen side, the
 best ``head_val_score``. Values: balanced accuracy on test, mean over seeds. ``gain``: fine-tuned
-minus frozen, with its percentile interval. ``p_value``: exact McNemar test of the first common
-seed, Holm-corrected over the rows; null without a common seed. Seconds: device-seconds of one
+minus frozen, with the interval of the flip test. ``p_value``: of that test, corrected over the
+rows; ``is_detectable``: whether it rejects; ``verdict``: in words. Seconds: device-seconds of one
 seed, mean over seeds; ``ratio``: fine-tuned over frozen; null if unknown."""
 
 
@@ -55,14 +58,14 @@ class Group:
     Attributes:
         cells: one per seed.
         values: (seeds,) the headline metric.
-        resampled: (R,) the headline metric of each resample, mean over seeds.
-        is_right: for each seed, (N,) whether a patch is classified correctly.
+        interval: of the mean over seeds, on other scenes.
+        right: (N,) share of seeds that classify a patch correctly.
     """
 
     cells: tuple[Cell, ...]
     values: NDArray[np.float64]
-    resampled: NDArray[np.float64]
-    is_right: tuple[NDArray[np.bool_], ...]
+    interval: Interval
+    right: NDArray[np.float64]
 
     @property
     def backbone(self) -> str:
@@ -83,6 +86,24 @@ class Group:
     def value(self) -> float:
         """The mean over seeds."""
         return float(self.values.mean())
+
+    @property
+    def seed_std(self) -> float | None:
+        """The standard deviation over seeds; None for one seed."""
+        return float(self.values.std(ddof=1)) if len(self.values) > 1 else None
+
+    def expected_interval(self, confidence: float) -> Interval:
+        """Return the interval of the expected score of the method, over seeds and scenes.
+
+        The squares of the half widths of both are added; NaN for one seed.
+        """
+        if self.seed_std is None:
+            return Interval(float("nan"), float("nan"))
+        num = len(self.values)
+        of_seeds = quantile_of(confidence, num) * self.seed_std / num**0.5
+        below = float(np.hypot(self.value - self.interval.low, of_seeds))
+        above = float(np.hypot(self.interval.high - self.value, of_seeds))
+        return Interval(max(self.value - below, 0.0), min(self.value + above, 1.0))
 
 
 class Cost(NamedTuple):
@@ -126,9 +147,10 @@ def read_costs(context: Context, cells: Iterable[Cell]) -> dict[Cell, Cost]:
 def compare(
     groups: Sequence[Group],
     *,
+    design: Design,
     costs: Mapping[Cell, Cost],
     floors: set[str],
-    confidence: float,
+    settings: EvaluateConfig,
 ) -> pa.Table:
     """Compare every fine-tuned backbone with the same one frozen.
 
@@ -136,15 +158,16 @@ def compare(
     depend on test.
 
     Args:
-        groups: scored on the same resamples.
+        groups: scored on the same patches.
+        design: of test.
         costs: of every cell of ``groups``.
         floors: names of heads that are never the frozen side.
-        confidence: of the intervals.
+        settings: confidence and seed.
 
     Returns:
         Rows of ``COMPARISON`` in the order of ``groups``; none if no backbone has both.
     """
-    rows: list[dict[str, Any]] = []
+    pairs: list[tuple[Group, Group]] = []
     for tuned in groups:
         frozen = [
             group
@@ -154,31 +177,46 @@ def compare(
             and group.method not in floors
         ]
         if tuned.is_finetuned and frozen:
-            best = max(frozen, key=lambda group: _val_score(group, costs))
-            rows.append(_row(best, tuned, costs, confidence))
-    tested = [row for row in rows if row["p_value"] is not None]
-    corrected = holm([row["p_value"] for row in tested])
-    for row, p_value in zip(tested, corrected, strict=True):
-        row["p_value"] = p_value
+            pairs.append((max(frozen, key=lambda group: _val_score(group, costs)), tuned))
+    rows: list[dict[str, Any]] = []
+    if pairs:
+        flips = flip_table(
+            np.stack([design.contributions(b.right - a.right) for a, b in pairs], axis=1),
+            design.unit_weights,
+            alpha=1.0 - settings.confidence,
+            seed=settings.seed,
+        )
+        for number, (frozen_side, tuned) in enumerate(pairs):
+            row = _row(frozen_side, tuned, costs)
+            low, high = flips.intervals[number]
+            verdict = NO_DIFFERENCE
+            if flips.is_too_little:
+                verdict = TOO_LITTLE
+            elif flips.is_detected[number]:
+                verdict = "gains" if row["gain"] > 0 else "loses"
+            rows.append(
+                row
+                | {
+                    "gain_low": low,
+                    "gain_high": high,
+                    "is_detectable": bool(flips.is_detected[number]),
+                    "verdict": verdict,
+                    "p_value": float(flips.p_values[number]),
+                    "sentence": write_sentence(row["gain"], low, high, row["ratio"], verdict),
+                }
+            )
     return check_table(pa.Table.from_pylist(rows, schema=COMPARISON), COMPARISON, what="comparison")
 
 
-def _row(
-    frozen: Group, tuned: Group, costs: Mapping[Cell, Cost], confidence: float
-) -> dict[str, Any]:
-    low, high = interval(tuned.resampled - frozen.resampled, confidence)
+def _row(frozen: Group, tuned: Group, costs: Mapping[Cell, Cost]) -> dict[str, Any]:
     frozen_s, tuned_s = _seconds(frozen, costs), _seconds(tuned, costs)
-    row: dict[str, Any] = {
+    return {
         "backbone": tuned.backbone,
         "head": frozen.method,
         "head_val_score": _val_score(frozen, costs),
         "frozen_value": frozen.value,
         "finetuned_value": tuned.value,
         "gain": tuned.value - frozen.value,
-        "gain_low": low,
-        "gain_high": high,
-        "is_detectable": bool(low > 0.0 or high < 0.0),
-        "p_value": _p_value(frozen, tuned),
         "frozen_seeds": len(frozen.cells),
         "finetuned_seeds": len(tuned.cells),
         "frozen_seconds": frozen_s,
@@ -187,10 +225,9 @@ def _row(
         "frozen_device": costs[frozen.cells[0]].device,
         "finetuned_device": costs[tuned.cells[0]].device,
     }
-    return row | {"sentence": write_sentence(row["gain"], low, high, row["ratio"])}
 
 
-def write_sentence(gain: float, low: float, high: float, ratio: float | None) -> str:
+def write_sentence(gain: float, low: float, high: float, ratio: float | None, verdict: str) -> str:
     """Return a sentence on the gain and cost of fine-tuning, without a full stop.
 
     Args:
@@ -198,9 +235,10 @@ def write_sentence(gain: float, low: float, high: float, ratio: float | None) ->
         low: lower end of its interval.
         high: its upper end.
         ratio: device-seconds, fine-tuned over frozen; None: unknown.
+        verdict: ``gains``, ``loses``, ``no detectable difference`` or ``too little data to tell``.
     """
     points = [100 * gain, 100 * low, 100 * high]
-    is_gain, is_loss = low > 0.0, high < 0.0
+    is_gain, is_loss = verdict == "gains", verdict == "loses"
     # A detectable difference must not look as if its interval began at zero.
     is_small = (is_gain or is_loss) and min(abs(points[1]), abs(points[2])) < 0.05
     digits = 2 if is_small else 1
@@ -208,7 +246,11 @@ def write_sentence(gain: float, low: float, high: float, ratio: float | None) ->
         points = [-points[0], -points[2], -points[1]]
     # Adding zero turns the minus zero that rounding may leave into zero.
     middle, begin, end = (f"{round(value, digits) + 0.0:.{digits}f}" for value in points)
-    if is_gain or is_loss:
+    if verdict == TOO_LITTLE:
+        text = (
+            f"there is {TOO_LITTLE} what fine-tuning changes ({float(middle):+.{digits}f} points)"
+        )
+    elif is_gain or is_loss:
         verb = "gains" if is_gain else "loses"
         text = f"fine-tuning {verb} {middle} points [{begin}, {end}]"
     else:
@@ -254,14 +296,6 @@ def _seconds(group: Group, costs: Mapping[Cell, Cost]) -> float | None:
     known = [costs[cell].seconds for cell in group.cells]
     found = [value for value in known if value is not None]
     return float(np.mean(found)) if len(found) == len(known) else None
-
-
-def _p_value(frozen: Group, tuned: Group) -> float | None:
-    ours = {cell.seed: right for cell, right in zip(frozen.cells, frozen.is_right, strict=True)}
-    for cell, right in zip(tuned.cells, tuned.is_right, strict=True):
-        if cell.seed in ours:
-            return mcnemar(ours[cell.seed], right)
-    return None
 
 
 def _number(manifest: Mapping[str, Any], *keys: str) -> float | None:

@@ -6,7 +6,7 @@ Test labels are read here and nowhere else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,9 +20,12 @@ from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.stages.evaluate.comparison import Group, compare, read_costs, unlike_devices
-from benchmark.statistics.counts import summarise
-from benchmark.statistics.resampling import Resampling, draw_resamples, interval, resample
-from benchmark.statistics.significance import holm, mcnemar
+from benchmark.statistics.counts import Statistics, summarise
+from benchmark.statistics.design import FEW_SCENES, Design, find_design, rare_classes
+from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, flip_ranking
+from benchmark.statistics.intervals import Interval
+from benchmark.statistics.scores import Uncertainty
+from benchmark.statistics.selection import missing_patches, optimism
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.tables import (
@@ -35,6 +38,10 @@ from benchmark.tables import (
 )
 
 SPLITS_SCORED = ("val", "test")
+RESOLVED = 0.05
+"""The difference for which missing test patches are counted."""
+LEAST_OPTIMISM = 0.0005
+"""Below half a tenth of a point it is not told."""
 
 
 def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]) -> None:
@@ -67,9 +74,10 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     artefact.write_table("ranking.parquet", pa.Table.from_pandas(ranking))
     comparison = compare(
         evaluation.groups(),
+        design=evaluation.designs["test"],
         costs=read_costs(context, cells),
         floors=floor_heads,
-        confidence=context.experiment.evaluate.confidence,
+        settings=context.experiment.evaluate,
     )
     artefact.write_table("comparison.parquet", comparison)
     artefact.commit(
@@ -78,8 +86,10 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             "num_cells": len(cells),
             "intervals": {
                 split: {"kind": item.kind, "reason": item.reason}
-                for split, item in evaluation.resamplings.items()
+                for split, item in evaluation.designs.items()
             },
+            "optimism": evaluation.optimism(),
+            "limits": evaluation.limits(ranking),
             "notes": [*evaluation.notes(ranking, floors), *unlike_devices(comparison)],
             "provenance": provenance.record(),
         },
@@ -88,15 +98,20 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
 
 
 class _Scored(NamedTuple):
-    """One split of one cell: its counts, its values, and their resamples (R, ...)."""
+    """One split of one cell: its statistics by scene, its values, and their intervals."""
 
     cell: Cell
     split: str
-    counts: NDArray[np.int64]
+    by_scene: Statistics
     values: dict[str, NDArray[np.float64]]
-    resampled: dict[str, NDArray[np.float64]]
+    intervals: dict[str, list[Interval]]
     is_right: NDArray[np.bool_]
     digest: str
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Confusion counts (K, K)."""
+        return np.asarray(self.by_scene.counts.sum(axis=0), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -106,16 +121,15 @@ class _Labels:
 
 
 class Evaluation:
-    """The scores of one data set; resamples are drawn once per split, for all methods."""
+    """The scores of one data set, with intervals and tests over the scenes of its splits."""
 
     def __init__(self, context: Context) -> None:
-        """Read the labels and draw the resamples."""
-        settings = context.experiment.evaluate
-        self._confidence = settings.confidence
+        """Read the labels and scenes."""
+        self._settings = context.experiment.evaluate
         self._classes = context.source.classes
         self._metrics = context.metrics
         self._labels: dict[str, _Labels] = {}
-        self.resamplings: dict[str, Resampling] = {}
+        self.designs: dict[str, Design] = {}
         self._scored: list[_Scored] = []
         table = context.patches.read_table(
             columns=["patch_id", "split", "label", "scene"], splits=SPLITS_SCORED
@@ -125,12 +139,7 @@ class Evaluation:
             rows = frame[frame["split"] == split]
             y_true = rows["label"].to_numpy()
             self._labels[split] = _Labels(rows["patch_id"].to_numpy(), y_true)
-            self.resamplings[split] = draw_resamples(
-                y_true,
-                rows["scene"].to_numpy(),
-                num_resamples=settings.num_resamples,
-                seed=settings.seed,
-            )
+            self.designs[split] = find_design(y_true, rows["scene"].to_numpy())
 
     def add(self, cell: Cell) -> None:
         """Score one cell's predictions on val and test.
@@ -146,19 +155,36 @@ class Evaluation:
         for split, labels in self._labels.items():
             at = find_rows(ids, labels.ids, what=f"{cell.artefact.uri}, split '{split}',")
             y_true, y_pred, y_score = labels.y_true, all_pred[at], all_score[at]
-            whole = summarise(y_true, y_pred, y_score, num_classes=num_classes)
-            drawing = self.resamplings[split]
-            drawn = resample(y_true, y_pred, y_score, num_classes=num_classes, resampling=drawing)
+            design = self.designs[split]
+            by_scene = summarise(
+                y_true,
+                y_pred,
+                y_score,
+                num_classes=num_classes,
+                groups=design.scene_or_whole,
+                num_groups=design.num_groups,
+            )
+            whole, certainty = by_scene.total(), self._uncertainty(by_scene, split)
             scored = _Scored(
                 cell=cell,
                 split=split,
-                counts=np.asarray(whole.counts, dtype=np.int64),
+                by_scene=by_scene,
                 values={metric.name: metric.compute(whole) for metric in self._metrics},
-                resampled={metric.name: metric.compute(drawn) for metric in self._metrics},
+                intervals={
+                    metric.name: certainty.of(metric.name) or certainty.jackknife(metric.compute)
+                    for metric in self._metrics
+                },
                 is_right=y_pred == y_true,
                 digest=hashlib.blake2b(np.ascontiguousarray(y_score).tobytes()).hexdigest(),
             )
             self._scored.append(scored)
+
+    def _uncertainty(self, by_scene: Statistics, split: str) -> Uncertainty:
+        return Uncertainty(
+            by_scene,
+            has_scenes=self.designs[split].has_scenes,
+            confidence=self._settings.confidence,
+        )
 
     def scores(self, fingerprint: str) -> pa.Table:
         """Return the table ``scores``: one row per cell, split and metric (and class)."""
@@ -166,9 +192,8 @@ class Evaluation:
         for item in self._scored:
             for metric in self._metrics:
                 values = np.atleast_1d(item.values[metric.name])
-                resampled = item.resampled[metric.name].reshape(-1, len(values))
                 for k, value in enumerate(values):
-                    low, high = interval(resampled[:, k], self._confidence)
+                    low, high = item.intervals[metric.name][k]
                     name = f"{metric.name}/{self._classes[k]}" if metric.is_per_class else None
                     rows.append(
                         {
@@ -199,54 +224,127 @@ class Evaluation:
             Group(
                 cells=tuple(item.cell for item in items),
                 values=np.array([float(item.values[HEADLINE]) for item in items]),
-                resampled=np.mean([item.resampled[HEADLINE] for item in items], axis=0),
-                is_right=tuple(item.is_right for item in items),
+                interval=self._interval_of_mean(items),
+                right=np.mean([item.is_right for item in items], axis=0),
             )
             for items in found.values()
         ]
 
+    def _interval_of_mean(self, items: Sequence[_Scored]) -> Interval:
+        """Return the interval of the mean over seeds, from the mean counts of each scene."""
+        columns = zip(*(item.by_scene.arrays() for item in items), strict=True)
+        mean = Statistics(*(np.mean(arrays, axis=0) for arrays in columns))
+        found = self._uncertainty(mean, "test").of(HEADLINE)
+        return found[0] if found else Interval(float("nan"), float("nan"))
+
+    def _contributions(self) -> NDArray[np.float64]:
+        """Return what each unit of test adds to each method's score: (units, methods)."""
+        design = self.designs["test"]
+        return np.stack([design.contributions(group.right) for group in self.groups()], axis=1)
+
     def ranking(self, floors: set[str]) -> pd.DataFrame:
         """Rank methods by the headline metric on test, mean over seeds.
 
-        The interval is that of the mean; ``seed_std`` is a column of its own. ``difference`` is
-        the leader minus the row on the same resamples, ``p_value`` the exact McNemar test of the
-        first seed (McNemar 1947), corrected over the table (Holm 1979).
+        The interval is that of the mean on other scenes; ``seed_std`` is a column of its own, and
+        ``expected_low`` and ``expected_high`` take both together. ``difference`` is the leader
+        minus the row, with the interval and p-value of the corrected flip test, and ``verdict``
+        says what follows.
         """
-        groups = self.groups()
+        groups, design = self.groups(), self.designs["test"]
+        values = [group.value for group in groups]
+        order = sorted(range(len(groups)), key=lambda i: (-values[i], i))
+        flips = flip_ranking(
+            self._contributions(),
+            design.unit_weights,
+            order[0],
+            alpha=1.0 - self._settings.confidence,
+            seed=self._settings.seed,
+        )
         rows = []
-        for group in groups:
-            low, high = interval(group.resampled, self._confidence)
+        for rank, i in enumerate(order, start=1):
+            group = groups[i]
+            is_floor = group.backbone in floors or group.method in floors
+            low, high = flips.intervals[i]
+            verdict = "behind" if flips.is_detected[i] else NO_DIFFERENCE
+            expected = group.expected_interval(self._settings.confidence)
             rows.append(
                 {
                     "backbone": group.backbone,
                     "method": group.method,
                     "value": group.value,
-                    "ci_low": low,
-                    "ci_high": high,
-                    "seed_std": group.values.std(ddof=1) if len(group.values) > 1 else None,
+                    "ci_low": group.interval.low,
+                    "ci_high": group.interval.high,
+                    "seed_std": group.seed_std,
                     "num_seeds": len(group.values),
+                    "expected_low": expected.low,
+                    "expected_high": expected.high,
                     # Fine-tuning trains even a floor backbone.
-                    "is_floor": not group.is_finetuned
-                    and (group.backbone in floors or group.method in floors),
+                    "is_floor": not group.is_finetuned and is_floor,
                     "seed_values": group.values.tolist(),
+                    "rank": rank,
+                    "difference": values[order[0]] - group.value,
+                    "difference_low": 0.0 if rank == 1 else low,
+                    "difference_high": 0.0 if rank == 1 else high,
+                    "p_value": None if rank == 1 else float(flips.p_values[i]),
+                    "is_tie": rank > 1 and not flips.is_detected[i],
+                    "verdict": "leader"
+                    if rank == 1
+                    else TOO_LITTLE
+                    if flips.is_too_little
+                    else verdict,
                 }
             )
-        drawn = [group.resampled for group in groups]
-        right = [group.is_right[0] for group in groups]
-        order = sorted(range(len(rows)), key=lambda i: (-rows[i]["value"], i))
-        leader = order[0]
-        p_values = holm([mcnemar(right[leader], right[i]) for i in order[1:]])
-        for rank, i in enumerate(order, start=1):
-            low, high = interval(drawn[leader] - drawn[i], self._confidence)
-            rows[i] |= {
-                "rank": rank,
-                "difference": rows[leader]["value"] - rows[i]["value"],
-                "difference_low": low,
-                "difference_high": high,
-                "p_value": None if i == leader else p_values[rank - 2],
-                "is_tie": i != leader and bool(low <= 0.0),
-            }
-        return pd.DataFrame([rows[i] for i in order])
+        return pd.DataFrame(rows)
+
+    def optimism(self) -> float | None:
+        """Return by how much the leader's score is too high because it is the best of many."""
+        found = optimism(
+            self._contributions(),
+            self.designs["test"].unit_weights,
+            num_draws=self._settings.num_resamples,
+            seed=self._settings.seed,
+        )
+        return _finite(found)
+
+    def limits(self, ranking: pd.DataFrame) -> list[str]:
+        """Return what this test set and these seeds cannot tell, in sentences."""
+        limits = [*rare_classes(self.designs["test"], self._classes), *self._missing(ranking)]
+        if (ranking["num_seeds"] == 1).all():
+            limits.append("One seed: the spread of training is unknown.")
+        gain = self.optimism()
+        if gain is not None and gain >= LEAST_OPTIMISM:
+            limits.append(
+                f"The leader is the best of {len(ranking)} on test: its score is about "
+                f"{100 * gain:.1f} points too high for that reason alone."
+            )
+        return limits
+
+    def _missing(self, ranking: pd.DataFrame) -> list[str]:
+        """Return how many test patches a verdict on the first two rows lacks."""
+        if len(ranking) < 2 or not ranking.iloc[1].is_tie:
+            return []
+        groups = {(group.backbone, group.method): group for group in self.groups()}
+        one, other = (groups[row.backbone, row.method] for row in ranking.iloc[:2].itertuples())
+        design = self.designs["test"]
+        found = missing_patches(
+            design,
+            one.right,
+            other.right,
+            difference=RESOLVED,
+            alpha=1.0 - self._settings.confidence,
+        )
+        points = f"a difference of {100 * RESOLVED:g} points between the first two rows"
+        if design.has_scenes and design.num_units < FEW_SCENES:
+            lacking = FEW_SCENES - design.num_units
+            scenes = f"{lacking} more scene{'' if lacking == 1 else 's'}"
+            return [f"Too little data to tell: at least {scenes} are needed for any verdict."]
+        if not found.num_patches:
+            return []
+        name = self._classes[found.label]
+        more = "" if found.suffices else ", and as many times more of every other class,"
+        return [
+            f"About {found.num_patches} more {name} patches in test{more} would resolve {points}."
+        ]
 
     def notes(self, ranking: pd.DataFrame, floors: set[str]) -> list[str]:
         """Return notes on suspicious results: scores at chance, and cells with identical scores."""

@@ -33,6 +33,7 @@ from benchmark.stages.report.headline import join_first, name_method, write_head
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
 from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
+from benchmark.statistics.flips import TOO_LITTLE
 
 
 def collect(results: Results) -> ReportData:
@@ -54,7 +55,13 @@ def collect(results: Results) -> ReportData:
         experiment=experiment.name,
         dataset=results.context.dataset.name,
         is_synthetic=results.is_synthetic,
-        headline=write_headline(ranking, confidence=confidence, ties=ties, verdicts=verdicts),
+        headline=write_headline(
+            ranking,
+            confidence=confidence,
+            ties=ties,
+            verdicts=verdicts,
+            is_too_little=(results.ranking["verdict"] == TOO_LITTLE).any(),
+        ),
         confidence=confidence,
         interval_reason=results.evaluated["intervals"]["test"]["reason"],
         ranking=ranking,
@@ -62,6 +69,7 @@ def collect(results: Results) -> ReportData:
         notes=(
             *results.patches["notes"],
             *_problem_notes(results),
+            *results.evaluated["limits"],
             *results.evaluated["notes"],
             *_training_notes(results),
         ),
@@ -108,6 +116,7 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
                 seed_std=None if pd.isna(row.seed_std) else row.seed_std,
                 num_seeds=row.num_seeds,
                 is_floor=row.is_floor,
+                verdict=row.verdict,
                 num_trials=manifests[0]["num_trials"] if manifests else None,
                 seconds=_device_seconds(results, row.backbone, row.method, manifests),
                 seed_values=tuple(row.seed_values),

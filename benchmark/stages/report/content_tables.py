@@ -20,7 +20,6 @@ def differences(results: Results) -> Table:
     for row in results.ranking.itertuples():
         if row.rank == 1:
             continue
-        verdict = "no detectable difference" if row.is_tie else "behind"
         rows.append(
             (
                 row.backbone,
@@ -29,19 +28,20 @@ def differences(results: Results) -> Table:
                 100 * row.difference_low,
                 100 * row.difference_high,
                 p_text(row.p_value),
-                verdict,
+                row.verdict,
             )
         )
     leader = results.ranking.iloc[0]
     return Table(
         title="Difference to the leader",
-        columns=("backbone", "method", "points behind", "low", "high", "McNemar p", "verdict"),
+        columns=("backbone", "method", "points behind", "low", "high", "p", "verdict"),
         rows=tuple(rows),
         num_headers=2,
         caption=(
             f"{name_method(leader['backbone'], leader['method'])} minus each row, in points of "
-            "balanced accuracy, on the same resamples. The exact McNemar test compares "
-            "accuracies (first seed), Holm-corrected over the table."
+            "balanced accuracy on the same patches. Interval and p are those of a flip test over "
+            "scenes (patches where scenes are unknown), corrected for the whole table and for the "
+            "choice of its leader."
         ),
     )
 

@@ -31,7 +31,7 @@ def comparisons(results: Results) -> tuple[Table, ...]:
             _rounded(row.frozen_seconds),
             _rounded(row.finetuned_seconds),
             _rounded(row.ratio),
-            _verdict(row.gain, row.is_detectable),
+            row.verdict,
         )
         for row in results.comparison.itertuples()
     ]
@@ -46,7 +46,7 @@ def comparisons(results: Results) -> tuple[Table, ...]:
                 "points gained",
                 "low",
                 "high",
-                "McNemar p",
+                "p",
                 "frozen, s",
                 "fine-tuned, s",
                 "times",
@@ -57,20 +57,14 @@ def comparisons(results: Results) -> tuple[Table, ...]:
             decimals=1,
             caption=(
                 "Balanced accuracy on test, mean over seeds. Points gained are fine-tuned minus "
-                "frozen on the same resamples, so their interval is over test sets, not over "
-                "seeds. The head is the one with the best score on val. The exact McNemar test "
-                "compares accuracies (first common seed), Holm-corrected over the table. Seconds "
+                "frozen on the same patches; interval and p are those of a flip test over scenes "
+                "(patches where scenes are unknown), corrected over the table, and not over "
+                "seeds. The head is the one with the best score on val. Seconds "
                 "are device-seconds per seed: all trials and the refit. The frozen side includes "
                 "the embedding, but not the searches of other heads."
             ),
         ),
     )
-
-
-def _verdict(gain: float, is_detectable: bool) -> str:
-    if not is_detectable:
-        return "no detectable difference"
-    return "gains" if gain > 0 else "loses"
 
 
 def _rounded(value: float | None) -> float | int | None:

@@ -28,6 +28,7 @@ def write_headline(
     confidence: float = 0.95,
     ties: Sequence[str] | None = None,
     verdicts: Sequence[Verdict] = (),
+    is_too_little: bool = False,
 ) -> str:
     """Return the result in a few plain sentences.
 
@@ -36,9 +37,10 @@ def write_headline(
         metric: name of the metric.
         split: name of the split.
         confidence: of the intervals.
-        ties: names of the other cells whose paired difference to the leader covers zero; None:
+        ties: names of the other cells that no test tells from the leader; None:
             differences were not computed.
         verdicts: effects of fine-tuning; the one of the best backbone is appended.
+        is_too_little: whether test is too small for any verdict.
     """
     if not ranking:
         return "No cell has a score yet."
@@ -57,7 +59,9 @@ def write_headline(
             f"{_begin(name)} leads with {score}; the best floor, {floor_name}, "
             f"is {gap:.1f} points below at {floor.value:.3f}."
         )
-    if ties:
+    if is_too_little:
+        sentence += " There is too little data to tell any row from another."
+    elif ties:
         sentence += f" No detectable difference from the leader: {join_first(ties, 3)}."
     elif ties is not None and len(ranking) > 1:
         sentence += " Its lead over every other row is detectable."

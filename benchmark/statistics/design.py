@@ -1,0 +1,123 @@
+"""The design of a test set: which patches belong together, and what so few of them can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+FEW_SCENES = 6
+"""With fewer, no flip test reaches 5 %: the most extreme of all flips has a chance of 2 / 2^5."""
+FEW_PATCHES = 10
+"""Test patches of a class below which its recall is marked."""
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """The patches of one split and their units: scenes, or patches where scenes are unknown.
+
+    Attributes:
+        kind: of the units.
+        reason: sentence for the report: the units, and why.
+        y_true: (N,) labels, in the order that predictions must have.
+        unit: (N,) index of each patch's unit.
+        num_units: scenes, or patches.
+        weights: (N,) share of each patch in a balanced accuracy: 1 / (K n_k) over the K classes
+            present.
+    """
+
+    kind: Literal["scene", "patch"]
+    reason: str
+    y_true: NDArray[np.int64]
+    unit: NDArray[np.int64]
+    num_units: int
+    weights: Array
+
+    @property
+    def has_scenes(self) -> bool:
+        """Whether the units are scenes."""
+        return self.kind == "scene"
+
+    @property
+    def scene_or_whole(self) -> NDArray[np.int64]:
+        """The scene of each patch; without scenes, all patches are one group."""
+        return self.unit if self.has_scenes else np.zeros(len(self.unit), np.int64)
+
+    @property
+    def num_groups(self) -> int:
+        """The number of groups of ``scene_or_whole``."""
+        return self.num_units if self.has_scenes else 1
+
+    def contributions(self, right: Array) -> Array:
+        """Return what each unit adds to a balanced accuracy: (N,) to (units,)."""
+        return np.bincount(self.unit, self.weights * right, self.num_units).astype(np.float64)
+
+    @property
+    def unit_weights(self) -> Array:
+        """The share of each unit in a balanced accuracy: (units,), sums to 1."""
+        return np.bincount(self.unit, self.weights, self.num_units).astype(np.float64)
+
+
+def find_design(y_true: ArrayLike, scenes: Sequence[Any] | NDArray[Any] | None) -> Design:
+    """Return the design of a split: its scenes if there are several, otherwise its patches.
+
+    Args:
+        y_true: (N,) labels.
+        scenes: (N,) scene of each patch, None or NaN if unknown; None: no scenes.
+
+    Raises:
+        ValueError: there is no patch, or ``scenes`` has another length.
+    """
+    labels = np.asarray(y_true, dtype=np.int64)
+    if labels.size == 0:
+        raise ValueError("there is no patch to score")
+    counts = np.bincount(labels)
+    weights = 1.0 / (counts[labels] * np.count_nonzero(counts))
+    names = None if scenes is None else np.asarray(scenes, dtype=object)
+    if names is None or (why := _why_patches(names, len(labels))):
+        why = "there is no scene column" if names is None else why
+        reason = (
+            f"Intervals and tests take the {len(labels)} patches for independent, because {why}. "
+            "Where neighbouring patches are alike, the intervals are too narrow and the tests "
+            "find differences too often."
+        )
+        return Design("patch", reason, labels, np.arange(len(labels)), len(labels), weights)
+    unique, unit = np.unique(names.astype(str), return_inverse=True)
+    reason = (
+        f"Intervals and tests take the {len(unique)} scenes for independent, not their patches."
+    )
+    if len(unique) < FEW_SCENES:
+        reason += f" With fewer than {FEW_SCENES} scenes no difference can be shown to be real."
+    return Design("scene", reason, labels, unit, len(unique), weights)
+
+
+def _why_patches(names: NDArray[np.object_], num_patches: int) -> str:
+    if names.shape != (num_patches,):
+        raise ValueError(f"scenes has shape {names.shape}, y_true ({num_patches},)")
+    unknown = int(pd.isna(names).sum())
+    if unknown:
+        return f"the scene of {unknown} patches is unknown"
+    if len(set(names.tolist())) == 1:
+        return "all of them come from one scene"
+    return ""
+
+
+def rare_classes(design: Design, classes: Sequence[str]) -> list[str]:
+    """Return a note for each class whose recall rests on few test patches or on one scene."""
+    notes = []
+    for label, name in enumerate(classes):
+        mine = design.y_true == label
+        num = int(mine.sum())
+        num_scenes = len(np.unique(design.unit[mine])) if design.has_scenes else 0
+        if num and num_scenes == 1:
+            notes.append(f"{name} rests on one scene ({num} test patches).")
+        elif num and num < FEW_PATCHES:
+            plural = "patch" if num == 1 else "patches"
+            notes.append(f"{name} rests on {num} test {plural}.")
+    return notes

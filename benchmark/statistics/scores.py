@@ -1,0 +1,183 @@
+"""The interval of every metric, from counts per scene or of all patches together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.statistics.counts import Statistics
+from benchmark.statistics.intervals import (
+    Interval,
+    effective_sizes,
+    quantile_of,
+    score_interval,
+    wilson,
+)
+
+Array = NDArray[np.float64]
+UNKNOWN = Interval(float("nan"), float("nan"))
+
+
+class Uncertainty:
+    """The intervals of one method's metrics on one split.
+
+    Args:
+        by_scene: statistics with a leading axis of scenes; without scenes, of one group.
+        has_scenes: whether the leading axis holds scenes.
+        confidence: of the intervals.
+    """
+
+    def __init__(self, by_scene: Statistics, *, has_scenes: bool, confidence: float) -> None:
+        """Count right, true and predicted patches of each scene and class."""
+        self._by_scene = by_scene
+        self._right = np.diagonal(by_scene.counts, axis1=-2, axis2=-1)
+        self._true = by_scene.counts.sum(axis=-1)
+        self._predicted = by_scene.counts.sum(axis=-2)
+        self._has_scenes = has_scenes
+        num_scenes = int((self._true.sum(axis=-1) > 0).sum())
+        self._quantile = quantile_of(confidence, num_scenes if has_scenes else None)
+
+    def of(self, metric: str) -> list[Interval] | None:
+        """Return the interval of a metric, one for each class if it has one value for each.
+
+        None: the metric is not one of this package.
+        """
+        if metric == "balanced_accuracy":
+            return [self._mean(self._right, self._true)]
+        if metric == "accuracy":
+            return [self._mean(_sum(self._right), _sum(self._true))]
+        if metric == "macro_f1":
+            return [self._macro_f1()]
+        if metric == "recall":
+            return self._each(self._right, self._true)
+        if metric == "precision":
+            return self._each(self._right, self._predicted)
+        if metric == "expected_calibration_error":
+            return [self._calibration()]
+        return None
+
+    def jackknife(self, compute: Callable[[Statistics], Any]) -> list[Interval]:
+        """Return the interval of any metric of counts from its values without one scene each.
+
+        Without scenes there is none. The deviation is that of Efron and Stein (1981).
+        """
+        whole = np.atleast_1d(compute(self._by_scene.total()))
+        arrays = self._by_scene.arrays()
+        num = len(arrays[0])
+        if not self._has_scenes or num < 2:
+            return [UNKNOWN] * len(whole)
+        left_out = Statistics(*(array.sum(axis=0) - array for array in arrays))
+        values = np.asarray(compute(left_out)).reshape(num, -1)
+        half = self._quantile * np.sqrt((num - 1) * values.var(axis=0))
+        return [Interval(float(v - h), float(v + h)) for v, h in zip(whole, half, strict=True)]
+
+    def _sizes(self, right: Array, total: Array) -> tuple[Array, Array]:
+        """Return (K,) right patches and patches, as many as are independent."""
+        whole = total.sum(axis=0)
+        sizes = effective_sizes(right, total) if self._has_scenes else whole
+        share = np.divide(right.sum(axis=0), whole, out=np.zeros_like(whole), where=whole > 0)
+        return share * sizes, sizes
+
+    def _mean(self, right: Array, total: Array) -> Interval:
+        return score_interval(*self._sizes(right, total), self._quantile)
+
+    def _each(self, right: Array, total: Array) -> list[Interval]:
+        low, high = wilson(*self._sizes(right, total), self._quantile)
+        return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+    def _macro_f1(self) -> Interval:
+        """Return the interval of macro F1, which is a mean of K proportions TP / ((T + P) / 2).
+
+        Their sizes (T + P) / 2 are divided by the ratio of the variance by the delta method, over
+        scenes or patches, to that of proportions, so that the variance of the whole is right, and
+        at least by the design effects of the recalls.
+        """
+        half = (self._true + self._predicted) / 2.0
+        size = half.sum(axis=0)
+        if not size.any():
+            return UNKNOWN
+        share = np.divide(self._right.sum(axis=0), size, out=np.zeros_like(size), where=size > 0)
+        weights = np.where(size > 0, 1.0 / np.where(size > 0, size, 1.0), 0.0)
+        effects = np.ones(len(size))
+        if self._has_scenes:
+            residual = ((self._right - share * half) * weights).sum(axis=1)
+            num = int((self._true.sum(axis=-1) > 0).sum())
+            variance = float((residual**2).sum()) * num / max(num - 1, 1)
+            _, sizes = self._sizes(self._right, self._true)
+            whole = self._true.sum(axis=0)
+            effects = np.where(sizes > 0, whole / np.where(sizes > 0, sizes, 1.0), 1.0)
+        else:
+            variance = self._patch_variance(share, weights)
+        as_proportions = float((share * (1.0 - share) * weights).sum())
+        if as_proportions > 0.0:
+            effects = np.maximum(effects, variance / as_proportions)
+        return score_interval(share * size / effects, size / effects, self._quantile)
+
+    def _patch_variance(self, share: Array, weights: Array) -> float:
+        """Return the sum over patches of the squared influence on K times macro F1."""
+        counts = self._by_scene.counts.sum(axis=0)
+        loss = share * weights / 2.0
+        influence = -(loss[:, None] + loss[None, :])
+        influence[np.diag_indices(len(share))] = (1.0 - share) * weights
+        return float((counts * influence**2).sum())
+
+    def _calibration(self) -> Interval:
+        """Return the debiased calibration error plus and minus its deviation over scenes."""
+        whole = self._by_scene.total()
+        value = float(debiased_calibration_error(whole))
+        if not np.isfinite(value):
+            return UNKNOWN
+        if not np.isfinite(self._quantile):
+            return Interval(0.0, 1.0)
+        gap, variance, share = _bins(whole)
+        spread = float((share**2 * variance).sum())
+        num = len(self._by_scene.bin_counts)
+        if self._has_scenes and num > 1:
+            of_scenes = self._by_scene.bin_correct - self._by_scene.bin_confidence
+            residual = (of_scenes - self._by_scene.bin_counts * gap) / whole.bin_counts.sum()
+            by_bin = (residual**2).sum(axis=0)
+            signed = (residual * np.sign(gap)).sum(axis=1)
+            together = max(float(by_bin.sum()), float((signed**2).sum()))
+            spread = max(spread, together * num / (num - 1))
+        half = self._quantile * np.sqrt(spread)
+        return Interval(max(value - half, 0.0), min(value + half, 1.0))
+
+
+def debiased_calibration_error(statistics: Statistics) -> Array:
+    """Return the mean gap between the largest score and accuracy over 15 bins, without its bias.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3. A bin's gap g is
+    estimated with an error of deviation s, so |g| is too large by E|N(g, s)| - |g|, the excess of a
+    folded normal distribution, which is subtracted (Kumar, Liang and Ma 2019, "Verified Uncertainty
+    Calibration"). Leading axes are kept; NaN without patches.
+    """
+    from scipy import stats
+
+    gap, variance, share = _bins(statistics)
+    deviation = np.sqrt(variance)
+    folded = deviation * np.sqrt(2.0 / np.pi) * np.exp(-(gap**2) / (2.0 * variance))
+    folded += gap * (1.0 - 2.0 * stats.norm.cdf(-gap / deviation))
+    value = (share * (2.0 * np.abs(gap) - folded)).sum(axis=-1)
+    is_empty = statistics.bin_counts.sum(axis=-1) == 0
+    found: Array = np.where(is_empty, np.nan, np.maximum(value, 0.0))
+    return found
+
+
+def _bins(statistics: Statistics) -> tuple[Array, Array, Array]:
+    """Return accuracy minus confidence, its variance, and the share of patches: (..., bins)."""
+    count = statistics.bin_counts
+    size = np.where(count > 0, count, 1.0)
+    gap = np.where(count > 0, (statistics.bin_correct - statistics.bin_confidence) / size, 0.0)
+    # Two patches more, one right and one wrong: a bin without errors is not free of doubt.
+    smooth = (statistics.bin_correct + 1.0) / (size + 2.0)
+    whole = count.sum(axis=-1, keepdims=True)
+    share = count / np.where(whole > 0, whole, 1.0)
+    return gap, smooth * (1.0 - smooth) / size, share
+
+
+def _sum(values: Array) -> Array:
+    whole: Array = values.sum(axis=-1, keepdims=True)
+    return whole
