@@ -160,16 +160,16 @@ def _invert(contribution: Array, weights: Array, critical: float, is_detected: b
     a = 1.0 - c2 * (usual + usual * usual)
     b = total - c2 * float((contribution * weights).sum())
     c = total * total - c2 * squares
-    if a > 0.0:
-        root = float(np.sqrt(max(b * b - a * c, 0.0)))
-        low, high = max((b - root) / a, -1.0), min((b + root) / a, 1.0)
-    else:
-        low, high = -1.0, 1.0
-    if is_detected:
-        # Beyond rounding, 0 is outside already, unless the units are too few for any bound.
-        low, high = (max(low, 0.0), high) if total > 0 else (low, min(high, 0.0))
+    root = float(np.sqrt(max(b * b - a * c, 0.0)))
+    low, high = ((b - root) / a, (b + root) / a) if a > 0.0 else (-1.0, 1.0)
+    if is_detected and total > 0.0:
+        # The same root, stable for any a: units of very unequal weight bound one side alone.
+        low = c / (b + root)
+    elif is_detected:
+        high = c / (b - root)
     else:
         low, high = min(low, 0.0), max(high, 0.0)
+    low, high = max(low, -1.0), min(high, 1.0)
     return Interval(float(min(low, total)), float(max(high, total)))
 
 
