@@ -133,14 +133,18 @@ class Uncertainty:
         if not np.isfinite(self._quantile):
             return Interval(0.0, 1.0)
         gap, variance, share = _bins(whole)
+        size = float(whole.bin_counts.sum())
+        gross = float((share * np.abs(gap)).sum())
+        # Within bins, and of the shares of bins whose gaps differ.
         spread = float((share**2 * variance).sum())
+        spread += max(float((share * gap**2).sum()) - gross * gross, 0.0) / size
         num = len(self._by_scene.bin_counts)
         if self._has_scenes and num > 1:
             of_scenes = self._by_scene.bin_correct - self._by_scene.bin_confidence
-            residual = (of_scenes - self._by_scene.bin_counts * gap) / whole.bin_counts.sum()
-            by_bin = (residual**2).sum(axis=0)
-            signed = (residual * np.sign(gap)).sum(axis=1)
-            together = max(float(by_bin.sum()), float((signed**2).sum()))
+            counts = self._by_scene.bin_counts
+            by_bin = (((of_scenes - counts * gap) / size) ** 2).sum()
+            signed = (of_scenes * np.sign(gap)).sum(axis=1) - counts.sum(axis=1) * gross
+            together = max(float(by_bin), float(((signed / size) ** 2).sum()))
             spread = max(spread, together * num / (num - 1))
         half = self._quantile * np.sqrt(spread)
         return Interval(max(value - half, 0.0), min(value + half, 1.0))

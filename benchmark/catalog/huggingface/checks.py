@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmark.catalog.huggingface.files import Checkpoint
+from benchmark.catalog.huggingface.documents import explained
+from benchmark.catalog.huggingface.files import CONFIG, PROCESSOR, Checkpoint
 from benchmark.catalog.huggingface.images import Preprocessing
 from benchmark.catalog.huggingface.load import load_config, load_processor
 from benchmark.catalog.huggingface.models import pooler_arguments, read_off
+from benchmark.catalog.huggingface.sizes import bounded
 from benchmark.catalog.options import AS_IT_IS, Reading, check_multiple, prefixed
 from benchmark.catalog.tensors import inflated
-from benchmark.errors import UsageError, first_line
+from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -41,24 +43,45 @@ def measure_dim(
     patch = getattr(config, "patch_size", None)
     # Models whose heads are listed by stage pad their input.
     has_one_grid = isinstance(getattr(config, "num_attention_heads", None), int)
-    if reading.image_size and has_one_grid and isinstance(patch, int):
-        with prefixed(checkpoint.what):
-            check_multiple(reading.image_size, patch)
     # transformers caches tensors for later models unless it compiles; from here they would lack
     # values.
     uncached = mock.patch("transformers.pytorch_utils.is_torchdynamo_compiling", lambda: True)
-    try:
+    is_chosen = reading != AS_IT_IS or num_bands != 3
+    cannot = "does not support these options" if is_chosen else f"of its {CONFIG} cannot be built"
+    failed = f"{checkpoint.what}: '{type(config).model_type}' {cannot} with images of {side} px"
+    with explained(failed), bounded(checkpoint.headers(), checkpoint.what):
+        if reading.image_size and has_one_grid and isinstance(patch, int):
+            with prefixed(checkpoint.what):
+                check_multiple(reading.image_size, patch)
         with uncached, torch.device("meta"), torch.inference_mode():
             base = auto.from_config(
-                config, trust_remote_code=checkpoint.trusts_code, **arguments
+                config,
+                trust_remote_code=checkpoint.trusts_code,
+                dtype=torch.float32,
+                **arguments,
             ).eval()
             model = inflated(read_off(checkpoint, base, reading).eval(), num_bands)
             return int(model(torch.zeros(1, num_bands, side, side)).shape[1])
-    except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+
+
+def check_dim(checkpoint: Checkpoint, dim: int, side: int, reading: Reading) -> None:
+    """Build a network on the meta device, before one that takes memory is built.
+
+    Args:
+        checkpoint: its files.
+        dim: expected length of the embedding.
+        side: of the input, in px.
+        reading: the hidden state and pooling that give the embedding.
+
+    Raises:
+        UsageError: the network is larger than its weights, fails, or gives another embedding.
+    """
+    found = measure_dim(checkpoint, side, reading)
+    if found != dim:
         raise UsageError(
-            f"{checkpoint.what}: '{config.model_type}' does not support these options with images "
-            f"of {side} px: {first_line(error, limit=200)}"
-        ) from None
+            f"{checkpoint.what}: by its {CONFIG}, its embedding has the length {dim}, but the "
+            f"network gives {found}; use another checkpoint"
+        )
 
 
 def check_kind(
@@ -81,7 +104,8 @@ def check_kind(
     coarse = generator.integers(0, 256, (12, 12, 3), np.uint8)
     picture = Image.fromarray(coarse).resize((300, 300), Image.Resampling.BICUBIC)
     processor = load_processor(checkpoint)
-    expected = processor(picture, return_tensors="pt")["pixel_values"]
+    with explained(f"{checkpoint.what}: transformers cannot use its {PROCESSOR}"):
+        expected = processor(picture, return_tensors="pt")["pixel_values"]
     entry = Backbone(
         name=checkpoint.name,
         description="",
@@ -101,7 +125,7 @@ def check_kind(
             f"{checkpoint.what}: its image processor {type(processor).__name__} does more than "
             "resize, crop and normalise; use a checkpoint with another processor"
         )
-    with torch.inference_mode():
+    with explained(f"{checkpoint.what}: its network fails"), torch.inference_mode():
         one, other = model(found), model(found)
     if one.shape != (1, dim) or not torch.equal(one, other):
         raise UsageError(

@@ -5,7 +5,6 @@ Imports neither torch nor transformers, so that checking an experiment is fast.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -14,9 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.catalog.huggingface.header import read_header
+from benchmark.catalog.huggingface.documents import (
+    MAX_JSON_BYTES,
+    explained,
+    field,
+    parse_object,
+)
+from benchmark.catalog.huggingface.header import check_tensors, read_header
 from benchmark.catalog.options import backbone_what
-from benchmark.errors import UsageError, one_line
+from benchmark.errors import UsageError, first_line, one_line
+from benchmark.fields import shown
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
@@ -24,10 +30,11 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _HUB = "https://huggingface.co"
-_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
+_SHARD = re.compile(r"[\w-][\w.-]{0,200}\.safetensors")
 """A bare file name beside the index: no path that leaves the checkpoint's folder."""
-_MODULE = re.compile(r"\w+")
-_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_MODULE = re.compile(r"\w{1,200}")
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?")
+"""With a revision whose parts do not begin with a dot: they are folders of the hub's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +103,8 @@ class Checkpoint:
         """Return a local file or None, and whether that is final (no fetch needed)."""
         if self.path is not None:
             found = Path(self.path) / name
-            return (found if found.is_file() else None), True
+            # Path.is_file() fails on folders that may not be read.
+            return (found if os.path.isfile(found) else None), True  # noqa: PTH113
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(self.repo, name, revision=self.revision)
@@ -141,18 +149,17 @@ class Checkpoint:
         """Return the content of a JSON file; None: no such file.
 
         Raises:
-            UsageError: the file is not a JSON object.
+            UsageError: the file is not a JSON object, or one that no checkpoint has.
         """
         path = self.file(name)
         if path is None:
             return None
         try:
-            content = json.loads(path.read_bytes())
-        except (ValueError, OSError) as error:
-            raise UsageError(f"{self.what}: {path} is not valid JSON: {one_line(error)}") from None
-        if not isinstance(content, dict):
-            raise UsageError(f"{self.what}: {path} is not a JSON object")
-        return content
+            with path.open("rb") as file:
+                data = file.read(MAX_JSON_BYTES + 1)
+        except OSError as error:
+            raise UsageError(f"{self.what}: {path} cannot be read: {error.strerror}") from None
+        return parse_object(data, f"{self.what}: {path}")
 
     def weights(self) -> list[Path]:
         """Return the safetensors files: one, or all shards.
@@ -167,16 +174,17 @@ class Checkpoint:
         index = self.read_json(INDEX)
         if index is None:
             raise UsageError(f"{self.what}: {self._why_no_weights()}")
-        names = index.get("weight_map")
-        if not isinstance(names, dict) or not names:
+        field(index, "metadata", f"{self.what}: its {INDEX}")
+        names = field(index, "weight_map", f"{self.what}: its {INDEX}")
+        if not names:
             raise UsageError(f"{self.what}: {INDEX} has no weight_map; fetch it again")
-        files = set(names.values())
-        for name in files:
+        for tensor, name in names.items():
             if not isinstance(name, str) or not _SHARD.fullmatch(name):
                 raise UsageError(
-                    f"{self.what}: {INDEX} names {name!r}, which is not a shard beside it"
+                    f"{self.what}: {INDEX} names {shown(name)} for the tensor "
+                    f"{shown(tensor, 100)}, which is not a shard beside it; fetch it again"
                 )
-        shards = {name: self.file(name) for name in sorted(files)}
+        shards = {name: self.file(name) for name in sorted(set(names.values()))}
         missing = [name for name, path in shards.items() if path is None]
         if missing:
             raise UsageError(f"{self.what}: the weights {missing[0]} are missing; fetch them")
@@ -202,21 +210,18 @@ class Checkpoint:
         from huggingface_hub import errors, get_safetensors_metadata
 
         self._check_reachable(WEIGHTS)
-        # Versions of the hub's client differ in their HTTP library; this is its base error.
-        http_error: Any = errors.HfHubHTTPError.__mro__[1]
-        try:
-            files = get_safetensors_metadata(self.repo, revision=self.revision).files_metadata
-        except errors.NotASafetensorsRepoError:
-            raise UsageError(f"{self.what}: {self._why_no_weights()}") from None
-        except (http_error, errors.SafetensorsParsingError, OSError) as error:
-            raise UsageError(
-                f"{self.what}: its weights cannot be read ({one_line(error, limit=120)}); try "
-                f"`{self.fetch_line}`"
-            ) from None
-        return [
-            {name: {"shape": info.shape} for name, info in file.tensors.items()}
-            for file in files.values()
-        ]
+        with explained(f"{self.what}: its weights cannot be read", f"try `{self.fetch_line}`"):
+            try:
+                files = get_safetensors_metadata(self.repo, revision=self.revision).files_metadata
+            except errors.NotASafetensorsRepoError:
+                raise UsageError(f"{self.what}: {self._why_no_weights()}") from None
+            found: list[Mapping[str, Any]] = [
+                {name: {**vars(item), "data_offsets": [*item.data_offsets]} for name, item in pairs}
+                for pairs in (file.tensors.items() for file in files.values())
+            ]
+            for header in found:
+                check_tensors(header, self.what)
+        return found
 
     def folder(self) -> Path:
         """Return the folder on this node; fetches every file that loading needs."""
@@ -237,7 +242,7 @@ class Checkpoint:
         named = [
             item
             for name in (CONFIG, PROCESSOR)
-            for value in ((self.read_json(name) or {}).get("auto_map") or {}).values()
+            for value in self._auto_map(name).values()
             for item in (value if isinstance(value, list) else [value])
             if isinstance(item, str)
         ]
@@ -252,13 +257,19 @@ class Checkpoint:
                     "which has no fixed version; fetch both and name the folder"
                 )
             if not _MODULE.fullmatch(name):
-                raise UsageError(f"{self.what}: its code is named {name!r}, which is not a module")
+                raise UsageError(
+                    f"{self.what}: its code is named {shown(name)}, which is not a module"
+                )
             path = self.file(f"{name}.py")
             if path is None:
                 raise UsageError(f"{self.what}: its module {name}.py is missing; fetch it")
             found[name] = path
-            waiting += re.findall(r"^\s*from\s+\.(\w+)\s+import", path.read_text("utf-8"), re.M)
+            text = path.read_text("utf-8", "replace")
+            waiting += re.findall(r"^\s*from\s+\.(\w+)\s+import", text, re.M)
         return [found[name] for name in sorted(found)]
+
+    def _auto_map(self, name: str) -> Mapping[str, Any]:
+        return field(self.read_json(name) or {}, "auto_map", f"{self.what}: its {name}")
 
 
 def locate(name: str, *, where: str) -> Checkpoint:
@@ -267,20 +278,30 @@ def locate(name: str, *, where: str) -> Checkpoint:
     Raises:
         UsageError: the name is neither a folder nor a repository.
     """
+    from huggingface_hub import errors
+    from huggingface_hub import utils as untyped
+
+    utils: Any = untyped
     what = backbone_what(name, where)
     given = name.removeprefix("hf:")
-    path = Path(given).expanduser()
-    if given and path.is_dir():
+    # The methods of Path fail on long names, and on the home folders of unknown users.
+    folder = os.path.expanduser(given)  # noqa: PTH111
+    if given and os.path.isdir(folder):  # noqa: PTH112
         # Workers run in another folder.
-        return Checkpoint(name=name, where=where, path=str(path.resolve()))
+        return Checkpoint(name=name, where=where, path=str(Path(folder).resolve()))
     if given.startswith(("./", "../", "/", "~")):
-        raise UsageError(f"{what}: there is no folder {path.absolute()}")
+        raise UsageError(f"{what}: there is no folder {Path(folder).absolute()}")
+    neither = (
+        f"{what}: neither a folder nor a model of the hub; write hf:PATH/TO/FOLDER or "
+        "hf:ORG/NAME[@REVISION]"
+    )
     match = _HUB_ID.fullmatch(given)
     if match is None:
-        raise UsageError(
-            f"{what}: neither a folder nor a model of the hub; write hf:PATH/TO/FOLDER or "
-            "hf:ORG/NAME[@REVISION]"
-        )
+        raise UsageError(neither)
+    try:
+        utils.validate_repo_id(match[1])
+    except errors.HFValidationError as error:
+        raise UsageError(f"{neither} ({first_line(error)})") from None
     return Checkpoint(name=name, where=where, repo=match[1], revision=match[2])
 
 

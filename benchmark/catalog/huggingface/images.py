@@ -9,7 +9,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from benchmark.catalog.huggingface.sizes import MAX_SIDE
 from benchmark.errors import UsageError
+from benchmark.fields import shown
+
+_FILE = "preprocessor_config.json"
 
 _INTERPOLATIONS: Mapping[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 """By PIL's number; nearest and Lanczos are not implemented on the device."""
@@ -87,23 +91,72 @@ def read_preprocessing(
     Raises:
         UsageError: the file has a setting that is not supported.
     """
-    name = str(processor.get("image_processor_type") or processor.get("feature_extractor_type"))
+    # Null and an absent key mean the processor's default.
+    processor = {key: value for key, value in processor.items() if value is not None}
+    _check_sizes(processor, what)
+    _check_flags(processor, what)
+    name = processor.get("image_processor_type", processor.get("feature_extractor_type", "None"))
+    if not isinstance(name, str):
+        raise UsageError(
+            f"{what}: {_FILE} has image_processor_type = {shown(name)}; name a class of "
+            "transformers"
+        )
     for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
         name = name.removesuffix(ending)
     if name == "None":
         name = _OF_MODEL.get(model_type, "")
     rules = _KNOWN.get(name, _Rules())
     resample = processor.get("resample", rules.resample)
-    if resample not in _INTERPOLATIONS:
+    if type(resample) is not int or resample not in _INTERPOLATIONS:
         raise UsageError(
-            f"{what}: preprocessor_config.json has resample = {resample}; set 2 (bilinear) or "
-            "3 (bicubic)"
+            f"{what}: {_FILE} has resample = {shown(resample)}; set 2 (bilinear) or 3 (bicubic)"
         )
     image_size, resize_to = _sizes(processor, name, rules, what)
     mean, std = _normalisation(processor, what)
     return Preprocessing(
         image_size, resize_to, _INTERPOLATIONS[resample], mean, std, name in _KNOWN
     )
+
+
+def check_normalisation(mean: Any, std: Any, where: str, names: tuple[str, str]) -> None:
+    """Check that pixels remain finite.
+
+    Args:
+        mean: of each band, or of all.
+        std: as ``mean``.
+        where: names the file; prefix of error messages.
+        names: of both in the file.
+
+    Raises:
+        UsageError: one is no list of one or three numbers, or out of range.
+    """
+    for key, values, low in ((names[0], mean, -1e6), (names[1], std, 1e-6)):
+        is_right = isinstance(values, (list, tuple)) and len(values) in (1, 3)
+        if not is_right or not all(_is_number(value, low, 1e6) for value in values):
+            raise UsageError(
+                f"{where} has {key} = {shown(values)}; give one number for each of red, green and "
+                f"blue, from {low:g} to 1e6"
+            )
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low <= value <= high
+
+
+def _check_flags(processor: Mapping[str, Any], what: str) -> None:
+    for key, value in processor.items():
+        if key.startswith("do_") and not isinstance(value, bool):
+            raise UsageError(f"{what}: {_FILE} has {key} = {shown(value)}; set true or false")
+
+
+def _check_sizes(processor: Mapping[str, Any], what: str) -> None:
+    """Refuse large sizes under any name: processors of other kinds pad to sizes of their own."""
+    for key, value in processor.items():
+        sides = value.values() if isinstance(value, Mapping) else [value]
+        if "size" in key and any(isinstance(n, (int, float)) and n > MAX_SIDE for n in sides):
+            raise UsageError(
+                f"{what}: {_FILE} has {key} = {shown(value)}; set at most {MAX_SIDE:,} px"
+            )
 
 
 def _sizes(
@@ -114,15 +167,18 @@ def _sizes(
     if processor.get("do_resize", True):
         size = _side(processor.get("size"), what, "size")
         if name == "ConvNext" and size < _WHOLE_FROM:
-            # Null and an absent key mean the processor's default.
-            share = processor.get("crop_pct") or 224 / 256
+            share = processor.get("crop_pct", 224 / 256)
+            if not _is_number(share, 0.1, 1.0):
+                raise UsageError(
+                    f"{what}: {_FILE} has crop_pct = {shown(share)}; set a number from 0.1 to 1"
+                )
             return size, int(size / share)
     if not processor.get("do_center_crop", rules.crops):
         return size, None
     crop = _side(processor.get("crop_size", 224), what, "crop_size")
     if size is None or crop > size:
         raise UsageError(
-            f"{what}: preprocessor_config.json crops {crop} px from {size or 'any number of'} px; "
+            f"{what}: {_FILE} crops {crop} px from {size or 'any number of'} px; "
             "set size to at least crop_size"
         )
     return crop, None if crop == size else size
@@ -133,39 +189,37 @@ def _side(size: Any, what: str, key: str) -> int:
 
     Patches are square, so that the shortest edge equals the height.
     """
+    side = size
     if isinstance(size, Mapping):
-        sides = {size[name] for name in ("height", "width", "shortest_edge") if size.get(name)}
-        size = sides.pop() if len(sides) == 1 else None
-    if type(size) is not int or size < 1:
+        sides = [size.get(name) for name in ("height", "width", "shortest_edge")]
+        found = [item for item in sides if item is not None]
+        side = found[0] if found and all(item == found[0] for item in found) else None
+    if type(side) is not int or side < 1:
         raise UsageError(
-            f"{what}: preprocessor_config.json has no square {key}; set a number of px, equal "
+            f"{what}: {_FILE} has no square {key} but {shown(size)}; set a number of px, equal "
             "height and width, or shortest_edge"
         )
-    return size
+    return side
 
 
 def _normalisation(
     processor: Mapping[str, Any], what: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation for pixels scaled to 0...1."""
-    rescales = processor.get("do_rescale", True)
-    factor = 255.0 * (float(processor.get("rescale_factor", 1 / 255)) if rescales else 1.0)
+    scale = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
+    if not _is_number(scale, 1e-6, 1e3):
+        raise UsageError(
+            f"{what}: {_FILE} has rescale_factor = {shown(scale)}; set a number above 0, as 1/255"
+        )
+    factor = 255.0 * scale
     if math.isclose(factor, 1.0, rel_tol=1e-6):
         factor = 1.0
     if not processor.get("do_normalize", True):
         return (0.0,), (1.0 / factor,)
-    found = []
-    for key in ("image_mean", "image_std"):
-        values: Any = processor.get(key)
-        values = [values] if isinstance(values, (int, float)) else values
-        is_right = isinstance(values, list) and len(values) in (1, 3)
-        if not is_right or not all(isinstance(value, (int, float)) for value in values):
-            raise UsageError(
-                f"{what}: preprocessor_config.json has {key} = {values}; give one number for "
-                "each of red, green and blue"
-            )
-        found.append(tuple(float(value) / factor for value in values))
-    mean, std = found
-    if min(std) <= 0:
-        raise UsageError(f"{what}: preprocessor_config.json has image_std = {std}; set it above 0")
-    return mean, std
+    mean, std = (_listed(processor.get(key)) for key in ("image_mean", "image_std"))
+    check_normalisation(mean, std, f"{what}: {_FILE}", ("image_mean", "image_std"))
+    return tuple(value / factor for value in mean), tuple(value / factor for value in std)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, (int, float)) else value

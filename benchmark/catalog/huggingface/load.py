@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmark.catalog.huggingface.files import CONFIG, Checkpoint
+from benchmark.catalog.huggingface.documents import explained
+from benchmark.catalog.huggingface.files import CONFIG, PROCESSOR, Checkpoint
+from benchmark.catalog.huggingface.sizes import bounded, check_totals
 from benchmark.config import options_place
-from benchmark.errors import UsageError, first_line
+from benchmark.errors import UsageError
+from benchmark.fields import shown
 
 TOWERS = frozenset({"clip", "siglip"})
 """Models of images and text with a separate vision model."""
@@ -30,28 +33,40 @@ def load_config(checkpoint: Checkpoint) -> Any:
         UsageError: this version of transformers does not know the model, or the file is invalid.
     """
     from transformers import AutoConfig, ViTConfig
+    from transformers.activations import ACT2FN
 
     auto: Any = AutoConfig
+    folder = checkpoint.folder()
     try:
-        config = auto.from_pretrained(
-            checkpoint.folder(), trust_remote_code=checkpoint.trusts_code, local_files_only=True
-        )
-        if config.model_type in TOWERS:
-            return config.vision_config
-        if config.model_type == "vit_mae":
-            # Its own class masks most patches at random; its encoder is a ViT.
-            return ViTConfig.from_dict({**config.to_dict(), "model_type": "vit"})
-        return config
-    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        failed = f"{checkpoint.what}: transformers cannot read its {CONFIG}"
+        with explained(failed), quiet_transformers():
+            config = auto.from_pretrained(
+                folder, trust_remote_code=checkpoint.trusts_code, local_files_only=True
+            )
+            if config.model_type in TOWERS:
+                config = config.vision_config
+            if config.model_type == "vit_mae":
+                # Its own class masks most patches at random; its encoder is a ViT.
+                config = ViTConfig.from_dict({**config.to_dict(), "model_type": "vit"})
+            # PooledModel reads the output by its names.
+            config.return_dict = True
+    except UsageError:
         if not checkpoint.trusts_code and "auto_map" in (checkpoint.read_json(CONFIG) or {}):
             raise UsageError(
                 f"{checkpoint.what}: needs its own Python code to run; read the code and, if you "
                 f"trust it, set trust_remote_code = true under {options_place(checkpoint.name)}"
             ) from None
-        raise UsageError(
-            f"{checkpoint.what}: transformers cannot read its config.json: "
-            f"{first_line(error, limit=200)}"
-        ) from None
+        raise
+    names = getattr(config, "__dataclass_fields__", ())
+    fields = {name: getattr(config, name, None) for name in names}
+    check_totals(fields.items(), f"{checkpoint.what}: its {CONFIG}")
+    for name, value in fields.items():
+        if name.endswith("_act") and isinstance(value, str) and value not in ACT2FN:
+            raise UsageError(
+                f"{checkpoint.what}: its {CONFIG} has {name} = {shown(value)}; name an activation "
+                "function of transformers, as 'gelu'"
+            )
+    return config
 
 
 def load_processor(checkpoint: Checkpoint) -> Any:
@@ -63,15 +78,10 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     from transformers import AutoImageProcessor
 
     auto: Any = AutoImageProcessor
-    try:
+    with explained(f"{checkpoint.what}: transformers cannot use its {PROCESSOR}"):
         return auto.from_pretrained(
             checkpoint.folder(), trust_remote_code=checkpoint.trusts_code, local_files_only=True
         )
-    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        raise UsageError(
-            f"{checkpoint.what}: transformers cannot use its preprocessor_config.json: "
-            f"{first_line(error, limit=200)}"
-        ) from None
 
 
 def load_model(
@@ -89,30 +99,28 @@ def load_model(
         UsageError: it is truncated, or transformers cannot load it.
     """
     import torch
-    from safetensors import SafetensorError
 
     config = load_config(checkpoint)
     if num_labels is not None:
         config.num_labels = num_labels
     # Raises a clearer message for truncated files.
-    checkpoint.headers()
-    try:
-        with quiet_transformers():
-            model, info = kind.from_pretrained(
-                checkpoint.folder(),
-                config=config,
-                use_safetensors=True,
-                trust_remote_code=checkpoint.trusts_code,
-                local_files_only=True,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **options,
-            )
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
-        raise UsageError(
-            f"{checkpoint.what}: transformers cannot load it: {first_line(error, limit=200)}"
-        ) from None
+    headers = checkpoint.headers()
+    with (
+        explained(f"{checkpoint.what}: transformers cannot load its {CONFIG} and weights"),
+        bounded(headers, checkpoint.what),
+        quiet_transformers(),
+    ):
+        model, info = kind.from_pretrained(
+            checkpoint.folder(),
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=checkpoint.trusts_code,
+            local_files_only=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
     return model, info
 
 

@@ -167,7 +167,7 @@ def _check_tensors(
         keeps: whether the pooler of the checkpoint is used.
     """
     prefix = f"{model.base_model_prefix}."
-    if model.config.model_type.removesuffix("_vision_model") in TOWERS:
+    if type(model.config).model_type.removesuffix("_vision_model") in TOWERS:
         prefix = TOWER_PREFIX
     stored = {name for header in checkpoint.headers() for name in header}
     # Tensors without the base model's prefix belong to another head; if none has the prefix, all

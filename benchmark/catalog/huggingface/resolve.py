@@ -6,19 +6,23 @@ built. Only safetensors are read; a checkpoint's code runs only with ``trust_rem
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchmark.catalog.huggingface.documents import explained, field
 from benchmark.catalog.huggingface.files import CONFIG, PROCESSOR, Checkpoint, locate
 from benchmark.catalog.huggingface.header import count_parameters
 from benchmark.catalog.huggingface.images import Preprocessing, read_preprocessing
 from benchmark.catalog.huggingface.load import TOWER_PREFIX, TOWERS
+from benchmark.catalog.huggingface.sizes import MAX_SIDE, check_sizes
 from benchmark.catalog.huggingface.timm_checkpoints import describe_network, holds_timm
 from benchmark.catalog.options import AS_IT_IS, FED, Reading, check_applicable, feed
 from benchmark.catalog.tensors import inflated
 from benchmark.errors import UsageError
+from benchmark.fields import shown
 from benchmark.specs import Backbone, Publication
 
 if TYPE_CHECKING:
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 PREFIX = "hf:"
 
+_CANNOT_BE_BUILT = f"transformers cannot build it from its {CONFIG}"
+_MODEL_TYPE = re.compile(r"[\w-]{1,100}", re.ASCII)
+
 HIDDEN_SIZE = frozenset(
     {"beit", "clip_vision_model", "data2vec-vision", "deit", "dinov2", "dinov2_with_registers",
      "dinov3_vit", "ijepa", "siglip_vision_model", "swin", "swinv2", "vit", "vit_mae", "vit_msn"}
@@ -35,6 +42,18 @@ HIDDEN_SIZE = frozenset(
 """Models whose embedding has the length ``hidden_size``."""
 HIDDEN_SIZES = frozenset({"convnext", "convnextv2", "regnet", "resnet"})
 """Models whose embedding has the length of the last of ``hidden_sizes``."""
+_COMPARED = HIDDEN_SIZE | HIDDEN_SIZES | {"mobilenet_v2"}
+"""Models whose sizes are compared with the weights at once; any other is built at once."""
+
+
+class Proof(NamedTuple):
+    """What an entry says of a model, compared with transformers when the model is built."""
+
+    dim: int
+    side: int
+    """Of the input, in px."""
+    images: Preprocessing | None
+    """The preprocessing; None: of a model type and processor with rules of their own."""
 
 
 def resolve_huggingface(
@@ -59,7 +78,7 @@ def resolve_huggingface(
     checkpoint = locate(name, where=where)
     if options is not None:
         checkpoint = replace(checkpoint, trusts_code=options.trust_remote_code)
-    config = checkpoint.read_json(CONFIG)
+    config: Mapping[str, Any] | None = checkpoint.read_json(CONFIG)
     if config is None:
         raise UsageError(
             f"{checkpoint.what}: there is no {CONFIG} in {checkpoint.path or 'the repository'}; "
@@ -75,18 +94,20 @@ def resolve_huggingface(
     model_type = _image_model(config, checkpoint)
     is_tower = config["model_type"] in TOWERS
     if is_tower:
-        config = config["vision_config"]
+        config = field(config, "vision_config", f"{checkpoint.what}: its {CONFIG}")
     processor = checkpoint.read_json(PROCESSOR)
     _check_processor(processor, model_type, checkpoint)
     images = read_preprocessing(processor or {}, model_type, what=checkpoint.what)
     headers = checkpoint.headers()
-    dim = _known_dim(config, model_type)
+    if model_type in _COMPARED:
+        check_sizes(config, headers, checkpoint.what)
+    dim = _known_dim(config, model_type, checkpoint.what)
     is_known = (dim is not None or is_tower) and images.is_known
     entry = Backbone(
         name=name,
         description=f"{model_type}, {AS_IT_IS.words}",
         family=model_type,
-        build=partial(build, checkpoint, None, AS_IT_IS),
+        build=partial(build, checkpoint),
         dim=dim,
         num_parameters=count_parameters(headers, prefix=TOWER_PREFIX if is_tower else ""),
         source=checkpoint.source,
@@ -100,17 +121,19 @@ def resolve_huggingface(
     if options is not None:
         reading = Reading(options.pooling, options.layer, options.image_size)
     num_bands = len(backbone.bands or ())
+    side = backbone.image_size or _own_side(config)
     if dim is None or reading != AS_IT_IS or num_bands != 3:
         from benchmark.catalog.huggingface.checks import measure_dim
 
-        dim = measure_dim(checkpoint, backbone.image_size or 224, reading, num_bands)
+        dim = measure_dim(checkpoint, side, reading, num_bands)
     # The model's own classifier always pools the last hidden state in its own way.
     reads_otherwise = reading._replace(image_size=None) != AS_IT_IS
-    classifier = partial(build_classifier, checkpoint, dim, reading)
+    proof = Proof(dim, side, None if is_known else images)
+    classifier = partial(build_classifier, checkpoint, proof, reading)
     return replace(
         backbone,
         description=f"{model_type}, {reading.words}",
-        build=partial(build, checkpoint, None if is_known else (dim, images), reading),
+        build=partial(build, checkpoint, proof, reading),
         build_classifier=None if reads_otherwise or is_tower else classifier,
         publish=None if is_tower else partial(publish, checkpoint),
         dim=dim,
@@ -118,44 +141,44 @@ def resolve_huggingface(
 
 
 def build(
-    checkpoint: Checkpoint,
-    unproven: tuple[int, Preprocessing] | None,
-    reading: Reading,
-    num_bands: int,
+    checkpoint: Checkpoint, proof: Proof, reading: Reading, num_bands: int
 ) -> torch.nn.Module:
     """Build the pooled model: (B, C, H, W) to (B, D).
 
     Args:
         checkpoint: its files.
-        unproven: dimension and preprocessing to be compared with transformers; None: a model type
-            with rules of its own.
+        proof: what the entry says, to be compared with transformers.
         reading: the hidden state and pooling that give the embedding.
         num_bands: 3; more bands widen the first convolution.
 
     Raises:
         UsageError: the weights do not fit the model, or it cannot be used as a backbone.
     """
+    from benchmark.catalog.huggingface.checks import check_dim, check_kind
     from benchmark.catalog.huggingface.models import build_pooled
 
-    model = build_pooled(checkpoint, reading)
-    if unproven is not None:
-        from benchmark.catalog.huggingface.checks import check_kind
-
-        dim, images = unproven
-        check_kind(checkpoint, model, dim, images)
-    return inflated(model, num_bands)
+    with explained(f"{checkpoint.what}: {_CANNOT_BE_BUILT}"):
+        check_dim(checkpoint, proof.dim, proof.side, reading)
+        model = build_pooled(checkpoint, reading)
+        if proof.images is not None:
+            check_kind(checkpoint, model, proof.dim, proof.images)
+        return inflated(model, num_bands)
 
 
 def build_classifier(
-    checkpoint: Checkpoint, dim: int, reading: Reading, num_bands: int, num_classes: int
+    checkpoint: Checkpoint, proof: Proof, reading: Reading, num_bands: int, num_classes: int
 ) -> torch.nn.Module:
     """Build the model's classifier with a new classification layer: (B, C, H, W) to (B, K).
 
     If transformers has no classifier for the model type, a linear layer reads its embedding.
     """
+    from benchmark.catalog.huggingface.checks import check_dim
     from benchmark.catalog.huggingface.models import build_own_classifier
 
-    return inflated(build_own_classifier(checkpoint, dim, num_classes, reading), num_bands)
+    with explained(f"{checkpoint.what}: {_CANNOT_BE_BUILT}"):
+        check_dim(checkpoint, proof.dim, proof.side, reading)
+        model = build_own_classifier(checkpoint, proof.dim, num_classes, reading)
+        return inflated(model, num_bands)
 
 
 def publish(checkpoint: Checkpoint, publication: Publication) -> None:
@@ -176,9 +199,11 @@ def _digest(checkpoint: Checkpoint) -> str:
 def _image_model(config: Mapping[str, Any], checkpoint: Checkpoint) -> str:
     """Return the type of an image model, or of the vision part of a model of images and text."""
     model_type = config.get("model_type")
-    if not isinstance(model_type, str):
+    if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
+        given = shown(model_type, 100)
         raise UsageError(
-            f"{checkpoint.what}: its {CONFIG} has no model_type; name a checkpoint of transformers"
+            f"{checkpoint.what}: its {CONFIG} has no model_type"
+            f"{'' if model_type is None else f' but {given}'}; name a checkpoint of transformers"
         )
     has_images = bool({"vision_config", "image_size", "num_channels"} & config.keys())
     # BEiT has a vocabulary of image tokens, but no positions of words.
@@ -207,15 +232,27 @@ def _check_processor(
         )
 
 
-def _known_dim(config: Mapping[str, Any], model_type: str) -> int | None:
+def _known_dim(config: Mapping[str, Any], model_type: str, what: str) -> int | None:
     """Return the length of the embedding; None: a network must be built to measure it."""
     found = None
     if model_type in HIDDEN_SIZE:
         found = config.get("hidden_size")
     elif model_type in HIDDEN_SIZES:
-        found = (config.get("hidden_sizes") or [None])[-1]
+        sizes = config.get("hidden_sizes")
+        found = sizes[-1] if isinstance(sizes, list) else None
     elif model_type == "mobilenet_v2":
         multiplier = config.get("depth_multiplier", 1.0)
+        if type(multiplier) not in (int, float) or not 0 < multiplier <= MAX_SIDE:
+            raise UsageError(
+                f"{what}: its {CONFIG} has depth_multiplier = {shown(multiplier)}; set a number "
+                f"above 0, as of its weights"
+            )
         is_fixed = config.get("finegrained_output", True) and multiplier < 1
         found = 1280 if multiplier == 1 or is_fixed else None
     return found if isinstance(found, int) else None
+
+
+def _own_side(config: Mapping[str, Any]) -> int:
+    """Return the side in px for which a model is configured, or a usual one."""
+    side = config.get("image_size")
+    return side if type(side) is int and 0 < side <= MAX_SIDE else 224

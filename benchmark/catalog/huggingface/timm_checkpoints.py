@@ -11,7 +11,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchmark.catalog.huggingface.documents import explained, field
 from benchmark.catalog.huggingface.files import CONFIG, Checkpoint
+from benchmark.catalog.huggingface.images import check_normalisation
+from benchmark.catalog.huggingface.sizes import MAX_SIDE, bounded, check_totals
 from benchmark.catalog.options import FED, check_applicable, feed, options_where, prefixed
 from benchmark.catalog.tensors import check_fit
 from benchmark.catalog.timm.names import check_architecture, family_of, pretrained_config
@@ -24,7 +27,8 @@ from benchmark.catalog.timm.networks import (
     read_facts,
     read_preprocessing,
 )
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, tidy
+from benchmark.fields import shown
 from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
@@ -78,9 +82,11 @@ def describe_network(
     """
     name, where = checkpoint.name, checkpoint.where
     check_applicable(name, options, FED, where=where)
-    saved = read_config(config, checkpoint.what)
+    failed = f"{checkpoint.what}: timm cannot use its {CONFIG}"
+    with explained(failed):
+        saved = read_config(config, checkpoint.what)
     # Read now so that missing or truncated weights fail before any work.
-    checkpoint.headers()
+    headers = checkpoint.headers()
     entry = Backbone(
         name=name,
         description=f"{saved.architecture} of timm, pooled features",
@@ -97,7 +103,8 @@ def describe_network(
     backbone = feed(entry, options, where=where)
     size = backbone.image_size or saved.images.image_size
     saved = saved._replace(model_args=_sized(saved, size))
-    with prefixed(checkpoint.what if backbone == entry else options_where(name, where)):
+    prefix = checkpoint.what if backbone == entry else options_where(name, where)
+    with explained(failed), prefixed(prefix), bounded(headers, saved.architecture):
         facts = read_facts(saved.architecture, size, len(backbone.bands or ()), saved.model_args)
     return replace(
         backbone,
@@ -119,13 +126,16 @@ def read_config(config: Mapping[str, Any], what: str) -> Saved:
         raise UsageError(f"{what}: its {CONFIG} names no architecture of timm; add it")
     architecture = architecture.partition(".")[0]
     check_architecture(architecture, what)
-    fed = config.get("pretrained_cfg", {} if config.get("model_type") else config)
-    if not isinstance(fed, Mapping) or not fed.keys() & {"input_size", "mean", "std"}:
+    where = f"{what}: its {CONFIG}"
+    check_totals([("num_classes", config.get("num_classes"))], where)
+    is_nested = "pretrained_cfg" in config or config.get("model_type")
+    fed = field(config, "pretrained_cfg", where) if is_nested else config
+    if not fed.keys() & {"input_size", "mean", "std"}:
         raise UsageError(
             f"{what}: its {CONFIG} has no pretrained_cfg (how images are resized and normalised); "
             "save the network with it"
         )
-    model_args = _read_arguments(config.get("model_args") or {}, what)
+    model_args = _read_arguments(field(config, "model_args", where), where)
     size = dict(model_args).get("img_size")
     if size is not None and fed.get("fixed_input_size"):
         # As timm does: model_args has the size of the weights.
@@ -135,8 +145,8 @@ def read_config(config: Mapping[str, Any], what: str) -> Saved:
         architecture,
         model_args,
         num_classes if isinstance(num_classes, int) else 0,
-        read_preprocessing(fed, what),
-        str(fed.get("license") or "as the checkpoint says"),
+        _read_images(fed, what),
+        tidy(fed.get("license") or "as the checkpoint says", 200),
     )
 
 
@@ -148,6 +158,11 @@ def build(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Modu
     Raises:
         UsageError: the weights do not fit the network, or are not finite.
     """
+    with explained(f"{checkpoint.what}: timm cannot load it"):
+        return _load(checkpoint, saved, num_bands)
+
+
+def _load(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Module:
     from safetensors.torch import load_file
 
     stored = {
@@ -169,14 +184,15 @@ def build(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Modu
     }
     what = checkpoint.what
     try:
-        return build_loaded(
-            saved.architecture,
-            overlay,
-            saved.model_args,
-            num_bands,
-            what=what,
-            num_classes=num_classes,
-        )
+        with bounded(checkpoint.headers(), what):
+            return build_loaded(
+                saved.architecture,
+                overlay,
+                saved.model_args,
+                num_bands,
+                what=what,
+                num_classes=num_classes,
+            )
     except UsageError:
         both = body.keys() & state.keys()
         check_fit(
@@ -188,22 +204,39 @@ def build(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Modu
         raise
 
 
-def _read_arguments(given: Any, what: str) -> Arguments:
+def _read_images(fed: Mapping[str, Any], what: str) -> Preprocessing:
+    """Return the preprocessing of ``pretrained_cfg``, whose sizes and numbers are bounded."""
+    images = read_preprocessing(fed, what)
+    where = f"{what}: its pretrained_cfg"
+    if max(images.image_size, images.resize_to or 0) > MAX_SIDE:
+        raise UsageError(
+            f"{where} has images of {images.image_size} px, cut out of {images.resize_to} px; set "
+            f"input_size and crop_pct for at most {MAX_SIDE:,} px"
+        )
+    check_normalisation(images.mean, images.std, where, ("mean", "std"))
+    return images
+
+
+def _read_arguments(given: Mapping[str, Any], where: str) -> Arguments:
     """Return the arguments of the network, without bands and number of classes."""
-    if not isinstance(given, Mapping):
-        raise UsageError(f"{what}: its {CONFIG} has model_args = {given}; give a JSON object")
+    check_totals(given.items(), f"{where}, in model_args,")
     found = {}
     for key, value in sorted(given.items()):
         if key.startswith("pretrained") or key in _OF_THE_FACTORY:
             raise UsageError(
-                f"{what}: its {CONFIG} has '{key}' in model_args, which is not an argument of a "
-                "pooled network; remove it"
+                f"{where} has '{key}' in model_args, which is not an argument of a pooled network; "
+                "remove it"
+            )
+        if isinstance(value, Mapping):
+            raise UsageError(
+                f"{where} has {key} = {shown(value)} in model_args; only numbers, texts and lists "
+                "are supported"
             )
         is_pair = key == "img_size" and isinstance(value, list)
-        if (is_pair and len(set(value)) != 1) or (key == "in_chans" and value != 3):
+        is_square = not is_pair or (value and all(side == value[0] for side in value))
+        if not is_square or (key == "in_chans" and value != 3):
             raise UsageError(
-                f"{what}: its {CONFIG} has {key} = {value}; only square images of 3 bands are "
-                "supported"
+                f"{where} has {key} = {shown(value)}; only square images of 3 bands are supported"
             )
         if key not in {"in_chans", "num_classes"}:
             found[key] = value[0] if is_pair else _as_tuple(value)
