@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.api import RunResult, load, load_head, run, scores, status
+    from benchmark.api import RunResult, aggregate, load, load_head, run, scores, status
     from benchmark.config import Experiment
     from benchmark.errors import BenchmarkError, CellError, UsageError
 
@@ -23,6 +23,7 @@ __all__ = [
     "Experiment",
     "RunResult",
     "UsageError",
+    "aggregate",
     "load",
     "load_head",
     "run",

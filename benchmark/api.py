@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,6 +254,54 @@ def scores(experiment: Experiment, *, store: str | None = None) -> pd.DataFrame:
             )
         frame: pd.DataFrame = artefact.read_table(names=["scores.parquet"]).to_pandas()
         return frame
+
+
+def aggregate(
+    frames: Mapping[str, pd.DataFrame],
+    *,
+    metric: str = "balanced_accuracy",
+    split: str = "test",
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Summarise the methods that several data sets or regions have in common, best first.
+
+    Args:
+        frames: the scores of each data set, from ``scores``, by its name.
+        metric: higher must be better.
+        split: ``test`` or ``val``.
+        confidence: of the intervals.
+
+    Returns:
+        One row for each backbone and method: mean rank, interquartile mean of normalised scores and
+        chance to beat the leader, with intervals (see ``statistics.aggregates``).
+
+    Raises:
+        BenchmarkError: there are fewer than two data sets or common methods, or no scale.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from benchmark.statistics.aggregates import summarise_sets
+
+    wanted = []
+    for frame in frames.values():
+        rows = frame[(frame["metric"] == metric) & (frame["split"] == split)]
+        wanted.append(rows.groupby(["backbone", "method"])["value"].apply(list))
+    common = sorted(set.intersection(*(set(item.index) for item in wanted))) if wanted else []
+    if len(wanted) < 2 or len(common) < 2:
+        raise BenchmarkError(
+            f"aggregate: {len(wanted)} data sets have {len(common)} methods with '{metric}' on "
+            f"'{split}' in common; give at least two of each"
+        )
+    num_runs = min(len(item[key]) for item in wanted for key in common)
+    runs = [np.array([item[key][:num_runs] for item in wanted]) for key in common]
+    try:
+        found = summarise_sets(runs, confidence=confidence, seed=0)
+    except ValueError as error:
+        raise BenchmarkError(f"aggregate: {error}") from None
+    names = [{"backbone": backbone, "method": method} for backbone, method in common]
+    table = pd.DataFrame([name | row for name, row in zip(names, found, strict=True)])
+    return table.sort_values("mean_rank", ignore_index=True)
 
 
 def _path_of(context: Context, stage: str) -> str | None:

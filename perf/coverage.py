@@ -232,7 +232,7 @@ def main(arguments: list[str]) -> None:
     """Print the tables."""
     quick = "--quick" in arguments
     began = time.time()
-    repeats = 200 if quick else 600
+    repeats = 200 if quick else 400
     print("## Intervals: coverage / mean width at 95 %\n")
     names = ["balanced accuracy", "accuracy", "macro F1", "recall, last class", "calibration error"]
     print("| design | " + " | ".join(names) + " | former bootstrap |")
@@ -271,9 +271,9 @@ def main(arguments: list[str]) -> None:
         else [(24, 10, 0.1), (24, 30, 0.1), (24, 100, 0.1), (24, 0, 0.0), (6, 30, 0.2)]
     ):
         case = Case(USUAL, scenes, rho, 0.85)
-        now, before = tables_of_equals(case, methods, repeats if quick else 400, 9)
+        now, before = tables_of_equals(case, methods, repeats if quick else 300, 9)
         print(f"| {methods} | {case} | {now:.3f} | {before:.3f} |", flush=True)
-    print(f"\n{repeats} test sets for each row (400 for tables); {time.time() - began:.0f} s.")
+    print(f"\n{repeats} test sets for each row (300 for tables); {time.time() - began:.0f} s.")
 
 
 def show(found: tuple[float, float] | None) -> str:

@@ -22,7 +22,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "submission": {"catalog", "cluster", "store", "vocabulary"},
     "face": {
-        *("stages", "exporting", "catalog", "search", "experiment", "cluster", "store"),
+        *(
+            "stages",
+            "exporting",
+            "catalog",
+            "search",
+            "statistics",
+            "experiment",
+            "cluster",
+            "store",
+        ),
         "vocabulary",
     },
     "stages": {

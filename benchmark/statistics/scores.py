@@ -48,7 +48,7 @@ class Uncertainty:
         if metric == "balanced_accuracy":
             return [self._mean(self._right, self._true)]
         if metric == "accuracy":
-            return [self._mean(_sum(self._right), _sum(self._true))]
+            return [self._accuracy()]
         if metric == "macro_f1":
             return [self._macro_f1()]
         if metric == "recall":
@@ -83,6 +83,25 @@ class Uncertainty:
 
     def _mean(self, right: Array, total: Array) -> Interval:
         return score_interval(*self._sizes(right, total), self._quantile)
+
+    def _accuracy(self) -> Interval:
+        """Return the interval of one proportion, of the size that its variance over scenes leaves.
+
+        The variance is that of all patches as one class, or that from the classes, which differ in
+        their recalls and scenes, if it is larger.
+        """
+        right, size = self._sizes(_sum(self._right), _sum(self._true))
+        if self._has_scenes and size[0] > 0:
+            class_right, class_size = self._sizes(self._right, self._true)
+            whole = self._true.sum(axis=0)
+            safe = np.where(class_size > 0, class_size, 1.0)
+            share = class_right / safe
+            variance = float(((whole / whole.sum()) ** 2 * share * (1.0 - share) / safe).sum())
+            value = float(right[0] / size[0])
+            if variance > 0.0:
+                size = np.minimum(size, value * (1.0 - value) / variance)
+                right = value * size
+        return score_interval(right, size, self._quantile)
 
     def _each(self, right: Array, total: Array) -> list[Interval]:
         low, high = wilson(*self._sizes(right, total), self._quantile)

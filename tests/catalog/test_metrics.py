@@ -172,6 +172,21 @@ def test_the_study_s_balanced_accuracies(
     assert value("balanced_accuracy", of_counts(matrix)) == pytest.approx(expected, abs=5e-4)
 
 
+def test_what_the_study_s_matrices_tell_and_what_not() -> None:
+    """Their intervals overlap: without the predictions, paired, no two methods are told apart."""
+    from benchmark.statistics.intervals import quantile_of, score_interval
+
+    intervals = {}
+    for name, _, counts in ARTICLE:
+        matrix = np.asarray(counts, dtype=float)
+        found = score_interval(np.diag(matrix), matrix.sum(axis=1), quantile_of(0.95))
+        intervals[name] = (round(found.low, 3), round(found.high, 3))
+    assert sorted(intervals.values()) == [
+        (0.743, 0.825), (0.757, 0.841), (0.784, 0.874), (0.797, 0.888),
+    ]  # fmt: skip
+    assert max(low for low, _ in intervals.values()) < min(high for _, high in intervals.values())
+
+
 def test_averaging_balanced_accuracy_over_shards_is_another_number() -> None:
     # Documents why shards return counts: the rare class stands in one shard only.
     shards = np.zeros((2, 2, 2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     ranking = evaluation.ranking(floors)
     artefact.write_table("ranking.parquet", pa.Table.from_pandas(ranking))
     comparison = compare(
-        evaluation.groups(),
+        evaluation.groups,
         design=evaluation.designs["test"],
         costs=read_costs(context, cells),
         floors=floor_heads,
@@ -88,7 +89,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                 split: {"kind": item.kind, "reason": item.reason}
                 for split, item in evaluation.designs.items()
             },
-            "optimism": evaluation.optimism(),
+            "optimism": evaluation.optimism,
             "limits": evaluation.limits(ranking),
             "notes": [*evaluation.notes(ranking, floors), *unlike_devices(comparison)],
             "provenance": provenance.record(),
@@ -213,8 +214,9 @@ class Evaluation:
         rows = [{**_key(item), "counts": item.counts.tolist()} for item in self._scored]
         return pa.Table.from_pylist(rows, schema=CONFUSION)
 
+    @cached_property
     def groups(self) -> list[Group]:
-        """Return the results on test grouped by backbone and method, seeds together."""
+        """The results on test grouped by backbone and method, seeds together."""
         found: dict[tuple[str, str], list[_Scored]] = {}
         for item in self._scored:
             if item.split == "test":
@@ -237,10 +239,11 @@ class Evaluation:
         found = self._uncertainty(mean, "test").of(HEADLINE)
         return found[0] if found else Interval(float("nan"), float("nan"))
 
+    @cached_property
     def _contributions(self) -> NDArray[np.float64]:
-        """Return what each unit of test adds to each method's score: (units, methods)."""
+        """What each unit of test adds to each method's score: (units, methods)."""
         design = self.designs["test"]
-        return np.stack([design.contributions(group.right) for group in self.groups()], axis=1)
+        return np.stack([design.contributions(group.right) for group in self.groups], axis=1)
 
     def ranking(self, floors: set[str]) -> pd.DataFrame:
         """Rank methods by the headline metric on test, mean over seeds.
@@ -250,11 +253,11 @@ class Evaluation:
         minus the row, with the interval and p-value of the corrected flip test, and ``verdict``
         says what follows.
         """
-        groups, design = self.groups(), self.designs["test"]
+        groups, design = self.groups, self.designs["test"]
         values = [group.value for group in groups]
         order = sorted(range(len(groups)), key=lambda i: (-values[i], i))
         flips = flip_ranking(
-            self._contributions(),
+            self._contributions,
             design.unit_weights,
             order[0],
             alpha=1.0 - self._settings.confidence,
@@ -296,10 +299,11 @@ class Evaluation:
             )
         return pd.DataFrame(rows)
 
+    @cached_property
     def optimism(self) -> float | None:
-        """Return by how much the leader's score is too high because it is the best of many."""
+        """By how much the leader's score is too high because it is the best of many."""
         found = optimism(
-            self._contributions(),
+            self._contributions,
             self.designs["test"].unit_weights,
             num_draws=self._settings.num_resamples,
             seed=self._settings.seed,
@@ -311,7 +315,7 @@ class Evaluation:
         limits = [*rare_classes(self.designs["test"], self._classes), *self._missing(ranking)]
         if (ranking["num_seeds"] == 1).all():
             limits.append("One seed: the spread of training is unknown.")
-        gain = self.optimism()
+        gain = self.optimism
         if gain is not None and gain >= LEAST_OPTIMISM:
             limits.append(
                 f"The leader is the best of {len(ranking)} on test: its score is about "
@@ -323,7 +327,7 @@ class Evaluation:
         """Return how many test patches a verdict on the first two rows lacks."""
         if len(ranking) < 2 or not ranking.iloc[1].is_tie:
             return []
-        groups = {(group.backbone, group.method): group for group in self.groups()}
+        groups = {(group.backbone, group.method): group for group in self.groups}
         one, other = (groups[row.backbone, row.method] for row in ranking.iloc[:2].itertuples())
         design = self.designs["test"]
         found = missing_patches(
