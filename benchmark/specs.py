@@ -274,7 +274,7 @@ class Head:
 class Metric:
     """A number, or one number per class, computed from sufficient statistics.
 
-    ``compute`` takes ``statistics.Statistics``, whose arrays may carry leading axes (resamples),
+    ``compute`` takes ``statistics.Statistics``, whose arrays may carry leading axes (scenes left out),
     and returns an array with those axes, plus one of length K where ``is_per_class``.
     """
 

@@ -1,7 +1,7 @@
 """Arrow schemas of the five tables, with their checks and readers.
 
 Letters of shapes in the whole package: B batch, C bands, H W pixels, D embedding dimension,
-K classes, N patches, R resamples, S scenes.
+K classes, N patches, S scenes.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Sufficient statistics of a set of patches; leading axes are groups or resamples.
+    """Sufficient statistics of a set of patches; leading axes are groups, e.g. scenes.
 
     Attributes:
         counts: (..., K, K) rows true, columns predicted.

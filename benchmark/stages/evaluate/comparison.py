@@ -1,4 +1,4 @@
-"""Comparison of each fine-tuned backbone with the same one frozen, on the same resamples of test.
+"""Comparison of each fine-tuned backbone with the same one frozen, on the same test patches.
 
 A gain is always fine-tuned minus frozen: above zero, fine-tuning is better.
 """

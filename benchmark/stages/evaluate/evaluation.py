@@ -1,4 +1,4 @@
-"""Join predictions with labels, count, resample, and compare methods on the same resamples.
+"""Join predictions with labels, count, and compare methods on the same patches.
 
 Test labels are read here and nowhere else.
 """
