@@ -39,11 +39,14 @@ class Case(NamedTuple):
     recall: float
     scenes_of_last: int = 0
     """Scenes of the last class; 0: all."""
+    fails_together: bool = False
+    """Whether a scene that is hard for one class is as hard for all."""
 
     def __str__(self) -> str:
         few = f", last class in {self.scenes_of_last}" if self.scenes_of_last else ""
         sizes = set(self.sizes)
         what = f"{len(self.sizes)} x {self.sizes[0]}" if len(sizes) == 1 else f"{self.sizes}"
+        few += ", classes fail together" if self.fails_together else ""
         scenes = f"{self.scenes} scenes, rho {self.rho:g}{few}" if self.scenes else "no scenes"
         return f"{what} patches, {scenes}, recall {self.recall:g}"
 
@@ -63,6 +66,9 @@ def cases(quick: bool) -> Iterator[Case]:
         for rho in (0.0, 0.05, 0.2, 0.5):
             for recall in (0.6, 0.85, 0.97):
                 yield Case(USUAL, scenes, rho, recall)
+    for scenes in (6, 30, 100):
+        for rho in (0.05, 0.5):
+            yield Case(USUAL, scenes, rho, 0.97, fails_together=True)
     for of_last in (1, 3, 5):
         for rho in (0.05, 0.5):
             yield Case((200, 600, 200, 60, 24), 20, rho, 0.85, of_last)
@@ -96,7 +102,10 @@ class World:
         chance = np.full(len(self.labels), recall)
         if rho and 0 < recall < 1:
             a, b = recall * (1 / rho - 1), (1 - recall) * (1 / rho - 1)
-            drawn = self.rng.beta(a, b, (max(self.case.scenes, 1), len(self.case.sizes)))
+            num = max(self.case.scenes, 1)
+            drawn = self.rng.beta(a, b, (num, len(self.case.sizes)))
+            if self.case.fails_together:
+                drawn = np.repeat(drawn[:, :1], len(self.case.sizes), axis=1)
             chance = drawn[scenes, self.labels]
         return self.rng.random(len(self.labels)) < chance
 
