@@ -274,8 +274,8 @@ class Head:
 class Metric:
     """A number, or one number per class, computed from sufficient statistics.
 
-    ``compute`` takes ``statistics.Statistics``, whose arrays may carry leading axes (scenes left out),
-    and returns an array with those axes, plus one of length K where ``is_per_class``.
+    ``compute`` takes ``statistics.Statistics``, whose arrays may carry leading axes (scenes left
+    out), and returns an array with those axes, plus one of length K where ``is_per_class``.
     """
 
     name: str

@@ -50,6 +50,20 @@ CONFUSION = pa.schema(
 )
 """``counts`` (K, K): rows true, columns predicted."""
 
+CALIBRATION = pa.schema(
+    [
+        *_KEY_FIELDS,
+        pa.field("bin", pa.int32(), nullable=False),
+        pa.field("num_patches", pa.int64(), nullable=False),
+        pa.field("confidence", pa.float64(), nullable=False),
+        pa.field("accuracy", pa.float64(), nullable=False),
+        pa.field("ci_low", pa.float64(), nullable=False),
+        pa.field("ci_high", pa.float64(), nullable=False),
+    ]
+)
+"""One row per filled bin of the largest score: its mean, and the share of its patches that are
+right, with the interval."""
+
 SCORES = pa.schema(
     [
         *_KEY_FIELDS,

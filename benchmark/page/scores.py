@@ -257,33 +257,6 @@ def plot_cost(
     return figure
 
 
-def plot_timings(
-    names: Sequence[str], seconds: ArrayLike, *, title: str = "", caption: str = ""
-) -> Figure:
-    """Plot durations in seconds as horizontal bars, in the order given."""
-    values = np.asarray(seconds, dtype=float)
-    figure = new_figure(1.2 + 0.28 * len(values), title=title, caption=caption)
-    axes = figure.subplots()
-    axes.barh(range(len(values)), np.nan_to_num(values), height=0.62, color=PALETTE[0], zorder=2)
-    for place, value in enumerate(values):
-        text = (
-            "not measured"
-            if math.isnan(value)
-            else f"{value:,.0f} s"
-            if value >= 100
-            else f"{value:.3g} s"
-        )
-        at = 0.0 if math.isnan(value) else value
-        axes.annotate(
-            text, (at, place), xytext=(4, 0), textcoords="offset points", va="center",
-            fontsize=8.5, color=INK,
-        )  # fmt: skip
-    rows_axis(axes, [plain(name, 44) for name in names], colors=[INK] * len(names))
-    axes.set_xlim(0, max(float(np.nanmax(values, initial=0.0)) * 1.15, 1e-9))
-    axes.set_xlabel("seconds", color=INK)
-    return figure
-
-
 def _shade(index: int) -> Any:
     """Return the colour of number ``index``; each further round through the palette is darker."""
     color = np.array(to_rgb(PALETTE[index % len(PALETTE)]))

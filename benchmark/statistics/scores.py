@@ -59,6 +59,23 @@ class Uncertainty:
             return [self._calibration()]
         return None
 
+    def reliability(self) -> list[dict[str, float]]:
+        """Return the filled bins of the largest score: confidence, and accuracy with interval."""
+        right, count = self._by_scene.bin_correct, self._by_scene.bin_counts
+        low, high = wilson(*self._sizes(right, count), self._quantile)
+        whole = self._by_scene.total()
+        return [
+            {
+                "bin": int(b),
+                "num_patches": int(whole.bin_counts[b]),
+                "confidence": float(whole.bin_confidence[b] / whole.bin_counts[b]),
+                "accuracy": float(whole.bin_correct[b] / whole.bin_counts[b]),
+                "ci_low": float(low[b]),
+                "ci_high": float(high[b]),
+            }
+            for b in np.flatnonzero(whole.bin_counts)
+        ]
+
     def jackknife(self, compute: Callable[[Statistics], Any]) -> list[Interval]:
         """Return the interval of any metric of counts from its values without one scene each.
 

@@ -133,7 +133,6 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "no gain": lambda k: curves.plot_gains(gains(k).assign(gain=0.0, gain_low=0.0, gain_high=0.0)),
     "curves": lambda k: curves.plot_curves(epochs(k), caption="synthetic scenes"),
     "one epoch": lambda k: curves.plot_curves(epochs(k, num_epochs=1)),
-    "timings": lambda k: scores.plot_timings(class_names(k), np.r_[NAN, np.full(k - 1, 1234.5)]),
     "examples": lambda k: pictures.plot_examples(
         [np.full((n % 4, 16, 16, 3), 99, np.uint8) for n in range(k)], class_names(k)
     ),

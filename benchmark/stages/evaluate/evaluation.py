@@ -30,6 +30,7 @@ from benchmark.statistics.selection import missing_patches, optimism
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.tables import (
+    CALIBRATION,
     CONFUSION,
     CONFUSION_KEY,
     SCORES,
@@ -39,6 +40,7 @@ from benchmark.tables import (
 )
 
 SPLITS_SCORED = ("val", "test")
+TABLES = ("calibration", "comparison", "confusion", "ranking", "scores")
 RESOLVED = 0.05
 """The difference for which missing test patches are counted."""
 LEAST_OPTIMISM = 0.0005
@@ -69,6 +71,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     floors = floor_heads | {item.name for item in context.backbones if item.is_floor}
     scores = check_table(evaluation.scores(artefact.fingerprint), SCORES, what="scores")
     artefact.write_table("confusion.parquet", evaluation.confusion())
+    artefact.write_table("calibration.parquet", evaluation.calibration())
     artefact.write_table("scores.parquet", scores)
     artefact.write_bytes("scores.csv", scores.to_pandas().to_csv(index=False).encode())
     ranking = evaluation.ranking(floors)
@@ -94,7 +97,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             "notes": [*evaluation.notes(ranking, floors), *unlike_devices(comparison)],
             "provenance": provenance.record(),
         },
-        needs=("confusion.parquet", "scores.parquet", "ranking.parquet", "comparison.parquet"),
+        needs=tuple(f"{name}.parquet" for name in TABLES),
     )
 
 
@@ -213,6 +216,15 @@ class Evaluation:
         """Return the table ``confusion``: counts (K, K) of every cell and split."""
         rows = [{**_key(item), "counts": item.counts.tolist()} for item in self._scored]
         return pa.Table.from_pylist(rows, schema=CONFUSION)
+
+    def calibration(self) -> pa.Table:
+        """Return the table ``calibration``: the filled bins of every cell and split."""
+        rows = [
+            _key(item) | row
+            for item in self._scored
+            for row in self._uncertainty(item.by_scene, item.split).reliability()
+        ]
+        return pa.Table.from_pylist(rows, schema=CALIBRATION)
 
     @cached_property
     def groups(self) -> list[Group]:

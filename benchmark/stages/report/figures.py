@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark.page import heatmaps, pictures, scores
+from benchmark.page import heatmaps, pictures, reliability, scores
 from benchmark.page.html import Picture, RankingRow, Section
 from benchmark.stages.report.patches import EXAMPLE_SEED, as_rgb, pick_patches
 from benchmark.stages.report.results import Results, rows_of
@@ -17,6 +17,7 @@ from benchmark.tables import vectors_array
 
 MAX_HEAT_MAPS = 4
 MAX_RECALLS = 6
+MAX_RELIABILITIES = 4
 MAX_PROJECTIONS = 6
 MAX_POINTS = 4000
 """Points of a projection; more would hide each other."""
@@ -59,9 +60,21 @@ def _recall_rows(results: Results) -> pd.DataFrame:
     return chosen[["method", "label", "value", "ci_low", "ci_high", "num_patches"]]
 
 
+def calibration_picture(results: Results) -> Picture:
+    """Return the reliability of the best methods, first seed."""
+    parts = []
+    for row in results.ranking.head(MAX_RELIABILITIES).itertuples():
+        cell = rows_of(results.calibration, row)
+        first = cell[cell["seed"] == cell["seed"].min()]
+        parts.append(first.assign(method=f"{row.backbone} / {row.method}"))
+    return picture(
+        results, "confusion", "Reliability", reliability.plot_reliability, pd.concat(parts)
+    )
+
+
 def confusion_pictures(results: Results) -> list[Picture]:
-    """Return heat maps of the best methods."""
-    return [
+    """Return heat maps of the best methods, and how far their scores can be trusted."""
+    maps = [
         picture(
             results,
             "confusion",
@@ -73,6 +86,7 @@ def confusion_pictures(results: Results) -> list[Picture]:
         )
         for name, counts in results.best_confusions(MAX_HEAT_MAPS)
     ]
+    return [*maps, calibration_picture(results)]
 
 
 def data_pictures(results: Results) -> list[Picture]:

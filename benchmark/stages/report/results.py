@@ -19,12 +19,13 @@ class Results:
         self.context = context
         scores = context.scores()
         self.evaluated = scores.manifest()
-        self.ranking, self.comparison, every_score, confusion = (
+        self.ranking, self.comparison, every_score, confusion, calibration = (
             scores.read_table(names=[f"{name}.parquet"]).to_pandas()
-            for name in ("ranking", "comparison", "scores", "confusion")
+            for name in ("ranking", "comparison", "scores", "confusion", "calibration")
         )
         self.scores = every_score[every_score["split"] == "test"]
         self.confusion = confusion[confusion["split"] == "test"]
+        self.calibration = calibration[calibration["split"] == "test"]
         self.patches = context.patches.manifest()
         self.classes = tuple(self.patches["classes"])
         self.is_synthetic = bool(self.patches["is_synthetic"])
