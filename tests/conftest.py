@@ -57,22 +57,22 @@ from tests.scenes import write_scenes  # noqa: E402
 LONGEST = (
     "test_losses",
     "test_finetune",
-    "test_running",
-    "test_photographs",
     "test_jobs",
+    "test_photographs",
+    "test_damaged_store",
+    "test_running",
     "test_s3",
     "test_interruption",
-    "test_damaged_store",
-    "test_secrets",
     "test_gpus",
     "test_tune",
+    "test_secrets",
     "test_embed",
     "test_large_folder",
     "test_expiry",
-    "test_metrics",
     "test_watching",
     "test_bad_clusters",
     "test_report",
+    "test_metrics",
 )
 """Files that take minutes, begun first: side by side, the rest then fills the other process."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import subprocess
 import threading
 import time
@@ -50,13 +50,16 @@ class Gate:
         faults.hold = self._hold
 
     def await_held(self, run: subprocess.Popen[str] | None = None) -> int:
-        """Return the process of the first request that is held, which ``run`` leads to."""
+        """Return the process of the first request that is held, which ``run`` leads to.
+
+        One that has died meanwhile holds nothing any more: what replaces it is held as well.
+        """
         deadline = time.monotonic() + TIMEOUT_S
-        while len(self.pids) <= self._passes:
+        while not (held := [pid for pid in self.pids[self._passes :] if is_alive(pid)]):
             assert run is None or run.poll() is None, run.communicate()[1]
             assert time.monotonic() < deadline, "nothing came to be held"
             time.sleep(0.05)
-        return self.pids[self._passes]
+        return held[0]
 
     def open(self) -> None:
         """Let everything pass."""
@@ -76,9 +79,17 @@ class Gate:
 
 
 def _owner(port: int) -> int:
-    """Return the process of this machine whose connection has this port at its own end."""
-    for item in psutil.net_connections("tcp"):
-        with contextlib.suppress(AttributeError):
-            if item.laddr.port == port and item.pid:
-                return int(item.pid)
+    """Return the process of this machine that is connected to this one from a port of its own.
+
+    Connections of others, to elsewhere, may have the same port at their own end.
+    """
+    found = [item for item in psutil.net_connections("tcp") if item.pid and item.raddr]
+    ours = {
+        (item.raddr, item.laddr)
+        for item in found
+        if item.pid == os.getpid() and item.raddr.port == port
+    }
+    for item in found:
+        if (item.laddr, item.raddr) in ours:
+            return int(item.pid)
     raise ProcessLookupError(f"no process has port {port}")

@@ -76,6 +76,8 @@ name = "chesapeake"
 root = "{root}"
 patch_size = 32
 per_region = 12
+[embed]
+num_actors = 1
 [tune]
 num_trials = 1
 [evaluate]

@@ -17,6 +17,7 @@ from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.metrics import METRICS
 from benchmark.cluster.connection import Cluster
+from benchmark.cluster.streaming import read_items
 from benchmark.config import build
 from benchmark.experiment.context import Context
 from benchmark.progress import LoggedProgress
@@ -36,7 +37,7 @@ def open_context(store: Path, gate: Path, scenes: str, cluster: Cluster) -> Cont
         "backbones": [item.name for item in backbones],
         "heads": ["logistic_regression"],
         "dataset": {"name": "chesapeake", "root": scenes, "patch_size": 32, "per_region": 40},
-        "embed": {"batch_size": 8, "num_actors": 2},
+        "embed": {"batch_size": 8, "num_actors": 1},
         "tune": {"num_trials": 2, "max_concurrent": 1},
         "finetune": {"backbones": ["quick"], "num_epochs": 1},
         "evaluate": {"num_resamples": 20},
@@ -57,7 +58,11 @@ def open_context(store: Path, gate: Path, scenes: str, cluster: Cluster) -> Cont
 def main(stores: Path, scenes: str) -> None:
     from ray.cluster_utils import Cluster as Machines
 
-    size = {"num_cpus": 4, "object_store_memory": 100_000_000}
+    from benchmark.stages.embed import pipeline
+
+    # One actor gets the parts in their order: none of the first waits behind one at the gate.
+    pipeline.read_items = partial(read_items, keeps_order=True)  # type: ignore[assignment]
+    size = {"num_cpus": 3, "object_store_memory": 100_000_000}
     gate = stores / "together"
     machines = Machines(initialize_head=True, head_node_args=dict(size))
     try:

@@ -1,16 +1,15 @@
-"""A run uses the experiment file as it was read, keeps a copy, and reports later changes."""
+"""A run keeps a copy of the experiment file as it was read, and reports later changes.
+
+A whole run whose file is edited meanwhile is in tests/stages/test_watching.py.
+"""
 
 from __future__ import annotations
 
-import json
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from benchmark import config
-from benchmark.cli.commands import invoke
 from benchmark.config import build
 from benchmark.experiment.file import describe_change, keep
 from benchmark.store.artefacts import Store
@@ -62,32 +61,3 @@ def test_a_change_is_told(path: Path, change, message: str) -> None:
     change(path)
     end = "since this run began: its results are of the earlier content"
     assert describe_change(experiment) == (f"{path} {message} {end}" if message else "")
-
-
-@pytest.mark.slow
-def test_a_file_that_is_edited_while_its_run_goes_on_changes_the_next_run_alone(
-    path: Path, tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs, before = tmp_path / "runs", path.read_text()
-    edited = threading.Event()
-
-    def edit() -> None:
-        # Once the run has begun to write, and long before its end.
-        while not list(runs.glob("patches/*/*")):
-            time.sleep(0.01)
-        path.write_text(before.replace("majority", "knn").replace("per_region = 12", "x = "))
-        edited.set()
-
-    threading.Thread(target=edit, daemon=True).start()
-    assert invoke(["run", str(path), "--store", str(runs), "--json"]) == 0
-    assert edited.is_set()
-    out, err = capsys.readouterr()
-    cells = json.loads(out)["cells"]
-    assert [(item["method"], item["status"]) for item in cells] == [("majority", "complete")]
-    assert err.count(f"{path} has changed since this run began") == 1
-    (copy,) = (runs / "experiments").iterdir()
-    assert copy.read_text() == before
-
-    path.write_text(before)
-    assert invoke(["run", str(path), "--store", str(runs), "--json"]) == 0
-    assert "has changed" not in capsys.readouterr().err

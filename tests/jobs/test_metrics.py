@@ -87,7 +87,8 @@ def test_metrics_of_a_run_come_out_of_the_endpoint(
     from benchmark.stages.embed.workers import EmbedActor, ReadPart, Task
 
     store = str(new_store())
-    experiment = build({**experiment_content, "backbones": ["random"]})
+    options = {"random": {"image_size": 32}}
+    experiment = build({**experiment_content, "backbones": ["random"], "backbone": options})
     experiment = experiment.model_copy(update={"name": "metered"})
     api.run_stage("embed", experiment, store=store)
 

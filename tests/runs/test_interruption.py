@@ -25,6 +25,8 @@ name = "chesapeake"
 root = "{root}"
 patch_size = 32
 per_region = 16
+[embed]
+num_actors = 1
 [tune]
 num_trials = 2
 max_concurrent = 1
@@ -40,7 +42,7 @@ def toml(scenes, tmp_path_factory):
     return path
 
 
-def start(toml, store, *extra):
+def start(toml, store):
     # A session of its own, so that the whole tree can be killed.
     return subprocess.Popen(
         [
@@ -52,7 +54,6 @@ def start(toml, store, *extra):
             "--store",
             str(store),
             "--json",
-            *extra,
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -86,7 +87,7 @@ def test_killed_runs_complete_with_identical_scores(toml, undisturbed, tmp_path,
     moments = ("patches/*/candidates-*", "embed/*/part-*", "tune/*/part-*")
     seen = {}
     for pattern in moments:
-        process = start(toml, store, "--set", "embed.num_actors=1")
+        process = start(toml, store)
         deadline = time.monotonic() + 200
         while not list(store.glob(pattern)) and process.poll() is None:
             assert time.monotonic() < deadline, "the run did not come so far"

@@ -56,6 +56,8 @@ num_epochs = 2
 num_trials = 2
 batch_size = 32
 """
+ONE_ACTOR = "embed.num_actors=1"
+"""Where nothing depends on how many there are: each takes seconds to start."""
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,7 @@ def cluster(objects: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def undisturbed(ray_session: None, toml: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     store = str(tmp_path_factory.mktemp("undisturbed") / "runs")
-    result = bm.run(bm.load(toml), store=store)
+    result = bm.run(bm.load(toml, [ONE_ACTOR]), store=store)
     assert not result.failed
     return store
 
@@ -355,6 +357,7 @@ def test_a_run_that_loses_the_head_ends_in_one_line_and_goes_on_elsewhere(
     gate = cluster.hold("/embed/", "part-", passes=1)
     run = cluster.call(
         *("run", frozen, "--address", cluster.machines.address, "--store", store, "--json"),
+        *("--set", ONE_ACTOR),
         **{RAY_PATIENCE: "10"},
     )
     gate.await_held(run)
@@ -370,7 +373,7 @@ def test_a_run_that_loses_the_head_ends_in_one_line_and_goes_on_elsewhere(
     assert Store(store).sizes("leases") == {}
 
     # Another cluster: that of this process.
-    assert not bm.run(bm.load(frozen), store=store).failed
+    assert not bm.run(bm.load(frozen, [ONE_ACTOR]), store=store).failed
     assert before.items() <= manifests(store).items()
     assert read_results(frozen, store) == read_results(frozen, undisturbed)
     assert read_incidents(frozen, store)["embed"]["part_found"] >= 1

@@ -119,55 +119,74 @@ def test_fine_tuned_cells_are_scored(trained):
     assert set(scores["method"]) == {"finetune"}
 
 
+@pytest.fixture(scope="module")
+def killed(open_small_session, new_store, tmp_path_factory):
+    """One run of a network whose process dies once, in the second epoch, and of the same calm."""
+    folder = tmp_path_factory.mktemp("killed")
+    dying, calm = (
+        toy(name, partial(build_suicidal, str(folder / name), 25)) for name in ("dying", "calm")
+    )
+    # With the flag raised already it never dies.
+    (folder / "calm").write_text("")
+    table = {**RECIPE, "backbones": ["dying", "calm"]}
+    context = open_small_session(store=new_store(), backbones=[dying, calm], finetune=table)
+    assert {name: item.status for name, item in _run(context).items()} == {
+        "dying": "complete",
+        "calm": "complete",
+    }
+    assert (folder / "dying").exists()
+    return context, dying, calm
+
+
 @pytest.mark.slow
-def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_result(
-    opened, new_store, tmp_path
-):
+def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_result(killed):
     """A process that dies once, in the second epoch, costs at most its current epoch."""
-    flag = tmp_path / "died"
-    dying = toy("dying", partial(build_suicidal, str(flag), 25))
-    # The same network with the flag raised already: it never dies.
-    context = opened([dying], store=new_store())
-    assert _run(context)["dying"].status == "complete"
-    assert flag.exists()
+    context, dying, calm = killed
     assert context.finetuned(dying, 0).manifest()["incidents"] == [
         {"kind": "trial_repeated", "count": 1, "detail": "its process died"}
     ]
-    calm = opened([dying], store=new_store())
-    assert _run(calm)["dying"].status == "complete"
-    assert _predictions(context, dying).equals(_predictions(calm, dying))
+    assert _predictions(context, dying).equals(_predictions(context, calm))
     curves = [
-        item.finetuned(dying, 0)
+        context.finetuned(item, 0)
         .read_table(names=["curve.parquet"])
         .drop(["seconds", "train_seconds"])
-        for item in (context, calm)
+        for item in (dying, calm)
     ]
     assert curves[0].equals(curves[1])
 
 
-@pytest.mark.slow
-def test_two_workers_score_as_one_and_survive_a_kill(opened, new_store, tmp_path):
-    flag = tmp_path / "died"
-    backbone = toy("pair", partial(build_suicidal, str(flag), 13))
-    pair = opened([backbone], store=new_store(), num_workers=2)
-    assert _run(pair)["pair"].status == "complete"
+@pytest.fixture(scope="module")
+def pairs(open_small_session, new_store, tmp_path_factory):
+    """One run with two workers of a network that kills one of them, and of one that fails."""
+    flag = tmp_path_factory.mktemp("pairs") / "died"
+    pair = toy("pair", partial(build_suicidal, str(flag), 13))
+    broken = toy("nan pair", build_nan_gradients)
+    table = {**RECIPE, "backbones": ["pair", "nan pair"], "num_workers": 2}
+    context = open_small_session(store=new_store(), backbones=[pair, broken], finetune=table)
+    cells = _run(context)
     assert flag.exists()
-    one = opened([backbone], store=new_store(), num_workers=1)
-    assert _run(one)["pair"].status == "complete"
-    (incident,) = pair.finetuned(backbone, 0).manifest()["incidents"]
+    return context, pair, cells
+
+
+@pytest.mark.slow
+def test_two_workers_score_as_one_and_survive_a_kill(killed, pairs):
+    context, pair, cells = pairs
+    assert cells["pair"].status == "complete"
+    (incident,) = context.finetuned(pair, 0).manifest()["incidents"]
     assert incident == {"kind": "process_restarted", "count": 1, "detail": ""}
-    assert len(pair.finetuned(backbone, 0).files("part-")) == 2
-    tables = [vectors_array(_predictions(item, backbone)["y_score"]) for item in (pair, one)]
+    assert len(context.finetuned(pair, 0).files("part-")) == 2
+    # The same network, trained by one worker.
+    one, _, calm = killed
+    predictions = _predictions(context, pair), _predictions(one, calm)
+    tables = [vectors_array(item["y_score"]) for item in predictions]
     np.testing.assert_allclose(tables[0], tables[1], atol=2e-3)
 
 
 @pytest.mark.slow
-def test_an_error_of_one_of_two_workers_ends_its_cell_without_a_hang(opened):
-    backbone = toy("nan pair", build_nan_gradients)
-    context = opened([backbone], num_workers=2, num_epochs=1)
-    cell = _run(context)["nan pair"]
-    assert cell.status == "failed"
-    assert "the loss became nan in epoch 1" in cell.reason
+def test_an_error_of_one_of_two_workers_ends_its_cell_without_a_hang(pairs):
+    _, _, cells = pairs
+    assert cells["nan pair"].status == "failed"
+    assert "the loss became nan in epoch 1" in cells["nan pair"].reason
 
 
 @pytest.mark.slow

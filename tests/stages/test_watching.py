@@ -74,10 +74,10 @@ def test_only_what_has_begun_is_read_again(context: Context) -> None:
 
     context.store.asked.clear()
     assert watcher.look() == view
-    # One listing of each stage that is not complete and of the leases; of the cells, two
-    # questions for each of those that have begun, and the reason of the one that failed.
+    # One listing of each stage that is not complete and of the leases; of the cells, one
+    # listing of each of those that have begun, and the reason of the one that failed.
     assert context.store.asked == {
-        **{"embed": 1, "tune": 1 + 2 * 2 + 1, "evaluate": 1, "report": 1, "leases": 1}
+        **{"embed": 1, "tune": 1 + 2 + 1, "evaluate": 1, "report": 1, "leases": 1}
     }
 
 
@@ -203,9 +203,21 @@ def read_until(descriptor: int, text: str) -> str:
 def test_a_run_that_logs_json_is_watched_from_another_process_to_its_end(
     ray_session: None, experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Its file is edited while it goes on, which changes the next run alone."""
     from benchmark.cli.commands import invoke
 
-    few = ("--set", "tune.num_trials=1", "--set", "evaluate.num_resamples=20")
+    runs, before = experiment.parent / "runs", experiment.read_text()
+    settings = ("tune.num_trials=1", "evaluate.num_resamples=20", "embed.num_actors=1")
+    few = [word for setting in settings for word in ("--set", setting)]
+    edited = threading.Event()
+
+    def edit() -> None:
+        # Once the run has begun to write, and long before its end.
+        while not list(runs.glob("patches/*/*")):
+            time.sleep(0.01)
+        experiment.write_text(before.replace("majority", "mlp").replace("patch_size = 16", "x = "))
+        edited.set()
+
     watching = subprocess.Popen(
         command(experiment, "--json", *few),
         cwd=ROOT,
@@ -221,8 +233,9 @@ def test_a_run_that_logs_json_is_watched_from_another_process_to_its_end(
         while not any(line.startswith("report: 0 of 1") for line in told):
             assert time.monotonic() < deadline and watching.poll() is None, told
             time.sleep(0.05)
-        store = ("--store", str(experiment.parent / "runs"))
-        code = invoke(["run", str(experiment), *store, "--log-format", "json", *few])
+        threading.Thread(target=edit, daemon=True).start()
+        run = ["run", str(experiment), "--store", str(runs), *few]
+        code = invoke([*run, "--log-format", "json"])
         captured = capsys.readouterr()
         assert code == 0, captured.err
         lines.join(timeout=TIMEOUT_S)
@@ -244,6 +257,16 @@ def test_a_run_that_logs_json_is_watched_from_another_process_to_its_end(
         *("patches", "embed", "tune", "evaluate", "report")
     ]
     assert "is the bottleneck" in table
+
+    assert edited.is_set()
+    methods = {cell["method"] for cell in document["cells"] if cell["stage"] == "tune"}
+    assert methods == {"knn", "majority"}
+    assert captured.err.count(f"{experiment} has changed since this run began") == 1
+    (copy,) = (runs / "experiments").iterdir()
+    assert copy.read_text() == before + "".join(f"# --set {item}\n" for item in settings)
+    experiment.write_text(before)
+    assert invoke([*run, "--json"]) == 0
+    assert "has changed" not in capsys.readouterr().err
 
 
 def check_log(text: str) -> None:
