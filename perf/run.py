@@ -12,6 +12,7 @@ SCRIPTS = (
     "pca",
     "tune",
     "finetune",
+    "evaluate",
     "memory",
     "fixed_costs",
     "scaling",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import CellError
 from benchmark.specs import Fitted
 from benchmark.store.artefacts import Artefact
+from benchmark.store.damage import MISSING
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,7 @@ def read_fitted(artefact: Artefact) -> dict[str, torch.Tensor]:
             artefact.read_verified(FITTED)
         return load_file(artefact.file(FITTED))
     except FileNotFoundError:
-        raise artefact.damage_of(FITTED, "it is missing") from None
+        raise artefact.damage_of(FITTED, MISSING) from None
     except SafetensorError as error:
         raise artefact.damage_of(FITTED, error) from None
 
@@ -79,6 +80,6 @@ def read_facts(artefact: Artefact) -> dict[str, Any]:
         header = json.loads(artefact.store.attempt(artefact.folder, "read", read))
         return dict(json.loads(header["__metadata__"]["facts"]))
     except FileNotFoundError:
-        raise artefact.damage_of(FITTED, "it is missing") from None
+        raise artefact.damage_of(FITTED, MISSING) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise artefact.damage_of(FITTED, error) from None

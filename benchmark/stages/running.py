@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.experiment.context import Context
 from benchmark.stages import STAGES
-from benchmark.store.damage import REMOVED
+from benchmark.store.damage import AGAIN
 
 if TYPE_CHECKING:
     from benchmark.stages.base import Stage, StageResult
@@ -41,7 +41,7 @@ def run_stages(context: Context) -> list[StageResult]:
     for _ in range(NUM_PASSES - 1):
         results = _run_once(context, stages)
         cells = [cell for result in results for cell in result.cells]
-        if not any(cell.status == "failed" and REMOVED in cell.reason for cell in cells):
+        if not any(cell.status == "failed" and AGAIN in cell.reason for cell in cells):
             return results
         context.progress.message("damaged files were removed: running their stages again")
         context.failures.clear()

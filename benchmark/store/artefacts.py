@@ -18,7 +18,7 @@ import pyarrow.fs as pafs
 
 from benchmark.errors import CellError
 from benchmark.store.checksums import SEAL, checksum, is_broken, seal
-from benchmark.store.damage import DamageError, check_parquet, compare_sizes
+from benchmark.store.damage import MISSING, DamageError, check_parquet, compare_sizes
 from benchmark.store.files import Files
 from benchmark.store.folders import Folder
 
@@ -167,7 +167,7 @@ class Artefact(Folder):
             wanted = self.manifest().get("files", names)
             for name in wanted:
                 if name.startswith(prefix) and name not in found:
-                    raise self.damage_of(name, "it is missing")
+                    raise self.damage_of(name, MISSING)
         return names
 
     def read_verified(self, name: str) -> bytes:
@@ -229,7 +229,7 @@ class Artefact(Folder):
         sizes = self.store.sizes(self.folder)
         for name in needs:
             if name not in sizes:
-                raise self.damage_of(name, "it is missing")
+                raise self.damage_of(name, MISSING)
         sizes = {key: size for key, size in sizes.items() if key not in UNLISTED}
         found: dict[str, str] = {}
         for name, size in sizes.items():

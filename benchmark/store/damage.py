@@ -20,8 +20,9 @@ T = TypeVar("T")
 LONGEST_CAUSE = 200
 
 
-REMOVED = "it was removed, and is computed again"
-"""What the message of a damaged file says in a run; ``run`` then goes through its stages again."""
+AGAIN = "it is computed again"
+"""What the message of a damaged file says in a run, which then goes through its stages again."""
+MISSING = "it is missing"
 
 
 class DamageError(CellError):
@@ -41,14 +42,16 @@ def handle_damage(store: Files, path: str, cause: object) -> DamageError:
     """
     text = re.sub(r"^Could not open Parquet input source '.*?': ", "", str(cause))
     found = first_line(text, limit=LONGEST_CAUSE)
-    advice = "delete this file and run again"
-    if store.discards_damage:
+    what, advice = f"is damaged ({found})", "delete this file and run again"
+    if found == MISSING:
+        what, advice = "is missing", AGAIN if store.discards_damage else "run again"
+    elif store.discards_damage:
         try:
             store.delete(path)
-            advice = REMOVED
+            advice = f"it was removed, and {AGAIN}"
         except CellError as error:
             advice = f"it cannot be removed ({first_line(error, limit=LONGEST_CAUSE)})"
-    damage = DamageError(f"{join(store.uri, path)} is damaged ({found}): {advice}")
+    damage = DamageError(f"{join(store.uri, path)} {what}: {advice}")
     damage.found = found
     return damage
 

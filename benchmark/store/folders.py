@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from benchmark.store.checksums import checksum
-from benchmark.store.damage import DamageError, decode_parquet, handle_damage
+from benchmark.store.damage import MISSING, DamageError, decode_parquet, handle_damage
 from benchmark.store.files import Files
 from benchmark.store.filesystems import join
 
@@ -161,7 +161,7 @@ class Folder:
             tables = [self._decode(name, read) for name in found]
         except FileNotFoundError:
             gone = next((name for name in found if not self.has(name)), found[0])
-            raise self.damage_of(gone, "it is missing") from None
+            raise self.damage_of(gone, MISSING) from None
         table = pa.concat_tables(tables)
         if "patch_id" in table.column_names and not _is_sorted(table["patch_id"]):
             table = table.sort_by("patch_id")

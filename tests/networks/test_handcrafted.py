@@ -221,5 +221,5 @@ def test_the_state_goes_through_a_file_of_the_artefact(tmp_path: Path) -> None:
             read(artefact)
     artefact.delete(FITTED)
     for read in (read_fitted, read_facts):
-        with pytest.raises(CellError, match=r"holds no fitted.safetensors: delete it and run"):
+        with pytest.raises(CellError, match=r"fitted.safetensors is missing: run again"):
             read(artefact)

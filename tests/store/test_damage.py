@@ -23,7 +23,7 @@ from benchmark.errors import CellError, UsageError
 from benchmark.store import retries
 from benchmark.store.artefacts import FAILURE, MANIFEST, PLAN, Artefact, Store
 from benchmark.store.checksums import checksum
-from benchmark.store.damage import REMOVED
+from benchmark.store.damage import AGAIN
 from tests.object_store import KEYS, ObjectStore, serve_objects
 
 FINGERPRINT = "0123456789abcdef"
@@ -143,8 +143,8 @@ def test_a_damaged_record_of_a_failure_is_still_a_failure(artefact: Artefact) ->
 
 def test_a_missing_part_is_named(artefact: Artefact) -> None:
     Path(artefact.file(PART)).unlink()
-    one_line(lambda: artefact.read_table(names=[PART]), rf"{PART} is damaged \(it is missing\): ")
-    one_line(artefact.read_table, rf"{PART} is damaged \(it is missing\): ")
+    one_line(lambda: artefact.read_table(names=[PART]), f"{PART} is missing: run again$")
+    one_line(artefact.read_table, f"{PART} is missing: run again$")
     artefact.delete(MANIFEST)
     one_line(artefact.read_table, r"part-\* is damaged \(there is no such file\): ")
 
@@ -203,7 +203,7 @@ def test_a_damaged_part_that_is_found_is_not_committed(artefact: Artefact) -> No
 
 def test_an_artefact_whose_files_were_removed_is_not_committed(artefact: Artefact) -> None:
     shutil.rmtree(artefact.store.root)
-    one_line(lambda: artefact.commit({}, needs=(PART,)), f"{PART} is damaged .it is missing.")
+    one_line(lambda: artefact.commit({}, needs=(PART,)), f"{PART} is missing: run again$")
     assert not artefact.is_complete
 
 
@@ -211,7 +211,7 @@ def test_in_a_run_a_damaged_file_is_removed(artefact: Artefact) -> None:
     artefact.store.discards_damage = True
     path = Path(artefact.file(PART))
     path.write_bytes(flip(path.read_bytes()))
-    one_line(artefact.read_table, f"is damaged .*: {REMOVED}$")
+    one_line(artefact.read_table, f"is damaged .*: it was removed, and {AGAIN}$")
     assert not path.exists()
     assert artefact.status() == ("missing", f"damaged: {PART} is missing: run again")
 
@@ -394,7 +394,7 @@ def test_a_store_that_is_removed_in_the_middle_is_one_line(artefact: Artefact) -
     shutil.rmtree(artefact.store.root)
     assert artefact.status() == ("missing", "")
     one_line(artefact.read_table, r"part-\* is damaged \(there is no such file\)")
-    one_line(lambda: artefact.read_table(names=[PART]), f"{PART} is damaged \\(it is missing")
+    one_line(lambda: artefact.read_table(names=[PART]), f"{PART} is missing: run again$")
     artefact.begin({"plan": 1})
     artefact.write_table(PART, TABLE)
     assert json.loads(Path(artefact.file(PLAN)).read_text()) == {"plan": 1}

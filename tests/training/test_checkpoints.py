@@ -137,7 +137,7 @@ def test_a_torn_file_is_named_and_changes_nothing(artefact: Artefact, share: flo
     before = states(other)
     with pytest.raises(CellError, match=r"finetune/toy-0/last\.safetensors is damaged"):
         read_checkpoint(artefact, NAME, other, again)
-    with pytest.raises(CellError, match=r"last\.safetensors is damaged or not a safetensors file"):
+    with pytest.raises(CellError, match=r"last\.safetensors is damaged .Error while des"):
         read_weights(artefact, NAME)
     assert is_same(states(other), before)
     assert not again.state_dict()["state"]
