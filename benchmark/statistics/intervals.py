@@ -21,6 +21,12 @@ NUM_STEPS = 60
 """Bisections of the multiplier on a logarithmic scale: its relative error ends below 1e-13."""
 
 
+PRIOR_WEIGHT = 0.05
+PRIOR_WITHIN, PRIOR_BETWEEN = 0.5, 0.15
+"""Correlations within and between classes of a scene that a test set of few errors is taken to
+have: all right everywhere, it cannot show them. The weight is in patches' variance times scenes, so
+that they matter where errors are rare and scenes few."""
+
 FEW = 3.0
 """Right (or wrong) patches up to which a Poisson count bounds the interval."""
 
@@ -190,24 +196,35 @@ def _shared_variance(residual: Array, spread: Array, total: Array, n: Array) -> 
         total: (S, K) patches.
         n: (K,) patches.
     """
+    num_scenes = len(total)
+    if num_scenes < 2 or total.shape[1] < 2:
+        return 0.0
     deviation = np.sqrt(spread)
     with np.errstate(divide="ignore", invalid="ignore"):
         standard = np.where(deviation > 0, residual * n / deviation, 0.0)
     counted = np.where(deviation > 0, total, 0.0)
     products = (standard.sum(axis=1) ** 2 - (standard**2).sum(axis=1)).sum()
     pairs = (counted.sum(axis=1) ** 2 - (counted**2).sum(axis=1)).sum()
-    if pairs <= 0.0 or len(total) < 2:
-        return 0.0
-    correlation = float(np.clip(products / pairs * len(total) / (len(total) - 1), 0.0, 1.0))
-    scaled = total * deviation / n
+    found = products / pairs * num_scenes / (num_scenes - 1) if pairs > 0.0 else 0.0
+    information = (num_scenes - 1) * float(spread.mean())
+    correlation = _shrunk(found * information, information, PRIOR_BETWEEN)
+    # One patch more, half right: a class that is all right shares the fate of its scenes as well.
+    smooth = np.sqrt((spread * n + 0.25) / (n + 1.0))
+    scaled = total * smooth / n
     return correlation * float((scaled.sum(axis=1) ** 2 - (scaled**2).sum(axis=1)).sum())
+
+
+def _shrunk(moment: float, information: float, prior: float) -> float:
+    """Return a correlation, moved towards a prior one where there is little information."""
+    value = (moment + PRIOR_WEIGHT * prior) / (information + PRIOR_WEIGHT)
+    return float(np.clip(value, 0.0, 1.0))
 
 
 def pooled_correlation(right: Array, total: Array) -> float:
     """Return the intra-scene correlation of being right, pooled over classes: 0...1.
 
     Between- and within-scene variance of each class come from the analysis of variance, weighted by
-    patches. A class in one scene, or with one patch in each, tells nothing; 0 if none does.
+    scenes, with a weak prior. A class in one scene, or with one patch in each, tells nothing.
 
     Args:
         right: (S, K) right patches of each scene and class.
@@ -217,7 +234,7 @@ def pooled_correlation(right: Array, total: Array) -> float:
     num_scenes = (total > 0).sum(axis=0)
     usable = (num_scenes > 1) & (n > num_scenes)
     if not usable.any():
-        return 0.0
+        return PRIOR_WITHIN
     x, t, n, s = right[:, usable], total[:, usable], n[usable], num_scenes[usable]
     safe = np.where(t > 0, t, 1.0)
     p = x.sum(axis=0) / n
@@ -225,7 +242,6 @@ def pooled_correlation(right: Array, total: Array) -> float:
     between = (t * (x / safe - p) ** 2).sum(axis=0) / (s - 1)
     size = (n - (t * t).sum(axis=0) / n) / (s - 1)
     of_scenes = (between - within) / size
-    all_of_it = (n * (of_scenes + within)).sum()
-    if all_of_it <= 0.0:
-        return 0.0
-    return float(np.clip((n * of_scenes).sum() / all_of_it, 0.0, 1.0))
+    moment = float(((s - 1) * of_scenes).sum())
+    information = float(((s - 1) * np.maximum(of_scenes + within, 0.0)).sum())
+    return _shrunk(moment, information, PRIOR_WITHIN)

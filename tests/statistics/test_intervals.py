@@ -108,15 +108,24 @@ def test_scenes_of_one_patch_each_are_patches() -> None:
     total = np.zeros((60, 2))
     total[np.arange(60), np.arange(60) % 2] = 1
     right = total * (rng.random((60, 1)) < 0.7)
-    assert pooled_correlation(right, total) == 0.0
     assert effective_sizes(right, total) == pytest.approx([30, 30], rel=0.1)
 
 
 def test_scenes_that_are_right_or_wrong_as_a_whole_count_as_one_patch() -> None:
     total = np.full((20, 1), 50.0)
     right = total * (np.arange(20) % 3 > 0)[:, None]
-    assert pooled_correlation(right, total) == pytest.approx(1.0, abs=0.02)
+    assert pooled_correlation(right, total) == pytest.approx(1.0, abs=0.05)
     assert effective_sizes(right, total)[0] == pytest.approx(20, rel=0.12)
+
+
+def test_where_nothing_is_wrong_scenes_are_not_taken_for_independent_patches() -> None:
+    """Few errors cannot show that they come in scenes; many patches of many scenes can."""
+    total = np.full((6, 1), 50.0)
+    assert effective_sizes(total, total)[0] == pytest.approx(300 / (1 + 0.5 * 49))
+    rng = np.random.default_rng(0)
+    many = np.full((100, 1), 50.0)
+    right = rng.binomial(50, 0.8, (100, 1)).astype(float)
+    assert effective_sizes(right, many)[0] > 0.7 * many.sum()
 
 
 def test_effective_sizes_are_at_most_the_patches() -> None:
