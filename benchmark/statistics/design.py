@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,8 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-FEW_SCENES = 6
-"""With fewer, no flip test reaches 5 %: the most extreme of all flips has a chance of 2 / 2^5."""
 FEW_PATCHES = 10
 """Test patches of a class below which its recall is marked."""
 
@@ -64,12 +63,23 @@ class Design:
         return np.bincount(self.unit, self.weights, self.num_units).astype(np.float64)
 
 
-def find_design(y_true: ArrayLike, scenes: Sequence[Any] | NDArray[Any] | None) -> Design:
+def least_units(alpha: float) -> int:
+    """Return the fewest units with which a flip test can reject: six at 5 %.
+
+    The most extreme of all flips of U units has a chance of 2 / 2^U.
+    """
+    return math.ceil(1.0 - math.log2(alpha))
+
+
+def find_design(
+    y_true: ArrayLike, scenes: Sequence[Any] | NDArray[Any] | None, *, alpha: float = 0.05
+) -> Design:
     """Return the design of a split: its scenes if there are several, otherwise its patches.
 
     Args:
         y_true: (N,) labels.
         scenes: (N,) scene of each patch, None or NaN if unknown; None: no scenes.
+        alpha: level of the tests, for the reason.
 
     Raises:
         ValueError: there is no patch, or ``scenes`` has another length.
@@ -92,8 +102,8 @@ def find_design(y_true: ArrayLike, scenes: Sequence[Any] | NDArray[Any] | None) 
     reason = (
         f"Intervals and tests take the {len(unique)} scenes for independent, not their patches."
     )
-    if len(unique) < FEW_SCENES:
-        reason += f" With fewer than {FEW_SCENES} scenes no difference can be shown to be real."
+    if len(unique) < (least := least_units(alpha)):
+        reason += f" With fewer than {least} scenes no difference can be shown to be real."
     return Design("scene", reason, labels, unit, len(unique), weights)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.statistics.design import least_units
 from benchmark.statistics.intervals import Interval
 
 Array = NDArray[np.float64]
@@ -129,7 +130,7 @@ def _conclude(
             # The later ones are tested at the level of the first that is not rejected.
             critical[order[place:]] = np.maximum(limit[place], observed[order[place:]])
             break
-    is_too_little = 2.0 ** (1 - len(contributions)) > alpha
+    is_too_little = len(contributions) < least_units(alpha)
     # A few units that differ among many cannot reject either, but bound the difference.
     reachable = np.abs(contributions).sum(axis=0) / _scale(contributions)
     critical = np.where(critical < reachable, critical, stats.norm.isf(alpha / 2.0))

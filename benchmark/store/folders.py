@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,15 +21,15 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder:
+class Folder(ABC):
     """The files of one folder of a store. It can be pickled, and workers write through it."""
 
     store: Files
 
     @property
+    @abstractmethod
     def folder(self) -> str:
         """The folder, relative to the store's root."""
-        raise NotImplementedError
 
     @property
     def path(self) -> str:

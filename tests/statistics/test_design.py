@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmark.statistics.design import find_design, rare_classes
+from benchmark.statistics.design import find_design, least_units, rare_classes
 from benchmark.statistics.selection import missing_patches, optimism
 
 
@@ -109,3 +109,15 @@ def test_the_missing_patches_are_those_of_the_rarest_class_and_suffice() -> None
         alpha=0.05,
     )
     assert enough.num_patches == 0
+
+
+def test_report_and_test_agree_on_how_few_scenes_are_too_few() -> None:
+    from benchmark.statistics.flips import flip_table
+
+    for alpha, least in ((0.05, 6), (0.1, 5), (0.01, 8), (0.125, 4)):
+        assert least_units(alpha) == least
+        for num in (least - 1, least):
+            design = find_design(np.arange(2 * num) % 2, np.arange(2 * num) % num, alpha=alpha)
+            found = flip_table(np.full((num, 1), 1 / num), np.full(num, 1 / num), alpha=alpha)
+            assert ("fewer than" in design.reason) == found.is_too_little == (num < least)
+            assert bool(found.is_detected[0]) == (num == least)

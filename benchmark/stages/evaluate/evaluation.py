@@ -22,7 +22,7 @@ from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.stages.evaluate.comparison import Group, compare, read_costs, unlike_devices
 from benchmark.statistics.counts import Statistics, summarise
-from benchmark.statistics.design import FEW_SCENES, Design, find_design, rare_classes
+from benchmark.statistics.design import Design, find_design, least_units, rare_classes
 from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, flip_ranking
 from benchmark.statistics.intervals import Interval
 from benchmark.statistics.scores import Uncertainty
@@ -130,6 +130,7 @@ class Evaluation:
     def __init__(self, context: Context) -> None:
         """Read the labels and scenes."""
         self._settings = context.experiment.evaluate
+        self._alpha = 1.0 - self._settings.confidence
         self._classes = context.source.classes
         self._metrics = context.metrics
         self._labels: dict[str, _Labels] = {}
@@ -143,7 +144,7 @@ class Evaluation:
             rows = frame[frame["split"] == split]
             y_true = rows["label"].to_numpy()
             self._labels[split] = _Labels(rows["patch_id"].to_numpy(), y_true)
-            self.designs[split] = find_design(y_true, rows["scene"].to_numpy())
+            self.designs[split] = find_design(y_true, rows["scene"].to_numpy(), alpha=self._alpha)
 
     def add(self, cell: Cell) -> None:
         """Score one cell's predictions on val and test.
@@ -272,7 +273,7 @@ class Evaluation:
             self._contributions,
             design.unit_weights,
             order[0],
-            alpha=1.0 - self._settings.confidence,
+            alpha=self._alpha,
             seed=self._settings.seed,
         )
         rows = []
@@ -347,11 +348,11 @@ class Evaluation:
             one.right,
             other.right,
             difference=RESOLVED,
-            alpha=1.0 - self._settings.confidence,
+            alpha=self._alpha,
         )
         points = f"a difference of {100 * RESOLVED:g} points between the first two rows"
-        if design.has_scenes and design.num_units < FEW_SCENES:
-            lacking = FEW_SCENES - design.num_units
+        lacking = least_units(self._alpha) - design.num_units
+        if design.has_scenes and lacking > 0:
             scenes = f"{lacking} more scene{'' if lacking == 1 else 's'}"
             return [f"Too little data to tell: at least {scenes} are needed for any verdict."]
         if not found.num_patches:
