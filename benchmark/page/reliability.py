@@ -28,7 +28,12 @@ def plot_reliability(rows: pd.DataFrame, *, title: str = "", caption: str = "") 
         )
         share = one["num_patches"] / one["num_patches"].sum()
         axes.scatter(
-            one["confidence"], one["accuracy"], s=18 + 160 * share, color=PALETTE[0], zorder=3
+            one["confidence"],
+            one["accuracy"],
+            s=18 + 160 * share,
+            color=PALETTE[0],
+            clip_on=False,
+            zorder=3,
         )
         axes.set_title(plain(method, 34), fontsize=9, color=INK)
         axes.set_xlabel("largest score", color=INK)
