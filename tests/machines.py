@@ -28,9 +28,11 @@ QUICK = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
     "health_check_failure_threshold": 3,
+    "timeout_ms_task_wait_for_death_info": 30_000,
 }
 """A machine that is gone, which refuses connections, is taken for dead after seconds; a slow one
-gets Ray's usual time."""
+gets Ray's usual time. Who called a dead actor waits for the cause, which takes longer than Ray's
+one second beside other load: it would be told of no cause."""
 
 LAZY = {
     "RAY_enable_worker_prestart": "0",

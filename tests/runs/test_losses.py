@@ -179,6 +179,13 @@ def read_incidents(toml: Path, store: str) -> dict[str, dict[str, int]]:
         return found
 
 
+def read_reasons(toml: Path, store: str, kind: str) -> list[str]:
+    """Return why each incident of a kind happened in the cells of a run."""
+    with api.open_context(bm.load(toml), store=store) as context:
+        found = [cell.artefact.manifest()["incidents"] for cell in context.prediction_cells()]
+    return [item["detail"] for items in found for item in items if item["kind"] == kind]
+
+
 def manifests(uri: str) -> dict[str, Any]:
     """Return when each manifest of a store was written, by its path."""
     import pyarrow.fs as pafs
@@ -258,6 +265,7 @@ def test_a_submitted_run_that_loses_a_machine_in_each_stage_and_its_driver(
     assert incidents["patches"]["task_repeated"] >= 1
     assert incidents["tune"]["trial_repeated"] == incidents["finetune"]["trial_repeated"] == 1
     assert incidents["tune"]["cell_taken_over"] == 1
+    assert read_reasons(toml, store, "trial_repeated") == ["its machine was lost"] * 2
     with api.open_context(bm.load(toml), store=store) as context:
         page = context.report().read_bytes("index.html").decode()
     assert "Recovered failures" in page
