@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from benchmark.cli.app import (
+    AddressOption,
+    DryRunOption,
+    ExperimentArg,
+    JsonOption,
+    LogFormatOption,
+    SetOption,
+    StoreOption,
+    app,
+)
 from benchmark.cli.printing import (
-    LOG_FORMAT_OPTION,
-    LOG_FORMAT_VARIABLE,
     LogFormat,
     complain,
     find_log_format,
@@ -38,47 +46,6 @@ if TYPE_CHECKING:
 
     from benchmark.config import Experiment
     from benchmark.experiment.cells import CellResult
-
-app = typer.Typer(
-    name="benchmark",
-    help="Which pretrained backbone for your patches, frozen or fine-tuned, and is the "
-    "difference real?",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-ExperimentArg = Annotated[
-    Path, typer.Argument(metavar="EXPERIMENT.toml", help="The experiment file.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: embed.batch_size=64."),
-]
-StoreOption = Annotated[
-    str | None, typer.Option(metavar="URI", help="Store of the artefacts: a folder or s3://...")
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option("--address", metavar="ADDRESS", help="A Ray cluster; default: this machine."),
-]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show the status of every cell; compute nothing.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-LogFormatOption = Annotated[
-    LogFormat,
-    typer.Option(
-        LOG_FORMAT_OPTION,
-        metavar="text|json",
-        envvar=LOG_FORMAT_VARIABLE,
-        help="json: each line of stderr is one JSON object.",
-    ),
-]
-"""Only checked by the parser: ``invoke`` applies it, so that errors of the parser are JSON, too."""
-
 
 HANG_UP = getattr(signal, "SIGHUP", signal.SIGTERM)
 """Windows has no such signal."""
