@@ -13,6 +13,11 @@ from safetensors.torch import load, save
 
 from benchmark.errors import CellError
 from benchmark.store.artefacts import Artefact
+from benchmark.store.checksums import checksum
+
+CHECKSUM = "xxh3"
+"""Where a checkpoint's checksum is in its metadata: it is read before its artefact is complete,
+when no manifest holds one."""
 
 
 @dataclass
@@ -55,7 +60,8 @@ def write_checkpoint(
     for index, entries in optimizer.state_dict()["state"].items():
         for key, value in entries.items():
             tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
-    _write(artefact, name, tensors, {"place": json.dumps(asdict(place))})
+    content = _serialise(tensors, {"place": json.dumps(asdict(place))})
+    artefact.write_bytes(name, _with_checksum(content))
 
 
 def read_checkpoint(
@@ -68,9 +74,13 @@ def read_checkpoint(
     """
     content = artefact.read_bytes(name)
     tensors = _read(artefact, name, content)
+    header, body = _split(content)
+    # Checkpoints of older versions contain no checksum.
+    wanted = header["__metadata__"].pop(CHECKSUM, None) if "__metadata__" in header else None
+    if wanted is not None and wanted != _checksum(header, body):
+        raise artefact.damage_of(name, "its checksum differs")
     try:
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        place = Place(**json.loads(metadata["__metadata__"]["place"]))
+        place = Place(**json.loads(header["__metadata__"]["place"]))
         weights = _below("model.", tensors)
         # Check before loading: torch copies the tensors that fit before it raises.
         _check_shapes(weights, model)
@@ -88,7 +98,7 @@ def read_checkpoint(
 
 def write_weights(artefact: Artefact, name: str, model: torch.nn.Module) -> None:
     """Write only the weights of a model."""
-    _write(artefact, name, model.state_dict(), {"format": "pt"})
+    artefact.write_bytes(name, _serialise(model.state_dict(), {"format": "pt"}))
 
 
 def read_weights(artefact: Artefact, name: str) -> dict[str, torch.Tensor]:
@@ -100,12 +110,30 @@ def read_weights(artefact: Artefact, name: str) -> dict[str, torch.Tensor]:
     return _read(artefact, name, artefact.read_verified(name))
 
 
-def _write(
-    artefact: Artefact, name: str, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
-) -> None:
+def _serialise(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
     # Copies, because tied weights share memory, which the format does not support.
     plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
-    artefact.write_bytes(name, save(plain, metadata=metadata))
+    return save(plain, metadata=metadata)
+
+
+def _with_checksum(content: bytes) -> bytes:
+    """Return a safetensors file with a checksum in its header."""
+    header, body = _split(content)
+    header["__metadata__"][CHECKSUM] = _checksum(header, body)
+    text = json.dumps(header).encode()
+    # The format aligns the tensors to 8 bytes.
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, body))
+
+
+def _split(content: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Return the header of a sound safetensors file, and its tensors."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), memoryview(content)[end:]
+
+
+def _checksum(header: Mapping[str, Any], body: memoryview) -> str:
+    return checksum(json.dumps(header, sort_keys=True).encode()) + checksum(body)
 
 
 def _read(artefact: Artefact, name: str, content: bytes) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -231,6 +232,59 @@ def processors() -> dict[str, Any]:
             size={"shortest_edge": 256}, image_mean=MEAN, image_std=STD
         ),
     }
+
+
+def nest_processor(folder: Path, **changes: Any) -> Path:
+    """Add the file of transformers 5 that holds an image processor beside others."""
+    content = json.loads((folder / "preprocessor_config.json").read_text())
+    nested = {"image_processor": {**content, **changes}, "processor_class": "CLIPProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    return folder
+
+
+def test_a_levit_of_a_large_side_is_refused_at_once(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "levit"))
+    transformers.LevitConfig(image_size=4000).save_pretrained(folder)
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"has image_size = 4000; set at most 512 px"):
+        resolve(folder)
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("keeps_plain", [True, False])
+def test_a_nested_processor_goes_first_like_in_transformers(
+    checkpoint: Callable[[str], Path], tmp_path: Path, keeps_plain: bool
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "vit"))
+    nest_processor(folder, image_mean=[0.1, 0.2, 0.3])
+    if not keeps_plain:
+        (folder / "preprocessor_config.json").unlink()
+    auto: Any = transformers.AutoImageProcessor
+    assert list(auto.from_pretrained(folder).image_mean) == [0.1, 0.2, 0.3]
+    assert resolve(folder).mean == (0.1, 0.2, 0.3)
+    (folder / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+    if keeps_plain:
+        assert resolve(folder).mean == resolve(checkpoint("vit")).mean
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_std": [0.0] * 3}, r"processor_config\.json has image_std = \[0\.0"),
+        ({"size": {"height": 10**6, "width": 10**6}}, r"processor_config\.json has size = "),
+    ],
+)
+def test_a_nested_processor_is_checked(
+    checkpoint: Callable[[str], Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "vit"))
+    with pytest.raises(UsageError, match=f" {message}"):
+        resolve(nest_processor(folder, **changes))
+    (folder / "processor_config.json").write_text('{"image_processor": [1]}')
+    with pytest.raises(UsageError, match=r"has image_processor = .* give a JSON object"):
+        resolve(folder)
 
 
 @pytest.mark.parametrize("name", processors())

@@ -143,6 +143,30 @@ def test_a_torn_file_is_named_and_changes_nothing(artefact: Artefact, share: flo
     assert not again.state_dict()["state"]
 
 
+@pytest.mark.parametrize("place", [-1, -40, -90])
+def test_a_flipped_bit_is_noticed(artefact: Artefact, place: int) -> None:
+    model, optimizer = build()
+    step(model, optimizer, 0)
+    write_checkpoint(artefact, NAME, model, optimizer, Place(epoch=1))
+    content = bytearray(artefact.read_bytes(NAME))
+    content[place] ^= 1
+    artefact.write_bytes(NAME, bytes(content))
+    other, again = build(seed=1)
+    before = states(other)
+    with pytest.raises(CellError, match=r"last\.safetensors is damaged .its checksum differs"):
+        read_checkpoint(artefact, NAME, other, again)
+    assert is_same(states(other), before)
+
+
+def test_a_flipped_place_is_noticed(artefact: Artefact) -> None:
+    write_checkpoint(artefact, NAME, *build(), Place(epoch=1, step=2))
+    content = artefact.read_bytes(NAME)
+    assert content.count(b'"step\\": 2') == 1
+    artefact.write_bytes(NAME, content.replace(b'"step\\": 2', b'"step\\": 3'))
+    with pytest.raises(CellError, match="its checksum differs"):
+        read_checkpoint(artefact, NAME, *build())
+
+
 def test_a_checkpoint_of_another_model_is_refused_and_changes_nothing(artefact: Artefact) -> None:
     write_checkpoint(artefact, NAME, *build(), Place(epoch=1))
     for model, optimizer in (build(5), deeper()):

@@ -26,6 +26,8 @@ from benchmark.fields import shown
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
+NESTED_PROCESSOR = "processor_config.json"
+"""Holds the image processor beside a tokenizer or others; transformers reads it first."""
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -161,6 +163,22 @@ class Checkpoint:
             raise UsageError(f"{self.what}: {path} cannot be read: {error.strerror}") from None
         return parse_object(data, f"{self.what}: {path}")
 
+    def read_processor(self) -> tuple[dict[str, Any] | None, str]:
+        """Return the configuration that transformers reads of the image processor, and its file.
+
+        The configuration is None if there is none.
+
+        Raises:
+            UsageError: a file is not a JSON object, or one that no checkpoint has.
+        """
+        plain = None if self.has(NESTED_PROCESSOR) else self.read_json(PROCESSOR)
+        if plain is None:
+            nested = self.read_json(NESTED_PROCESSOR) or {}
+            if "image_processor" in nested:
+                found = field(nested, "image_processor", f"{self.what}: its {NESTED_PROCESSOR}")
+                return dict(found), NESTED_PROCESSOR
+        return plain or self.read_json(PROCESSOR), PROCESSOR
+
     def weights(self) -> list[Path]:
         """Return the safetensors files: one, or all shards.
 
@@ -226,7 +244,7 @@ class Checkpoint:
     def folder(self) -> Path:
         """Return the folder on this node; fetches every file that loading needs."""
         config = self.need(CONFIG)
-        self.file(PROCESSOR)
+        self.read_processor()
         self.weights()
         self.code()
         return config.parent
@@ -241,8 +259,8 @@ class Checkpoint:
             return []
         named = [
             item
-            for name in (CONFIG, PROCESSOR)
-            for value in self._auto_map(name).values()
+            for document in (self.read_json(CONFIG), self.read_processor()[0])
+            for value in self._auto_map(document or {}).values()
             for item in (value if isinstance(value, list) else [value])
             if isinstance(item, str)
         ]
@@ -268,8 +286,8 @@ class Checkpoint:
             waiting += re.findall(r"^\s*from\s+\.(\w+)\s+import", text, re.M)
         return [found[name] for name in sorted(found)]
 
-    def _auto_map(self, name: str) -> Mapping[str, Any]:
-        return field(self.read_json(name) or {}, "auto_map", f"{self.what}: its {name}")
+    def _auto_map(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        return field(document, "auto_map", f"{self.what}: its configuration")
 
 
 def locate(name: str, *, where: str) -> Checkpoint:

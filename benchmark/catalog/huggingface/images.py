@@ -1,6 +1,6 @@
 """Preprocessing of a backbone, read from an image processor of transformers.
 
-Reads only ``preprocessor_config.json``, so that an experiment is checked without torch.
+Reads only its JSON, so that an experiment is checked without torch.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from benchmark.catalog.huggingface.files import PROCESSOR
 from benchmark.catalog.huggingface.sizes import MAX_SIDE
 from benchmark.errors import UsageError
 from benchmark.fields import shown
-
-_FILE = "preprocessor_config.json"
 
 _INTERPOLATIONS: Mapping[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 """By PIL's number; nearest and Lanczos are not implemented on the device."""
@@ -79,27 +78,28 @@ _OF_MODEL: Mapping[str, str] = {
 
 
 def read_preprocessing(
-    processor: Mapping[str, Any], model_type: str, *, what: str
+    processor: Mapping[str, Any], model_type: str, *, what: str, file: str = PROCESSOR
 ) -> Preprocessing:
-    """Translate ``preprocessor_config.json``.
+    """Translate the configuration of an image processor.
 
     Args:
         processor: the file's content.
         model_type: of ``config.json``; selects the processor if the file names none.
         what: prefix of error messages.
+        file: name of the file, for error messages.
 
     Raises:
         UsageError: the file has a setting that is not supported.
     """
+    where = f"{what}: {file}"
     # Null and an absent key mean the processor's default.
     processor = {key: value for key, value in processor.items() if value is not None}
-    _check_sizes(processor, what)
-    _check_flags(processor, what)
+    _check_sizes(processor, where)
+    _check_flags(processor, where)
     name = processor.get("image_processor_type", processor.get("feature_extractor_type", "None"))
     if not isinstance(name, str):
         raise UsageError(
-            f"{what}: {_FILE} has image_processor_type = {shown(name)}; name a class of "
-            "transformers"
+            f"{where} has image_processor_type = {shown(name)}; name a class of transformers"
         )
     for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
         name = name.removesuffix(ending)
@@ -109,10 +109,10 @@ def read_preprocessing(
     resample = processor.get("resample", rules.resample)
     if type(resample) is not int or resample not in _INTERPOLATIONS:
         raise UsageError(
-            f"{what}: {_FILE} has resample = {shown(resample)}; set 2 (bilinear) or 3 (bicubic)"
+            f"{where} has resample = {shown(resample)}; set 2 (bilinear) or 3 (bicubic)"
         )
-    image_size, resize_to = _sizes(processor, name, rules, what)
-    mean, std = _normalisation(processor, what)
+    image_size, resize_to = _sizes(processor, name, rules, where)
+    mean, std = _normalisation(processor, where)
     return Preprocessing(
         image_size, resize_to, _INTERPOLATIONS[resample], mean, std, name in _KNOWN
     )
@@ -143,48 +143,46 @@ def _is_number(value: Any, low: float, high: float) -> bool:
     return type(value) in (int, float) and low <= value <= high
 
 
-def _check_flags(processor: Mapping[str, Any], what: str) -> None:
+def _check_flags(processor: Mapping[str, Any], where: str) -> None:
     for key, value in processor.items():
         if key.startswith("do_") and not isinstance(value, bool):
-            raise UsageError(f"{what}: {_FILE} has {key} = {shown(value)}; set true or false")
+            raise UsageError(f"{where} has {key} = {shown(value)}; set true or false")
 
 
-def _check_sizes(processor: Mapping[str, Any], what: str) -> None:
+def _check_sizes(processor: Mapping[str, Any], where: str) -> None:
     """Refuse large sizes under any name: processors of other kinds pad to sizes of their own."""
     for key, value in processor.items():
         sides = value.values() if isinstance(value, Mapping) else [value]
         if "size" in key and any(isinstance(n, (int, float)) and n > MAX_SIDE for n in sides):
-            raise UsageError(
-                f"{what}: {_FILE} has {key} = {shown(value)}; set at most {MAX_SIDE:,} px"
-            )
+            raise UsageError(f"{where} has {key} = {shown(value)}; set at most {MAX_SIDE:,} px")
 
 
 def _sizes(
-    processor: Mapping[str, Any], name: str, rules: _Rules, what: str
+    processor: Mapping[str, Any], name: str, rules: _Rules, where: str
 ) -> tuple[int | None, int | None]:
     """Return the side of the input, and the side before the crop to it (None: no crop)."""
     size = None
     if processor.get("do_resize", True):
-        size = _side(processor.get("size"), what, "size")
+        size = _side(processor.get("size"), where, "size")
         if name == "ConvNext" and size < _WHOLE_FROM:
             share = processor.get("crop_pct", 224 / 256)
             if not _is_number(share, 0.1, 1.0):
                 raise UsageError(
-                    f"{what}: {_FILE} has crop_pct = {shown(share)}; set a number from 0.1 to 1"
+                    f"{where} has crop_pct = {shown(share)}; set a number from 0.1 to 1"
                 )
             return size, int(size / share)
     if not processor.get("do_center_crop", rules.crops):
         return size, None
-    crop = _side(processor.get("crop_size", 224), what, "crop_size")
+    crop = _side(processor.get("crop_size", 224), where, "crop_size")
     if size is None or crop > size:
         raise UsageError(
-            f"{what}: {_FILE} crops {crop} px from {size or 'any number of'} px; "
+            f"{where} crops {crop} px from {size or 'any number of'} px; "
             "set size to at least crop_size"
         )
     return crop, None if crop == size else size
 
 
-def _side(size: Any, what: str, key: str) -> int:
+def _side(size: Any, where: str, key: str) -> int:
     """Return the side in px of a size in any notation of transformers.
 
     Patches are square, so that the shortest edge equals the height.
@@ -196,20 +194,20 @@ def _side(size: Any, what: str, key: str) -> int:
         side = found[0] if found and all(item == found[0] for item in found) else None
     if type(side) is not int or side < 1:
         raise UsageError(
-            f"{what}: {_FILE} has no square {key} but {shown(size)}; set a number of px, equal "
+            f"{where} has no square {key} but {shown(size)}; set a number of px, equal "
             "height and width, or shortest_edge"
         )
     return side
 
 
 def _normalisation(
-    processor: Mapping[str, Any], what: str
+    processor: Mapping[str, Any], where: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation for pixels scaled to 0...1."""
     scale = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
     if not _is_number(scale, 1e-6, 1e3):
         raise UsageError(
-            f"{what}: {_FILE} has rescale_factor = {shown(scale)}; set a number above 0, as 1/255"
+            f"{where} has rescale_factor = {shown(scale)}; set a number above 0, as 1/255"
         )
     factor = 255.0 * scale
     if math.isclose(factor, 1.0, rel_tol=1e-6):
@@ -217,7 +215,7 @@ def _normalisation(
     if not processor.get("do_normalize", True):
         return (0.0,), (1.0 / factor,)
     mean, std = (_listed(processor.get(key)) for key in ("image_mean", "image_std"))
-    check_normalisation(mean, std, f"{what}: {_FILE}", ("image_mean", "image_std"))
+    check_normalisation(mean, std, where, ("image_mean", "image_std"))
     return tuple(value / factor for value in mean), tuple(value / factor for value in std)
 
 

@@ -18,6 +18,9 @@ TOWERS = frozenset({"clip", "siglip"})
 TOWER_PREFIX = "vision_model."
 """Prefix of the tensors of the vision model."""
 
+_MAX_LEVIT_SIDE = 512
+"""LeViT lists all pairs of positions in Python: hours for large images."""
+
 
 def has_classifier(checkpoint: Checkpoint) -> bool:
     """Return whether transformers has an image classifier for this kind of model."""
@@ -60,6 +63,11 @@ def load_config(checkpoint: Checkpoint) -> Any:
     names = getattr(config, "__dataclass_fields__", ())
     fields = {name: getattr(config, name, None) for name in names}
     check_totals(fields.items(), f"{checkpoint.what}: its {CONFIG}")
+    if config.model_type == "levit" and max(_listed(config.image_size)) > _MAX_LEVIT_SIDE:
+        raise UsageError(
+            f"{checkpoint.what}: its {CONFIG} has image_size = {shown(config.image_size)}; set at "
+            f"most {_MAX_LEVIT_SIDE} px"
+        )
     for name, value in fields.items():
         if name.endswith("_act") and isinstance(value, str) and value not in ACT2FN:
             raise UsageError(
@@ -67,6 +75,10 @@ def load_config(checkpoint: Checkpoint) -> Any:
                 "function of transformers, as 'gelu'"
             )
     return config
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def load_processor(checkpoint: Checkpoint) -> Any:

@@ -95,9 +95,9 @@ def resolve_huggingface(
     is_tower = config["model_type"] in TOWERS
     if is_tower:
         config = field(config, "vision_config", f"{checkpoint.what}: its {CONFIG}")
-    processor = checkpoint.read_json(PROCESSOR)
+    processor, file = checkpoint.read_processor()
     _check_processor(processor, model_type, checkpoint)
-    images = read_preprocessing(processor or {}, model_type, what=checkpoint.what)
+    images = read_preprocessing(processor or {}, model_type, what=checkpoint.what, file=file)
     headers = checkpoint.headers()
     if model_type in _COMPARED:
         check_sizes(config, headers, checkpoint.what)
