@@ -1,7 +1,8 @@
-"""Read regular files of bounded size: opening a pipe or a device could wait for ever."""
+"""Read regular files of bounded size (a pipe or a device could wait for ever); follow links."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -23,6 +24,25 @@ def read_regular(path: Path, *, most_bytes: int) -> bytes:
     if len(data) > most_bytes:
         raise ValueError(f"it is larger than {most_bytes / 2**20:g} MiB")
     return data
+
+
+def follow_links(path: Path) -> Path:
+    """Return an absolute path without links; what is missing is kept as it is.
+
+    Raises:
+        OSError: the links form a loop, or a name is too long for the file system.
+    """
+    try:
+        found = path.resolve()
+    except RuntimeError:
+        # So Python says it up to version 3.12; later ones return the loop.
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+    try:
+        found.stat()
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise OSError(error.errno, error.strerror) from None
+    return found
 
 
 def _refuse_irregular(mode: int) -> None:

@@ -1023,7 +1023,7 @@ def test_links_that_form_a_loop_are_one_line_or_one_problem(tmp_path: Path) -> N
     (problem,) = read_one(open_folder(config(root)), "a/loop.png").problems
     assert "cannot be opened: Too many levels of symbolic links" in problem.reason
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(UsageError, match=r"cannot be opened: .*loop"):
+    with pytest.raises(UsageError, match=r"cannot be opened: .*Too many levels"):
         open_folder(config(tmp_path / "loop"))
 
 

@@ -1,6 +1,7 @@
 """The writer of synthetic scenes: its layout as torchgeo reads it, and its determinism."""
 
 import hashlib
+import inspect
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from torchgeo.datasets import ChesapeakeCVPR
 
 from benchmark.catalog.chesapeake.index import CLASSES, count_classes
 from benchmark.catalog.chesapeake.scenes import open_chesapeake
@@ -38,15 +40,12 @@ def config(root: Path, **settings: object) -> DatasetConfig:
 
 
 def test_torchgeo_opens_every_split(scenes_dir: Path) -> None:
-    from torchgeo.datasets import ChesapeakeCVPR
-
     for split in ChesapeakeCVPR.splits:
         assert len(ChesapeakeCVPR(str(scenes_dir), splits=[split])) == 1
     assert len(ChesapeakeCVPR(str(scenes_dir), splits=ChesapeakeCVPR.splits)) == 18
 
 
 def test_torchgeo_reads_every_layer_of_the_one_full_tile(scenes_dir: Path) -> None:
-    from torchgeo.datasets import ChesapeakeCVPR
     from torchgeo.samplers import GridGeoSampler
 
     layers = [layer for layer in ChesapeakeCVPR.valid_layers if "prior" not in layer]
@@ -56,11 +55,25 @@ def test_torchgeo_reads_every_layer_of_the_one_full_tile(scenes_dir: Path) -> No
     assert sample["mask"].shape[0] == 3
 
 
+def pixels_of(start: float, length: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels of a scene that torchgeo sampled along one axis, and where they lie.
+
+    Up to 0.9 it reads all pixels that the window touches; later, as many as the window is long,
+    beyond the scene, too.
+    """
+    places = np.arange(count)
+    if "boundless" in inspect.getsource(ChesapeakeCVPR.__getitem__):
+        pixels = np.floor(start + (places + 0.5) * length / count).astype(int)
+    else:
+        pixels = max(math.floor(start), 0) + places
+    is_inside = (pixels >= 0) & (pixels < SIZE)
+    return pixels[is_inside], places[is_inside]
+
+
 @pytest.mark.parametrize("split", ["wv-val", "ny-train"])
 def test_torchgeo_samples_the_same_pixels_and_labels(scenes_dir: Path, split: str) -> None:
     """A grid of torchgeo's samples, laid side by side, gives our patches and our labels."""
     import pyproj
-    from torchgeo.datasets import ChesapeakeCVPR
     from torchgeo.samplers import GridGeoSampler
 
     source = open_chesapeake(config(scenes_dir))
@@ -77,11 +90,11 @@ def test_torchgeo_samples_the_same_pixels_and_labels(scenes_dir: Path, split: st
         sample = data[query]
         (west, east), (south, north) = ((side.start, side.stop) for side in query[:2])
         xs, ys = to_scene([west, east, east, west], [north, north, south, south])
-        row = max(math.floor(top - max(ys)), 0)
-        col = max(math.floor(min(xs) - left), 0)
-        height, width = sample["mask"].shape
-        image[:, row : row + height, col : col + width] = sample["image"].numpy()
-        mask[row : row + height, col : col + width] = sample["mask"].numpy()
+        rows, sampled_rows = pixels_of(top - max(ys), max(ys) - min(ys), sample["mask"].shape[0])
+        cols, sampled_cols = pixels_of(min(xs) - left, max(xs) - min(xs), sample["mask"].shape[1])
+        here, there = np.ix_(rows, cols), np.ix_(sampled_rows, sampled_cols)
+        image[:, *here] = sample["image"].numpy()[:, *there]
+        mask[here] = sample["mask"].numpy()[there]
         num_samples += 1
     assert num_samples >= 9
     candidates = source.find(scene.name).candidates

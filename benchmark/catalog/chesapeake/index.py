@@ -12,7 +12,7 @@ from benchmark.config import DatasetConfig
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line, tidy
 from benchmark.fields import check_file_path, shown
 from benchmark.progress import LoggedProgress, Progress
-from benchmark.regular import read_regular
+from benchmark.regular import follow_links, read_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,7 +187,7 @@ def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
                     raise ValueError("is no text")
                 check_file_path(path)
                 leads_out = _leads_out(root, path)
-            except (OSError, RuntimeError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 raise UsageError(
                     f"{index}: feature {number}: path {shown(path)} {one_line(error, limit=200)}"
                 ) from None
@@ -216,7 +216,7 @@ def _leads_out(root: Path, path: str) -> bool:
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts:
         return True
-    return not (root / pure).resolve().is_relative_to(root.resolve())
+    return not follow_links(root / pure).is_relative_to(root.resolve())
 
 
 def _how_to_prepare(root: Path) -> str:

@@ -24,6 +24,7 @@ from benchmark.catalog.folder.splits import (
 )
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError, one_line
+from benchmark.regular import follow_links
 from benchmark.specs import Found, Images, Problem
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ def open_folder(config: DatasetConfig) -> FolderSource:
     where = f"[dataset] root = '{config.root}'"
     # Workers run in other directories, so the root must not stay relative.
     try:
-        root = Path(config.root).resolve()
-    except (OSError, RuntimeError) as error:
+        root = follow_links(Path(config.root))
+    except OSError as error:
         raise UsageError(f"{where}: cannot be opened: {one_line(error)}") from None
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -245,8 +246,8 @@ def _list_images(root: Path, where: str) -> _Listing:
 def _resolve(link: Path) -> Path:
     """Return the target of a link, or the link if it is one of a loop: nothing can read it."""
     try:
-        return link.resolve()
-    except (OSError, RuntimeError):
+        return follow_links(link)
+    except OSError:
         return link
 
 
