@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from benchmark.errors import UsageError, did_you_mean, tidy
+from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import (
     BackboneName,
     BackboneNames,
@@ -50,6 +50,7 @@ from benchmark.fields import (
     shown,
     tuple_of_array,
 )
+from benchmark.problems import describe_problem, options_place
 
 MAX_CELLS = 1_000_000
 """Backbones times heads times seeds; a dry run lists them all."""
@@ -67,8 +68,13 @@ class DatasetConfig(Section):
     """``[dataset]``: the patches to classify, and how they are sampled."""
 
     name: Name
+    """How the data are read: ``folder`` (images in one folder per class), or ``chesapeake`` or
+    ``synthetic`` (scenes with label rasters); see ``benchmark list datasets``."""
     root: PathText
+    """Folder of the data."""
     patch_size: Side = 128
+    """Side of a patch in px. Scenes are cut into windows of this side; an image of another size is
+    scaled until its shorter side fits, and its centre is kept."""
     purity: Share = 0.85
     """Smallest share of a window's pixels that one class must cover; nodata counts against it."""
     per_region: PatchCount | None = None
@@ -80,9 +86,13 @@ class DatasetConfig(Section):
     on_error: Literal["fail", "skip"] = "fail"
     """Action on an unreadable file: end the stage, or report, count and skip the file."""
     val_regions: Names = ("delaware",)
+    """Regions (states) whose patches are for validation, of scenes."""
     test_regions: Names = ("pennsylvania",)
+    """Regions (states) whose patches are for the test, of scenes; all others are for train."""
     val_fraction: Fraction = 0.2
+    """Share of the images for validation, if the data have no split."""
     test_fraction: Fraction = 0.2
+    """Share of the images for the test, if the data have no split."""
     bands: Names | None = None
     """Names of an image folder's bands, if its files do not define them."""
     value_range: tuple[PixelValue, PixelValue] | None = None
@@ -95,14 +105,14 @@ class BackboneOptions(Section):
     """``[backbone."NAME"]``: options of one backbone of the list."""
 
     image_size: Side | None = None
-    """Side in px to which whole patches are resized; None: as its weights were trained."""
+    """Side in px to which whole patches are resized; unset: as its weights were trained."""
     pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
     """Source of the embedding: mean over tokens or positions, class token, both concatenated
     (class token first), or the output of the model's own pooler."""
     layer: Layer = -1
     """Hidden layer, counted from the end; -1 is the last hidden state."""
     bands: Annotated[Names, Field(min_length=1)] | None = None
-    """Input bands, in order; None: the backbone's own."""
+    """Input bands, in order; unset: the backbone's own."""
     trust_remote_code: bool = False
     """Whether Python code from a checkpoint may run."""
 
@@ -119,7 +129,9 @@ class EmbedConfig(Section):
     """``[embed]``: computation of frozen embeddings."""
 
     batch_size: Count | Literal["auto"] = "auto"
+    """Patches per forward pass."""
     num_actors: Count | Literal["auto"] = "auto"
+    """Processes that embed."""
     num_gpus: Gpus | Literal["auto"] = "auto"
     """GPUs that one actor books, if the cluster has GPUs; 0.5 puts two actors on one GPU."""
     num_threads: Count | Literal["auto"] = "auto"
@@ -127,6 +139,7 @@ class EmbedConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 if the device supports it and embeddings stay close to float32."""
     channels_last: bool | Literal["auto"] = "auto"
+    """Whether channels are the last axis in memory, which is faster for some networks."""
     compile: bool | Literal["auto"] = "auto"
     """Whether ``torch.compile`` is used; ``auto``: if the number of patches is worth its cost."""
 
@@ -135,26 +148,32 @@ class TuneConfig(Section):
     """``[tune]``: search of heads on stored embeddings."""
 
     num_trials: Count = 10
+    """Configurations that Optuna tries for each head."""
     pruning: bool = True
-    """Stop MLP trials early unless they are in the best third (successive halving)."""
+    """Stop MLP trials early unless they are in the best third at that epoch (successive
+    halving)."""
     refit: Literal["train", "train+val"] = "train"
     """Rows on which the chosen head is fitted, the same for every method."""
     max_concurrent: Count | Literal["auto"] = "auto"
+    """Trials that run at once; ``auto``: one for each CPU that the stage may use."""
 
 
 class FinetuneConfig(Section):
     """``[finetune]``: end-to-end training of backbones; without the table none is trained."""
 
     backbones: BackboneNames | None = None
-    """Backbones of the experiment to train; None: all trainable ones outside the floor."""
+    """Backbones of the experiment to train; unset: all trainable ones outside the floor."""
     num_trials: Count = 1
     """Trials of Optuna; the first uses the settings below unchanged."""
     num_epochs: Count = 5
     """Largest number of epochs; a searched trial may have fewer."""
     mode: Literal["full", "linear_then_full", "last_blocks", "lora"] = "full"
+    """What is trained: all weights; the classification layer first, then all; the last
+    ``num_blocks`` blocks; or low-rank adapters of the linear layers (LoRA)."""
     num_blocks: Count = 1
     """Blocks trained in mode ``last_blocks``."""
     lora_rank: Count = 8
+    """Rank of the adapters in mode ``lora``."""
     batch_size: Count = 32
     """Patches per step, over all workers."""
     learning_rate: Fraction = 1e-3
@@ -162,23 +181,28 @@ class FinetuneConfig(Section):
     backbone_ratio: Share = 0.1
     """Learning rate of the backbone divided by that of the classification layer."""
     weight_decay: ShareOrZero = 0.01
+    """Weight decay of AdamW."""
     warmup: ShareOrZero = 0.1
     """Share of the steps during which the learning rate rises."""
     label_smoothing: ShareOrZero = 0.1
+    """Share of the target that is spread over all classes."""
     class_weight: Literal["none", "balanced"] = "balanced"
     """Weights of the loss; ``balanced`` is inverse to the class counts of train."""
     augmentation: Literal["none", "flips", "flips+color"] = "flips+color"
+    """Random changes of train patches: flips and quarter turns, and small ones of contrast and
+    colour."""
     clip_norm: Norm = 1.0
     """Largest norm of the gradient of a step."""
     patience: Count = 5
     """Epochs without a better val score after which training stops."""
     pruning: bool = True
-    """Stop trials early that are behind the others of their search."""
+    """Stop trials early unless they are in the best third at that epoch (successive halving)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 on GPUs that support it, float32 elsewhere."""
     ingest: Literal["auto", "memory", "stream"] = "auto"
     """``memory``: load train once; ``stream``: Ray Data reads it in every epoch."""
     num_workers: Count | Literal["auto"] = "auto"
+    """Processes that train one network together."""
     micro_batch: Count | Literal["auto"] = "auto"
     """Patches per forward pass of one worker; gradients are summed over a step."""
     max_failures: CountOrZero = 3
@@ -191,8 +215,11 @@ class EvaluateConfig(Section):
     """``[evaluate]``: metrics and intervals."""
 
     num_resamples: Count = 1000
+    """Random halves of the test set that estimate how much too high the leader's score is."""
     confidence: Fraction = 0.95
+    """Level of intervals; verdicts have the error rate 1 minus this level."""
     seed: NumpySeed = 0
+    """Seed of the draws of intervals and tests."""
 
 
 class ReportConfig(Section):
@@ -201,14 +228,16 @@ class ReportConfig(Section):
     num_examples: Count = 6
     """Example patches per class."""
     title: Title | None = None
+    """Title of the page; unset: the name of the experiment."""
 
 
 class StageLimit(Section):
-    """Upper limit of the resources that a stage books; None: the whole cluster."""
+    """Upper limit of the resources that a stage books; unset: the whole cluster."""
 
     num_cpus: Count | None = None
+    """CPUs that the stage may book at most."""
     num_gpus: CountOrZero | None = None
-    """0 keeps the stage on CPUs."""
+    """GPUs that the stage may book at most; 0 keeps it on CPUs."""
 
 
 class ResourcesConfig(Section):
@@ -231,7 +260,10 @@ class Experiment(Section):
     """One experiment file: the grid of backbones, heads and seeds on one data set."""
 
     name: FileName
+    """Name of the experiment in the store and on the page."""
     backbones: BackboneNames
+    """Networks and features to compare: names of ``benchmark list backbones``, or of a source:
+    ``hf:``, ``timm:`` or ``torchgeo:`` and the name of a model."""
     dataset: DatasetConfig
     heads: Annotated[Names, Field(min_length=1)] = (
         "logistic_regression",
@@ -239,8 +271,11 @@ class Experiment(Section):
         "knn",
         "majority",
     )
+    """Classifiers on embeddings: names of ``benchmark list heads``."""
     seeds: Seeds = (0,)
+    """One cell for each (0 to 4294967295): a seed changes search, initialisation and order."""
     store: PathText = "runs"
+    """Folder or URI (``s3://...``) where everything computed is kept."""
     backbone: Annotated[Mapping[BackboneName, BackboneOptions], Field(max_length=1000)] = {}
     """Options of backbones, by name."""
     embed: EmbedConfig = EmbedConfig()
@@ -302,7 +337,8 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
     try:
         experiment = Experiment.model_validate({**content, "path": where})
     except ValidationError as error:
-        raise UsageError(_first_problem(error, where)) from None
+        problem = describe_problem(error, where, root=Experiment, options=BackboneOptions)
+        raise UsageError(problem) from None
     for name in experiment.backbone:
         if name not in experiment.backbones:
             raise UsageError(
@@ -331,62 +367,3 @@ def _check_regions(dataset: DatasetConfig, where: str) -> None:
                 f"{where} [dataset]: region {shown(region, 100)} is in 'val_regions' = "
                 f"{shown(list(val))} and in 'test_regions' = {shown(list(test))}; keep it in one"
             )
-
-
-def options_place(name: str) -> str:
-    """Return the header of the table of a backbone's options in the file."""
-    return f'[backbone."{name}"]'
-
-
-def _first_problem(error: ValidationError, where: str) -> str:
-    problems = error.errors(include_url=False)
-    # An unknown key often explains a missing one: report it first.
-    problems.sort(key=lambda item: item["type"] != "extra_forbidden")
-    first = problems[0]
-    names = [tidy(part, 200) for part in first["loc"] if isinstance(part, str)]
-    num_names = len(names)
-    model: type[BaseModel] = Experiment
-    section = ""
-    if names[:1] == ["backbone"] and len(names) > 1:
-        if names[2:] == ["[key]"]:
-            return f"{where} [backbone]: name {shown(first['input'])}: {_plain(first['msg'])}"
-        model, section = BackboneOptions, options_place(names[1])[1:-1]
-        names = names[2:]
-    else:
-        while names and (inner := _table_of(model, names[0])):
-            model, section = inner, f"{section}.{names.pop(0)}".lstrip(".")
-    place = f"{where} [{section}]" if section else where
-    if not names and model is BackboneOptions:
-        return f"{place}: {_plain(first['msg'])}"
-    key = names[0] if names else section
-    depth = num_names - len(names) + 1
-    if first["type"] == "extra_forbidden":
-        known = set(model.model_fields) - {"path"}
-        return f"{place}: unknown setting '{key}'.{did_you_mean(key, known)}"
-    if first["type"] == "missing" and first["loc"] and isinstance(first["loc"][-1], str):
-        what = f"setting '{key}'" if names else f"section [{key}]"
-        return f"{place}: the {what} is missing"
-    if first["type"] in ("invalid_key", "string_unicode") and not names:
-        # The location leaves out a key that is no text.
-        return f"{place}: key {shown(first['input'])}: {_plain(first['msg'])}"
-    # A union has one problem for each of its types; other settings and items have other inputs.
-    kinds = [
-        item
-        for item in problems
-        if item["input"] is first["input"] and item["loc"][:depth] == first["loc"][:depth]
-    ]
-    message = " or ".join(dict.fromkeys(_plain(item["msg"]) for item in kinds))
-    return f"{place}: '{key}' = {shown(first['input'])}: {message}"
-
-
-def _table_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """Return the model of a table; an optional one is a union of its model and None."""
-    field = model.model_fields.get(name)
-    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-    tables = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return tables[0] if tables else None
-
-
-def _plain(message: str) -> str:
-    message = message.removeprefix("Value error, ").removeprefix("Input ")
-    return message[0].lower() + message[1:]

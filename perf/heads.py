@@ -1,0 +1,125 @@
+"""Time and memory of one fit of each head on many embeddings.
+
+python -m perf.heads [--rows 100000 1000000] [--dim 768] [--heads mlp ...]
+
+SIMULATED embeddings: 20 classes, normally distributed around centres that lie so close that a
+logistic regression errs in about one case of ten. Each fit runs in a process of its own that maps
+the embeddings from a file, as trials map them from Ray's object store: what is printed as memory is
+what the process has beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NUM_CLASSES = 20
+NUM_VAL = 20_000
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "logistic_regression, scaled": (
+        "logistic_regression", {"C": 1.0, "scaler": "standard", "class_weight": "none"},
+    ),
+    "logistic_regression, not scaled": (
+        "logistic_regression", {"C": 1.0, "scaler": "none", "class_weight": "none"},
+    ),
+    "mlp, one epoch": (
+        "mlp", {"width": 256, "alpha": 1e-4, "learning_rate": 1e-3, "scaler": "standard"},
+    ),
+    "knn": ("knn", {"n_neighbors": 10, "weights": "distance", "scaler": "l2"}),
+}  # fmt: skip
+
+
+def write_rows(folder: Path, num_rows: int, dim: int) -> None:
+    """Write simulated train and val embeddings in blocks, so that memory stays small."""
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(NUM_CLASSES, dim)).astype(np.float32) * (5 / dim**0.5)
+    for name, count in (("train", num_rows), ("val", NUM_VAL)):
+        labels = generator.integers(0, NUM_CLASSES, count, np.int32)
+        np.save(folder / f"y_{name}.npy", labels)
+        shape = (count, dim)
+        found = np.lib.format.open_memmap(folder / f"x_{name}.npy", "w+", np.float32, shape)
+        for first in range(0, count, 50_000):
+            part = labels[first : first + 50_000]
+            noise = generator.standard_normal((len(part), dim), np.float32)
+            found[first : first + 50_000] = centres[part] + noise
+        found.flush()
+
+
+def fit(folder: Path, case: str) -> None:
+    """Fit one head as a trial does, and print its seconds, memory and val score as JSON."""
+    from benchmark.catalog.heads import HEADS
+    from benchmark.search.bookkeeping import Segment
+    from benchmark.search.fitting import Rows, fit_segment
+
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+    # Read once: pages in the cache of the system are as fast as Ray's shared memory.
+    for item in arrays.values():
+        item.max()
+    empty = np.zeros(0, np.str_)
+    rows = Rows(**arrays, x_test=arrays["x_val"], ids_val=empty, ids_test=empty)
+    name, params = CASES[case]
+    before = private_bytes()
+    began = time.perf_counter()
+    outcome, _ = fit_segment(HEADS.get(name), rows, Segment("fit", 0, params, 0, 1), seed=0)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    mapped = sum(item.nbytes for item in arrays.values())
+    answer = {
+        "seconds": seconds,
+        "peak_gib": max(peak - mapped - before, 0) / 2**30,
+        "rows_gib": mapped / 2**30,
+        "score": outcome.scores[-1],
+    }
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def private_bytes() -> int:
+    """Return the memory of this process that no file backs."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not tell")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--heads", nargs="+", default=[])
+    parser.add_argument("--fit", nargs=2, metavar=("FOLDER", "CASE"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.fit:
+        fit(Path(given.fit[0]), given.fit[1])
+        return
+    for num_rows in given.rows:
+        with tempfile.TemporaryDirectory(prefix="heads-") as folder:
+            write_rows(Path(folder), num_rows, given.dim)
+            for case in CASES:
+                if given.heads and not any(case.startswith(name) for name in given.heads):
+                    continue
+                command = [sys.executable, "-m", "perf.heads", "--fit", folder, case]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    last = (done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1]
+                    print(f"SIMULATED {num_rows:,} x {given.dim}: {case}: {last}", flush=True)
+                    continue
+                found = json.loads(done.stdout)
+                print(
+                    f"SIMULATED {num_rows:,} x {given.dim} ({found['rows_gib']:.2f} GiB): {case}: "
+                    f"{found['seconds']:.1f} s, {found['peak_gib']:.2f} GiB beside the embeddings, "
+                    f"val {found['score']:.4f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
