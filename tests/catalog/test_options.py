@@ -370,3 +370,66 @@ def test_an_option_changes_the_identity_and_its_default_does_not(
     inputs = [context.backbone_inputs(item) for item in (plain, other, read)]
     assert inputs[0] != inputs[1] != inputs[2] != inputs[0]
     assert inputs[2]["options"] == {"pooling": "cls"}
+
+
+# --- weights of other bands than red, green and blue ---
+
+NAIP = ("red", "green", "blue", "nir")
+
+
+def write_of_bands(folder: Path, num_bands: int, kind: str = "vit", **processor: Any) -> str:
+    """Write a tiny network of some bands; return its name."""
+    if kind == "vit":
+        config: Any = transformers.ViTConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+            image_size=32, patch_size=16, num_channels=num_bands,
+        )  # fmt: skip
+        model: Any = transformers.ViTForImageClassification(config)
+    else:
+        config = transformers.ConvNextConfig(
+            hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_channels=num_bands
+        )
+        model = transformers.ConvNextForImageClassification(config)
+    model.save_pretrained(folder)
+    square = {"height": 32, "width": 32}
+    transformers.ViTImageProcessor(size=square, **processor).save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize("kind", ["vit", "convnext"])
+def test_weights_of_four_bands_need_their_names_and_embed_what_transformers_does(
+    tmp_path: Path, kind: str
+) -> None:
+    name = write_of_bands(tmp_path / "four", 4, kind)
+    with pytest.raises(UsageError, match=r"take 4 bands, and none are named; name at least 4"):
+        find_backbone(name, where="x.toml", options=None)
+    with pytest.raises(UsageError, match=r"take 4 bands, and 'bands' names 3; name at least 4"):
+        find_backbone(name, where="x.toml", options=BackboneOptions(bands=NAIP[:3]))
+    entry = find_backbone(name, where="x.toml", options=BackboneOptions(bands=NAIP))
+    assert entry.bands == NAIP and len(entry.mean) == len(entry.std) == 4
+    pixels = torch.rand(2, 4, 32, 32)
+    auto: Any = transformers.AutoModel
+    theirs = auto.from_pretrained(tmp_path / "four")
+    with torch.inference_mode():
+        states = theirs(pixels, output_hidden_states=True).hidden_states[-1]
+        expected = states.mean((2, 3)) if kind == "convnext" else theirs(pixels)[0].mean(1)
+        torch.testing.assert_close(entry.build(4).eval()(pixels), expected)
+        assert entry.build_classifier is not None
+        assert entry.build_classifier(4, 3).eval()(pixels).shape == (2, 3)
+
+
+def test_a_fifth_band_widens_weights_of_four_and_one_band_stays_one(tmp_path: Path) -> None:
+    name = write_of_bands(tmp_path / "four", 4)
+    entry = find_backbone(name, where="", options=BackboneOptions(bands=(*NAIP, "swir")))
+    assert entry.build(5)(torch.zeros(1, 5, 32, 32)).shape == (1, 16)
+    name = write_of_bands(tmp_path / "one", 1, image_mean=[0.5], image_std=[0.5])
+    entry = find_backbone(name, where="", options=BackboneOptions(bands=("pan",)))
+    assert entry.bands == ("pan",)
+    assert entry.build(1)(torch.zeros(1, 1, 32, 32)).shape == (1, 16)
+
+
+def test_means_may_be_as_many_as_the_bands_of_the_weights(tmp_path: Path) -> None:
+    means = [0.1, 0.2, 0.3, 0.4]
+    name = write_of_bands(tmp_path / "four", 4, image_mean=means, image_std=[0.5] * 4)
+    entry = find_backbone(name, where="", options=BackboneOptions(bands=NAIP))
+    assert entry.mean == pytest.approx(means)

@@ -17,6 +17,8 @@ from benchmark.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from benchmark.catalog.huggingface.resolve import Proof
+
 
 def measure_dim(
     checkpoint: Checkpoint, side: int, reading: Reading = AS_IT_IS, num_bands: int = 3
@@ -64,23 +66,22 @@ def measure_dim(
             return int(model(torch.zeros(1, num_bands, side, side)).shape[1])
 
 
-def check_dim(checkpoint: Checkpoint, dim: int, side: int, reading: Reading) -> None:
+def check_dim(checkpoint: Checkpoint, proof: Proof, reading: Reading) -> None:
     """Build a network on the meta device, before one that takes memory is built.
 
     Args:
         checkpoint: its files.
-        dim: expected length of the embedding.
-        side: of the input, in px.
+        proof: holds the expected length of the embedding.
         reading: the hidden state and pooling that give the embedding.
 
     Raises:
         UsageError: the network is larger than its weights, fails, or gives another embedding.
     """
-    found = measure_dim(checkpoint, side, reading)
-    if found != dim:
+    found = measure_dim(checkpoint, proof.side, reading, proof.num_channels)
+    if found != proof.dim:
         raise UsageError(
-            f"{checkpoint.what}: by its {CONFIG}, its embedding has the length {dim}, but the "
-            f"network gives {found}; use another checkpoint"
+            f"{checkpoint.what}: by its {CONFIG}, its embedding has the length {proof.dim}, but "
+            f"the network gives {found}; use another checkpoint"
         )
 
 

@@ -78,7 +78,12 @@ _OF_MODEL: Mapping[str, str] = {
 
 
 def read_preprocessing(
-    processor: Mapping[str, Any], model_type: str, *, what: str, file: str = PROCESSOR
+    processor: Mapping[str, Any],
+    model_type: str,
+    *,
+    what: str,
+    file: str = PROCESSOR,
+    num_bands: int = 3,
 ) -> Preprocessing:
     """Translate the configuration of an image processor.
 
@@ -87,6 +92,7 @@ def read_preprocessing(
         model_type: of ``config.json``; selects the processor if the file names none.
         what: prefix of error messages.
         file: name of the file, for error messages.
+        num_bands: that the weights take.
 
     Raises:
         UsageError: the file has a setting that is not supported.
@@ -112,13 +118,15 @@ def read_preprocessing(
             f"{where} has resample = {shown(resample)}; set 2 (bilinear) or 3 (bicubic)"
         )
     image_size, resize_to = _sizes(processor, name, rules, where)
-    mean, std = _normalisation(processor, where)
+    mean, std = _normalisation(processor, where, num_bands)
     return Preprocessing(
         image_size, resize_to, _INTERPOLATIONS[resample], mean, std, name in _KNOWN
     )
 
 
-def check_normalisation(mean: Any, std: Any, where: str, names: tuple[str, str]) -> None:
+def check_normalisation(
+    mean: Any, std: Any, where: str, names: tuple[str, str], num_bands: int = 3
+) -> None:
     """Check that pixels remain finite.
 
     Args:
@@ -126,12 +134,13 @@ def check_normalisation(mean: Any, std: Any, where: str, names: tuple[str, str])
         std: as ``mean``.
         where: names the file; prefix of error messages.
         names: of both in the file.
+        num_bands: that the weights take; bands after the third may lack values.
 
     Raises:
-        UsageError: one is no list of one or three numbers, or out of range.
+        UsageError: one is no list of one number, three, or one for each band, or out of range.
     """
     for key, values, low in ((names[0], mean, -1e6), (names[1], std, 1e-6)):
-        is_right = isinstance(values, (list, tuple)) and len(values) in (1, 3)
+        is_right = isinstance(values, (list, tuple)) and len(values) in (1, 3, num_bands)
         if not is_right or not all(_is_number(value, low, 1e6) for value in values):
             raise UsageError(
                 f"{where} has {key} = {shown(values)}; give one number for each of red, green and "
@@ -201,7 +210,7 @@ def _side(size: Any, where: str, key: str) -> int:
 
 
 def _normalisation(
-    processor: Mapping[str, Any], where: str
+    processor: Mapping[str, Any], where: str, num_bands: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation for pixels scaled to 0...1."""
     scale = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
@@ -215,7 +224,7 @@ def _normalisation(
     if not processor.get("do_normalize", True):
         return (0.0,), (1.0 / factor,)
     mean, std = (_listed(processor.get(key)) for key in ("image_mean", "image_std"))
-    check_normalisation(mean, std, where, ("image_mean", "image_std"))
+    check_normalisation(mean, std, where, ("image_mean", "image_std"), num_bands)
     return tuple(value / factor for value in mean), tuple(value / factor for value in std)
 
 

@@ -19,7 +19,14 @@ from benchmark.catalog.huggingface.images import Preprocessing, read_preprocessi
 from benchmark.catalog.huggingface.load import TOWER_PREFIX, TOWERS
 from benchmark.catalog.huggingface.sizes import MAX_SIDE, check_sizes
 from benchmark.catalog.huggingface.timm_checkpoints import describe_network, holds_timm
-from benchmark.catalog.options import AS_IT_IS, FED, Reading, check_applicable, feed
+from benchmark.catalog.options import (
+    AS_IT_IS,
+    FED,
+    Reading,
+    check_applicable,
+    feed,
+    options_where,
+)
 from benchmark.catalog.tensors import inflated
 from benchmark.errors import UsageError
 from benchmark.fields import shown
@@ -54,6 +61,8 @@ class Proof(NamedTuple):
     """Of the input, in px."""
     images: Preprocessing | None
     """The preprocessing; None: of a model type and processor with rules of their own."""
+    num_channels: int = 3
+    """Bands that the weights take."""
 
 
 def resolve_huggingface(
@@ -97,7 +106,10 @@ def resolve_huggingface(
         config = field(config, "vision_config", f"{checkpoint.what}: its {CONFIG}")
     processor, file = checkpoint.read_processor()
     _check_processor(processor, model_type, checkpoint)
-    images = read_preprocessing(processor or {}, model_type, what=checkpoint.what, file=file)
+    num_channels = _num_channels(config, options, options_where(name, where))
+    images = read_preprocessing(
+        processor or {}, model_type, what=checkpoint.what, file=file, num_bands=num_channels
+    )
     headers = checkpoint.headers()
     if model_type in _COMPARED:
         check_sizes(config, headers, checkpoint.what)
@@ -116,6 +128,8 @@ def resolve_huggingface(
         revision=revision,
         **images.fields,
     )
+    if num_channels != 3 and options is not None and options.bands is not None:
+        entry = replace(entry, bands=options.bands[:num_channels])
     backbone = feed(entry, options, where=where)
     reading = AS_IT_IS
     if options is not None:
@@ -128,7 +142,12 @@ def resolve_huggingface(
         dim = measure_dim(checkpoint, side, reading, num_bands)
     # The model's own classifier always pools the last hidden state in its own way.
     reads_otherwise = reading._replace(image_size=None) != AS_IT_IS
-    proof = Proof(dim, side, None if is_known else images)
+    if num_channels != 3 and not is_known:
+        raise UsageError(
+            f"{checkpoint.what}: a '{model_type}' of {num_channels} bands cannot be compared with "
+            "its image processor; use one of red, green and blue"
+        )
+    proof = Proof(dim, side, None if is_known else images, num_channels)
     classifier = partial(build_classifier, checkpoint, proof, reading)
     return replace(
         backbone,
@@ -149,7 +168,7 @@ def build(
         checkpoint: its files.
         proof: what the entry says, to be compared with transformers.
         reading: the hidden state and pooling that give the embedding.
-        num_bands: 3; more bands widen the first convolution.
+        num_bands: at least those of the weights; more bands widen the first convolution.
 
     Raises:
         UsageError: the weights do not fit the model, or it cannot be used as a backbone.
@@ -158,7 +177,7 @@ def build(
     from benchmark.catalog.huggingface.models import build_pooled
 
     with explained(f"{checkpoint.what}: {_CANNOT_BE_BUILT}"):
-        check_dim(checkpoint, proof.dim, proof.side, reading)
+        check_dim(checkpoint, proof, reading)
         model = build_pooled(checkpoint, reading)
         if proof.images is not None:
             check_kind(checkpoint, model, proof.dim, proof.images)
@@ -176,7 +195,7 @@ def build_classifier(
     from benchmark.catalog.huggingface.models import build_own_classifier
 
     with explained(f"{checkpoint.what}: {_CANNOT_BE_BUILT}"):
-        check_dim(checkpoint, proof.dim, proof.side, reading)
+        check_dim(checkpoint, proof, reading)
         model = build_own_classifier(checkpoint, proof.dim, num_classes, reading)
         return inflated(model, num_bands)
 
@@ -250,6 +269,25 @@ def _known_dim(config: Mapping[str, Any], model_type: str, what: str) -> int | N
         is_fixed = config.get("finegrained_output", True) and multiplier < 1
         found = 1280 if multiplier == 1 or is_fixed else None
     return found if isinstance(found, int) else None
+
+
+def _num_channels(config: Mapping[str, Any], options: BackboneOptions | None, where: str) -> int:
+    """Return the number of bands that the weights take.
+
+    Raises:
+        UsageError: other than three, and the experiment does not name them.
+    """
+    found = config.get("num_channels", 3)
+    if type(found) is not int or found < 1 or found == 3:
+        return 3
+    bands = None if options is None else options.bands
+    if bands is None or len(bands) < found:
+        given = "none are named" if bands is None else f"'bands' names {len(bands)}"
+        raise UsageError(
+            f"{where}: its weights take {found} bands, and {given}; name at least {found}, in "
+            "order, with bands = [...]"
+        )
+    return found
 
 
 def _own_side(config: Mapping[str, Any]) -> int:
