@@ -19,6 +19,7 @@ DATASETS: Registry[Dataset] = Registry(
             open=open_split_scenes,
             prepare=prepare_chesapeake,
             settings=SCENE_SETTINGS,
+            unit="windows",
             license="CDLA-Permissive-1.0",
         ),
         Dataset(
@@ -27,6 +28,7 @@ DATASETS: Registry[Dataset] = Registry(
             open=open_split_scenes,
             prepare=write_scenes,
             settings=SCENE_SETTINGS,
+            unit="windows",
             license="Apache-2.0",
         ),
         Dataset(

@@ -63,7 +63,7 @@ def compute(context: Context, artefact: Artefact) -> None:
     num_slots = max(1, int(context.cluster.connect().num_cpus))
     account = Account(artefact, context.leases)
     units = list(source.units())
-    with _shown(context, "find", num_items=None, unit="windows") as advance:
+    with _shown(context, "find", num_items=None, unit=context.dataset.unit) as advance:
         found = find_candidates(source, units, artefact, advance, account)
         problems = list(found.problems)
         _report_problems(problems, config, context)
@@ -83,6 +83,7 @@ def compute(context: Context, artefact: Artefact) -> None:
             "inputs": context.patches_inputs,
             "num_patches": written.num_rows,
             "num_examined": found.num_examined,
+            "unit": context.dataset.unit,
             "num_candidates": found.candidates.num_rows,
             "classes": list(source.classes),
             "bands": list(source.bands),

@@ -99,18 +99,24 @@ def class_counts(results: Results) -> Table:
         num_headers=2,
         caption=(
             f"{results.patches['num_patches']} patches of {results.patches['num_examined']} "
-            f"windows examined; {results.patches['num_candidates']} were candidates."
+            f"{_unit(results)} examined; {results.patches['num_candidates']} were candidates."
         ),
     )
+
+
+def _unit(results: Results) -> str:
+    # Patches of older versions do not say it.
+    return str(results.patches.get("unit", "windows"))
 
 
 def stage_times(results: Results) -> Table:
     """Return the time taken to find and read the patches."""
     seconds = results.patches["seconds"]
+    unit = _unit(results)
     per_s = results.patches["num_examined"] / max(seconds["total"], 1e-9)
     return Table(
         title="patches",
-        columns=("windows examined", "patches", "find, s", "read and write, s", "windows/s"),
+        columns=(f"{unit} examined", "patches", "find, s", "read and write, s", f"{unit}/s"),
         rows=(
             (
                 results.patches["num_examined"],
