@@ -150,8 +150,8 @@ class TuneConfig(Section):
     num_trials: Count = 10
     """Configurations that Optuna tries for each head."""
     pruning: bool = True
-    """Stop MLP trials early unless they are in the best third at that epoch (successive
-    halving)."""
+    """Stop MLP trials early unless they are in the best third of those that got as far
+    (successive halving)."""
     refit: Literal["train", "train+val"] = "train"
     """Rows on which the chosen head is fitted, the same for every method."""
     max_concurrent: Count | Literal["auto"] = "auto"
@@ -196,7 +196,7 @@ class FinetuneConfig(Section):
     patience: Count = 5
     """Epochs without a better val score after which training stops."""
     pruning: bool = True
-    """Stop trials early unless they are in the best third at that epoch (successive halving)."""
+    """Stop trials early unless they are in the best third of those that got as far."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 on GPUs that support it, float32 elsewhere."""
     ingest: Literal["auto", "memory", "stream"] = "auto"
