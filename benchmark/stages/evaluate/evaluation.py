@@ -21,6 +21,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.stages.evaluate.comparison import Group, compare, read_costs, unlike_devices
+from benchmark.stages.evaluate.schemas import RANKING
 from benchmark.statistics.counts import Statistics, summarise
 from benchmark.statistics.design import Design, find_design, least_units, rare_classes
 from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, flip_ranking
@@ -29,6 +30,7 @@ from benchmark.statistics.scores import Uncertainty
 from benchmark.statistics.selection import missing_patches, optimism
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
+from benchmark.store.names import SCORES_CSV, SCORES_FILE, beside
 from benchmark.tables import (
     CALIBRATION,
     CONFUSION,
@@ -40,7 +42,7 @@ from benchmark.tables import (
 )
 
 SPLITS_SCORED = ("val", "test")
-TABLES = ("calibration", "comparison", "confusion", "ranking", "scores")
+TABLES = ("calibration", "comparison", "confusion", "ranking")
 RESOLVED = 0.05
 """The difference for which missing test patches are counted."""
 LEAST_OPTIMISM = 0.0005
@@ -70,12 +72,12 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     floor_heads = {item.name for item in context.heads if item.is_floor}
     floors = floor_heads | {item.name for item in context.backbones if item.is_floor}
     scores = check_table(evaluation.scores(artefact.fingerprint), SCORES, what="scores")
-    artefact.write_table("confusion.parquet", evaluation.confusion())
-    artefact.write_table("calibration.parquet", evaluation.calibration())
-    artefact.write_table("scores.parquet", scores)
-    artefact.write_bytes("scores.csv", scores.to_pandas().to_csv(index=False).encode())
-    ranking = evaluation.ranking(floors)
-    artefact.write_table("ranking.parquet", pa.Table.from_pandas(ranking))
+    artefact.write_table(beside("confusion"), evaluation.confusion())
+    artefact.write_table(beside("calibration"), evaluation.calibration())
+    artefact.write_table(SCORES_FILE, scores)
+    artefact.write_bytes(SCORES_CSV, scores.to_pandas().to_csv(index=False).encode())
+    ranking = evaluation.ranking(floors).assign(metric=HEADLINE, split="test")
+    artefact.write_table(beside("ranking"), pa.Table.from_pandas(ranking, RANKING))
     comparison = compare(
         evaluation.groups,
         design=evaluation.designs["test"],
@@ -83,7 +85,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
         floors=floor_heads,
         settings=context.experiment.evaluate,
     )
-    artefact.write_table("comparison.parquet", comparison)
+    artefact.write_table(beside("comparison"), comparison)
     artefact.commit(
         {
             "inputs": context.scores_inputs(),
@@ -97,7 +99,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             "notes": [*evaluation.notes(ranking, floors), *unlike_devices(comparison)],
             "provenance": provenance.record(),
         },
-        needs=tuple(f"{name}.parquet" for name in TABLES),
+        needs=(SCORES_FILE, *map(beside, TABLES)),
     )
 
 
@@ -209,13 +211,15 @@ class Evaluation:
                             "ci_high": _finite(high),
                             "num_patches": int(item.counts.sum()),
                             "fingerprint": fingerprint,
+                            "artefact": item.cell.artefact.folder,
                         }
                     )
         return pa.Table.from_pylist(rows, schema=SCORES)
 
     def confusion(self) -> pa.Table:
         """Return the table ``confusion``: counts (K, K) of every cell and split."""
-        rows = [{**_key(item), "counts": item.counts.tolist()} for item in self._scored]
+        names = {"classes": self._classes}
+        rows = [{**_key(item), **names, "counts": item.counts.tolist()} for item in self._scored]
         return pa.Table.from_pylist(rows, schema=CONFUSION)
 
     def calibration(self) -> pa.Table:
@@ -344,11 +348,7 @@ class Evaluation:
         one, other = (groups[row.backbone, row.method] for row in ranking.iloc[:2].itertuples())
         design = self.designs["test"]
         found = missing_patches(
-            design,
-            one.right,
-            other.right,
-            difference=RESOLVED,
-            alpha=self._alpha,
+            design, one.right, other.right, difference=RESOLVED, alpha=self._alpha
         )
         points = f"a difference of {100 * RESOLVED:g} points between the first two rows"
         lacking = least_units(self._alpha) - design.num_units
