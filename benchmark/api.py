@@ -27,6 +27,7 @@ from benchmark.stages import STAGES
 from benchmark.stages.running import run_stages
 from benchmark.store.artefacts import Store
 from benchmark.store.filesystems import join
+from benchmark.store.names import HEAD, older_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -334,7 +335,9 @@ def load_head(artefact: str | Path) -> Any:
     with torch_kept_away():
         import skops.io
 
-    path = Path(artefact) / "head.skops"
+    path = Path(artefact) / HEAD
+    if not path.is_file() and (older := path.with_name(older_name(HEAD))).is_file():
+        path = older
     if not path.is_file():
         raise UsageError(f"{path}: no such head; give a folder that `benchmark status` prints")
     try:

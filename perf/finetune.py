@@ -15,6 +15,7 @@ import time
 import numpy as np
 import torch
 
+from benchmark.store.names import beside
 from perf.toys import open_noise
 
 BACKBONE = "efficientnet_lite0"
@@ -102,7 +103,7 @@ def stage(num_patches: int, num_workers: int) -> tuple[float, float]:
             ended = time.time()
         assert cell.status == "complete", cell.reason
         artefact = context.finetuned(context.backbones[0], 0)
-        curve = artefact.read_table(names=["curve.parquet"]).to_pylist()
+        curve = artefact.read_table(names=[beside("curve")]).to_pylist()
         # The second epoch: nothing is loaded or planned in it. Val is read apart.
         seconds = curve[1]["train_seconds"]
         spent = sum(row["seconds"] for row in curve) + artefact.manifest()["seconds"]["refit"] / 2

@@ -47,7 +47,7 @@ def ours(root: Path) -> float:
         (unit,) = source.units()
         began = time.perf_counter()
         find_unit((0, unit), source=source, artefact=artefact)
-        found = artefact.read_table(prefix="candidates-")
+        found = artefact.read_table(prefix="_tables/candidates-")
         parts = split_parts(found, num_bands=4, config=config)
         for group in group_parts(parts):
             write_group(group, source=source, artefact=artefact, size=PATCH, fails=True)

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.handcrafted import FitPca
-from benchmark.networks.fitted import FITTED
 from benchmark.stages.embed.learning import Lesson, fit_and_write
 from benchmark.store.artefacts import Artefact, Store
+from benchmark.store.names import FITTED
 from benchmark.store.provenance import num_cores
 from benchmark.tables import CANDIDATES, images_column, patches_schema
 

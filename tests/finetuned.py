@@ -13,6 +13,7 @@ from benchmark.catalog.backbones import BACKBONES
 from benchmark.experiment.context import Context
 from benchmark.specs import Backbone
 from benchmark.store.artefacts import Artefact
+from benchmark.store.names import beside
 from benchmark.tables import CURVES, TRIALS, check_table, predictions_schema
 
 
@@ -115,8 +116,8 @@ def write_finetuned(
             }
             for epoch in range(1, num_epochs + 1)
         ]
-    artefact.write_table("trials.parquet", pa.Table.from_pylist(trials, schema=TRIALS))
-    artefact.write_table("curve.parquet", pa.Table.from_pylist(curve, schema=CURVES))
+    artefact.write_table(beside("trials"), pa.Table.from_pylist(trials, schema=TRIALS))
+    artefact.write_table(beside("curve"), pa.Table.from_pylist(curve, schema=CURVES))
     artefact.commit(
         {
             "method": "finetune",

@@ -26,7 +26,7 @@ from benchmark.stages.running import SIDE_BY_SIDE, run_stages
 from benchmark.store.artefacts import Store
 from tests.toys import build_gated, toy
 
-GATE = "tune/*quick-logistic_regression*/manifest.json"
+GATE = "tune/*quick-logistic_regression*/_manifest.json"
 
 
 def open_context(store: Path, gate: Path, scenes: str, cluster: Cluster) -> Context:

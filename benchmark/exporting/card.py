@@ -12,6 +12,7 @@ from benchmark.experiment.cells import TRAIN_SET
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.specs import Backbone
 from benchmark.store.artefacts import Artefact
+from benchmark.store.names import SCORES_FILE, beside
 from benchmark.tables import SPLITS
 
 if TYPE_CHECKING:
@@ -125,8 +126,8 @@ def _scores(
     """Return the cell's scores, confusion and origin of intervals on test, if it was evaluated."""
     if not artefact.is_complete:
         return [], [], ""
-    scores = _rows(artefact.read_table(names=["scores.parquet"]), key)
-    confusion = _rows(artefact.read_table(names=["confusion.parquet"]), key)
+    scores = _rows(artefact.read_table(names=[SCORES_FILE]), key)
+    confusion = _rows(artefact.read_table(names=[beside("confusion")]), key)
     if not scores or not confusion:
         return [], [], ""
     reason = artefact.manifest().get("intervals", {}).get("test", {}).get("reason", "")

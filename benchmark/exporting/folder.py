@@ -19,7 +19,6 @@ from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.exporting.card import write_card
 from benchmark.networks.bands import band_indices
-from benchmark.networks.fitted import FITTED
 from benchmark.specs import Backbone, Publication
 from benchmark.store.artefacts import Artefact
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 HEAD = "head.skops"
+FITTED = "fitted.safetensors"
 
 _PIPELINE_CODE = """\
 from transformers import pipeline

@@ -15,11 +15,10 @@ from benchmark.errors import CellError
 from benchmark.specs import Fitted
 from benchmark.store.artefacts import Artefact
 from benchmark.store.damage import MISSING
+from benchmark.store.names import FITTED
 
 if TYPE_CHECKING:
     import torch
-
-FITTED = "fitted.safetensors"
 
 
 def write_fitted(artefact: Artefact, fitted: Fitted) -> None:
@@ -57,7 +56,7 @@ def read_fitted(artefact: Artefact) -> dict[str, torch.Tensor]:
             return load(artefact.read_verified(FITTED))
         if artefact.is_complete:
             artefact.read_verified(FITTED)
-        return load_file(artefact.file(FITTED))
+        return artefact.find(FITTED, lambda name: load_file(artefact.file(name)))
     except FileNotFoundError:
         raise artefact.damage_of(FITTED, MISSING) from None
     except SafetensorError as error:
@@ -71,13 +70,15 @@ def read_facts(artefact: Artefact) -> dict[str, Any]:
         CellError: the file is absent or damaged, or the store cannot be read.
     """
 
-    def read() -> bytes:
-        with artefact.store.fs.open_input_file(artefact.file(FITTED)) as stream:
+    def read(name: str) -> bytes:
+        with artefact.store.fs.open_input_file(artefact.file(name)) as stream:
             length = int.from_bytes(stream.read(8), "little")
             return bytes(stream.read(min(length, 2**20)))
 
     try:
-        header = json.loads(artefact.store.attempt(artefact.folder, "read", read))
+        header = json.loads(
+            artefact.store.attempt(artefact.folder, "read", lambda: artefact.find(FITTED, read))
+        )
         return dict(json.loads(header["__metadata__"]["facts"]))
     except FileNotFoundError:
         raise artefact.damage_of(FITTED, MISSING) from None

@@ -16,6 +16,7 @@ from benchmark.errors import CellError
 from benchmark.experiment.cells import Cell, CellResult, TextTable
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage, save_usage
+from benchmark.store.artefacts import INCOMPLETE
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,12 @@ class Stage(ABC):
         """
         for cell in self.cells(context):
             artefact = cell.artefact
-            if artefact.path in context.examined or not artefact.is_complete:
+            if artefact.path in context.examined:
+                continue
+            found = artefact.verify()[0] if self.is_handed_out else artefact.damage()
+            if found == INCOMPLETE:
                 continue
             context.examined.add(artefact.path)
-            found = artefact.verify()[0] if self.is_handed_out else artefact.damage()
             if found and context.leases.acquire_complete(artefact):
                 artefact.discard_damage(by_part=self.resumes_by_part)
                 context.leases.release([artefact])

@@ -1,7 +1,7 @@
 """Read, write and commit artefacts, on local disk or any Arrow file system.
 
 An artefact is a folder ``<store>/<stage>/<name>-<fingerprint>``. Each of its files appears whole:
-by a rename on a disk, by a single upload on an object store. ``manifest.json`` is written last: an
+by a rename on a disk, by a single upload on an object store. ``_manifest.json`` is written last: an
 artefact is complete when its manifest exists. It holds the size and checksum of every other file.
 Two runs on one store write the same bytes under the same names, so the later one replaces a file
 by an equal one.
@@ -10,7 +10,7 @@ by an equal one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,14 +21,12 @@ from benchmark.store.checksums import SEAL, checksum, is_broken, seal
 from benchmark.store.damage import MISSING, DamageError, check_parquet, compare_sizes
 from benchmark.store.files import Files
 from benchmark.store.folders import Folder
+from benchmark.store.names import FAILURE, MANIFEST, PARTS, PLAN, current_name, older_name
 
-MANIFEST = "manifest.json"
-FAILURE = "failure.json"
-PLAN = "plan.json"
 UNLISTED = (MANIFEST, FAILURE)
 """Files that a manifest does not list."""
-PARTS = ("part-", "candidates-")
-"""How the names of tables begin that are computed one by one."""
+INCOMPLETE = {MANIFEST: "is missing"}
+"""The damage of an artefact that is not complete."""
 
 Status = Literal["complete", "stale", "missing", "failed"]
 
@@ -68,13 +66,8 @@ class Artefact(Folder):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the manifest exists."""
-        return self.has(MANIFEST)
-
-    @property
-    def is_listed_complete(self) -> bool:
-        """Whether a listing shows the manifest, which bypasses caches of absent names (NFS)."""
-        return MANIFEST in self.files()
+        """Whether a listing shows the manifest; it bypasses caches of absent names (NFS)."""
+        return _shows(self.files(), MANIFEST)
 
     def status(self) -> tuple[Status, str]:
         """Return the status and its reason."""
@@ -86,29 +79,26 @@ class Artefact(Folder):
     def own_status(self) -> tuple[Status, str]:
         """Return the status and its reason from the artefact's own files; stale is missing."""
         sizes = self.store.sizes(self.folder)
-        if MANIFEST in sizes:
-            try:
-                found = self._examine(sizes)
-            except FileNotFoundError:
+        if _shows(sizes, MANIFEST):
+            found, _ = self._examine(sizes)
+            if found == INCOMPLETE:
                 # Deleted since it was listed.
                 return "missing", ""
             return ("missing", f"{describe_files(found)}: run again") if found else ("complete", "")
-        if FAILURE in sizes:
+        if _shows(sizes, FAILURE):
             return "failed", self._reason()
         return "missing", ""
 
     def damage(self) -> dict[str, str]:
-        """Return what is wrong with the files of a complete artefact, by name, from their sizes.
+        """Return what is wrong with the files of an artefact, by name, from their sizes.
 
-        Manifests of older versions contain no sizes: nothing is wrong.
+        Manifests of older versions contain no sizes: nothing is wrong. Without a manifest, the
+        artefact is not complete: ``INCOMPLETE``.
 
         Raises:
             CellError: the store cannot be read.
         """
-        try:
-            return self._examine(self.store.sizes(self.folder))
-        except FileNotFoundError:
-            return {MANIFEST: "is missing"}
+        return self._examine(self.store.sizes(self.folder))[0]
 
     def verify(self) -> tuple[dict[str, str], bool]:
         """Read a complete artefact; return what is wrong, and whether there were checksums.
@@ -116,14 +106,8 @@ class Artefact(Folder):
         Raises:
             CellError: the store cannot be read.
         """
-        found = self.damage()
-        wanted = {} if MANIFEST in found else self._checksums()
-        for name in wanted.keys() - found.keys():
-            try:
-                if checksum(self.read_bytes(name)) != wanted[name]:
-                    found[name] = "has another content than was written"
-            except FileNotFoundError:
-                found[name] = "is missing"
+        found, manifest = self._examine(self.store.sizes(self.folder))
+        wanted = self._verify_content(found, manifest)
         return dict(sorted(found.items())), bool(wanted)
 
     def discard_damage(self, *, by_part: bool) -> None:
@@ -137,23 +121,26 @@ class Artefact(Folder):
         Raises:
             CellError: the store cannot be read or written.
         """
-        found, _ = self.verify()
-        is_sealed = MANIFEST not in found
-        plan = self.manifest().get("plan") if is_sealed else None
-        parts = (*PARTS, PLAN, MANIFEST)
+        sizes = self.store.sizes(self.folder)
+        found, manifest = self._examine(sizes)
+        if found == INCOMPLETE:
+            return
+        self._verify_content(found, manifest)
         # Without a manifest nothing tells whether files other than tables are intact.
-        suspects = found if is_sealed else self.files()
-        if by_part and all(name.startswith(parts) for name in suspects):
-            names = list(found)
-        else:
-            names = [name for name in self.files() if name != PLAN or name in found]
-        for name in names:
-            if name != MANIFEST:
+        suspects = found if manifest else sizes
+        are_parts = all(
+            name.startswith(PARTS) or current_name(name) in (MANIFEST, PLAN) for name in suspects
+        )
+        for name in sizes:
+            keeps = (are_parts and by_part) or current_name(name) == PLAN
+            if current_name(name) != MANIFEST and (name in found or not keeps):
                 self.delete(name)
-        if PLAN in found and plan and by_part:
-            self.write_json(PLAN, plan)
+        if by_part and manifest.get("plan") and any(current_name(name) == PLAN for name in found):
+            self.write_json(PLAN, manifest["plan"])
         # Last: a complete artefact that lacks files is damaged, and discarded again.
-        self.delete(MANIFEST)
+        for name in (MANIFEST, older_name(MANIFEST)):
+            if name in sizes:
+                self.delete(name)
 
     def tables(self, prefix: str) -> list[str]:
         """Return the sorted names of the tables to read; if complete, those of the manifest.
@@ -163,7 +150,7 @@ class Artefact(Folder):
         """
         found = self.files()
         names = [name for name in found if name.startswith(prefix)]
-        if MANIFEST in found:
+        if _shows(found, MANIFEST):
             wanted = self.manifest().get("files", names)
             for name in wanted:
                 if name.startswith(prefix) and name not in found:
@@ -177,11 +164,15 @@ class Artefact(Folder):
             FileNotFoundError: the file does not exist.
             CellError: the file is damaged, or the store cannot be read.
         """
-        content = self.read_bytes(name)
-        wanted = self._checksums().get(name) if self.is_complete else None
-        if wanted is not None and checksum(content) != wanted:
-            raise self.damage_of(name, "its checksum differs")
-        return content
+        wanted = self._checksums() if self.is_complete else {}
+
+        def read(found: str) -> bytes:
+            content = self.store.read(f"{self.folder}/{found}")
+            if found in wanted and checksum(content) != wanted[found]:
+                raise self.damage_of(found, "its checksum differs")
+            return content
+
+        return self.find(name, read)
 
     def begin(self, plan: dict[str, Any]) -> dict[str, Any]:
         """Save the plan of an artefact's first run, and return that plan to every later run.
@@ -226,7 +217,7 @@ class Artefact(Folder):
         Raises:
             CellError: a file is missing, empty or damaged, or the store cannot be written.
         """
-        sizes = self.store.sizes(self.folder)
+        sizes = self._renamed(self.store.sizes(self.folder))
         for name in needs:
             if name not in sizes:
                 raise self.damage_of(name, MISSING)
@@ -259,28 +250,58 @@ class Artefact(Folder):
         Raises:
             CellError: the manifest is damaged, or the store cannot be read.
         """
-        found = self._read_object(MANIFEST)
-        if is_broken(found):
-            raise self.damage_of(MANIFEST, "its checksum differs")
-        found.pop(SEAL, None)
-        return found
+        return self.find(MANIFEST, self._read_manifest)
 
     def fail(self, reason: str) -> None:
         """Record why the artefact could not be computed; a later run tries again."""
         if not self.is_complete:
             self.write_json(FAILURE, {"reason": reason})
 
-    def _examine(self, sizes: Mapping[str, int]) -> dict[str, str]:
-        """Return what is wrong with files of these sizes, by name."""
+    def _renamed(self, sizes: dict[str, int]) -> dict[str, int]:
+        """Give files of an artefact that an older version began today's names; return the sizes."""
+        for name in [name for name in sizes if current_name(name) != name]:
+            size, target = sizes.pop(name), current_name(name)
+            if target in sizes:
+                self.delete(name)
+            else:
+                self.store.move(f"{self.folder}/{name}", f"{self.folder}/{target}")
+                sizes[target] = size
+        return dict(sorted(sizes.items()))
+
+    def _examine(self, sizes: Mapping[str, int]) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return what is wrong with files of these sizes, by name, and the manifest if sound."""
+        if not _shows(sizes, MANIFEST):
+            return dict(INCOMPLETE), {}
+        name = next(name for name in sizes if current_name(name) == MANIFEST)
         try:
-            wanted = self.manifest().get("bytes")
+            manifest = self._read_manifest(name)
+        except FileNotFoundError:
+            return dict(INCOMPLETE), {}
         except DamageError as error:
-            return {MANIFEST: f"is damaged ({error.found})"}
-        return compare_sizes(wanted, sizes) if isinstance(wanted, dict) else {}
+            return {name: f"is damaged ({error.found})"}, {}
+        wanted = manifest.get("bytes")
+        return compare_sizes(wanted, sizes) if isinstance(wanted, dict) else {}, manifest
+
+    def _read_manifest(self, name: str) -> dict[str, Any]:
+        found = self._read_object(name)
+        if is_broken(found):
+            raise self.damage_of(name, "its checksum differs")
+        found.pop(SEAL, None)
+        return found
+
+    def _verify_content(self, found: dict[str, str], manifest: dict[str, Any]) -> dict[str, str]:
+        """Add to ``found`` the files whose content differs; return all checksums."""
+        wanted = _checksums_of(manifest)
+        for name in wanted.keys() - found.keys():
+            try:
+                if checksum(self.store.read(f"{self.folder}/{name}")) != wanted[name]:
+                    found[name] = "has another content than was written"
+            except FileNotFoundError:
+                found[name] = "is missing"
+        return wanted
 
     def _checksums(self) -> dict[str, str]:
-        found = self.manifest().get("xxh3")
-        return found if isinstance(found, dict) else {}
+        return _checksums_of(self.manifest())
 
     def _checksum_of_sound(self, name: str) -> str:
         content = self.read_bytes(name)
@@ -300,3 +321,13 @@ def describe_files(damage: Mapping[str, str]) -> str:
     name = min(damage)
     more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
     return f"damaged: {name} {damage[name]}{more}"
+
+
+def _shows(names: Container[str], name: str) -> bool:
+    """Return whether a listing contains a file under its name of today or an older one."""
+    return name in names or older_name(name) in names
+
+
+def _checksums_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    found = manifest.get("xxh3")
+    return found if isinstance(found, dict) else {}

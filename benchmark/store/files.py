@@ -242,12 +242,15 @@ class Files:
         return self.attempt(path, "read", read)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Return the files of a folder by name, with their bytes, without temporary files."""
-        selector = pafs.FileSelector(self.place(folder), allow_not_found=True)
+        """Return the files of a folder by relative path, with their bytes; omit temporary files.
+
+        Sub-folders are included, in the same request on an object store.
+        """
+        selector = pafs.FileSelector(self.place(folder), allow_not_found=True, recursive=True)
         found = self.attempt(folder, "read", lambda: self.fs.get_file_info(selector))
         return {
-            info.base_name: info.size
-            for info in sorted(found, key=lambda info: str(info.base_name))
+            info.path.rpartition(f"{folder}/")[2]: info.size
+            for info in sorted(found, key=lambda info: str(info.path))
             if info.is_file and ".tmp-" not in info.base_name
         }
 
@@ -260,6 +263,23 @@ class Files:
         """Delete one file below the root; a missing file is no error."""
         with contextlib.suppress(FileNotFoundError):
             self.attempt(path, "deleted", lambda: self.fs.delete_file(self.place(path)))
+
+    def move(self, path: str, target: str) -> None:
+        """Give a file below the root another path, in place of any file that has it.
+
+        Raises:
+            CellError: the store is full or cannot be written.
+        """
+
+        def move() -> None:
+            source, final = self.place(path), self.place(target)
+            # A try whose answer was lost may have moved it.
+            if self._exists(source) or not self._exists(final):
+                if has_folders(self.fs):
+                    self.fs.create_dir(final.rpartition("/")[0], recursive=True)
+                self._replace(source, final)
+
+        self.attempt(path, "written", move)
 
     def remove_empty(self, folder: str) -> None:
         """Remove an empty folder below the root; does nothing unless the store is local."""

@@ -16,6 +16,7 @@ from benchmark.store.checksums import checksum
 from benchmark.store.damage import MISSING, DamageError, decode_parquet, handle_damage
 from benchmark.store.files import Files
 from benchmark.store.filesystems import join
+from benchmark.store.names import current_name, older_name
 
 T = TypeVar("T")
 
@@ -50,8 +51,28 @@ class Folder(ABC):
         return join(self.store.uri, f"{self.folder}/{name}")
 
     def has(self, name: str) -> bool:
-        """Return whether a file exists."""
-        return self.store.has(f"{self.folder}/{name}")
+        """Return whether a file exists, under its name of today or an older one."""
+        name, older = current_name(name), older_name(name)
+        if older == name:
+            return self.store.has(f"{self.folder}/{name}")
+        return not {name, older}.isdisjoint(self.files())
+
+    def find(self, name: str, use: Callable[[str], T]) -> T:
+        """Return the result of ``use`` for a file's name of today, or else for its older name.
+
+        Raises:
+            FileNotFoundError: from ``use`` for both names.
+        """
+        name, older = current_name(name), older_name(name)
+        try:
+            return use(name)
+        except FileNotFoundError as error:
+            if older == name:
+                raise
+            try:
+                return use(older)
+            except FileNotFoundError:
+                raise error from None
 
     def files(self, prefix: str = "") -> list[str]:
         """Return the sorted names of files with a prefix, without temporary files."""
@@ -97,7 +118,7 @@ class Folder(ABC):
 
     def read_bytes(self, name: str) -> bytes:
         """Return the content of one file."""
-        return self.store.read(f"{self.folder}/{name}")
+        return self.find(name, lambda found: self.store.read(f"{self.folder}/{found}"))
 
     def read_schema(self, name: str) -> pa.Schema:
         """Return the schema of one Parquet file, with its metadata."""
@@ -175,10 +196,15 @@ class Folder(ABC):
         return content
 
     def _decode(self, name: str, decode: Callable[[str, pafs.FileSystem], T]) -> T:
-        return decode_parquet(self.store, f"{self.folder}/{name}", decode)
+        return self.find(
+            name, lambda found: decode_parquet(self.store, f"{self.folder}/{found}", decode)
+        )
 
     def damage_of(self, name: str, cause: object) -> DamageError:
         """Return the error for a damaged or missing file; in a run, also delete the file."""
+        names = {current_name(name), older_name(name)}
+        if len(names) > 1:
+            name = next((found for found in self.files() if found in names), current_name(name))
         return handle_damage(self.store, f"{self.folder}/{name}", cause)
 
 

@@ -24,6 +24,7 @@ from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.specs import Backbone
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
+from benchmark.store.names import WEIGHTS
 from benchmark.tables import check_table, predictions_schema
 from benchmark.training.adaptation import merge_lora
 from benchmark.training.checkpoints import (
@@ -47,7 +48,6 @@ SEGMENT = "segment-"
 LAST = "-last.safetensors"
 """Suffix of checkpoints."""
 
-WEIGHTS = "model.safetensors"
 """The weights of the best epoch of the best trial."""
 
 Report = Callable[[dict[str, float]], None]

@@ -149,7 +149,7 @@ def test_without_the_token_nothing_is_submitted(head: Head, tmp_path: Path) -> N
 
 
 def manifests(store: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
+    return {path: path.stat().st_mtime_ns for path in store.glob("*/*/_manifest.json")}
 
 
 def token_of(head: Head) -> str:

@@ -16,10 +16,11 @@ from benchmark.catalog.handcrafted import FitPca
 from benchmark.errors import CellError
 from benchmark.networks import principal
 from benchmark.networks.embedder import Network
-from benchmark.networks.fitted import FITTED, read_facts, read_fitted, write_fitted
+from benchmark.networks.fitted import read_facts, read_fitted, write_fitted
 from benchmark.networks.handcrafted import Projected, depict_projected
 from benchmark.networks.principal import fit_components, is_exact_better
 from benchmark.store.artefacts import Artefact, Store
+from benchmark.store.names import FITTED
 from tests.fits import TrainRows
 
 RGB = ("red", "green", "blue")

@@ -14,6 +14,7 @@ import benchmark as bm
 from benchmark import api
 from benchmark.config import Experiment, build
 from benchmark.errors import BenchmarkError
+from benchmark.store.names import MANIFEST
 
 pytestmark = pytest.mark.slow
 
@@ -63,8 +64,18 @@ def store(finished: Path, tmp_path: Path) -> Path:
 
 
 def artefact_files(store: Path) -> list[Path]:
-    files = sorted(path for path in store.glob("*/*/*") if path.parts[-3] not in UNREAD)
-    assert {path.parts[-3] for path in files} == {"patches", "embed", "tune", "evaluate", "report"}
+    files = sorted(
+        path
+        for path in store.glob("*/*/**/*")
+        if path.is_file() and path.relative_to(store).parts[0] not in UNREAD
+    )
+    assert {path.relative_to(store).parts[0] for path in files} == {
+        "patches",
+        "embed",
+        "tune",
+        "evaluate",
+        "report",
+    }
     return files
 
 
@@ -91,31 +102,32 @@ def test_no_damage_of_any_file_escapes_the_status(
     artefacts = {Path(item.cell.artefact.path).name: item.cell.artefact for item in everything}
     for path in artefact_files(store):
         content = path.read_bytes()
-        artefact = artefacts[path.parent.name]
+        _, folder, *names = path.relative_to(store).parts
+        artefact, name = artefacts[folder], "/".join(names)
         damage(path, kind)
-        if kind == "flipped" or path.name == "manifest.json":
+        if kind == "flipped" or name == MANIFEST:
             # A manifest that is gone is an artefact that is not computed.
             found, _ = artefact.verify()
         else:
             assert artefact.status()[0] == "missing", path
             found = artefact.damage()
-        assert list(found) == [path.name], path
+        assert list(found) == [name], path
         path.write_bytes(content)
 
 
 def test_status_verify_names_what_is_damaged(experiment: Experiment, store: Path) -> None:
     checked = bm.status(experiment, store=str(store), verify=True)
     assert [item.is_verified for item in checked] == [True] * len(checked)
-    (head,) = store.glob("tune/*pca-mlp*/head.skops")
+    (head,) = store.glob("tune/*pca-mlp*/_head.skops")
     damage(head, "flipped")
     (wrong,) = (
         item for item in bm.status(experiment, store=str(store), verify=True) if item.reason
     )
     assert (wrong.status, wrong.is_verified) == ("missing", False)
     assert wrong.reason == (
-        "damaged: head.skops has another content than was written: delete it and run again"
+        "damaged: _head.skops has another content than was written: delete it and run again"
     )
-    with pytest.raises(BenchmarkError, match=r"head\.skops is damaged \(its checksum differs\)"):
+    with pytest.raises(BenchmarkError, match=r"_head\.skops is damaged \(its checksum differs\)"):
         api.export(experiment, backbone="pca", method="mlp", out=store / "out", store=str(store))
     assert not (store / "out").exists()
 
@@ -124,7 +136,11 @@ def first(store: Path, pattern: str) -> Path:
     return sorted(store.glob(pattern))[0]
 
 
-WITHOUT_A_READER = ("patches/*/candidates-*", "tune/*pca*/head.skops", "embed/*pca*/plan.json")
+WITHOUT_A_READER = (
+    "patches/*/_tables/candidates-*",
+    "tune/*pca*/_head.skops",
+    "embed/*pca*/_plan.json",
+)
 READ_IN_TURN = (
     "patches/*/part-*",
     "embed/*pca*/part-*",
@@ -161,7 +177,7 @@ def test_what_is_cut_emptied_or_removed_is_computed_again_alone(
     checked = bm.status(experiment, store=str(store), verify=True)
     assert [item.is_verified for item in checked] == [True] * len(checked)
     # What was sound stays as it is: other parts, other embeddings, other heads.
-    kept = [path for path in times if "mean_color" in path.parent.name]
+    kept = [path for path in times if "mean_color" in str(path)]
     kept += [path for path in store.glob("patches/*/part-*") if path not in paths]
     assert len(kept) > 5
     assert all(path.stat().st_mtime_ns == times[path] for path in kept)
@@ -172,7 +188,7 @@ def test_damaged_manifests_lose_nothing(
     experiment: Experiment, finished: Path, store: Path, first_kind: int
 ) -> None:
     kinds = islice(cycle(DAMAGES), 2 * first_kind, None)
-    manifests = sorted(store.glob("*/*/manifest.json"))
+    manifests = sorted(store.glob("*/*/_manifest.json"))
     assert len(manifests) == 7
     for path, kind in zip(manifests, kinds, strict=False):
         damage(path, kind)

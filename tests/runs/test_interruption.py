@@ -84,7 +84,7 @@ def undisturbed(ray_session, toml, tmp_path_factory):
 def test_killed_runs_complete_with_identical_scores(toml, undisturbed, tmp_path, capsys):
     expected, _ = undisturbed
     store = tmp_path / "runs"
-    moments = ("patches/*/candidates-*", "embed/*/part-*", "tune/*/part-*")
+    moments = ("patches/*/_tables/candidates-*", "embed/*/part-*", "tune/*/part-*")
     seen = {}
     for pattern in moments:
         process = start(toml, store)
@@ -94,7 +94,7 @@ def test_killed_runs_complete_with_identical_scores(toml, undisturbed, tmp_path,
             time.sleep(0.05)
         kill(process)
         # What was complete at an earlier kill has not been written again.
-        now = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
+        now = {path: path.stat().st_mtime_ns for path in store.glob("*/*/_manifest.json")}
         assert seen.items() <= now.items()
         seen = now
     assert invoke(["run", str(toml), "--store", str(store), "--json"]) == 0
@@ -103,7 +103,7 @@ def test_killed_runs_complete_with_identical_scores(toml, undisturbed, tmp_path,
     document = json.loads(out)
     assert {cell["status"] for cell in document["cells"]} == {"complete"}
     assert pq.read_table(document["scores"]).equals(expected)
-    after = {path: path.stat().st_mtime_ns for path in store.glob("*/*/manifest.json")}
+    after = {path: path.stat().st_mtime_ns for path in store.glob("*/*/_manifest.json")}
     assert seen.items() <= after.items()
     for path in store.rglob("*.parquet"):
         if ".tmp-" not in path.name:

@@ -25,6 +25,7 @@ from benchmark import api
 from benchmark.cluster.headwatch import LOST
 from benchmark.environment import RAY_PATIENCE
 from benchmark.store.artefacts import Store
+from benchmark.store.names import beside
 from tests.gate import Gate
 from tests.machines import LAZY, Machines, is_alive, kernel_settings, start_machines
 from tests.object_store import KEYS, ObjectStore, serve_objects
@@ -156,7 +157,7 @@ def read_results(toml: Path, store: str) -> dict[str, pa.Table]:
         # Of the schema's metadata a part's holds how long it took.
         tables = {name: table.replace_schema_metadata(None) for name, table in found.items()}
         for cell in context.prediction_cells():
-            trials = cell.artefact.read_table(names=["trials.parquet"])
+            trials = cell.artefact.read_table(names=[beside("trials")])
             tables[f"trials of {cell.artefact.name}"] = trials.drop_columns(["seconds"])
         return tables
 
@@ -192,7 +193,7 @@ def manifests(uri: str) -> dict[str, Any]:
 
     store = Store(uri)
     found = store.fs.get_file_info(pafs.FileSelector(store.root, recursive=True))
-    return {item.path: item.mtime_ns for item in found if item.path.endswith("manifest.json")}
+    return {item.path: item.mtime_ns for item in found if item.path.endswith("_manifest.json")}
 
 
 def job_driver(store: str) -> psutil.Process:

@@ -132,7 +132,7 @@ def test_the_report_declares_what_each_was_fed(run):
     page = (work / answer["report"]).read_text()
     for name in LEARNED | UNLEARNED:
         assert name in page
-    manifest = json.loads((work / answer["report"]).with_name("manifest.json").read_text())
+    manifest = json.loads((work / answer["report"]).with_name("_manifest.json").read_text())
     declared = {item["name"]: item for item in manifest["backbones"]}
     assert declared.keys() == LEARNED | UNLEARNED
     asked = json.loads((FOLDER / "preprocessor_config.json").read_text())

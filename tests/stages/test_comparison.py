@@ -22,6 +22,7 @@ from benchmark.stages.evaluate.comparison import (
 )
 from benchmark.statistics.design import find_design
 from benchmark.statistics.intervals import Interval
+from benchmark.store.names import beside
 from benchmark.tables import check_table
 from tests.finetuned import draw_scores, learned, write_embeddings, write_finetuned, write_head
 from tests.stages.test_evaluate import CLASSES, write_patches
@@ -69,7 +70,7 @@ def draw(data, *, accuracy, seed=99):
 def run(context):
     result = EvaluateStage().run(context)
     assert result.cells[0].status == "complete", result.cells[0].reason
-    table = context.scores().read_table(names=["comparison.parquet"])
+    table = context.scores().read_table(names=[beside("comparison")])
     return check_table(table, COMPARISON, what="comparison").to_pylist(), result
 
 
@@ -103,7 +104,7 @@ def test_the_gain_is_that_of_the_ranking_and_its_resamples(open_small):
         add_head(context, data, "knn", accuracy=0.6, val_score=0.6, seed=seed)
         add_finetuned(context, data, draw(data, accuracy=0.8, seed=seed), seed=seed)
     (row,), _ = run(context)
-    ranking = context.scores().read_table(names=["ranking.parquet"]).to_pandas()
+    ranking = context.scores().read_table(names=[beside("ranking")]).to_pandas()
     behind = ranking.set_index("method").loc["knn"]
     assert ranking["method"].tolist() == ["finetune", "knn"]
     assert row["gain"] == pytest.approx(behind["difference"])
@@ -168,7 +169,7 @@ def test_a_floor_that_was_fine_tuned_is_a_floor_no_more(open_small):
     add_finetuned(context, data, draw(data, accuracy=0.1))
     (row,), _ = run(context)
     assert not row["is_detectable"] or row["gain"] < 0
-    ranking = context.scores().read_table(names=["ranking.parquet"]).to_pandas()
+    ranking = context.scores().read_table(names=[beside("ranking")]).to_pandas()
     assert dict(zip(ranking["method"], ranking["is_floor"], strict=True)) == {
         "knn": True,
         "finetune": False,

@@ -150,7 +150,7 @@ def test_an_interrupted_embedding_goes_on_from_its_parts_with_its_plan(
     folder = Path(half.embeddings(backbone).path)
     shutil.copytree(whole.embeddings(backbone).path, folder)
     parts = sorted(folder.glob("part-*"))
-    (folder / "manifest.json").unlink()
+    (folder / "_manifest.json").unlink()
     for part in parts[1::2]:
         part.unlink()
     kept = {part.name: part.stat().st_mtime_ns for part in parts[::2]}

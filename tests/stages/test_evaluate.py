@@ -8,6 +8,7 @@ from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.metrics import METRICS
 from benchmark.stages.evaluate import EvaluateStage
+from benchmark.store.names import beside
 from benchmark.tables import CONFUSION, SCORES, check_table, images_column, patches_schema
 
 CLASSES = 5
@@ -111,7 +112,7 @@ def test_confusion_counts_and_csv_agree(scored):
 
     context, (_, split, labels), scores, _ = scored
     confusion = check_table(
-        context.scores().read_table(names=["confusion.parquet"]), CONFUSION, what="confusion"
+        context.scores().read_table(names=[beside("confusion")]), CONFUSION, what="confusion"
     ).to_pandas()
     row = confusion[
         (confusion["method"] == "knn") & (confusion["seed"] == 0) & (confusion["split"] == "val")
@@ -121,13 +122,13 @@ def test_confusion_counts_and_csv_agree(scored):
     expected = np.zeros((CLASSES, CLASSES), int)
     np.add.at(expected, (labels[rows], scores["knn", 0][rows].argmax(axis=1)), 1)
     np.testing.assert_array_equal(counts, expected)
-    csv = pd.read_csv(Path(context.scores().path) / "scores.csv")
+    csv = pd.read_csv(Path(context.scores().path) / "_scores.csv")
     assert list(csv.columns) == SCORES.names
 
 
 def test_the_ranking_is_paired_and_keeps_the_two_uncertainties_apart(scored):
     context, _, _, result = scored
-    ranking = context.scores().read_table(names=["ranking.parquet"]).to_pandas()
+    ranking = context.scores().read_table(names=[beside("ranking")]).to_pandas()
     assert ranking["method"].tolist() == ["knn", "mlp"]
     assert ranking["num_seeds"].tolist() == [2, 2]
     assert (ranking["seed_std"] > 0).all()

@@ -18,6 +18,7 @@ import ray
 from benchmark.errors import UsageError
 from benchmark.stages.evaluate import EvaluateStage
 from benchmark.stages.finetune import FinetuneStage
+from benchmark.store.names import beside
 from benchmark.tables import CURVES, TRIALS, check_table, predictions_schema, vectors_array
 from tests.toys import (
     build_forgetful,
@@ -81,20 +82,20 @@ def test_a_search_writes_predictions_trials_a_curve_and_the_best_weights(trained
     wanted = splits.loc[splits["split"] != "train", "patch_id"].tolist()
     assert table["patch_id"].to_pylist() == wanted
     np.testing.assert_allclose(vectors_array(table["y_score"]).sum(axis=1), 1, atol=1e-4)
-    trials = check_table(artefact.read_table(names=["trials.parquet"]), TRIALS, what="trials")
+    trials = check_table(artefact.read_table(names=[beside("trials")]), TRIALS, what="trials")
     first = json.loads(trials["params"][0].as_py())
     assert first["learning_rate"] == 0.01 and first["num_epochs"] == 2
     assert trials.num_rows == 3
-    curve = check_table(artefact.read_table(names=["curve.parquet"]), CURVES, what="curve")
+    curve = check_table(artefact.read_table(names=[beside("curve")]), CURVES, what="curve")
     manifest = artefact.manifest()
     assert manifest["val_score"] == pytest.approx(max(curve["val_score"].to_pylist()))
     assert manifest["seconds"]["device"] > 0
     assert manifest["method"] == "finetune"
     # Only the best weights are left.
-    left = {path.name for path in Path(artefact.path).iterdir()}
+    left = set(artefact.files())
     assert left == {
-        "manifest.json", "model.safetensors", "curve.parquet", "part-000000.parquet",
-        "plan.json", "trials.parquet",
+        "_manifest.json", "_model.safetensors", "_plan.json", "_tables/curve.parquet",
+        "_tables/trials.parquet", "part-000000.parquet",
     }  # fmt: skip
 
 
@@ -148,7 +149,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_result(killed):
     assert _predictions(context, dying).equals(_predictions(context, calm))
     curves = [
         context.finetuned(item, 0)
-        .read_table(names=["curve.parquet"])
+        .read_table(names=[beside("curve")])
         .drop(["seconds", "train_seconds"])
         for item in (dying, calm)
     ]
@@ -281,7 +282,7 @@ def test_a_killed_driver_goes_on_where_it_was(opened, patches_store, scenes):
     before = json.loads((folder / "trial-000-log.json").read_text())["curve"]
     assert 1 <= len(before) < 3
     assert _run(context)["random"].status == "complete"
-    curve = pq.read_table(folder / "curve.parquet").to_pylist()
+    curve = pq.read_table(folder / "_tables/curve.parquet").to_pylist()
     # Complete epochs are not computed again: their seconds are the same.
     assert len(curve) == 3
     assert [row["seconds"] for row in curve[: len(before)]] == [row["seconds"] for row in before]

@@ -23,13 +23,14 @@ from benchmark.catalog.handcrafted import FitPca
 from benchmark.errors import CellError
 from benchmark.experiment.context import Context
 from benchmark.networks.embedder import Network
-from benchmark.networks.fitted import FITTED, read_facts, read_fitted, write_fitted
+from benchmark.networks.fitted import read_facts, read_fitted, write_fitted
 from benchmark.specs import Backbone, Fitted
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.embed.learning import StoredTrain
 from benchmark.stages.report.depictions import depict, depiction_pictures
 from benchmark.stages.report.patches import pick_patches
 from benchmark.store.artefacts import Artefact, Store
+from benchmark.store.names import FITTED, MANIFEST
 from benchmark.tables import images_array, vectors_array
 from tests.toys import toy, write_patches
 
@@ -113,7 +114,7 @@ def test_an_interrupted_embedding_goes_on_with_what_was_fitted(
     shutil.copytree(run.patches.path, half.patches.path)
     artefact = half.embeddings(backbone)
     shutil.copytree(run.embeddings(backbone).path, artefact.path)
-    artefact.delete("manifest.json")
+    artefact.delete(MANIFEST)
     for name in artefact.files("part-")[1::2]:
         artefact.delete(name)
     # Other components than a fit would give: they must be used, and not fitted again.

@@ -64,7 +64,7 @@ def test_the_result_does_not_depend_on_order_or_parallelism(patches, open_small,
     units = list(enumerate(source.units()))
     for item in reversed(units):
         find_unit(item, source=source, artefact=artefact)
-    found = artefact.read_table(prefix="candidates-")
+    found = artefact.read_table(prefix="_tables/candidates-")
     config = other.experiment.dataset
     shuffled = found.take(np.random.default_rng(0).permutation(found.num_rows))
     chosen = choose(shuffled, config).sort_by("patch_id")
@@ -212,15 +212,15 @@ def test_parts_that_are_there_are_not_written_again(patches, open_small, tmp_pat
     context, _ = patches
     copy = open_small(store=tmp_path / "copy")
     shutil.copytree(context.patches.path, copy.patches.path)
-    (Path(copy.patches.path) / "manifest.json").unlink()
+    (Path(copy.patches.path) / "_manifest.json").unlink()
     (Path(copy.patches.path) / "part-000001.parquet").unlink()
     before = {p.name: p.stat().st_mtime_ns for p in Path(copy.patches.path).iterdir()}
     assert PatchesStage().run(copy).cells[0].status == "complete"
     after = {p.name: p.stat().st_mtime_ns for p in Path(copy.patches.path).iterdir()}
     assert {name for name in before if before[name] != after[name]} == set()
-    assert set(after) - set(before) == {"manifest.json", "part-000001.parquet"}
+    assert set(after) - set(before) == {"_manifest.json", "part-000001.parquet"}
     assert copy.patches.read_table().equals(context.patches.read_table())
-    json.loads((Path(copy.patches.path) / "manifest.json").read_text())
+    json.loads((Path(copy.patches.path) / "_manifest.json").read_text())
 
 
 @pytest.mark.parametrize(

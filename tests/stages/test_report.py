@@ -9,6 +9,7 @@ from PIL import Image
 from benchmark import api
 from benchmark.config import build
 from benchmark.stages.report import ReportStage
+from benchmark.store.names import beside
 from tests.browser import find_browser, screenshot
 from tests.finetuned import draw_scores, write_finetuned, write_head
 
@@ -59,7 +60,7 @@ def test_the_page_says_that_the_split_is_random_and_shows_every_section(finished
     page = Path(result.report).read_text()
     for text in ("random", "Ranking", "Confusion", "Embeddings", "Provenance", "Cost"):
         assert text in page
-    assert json.loads((Path(result.report).parent / "manifest.json").read_text())["scores"]
+    assert json.loads((Path(result.report).parent / "_manifest.json").read_text())["scores"]
 
 
 def test_figures_lie_beside_the_page_as_pictures(finished):
@@ -168,7 +169,7 @@ def compared(finished):
 def test_the_page_compares_frozen_and_fine_tuned(compared):
     page = compared.report().read_bytes("index.html").decode()
     section = page[page.index('<section id="finetune"') : page.index('<section id="reading"')]
-    (row,) = compared.scores().read_table(names=["comparison.parquet"]).to_pylist()
+    (row,) = compared.scores().read_table(names=[beside("comparison")]).to_pylist()
     assert f"<strong>random</strong> (frozen: with knn), {row['sentence']}." in section
     assert f"With random, {row['sentence']}." in page[: page.index("<main>")]
     assert "What fine-tuning gains" in section

@@ -39,7 +39,7 @@ def test_stages_run_side_by_side_and_give_the_same_predictions_as_in_turn(
         assert spans[stage][0] < spans["embed"][1]
     manifests = {
         path.parent.name.rsplit("-", 1)[0]: path.stat().st_mtime
-        for path in tmp_path.glob("together/*/*/manifest.json")
+        for path in tmp_path.glob("together/*/*/_manifest.json")
     }
     heads_of_first = manifests["chesapeake-quick-logistic_regression-seed0"]
     assert heads_of_first < manifests["chesapeake-gated"]

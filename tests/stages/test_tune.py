@@ -15,6 +15,7 @@ from benchmark.catalog.heads import HEADS
 from benchmark.search.bookkeeping import Search
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.tune import TuneStage
+from benchmark.store.names import beside
 from benchmark.tables import TRIALS, check_table, predictions_schema, vectors_array
 from tests.toys import failing_head
 
@@ -69,7 +70,7 @@ def test_every_cell_writes_predictions_trials_and_a_head(tuned):
         assert table["patch_id"].to_pylist() == wanted
         np.testing.assert_allclose(vectors_array(table["y_score"]).sum(axis=1), 1, atol=1e-4)
         trials = check_table(
-            cell.artefact.read_table(names=["trials.parquet"]), TRIALS, what="trials"
+            cell.artefact.read_table(names=[beside("trials")]), TRIALS, what="trials"
         ).to_pandas()
         assert len(trials) == (1 if cell.method == "majority" else 4)
         best = trials[trials["state"] == "complete"]["val_score"].max()
@@ -140,7 +141,7 @@ def test_the_predictions_do_not_depend_on_how_many_trials_run_at_once(opened, op
         a, b = _predictions(one, head), _predictions(two, head)
         assert a.path != b.path and a.fingerprint == b.fingerprint
         assert a.read_table().equals(b.read_table())
-        trials = [x.read_table(names=["trials.parquet"]).drop(["seconds"]) for x in (a, b)]
+        trials = [x.read_table(names=[beside("trials")]).drop(["seconds"]) for x in (a, b)]
         assert trials[0].equals(trials[1])
 
 
@@ -159,7 +160,7 @@ def test_pruning_stops_hopeless_trials(opened, monkeypatch):
     monkeypatch.setattr(searcher, "plan_rungs", lambda num_train: (3, 9))
     context = opened(heads=[HEADS.get("mlp")], tune={"num_trials": 10})
     TuneStage().run(context)
-    trials = _predictions(context, "mlp").read_table(names=["trials.parquet"]).to_pandas()
+    trials = _predictions(context, "mlp").read_table(names=[beside("trials")]).to_pandas()
     assert set(trials["state"]) == {"pruned", "complete"}
     pruned = trials[trials["state"] == "pruned"]["val_score"].max()
     assert pruned <= trials[trials["state"] == "complete"]["val_score"].max()

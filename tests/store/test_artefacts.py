@@ -159,9 +159,9 @@ def test_temporary_files_are_neither_left_nor_listed(artefact: Artefact) -> None
         artefact.begin({"number": number})
     assert names(artefact) == {"a", PLAN}
     (Path(artefact.path) / "part-000000.bin.tmp-dead").write_bytes(b"torn")
-    assert artefact.files() == ["a", PLAN]
+    assert artefact.files() == [PLAN, "a"]
     artefact.commit({})
-    assert artefact.manifest()["files"] == ["a", PLAN]
+    assert artefact.manifest()["files"] == [PLAN, "a"]
 
 
 def test_a_file_is_replaced_whole_while_another_run_reads_it(artefact: Artefact) -> None:

@@ -24,6 +24,7 @@ from benchmark.store import retries
 from benchmark.store.artefacts import FAILURE, MANIFEST, PLAN, Artefact, Store
 from benchmark.store.checksums import checksum
 from benchmark.store.damage import AGAIN
+from benchmark.store.names import FITTED, HEAD
 from tests.object_store import KEYS, ObjectStore, serve_objects
 
 FINGERPRINT = "0123456789abcdef"
@@ -166,11 +167,11 @@ def test_a_complete_artefact_with_a_missing_or_cut_file_is_not_complete(artefact
 def test_a_changed_byte_anywhere_is_found_by_its_checksum(artefact: Artefact) -> None:
     artefact.delete(MANIFEST)
     artefact.begin({"plan": 1})
-    artefact.write_bytes("head.skops", b"a head" * 100)
+    artefact.write_bytes(HEAD, b"a head" * 100)
     # One checksum from who wrote the file; the others are read.
     artefact.commit({}, checksums={PART: checksum(artefact.read_bytes(PART))})
     assert artefact.verify() == ({}, True)
-    for name in (PART, "head.skops", PLAN):
+    for name in (PART, HEAD, PLAN):
         path = Path(artefact.file(name))
         sound = path.read_bytes()
         for at in (0, len(sound) // 2, len(sound) - 1):
@@ -225,7 +226,7 @@ def test_what_is_damaged_is_discarded_alone(artefact: Artefact, by_part: bool) -
     Path(artefact.file(PART)).write_bytes(b"PAR1")
     Path(artefact.file(PLAN)).write_bytes(b"{}")
     artefact.discard_damage(by_part=by_part)
-    assert artefact.files() == (["part-000001.parquet", PLAN] if by_part else [])
+    assert artefact.files() == ([PLAN, "part-000001.parquet"] if by_part else [])
     # The manifest of what is computed by parts holds the plan, too.
     assert artefact.plan() == ({"batch_size": 8} if by_part else None)
 
@@ -234,7 +235,7 @@ def test_without_a_manifest_only_tables_are_kept(artefact: Artefact) -> None:
     Path(artefact.file(MANIFEST)).write_bytes(b"{")
     artefact.discard_damage(by_part=True)
     assert artefact.files() == [PART]
-    artefact.write_bytes("fitted.safetensors", b"x")
+    artefact.write_bytes(FITTED, b"x")
     artefact.commit({})
     Path(artefact.file(MANIFEST)).write_bytes(b"{")
     artefact.discard_damage(by_part=True)

@@ -345,7 +345,7 @@ def shared(ray_session: None, toml: Path, tmp_path_factory: pytest.TempPathFacto
     assert json.loads(out)["scores"] == mine.scores
     others = sum(map(int, re.findall(r"^\w+: (\d+)/.* s$", err, re.MULTILINE)))
     # Patches aside, each cell was computed by one of them, and nothing is left of the leases.
-    assert progress.num_done + others == len(list(store.glob("*/*/manifest.json"))) - 1 == 6
+    assert progress.num_done + others == len(list(store.glob("*/*/_manifest.json"))) - 1 == 6
     assert not (store / "leases").exists()
     return store
 

@@ -16,12 +16,13 @@ from benchmark.errors import CellError
 from benchmark.networks.classifier import build_classifier
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.store.artefacts import Artefact, Store
+from benchmark.store.names import WEIGHTS
 from benchmark.tables import check_table, predictions_schema, vectors_array
 from benchmark.training import segment as finetuning
 from benchmark.training.checkpoints import read_weights
 from benchmark.training.feeds import Batch, Feed, MemoryFeed, Samples, Shard, read_samples
 from benchmark.training.loop import ALONE, MemoryShort, Ranks, Training, Validation
-from benchmark.training.segment import SMALLER, WEIGHTS, Job, OpenFeed, Report, Worker, read_log
+from benchmark.training.segment import SMALLER, Job, OpenFeed, Report, Worker, read_log
 from tests.toys import (
     build_blocks,
     build_dropping,

@@ -13,10 +13,11 @@ import numpy as np
 from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
-from benchmark.networks.fitted import FITTED, write_fitted
+from benchmark.networks.fitted import write_fitted
 from benchmark.specs import Backbone, Fitted
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
+from benchmark.store.names import FITTED
 from benchmark.tables import images_array
 
 if TYPE_CHECKING:

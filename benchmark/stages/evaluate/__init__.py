@@ -9,6 +9,7 @@ from benchmark.experiment.cells import Cell, TextTable
 from benchmark.experiment.context import Context
 from benchmark.stages.base import Stage
 from benchmark.store.artefacts import Artefact
+from benchmark.store.names import beside
 
 
 class EvaluateStage(Stage):
@@ -50,7 +51,7 @@ class EvaluateStage(Stage):
 
 def ranking_table(artefact: Artefact) -> TextTable:
     """Return the ranking as a table to print."""
-    ranking = artefact.read_table(names=["ranking.parquet"]).to_pylist()
+    ranking = artefact.read_table(names=[beside("ranking")]).to_pylist()
     rows = [
         [
             str(row["rank"]),
@@ -78,7 +79,7 @@ def ranking_table(artefact: Artefact) -> TextTable:
 
 def comparison_table(artefact: Artefact) -> TextTable:
     """Return fine-tuned minus frozen as a table to print; empty if no backbone has both."""
-    comparison = artefact.read_table(names=["comparison.parquet"]).to_pylist()
+    comparison = artefact.read_table(names=[beside("comparison")]).to_pylist()
     rows = [
         [
             str(row["backbone"]),

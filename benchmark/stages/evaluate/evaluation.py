@@ -29,6 +29,7 @@ from benchmark.statistics.scores import Uncertainty
 from benchmark.statistics.selection import missing_patches, optimism
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
+from benchmark.store.names import SCORES_CSV, SCORES_FILE, beside
 from benchmark.tables import (
     CALIBRATION,
     CONFUSION,
@@ -40,7 +41,7 @@ from benchmark.tables import (
 )
 
 SPLITS_SCORED = ("val", "test")
-TABLES = ("calibration", "comparison", "confusion", "ranking", "scores")
+TABLES = ("calibration", "comparison", "confusion", "ranking")
 RESOLVED = 0.05
 """The difference for which missing test patches are counted."""
 LEAST_OPTIMISM = 0.0005
@@ -70,12 +71,12 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     floor_heads = {item.name for item in context.heads if item.is_floor}
     floors = floor_heads | {item.name for item in context.backbones if item.is_floor}
     scores = check_table(evaluation.scores(artefact.fingerprint), SCORES, what="scores")
-    artefact.write_table("confusion.parquet", evaluation.confusion())
-    artefact.write_table("calibration.parquet", evaluation.calibration())
-    artefact.write_table("scores.parquet", scores)
-    artefact.write_bytes("scores.csv", scores.to_pandas().to_csv(index=False).encode())
+    artefact.write_table(beside("confusion"), evaluation.confusion())
+    artefact.write_table(beside("calibration"), evaluation.calibration())
+    artefact.write_table(SCORES_FILE, scores)
+    artefact.write_bytes(SCORES_CSV, scores.to_pandas().to_csv(index=False).encode())
     ranking = evaluation.ranking(floors)
-    artefact.write_table("ranking.parquet", pa.Table.from_pandas(ranking))
+    artefact.write_table(beside("ranking"), pa.Table.from_pandas(ranking))
     comparison = compare(
         evaluation.groups,
         design=evaluation.designs["test"],
@@ -83,7 +84,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
         floors=floor_heads,
         settings=context.experiment.evaluate,
     )
-    artefact.write_table("comparison.parquet", comparison)
+    artefact.write_table(beside("comparison"), comparison)
     artefact.commit(
         {
             "inputs": context.scores_inputs(),
@@ -97,7 +98,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             "notes": [*evaluation.notes(ranking, floors), *unlike_devices(comparison)],
             "provenance": provenance.record(),
         },
-        needs=tuple(f"{name}.parquet" for name in TABLES),
+        needs=(SCORES_FILE, *map(beside, TABLES)),
     )
 
 

@@ -26,13 +26,13 @@ from benchmark.stages.finetune.workers import FinetuneTrial
 from benchmark.stages.searching import CellSearch, CellSearcher, run_searches
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
+from benchmark.store.names import WEIGHTS, beside
 from benchmark.tables import CURVES
 from benchmark.training.adaptation import select_parts
 from benchmark.training.segment import (
     LAST,
     SEGMENT,
     SMALLER,
-    WEIGHTS,
     Job,
     forget_failures,
     read_log,
@@ -150,8 +150,8 @@ def commit(
         {"trial": number, **row} for number, log in logs.items() for row in log.get("curve", ())
     ]
     log = logs[best.trial]
-    artefact.write_table("trials.parquet", search.trials_table())
-    artefact.write_table("curve.parquet", pa.Table.from_pylist(rows, schema=CURVES))
+    artefact.write_table(beside("trials"), search.trials_table())
+    artefact.write_table(beside("curve"), pa.Table.from_pylist(rows, schema=CURVES))
     # Keep only the best weights.
     for name in artefact.files():
         if name.startswith(("trial-", SEGMENT, "refit-", SMALLER)):

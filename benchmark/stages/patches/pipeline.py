@@ -27,6 +27,7 @@ from benchmark.specs import Problem, Source
 from benchmark.stages.patches.sampling import check_splits, choose, count_classes
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
+from benchmark.store.names import TABLES, current_name
 from benchmark.tables import CANDIDATES, check_table, images_column, patches_schema
 
 PART_BYTES = 16 * 2**20
@@ -177,7 +178,8 @@ def find_candidates(
     source: Source, units: Sequence[str], artefact: Artefact, advance: Any, account: Account
 ) -> FoundAll:
     """Find the candidates of all units, except those written by an earlier run."""
-    done = set(artefact.files("candidates-"))
+    done = {current_name(name) for name in artefact.files()}
+    done &= {_candidates_name(index) for index in range(len(units))}
     account.add("part_found", len(done), "candidates")
     todo = [item for item in enumerate(units) if _candidates_name(item[0]) not in done]
     if todo:
@@ -197,7 +199,7 @@ def find_candidates(
 
 
 def _candidates_name(index: int) -> str:
-    return f"candidates-{index:06d}.parquet"
+    return f"{TABLES}candidates-{index:06d}.parquet"
 
 
 def _to_json(problems: Sequence[Problem]) -> str:

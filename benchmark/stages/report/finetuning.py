@@ -12,6 +12,7 @@ from benchmark.page.html import Picture, Table
 from benchmark.stages.report.content_tables import p_text
 from benchmark.stages.report.figures import picture
 from benchmark.stages.report.results import Results
+from benchmark.store.names import beside
 
 
 def comparisons(results: Results) -> tuple[Table, ...]:
@@ -142,10 +143,10 @@ def learning_curves(results: Results) -> pd.DataFrame:
     """Return every epoch of every fine-tuning, in the form that ``curves.plot_curves`` takes."""
     parts = []
     for cell, manifest in results.finetuned.items():
-        if not cell.artefact.has("curve.parquet"):
+        if not cell.artefact.has(beside("curve")):
             continue
-        frame = cell.artefact.read_table(names=["curve.parquet"]).to_pandas()
-        trials = cell.artefact.read_table(names=["trials.parquet"]).to_pandas()
+        frame = cell.artefact.read_table(names=[beside("curve")]).to_pandas()
+        trials = cell.artefact.read_table(names=[beside("trials")]).to_pandas()
         frame["is_best"] = frame["trial"] == _best_trial(trials)
         frame["is_chosen"] = frame["is_best"] & (frame["epoch"] == manifest["num_epochs"])
         parts.append(frame.assign(backbone=cell.backbone, seed=cell.seed))

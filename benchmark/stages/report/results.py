@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.stages.report.headline import name_method
+from benchmark.store.names import SCORES_FILE, beside
 
 
 class Results:
@@ -20,8 +21,14 @@ class Results:
         scores = context.scores()
         self.evaluated = scores.manifest()
         self.ranking, self.comparison, every_score, confusion, calibration = (
-            scores.read_table(names=[f"{name}.parquet"]).to_pandas()
-            for name in ("ranking", "comparison", "scores", "confusion", "calibration")
+            scores.read_table(names=[name]).to_pandas()
+            for name in (
+                beside("ranking"),
+                beside("comparison"),
+                SCORES_FILE,
+                beside("confusion"),
+                beside("calibration"),
+            )
         )
         self.scores = every_score[every_score["split"] == "test"]
         self.confusion = confusion[confusion["split"] == "test"]

@@ -25,6 +25,7 @@ from benchmark.stages.tune.job import Job
 from benchmark.stages.tune.shelf import Shelf
 from benchmark.stages.tune.workers import HeadTrial
 from benchmark.store import provenance
+from benchmark.store.names import HEAD, beside
 
 MAX_FAILURES = 3
 """Retries of a trial whose process died: nodes may be lost."""
@@ -105,7 +106,7 @@ def commit(job: Job, search: Search, refit: Outcome, account: Account) -> None:
     best = search.best
     if best is None:
         raise BenchmarkError("the search has no best trial")
-    job.predictions.write_table("trials.parquet", search.trials_table())
+    job.predictions.write_table(beside("trials"), search.trials_table())
     job.predictions.commit(
         {
             "inputs": {"embeddings": job.embeddings.fingerprint},
@@ -124,5 +125,5 @@ def commit(job: Job, search: Search, refit: Outcome, account: Account) -> None:
             "incidents": account.to_json(),
             "provenance": provenance.record(),
         },
-        needs=("part-000000.parquet", "head.skops"),
+        needs=("part-000000.parquet", HEAD),
     )

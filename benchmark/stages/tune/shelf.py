@@ -18,6 +18,7 @@ from benchmark.search.fitting import Rows, State
 from benchmark.search.lean import torch_kept_away
 from benchmark.stages.tune.job import Job
 from benchmark.store.artefacts import Artefact
+from benchmark.store.names import HEAD
 from benchmark.tables import find_rows, vectors_array
 
 BACKBONES_HELD = 3
@@ -60,7 +61,7 @@ class Shelf:
         Returns: the toll of this actor's reads and writes since the last head.
         """
         head = _load_skops().dumps(model)
-        self._jobs[number].predictions.write_bytes("head.skops", head)
+        self._jobs[number].predictions.write_bytes(HEAD, head)
         for key in [key for key in self._states if key[0] == number]:
             del self._states[key]
         spent, self._toll = self._toll.to_json(), Toll()
