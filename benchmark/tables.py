@@ -21,91 +21,128 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 
+DESCRIPTION = b"description"
+"""The key of a column's meaning in its field's metadata, which Parquet files keep."""
+
+
+def column(
+    name: str, kind: pa.DataType, meaning: str, *, nullable: bool = False, **metadata: str
+) -> pa.Field:
+    """Return a field that says in its metadata what the column means, with its unit."""
+    return pa.field(name, kind, nullable=nullable, metadata={DESCRIPTION: meaning, **metadata})
+
+
+PATCH_ID = column("patch_id", pa.string(), "identity of the patch, unique in the data set")
+
 CANDIDATES = pa.schema(
     [
-        pa.field("patch_id", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("scene", pa.string()),
-        pa.field("region", pa.string()),
-        pa.field("row", pa.int32()),
-        pa.field("col", pa.int32()),
-        pa.field("lon", pa.float64()),
-        pa.field("lat", pa.float64()),
-        pa.field("purity", pa.float32()),
+        PATCH_ID,
+        column("split", pa.string(), "train, val or test"),
+        column("label", pa.int32(), "number of the class, from 0, in the manifest's `classes`"),
+        column(
+            "scene",
+            pa.string(),
+            "raster that the patch was cut from: the cluster of intervals and leakage checks",
+            nullable=True,
+        ),
+        column("region", pa.string(), "region of the scene, e.g. a state", nullable=True),
+        column("row", pa.int32(), "px of the upper edge of the window in its scene", nullable=True),
+        column("col", pa.int32(), "px of the left edge of the window in its scene", nullable=True),
+        column("lon", pa.float64(), "degrees (EPSG:4326) of the window's centre", nullable=True),
+        column("lat", pa.float64(), "degrees (EPSG:4326) of the window's centre", nullable=True),
+        column(
+            "purity", pa.float32(), "share of the px that have the label, 0 to 1", nullable=True
+        ),
     ]
 )
-"""Metadata of a patch, known before its pixels are read; ``row`` and ``col`` are the px of the
-window's upper left corner, ``lon`` and ``lat`` the degrees (EPSG:4326) of its centre."""
+"""Metadata of a patch, known before its pixels are read."""
 
-CONFUSION_KEY = ("dataset", "backbone", "method", "train_set", "seed", "split")
+UNIT = column("unit", pa.string(), "piece of the data set that was searched at once", nullable=True)
+"""The additional column of candidates in the store."""
 
 _KEY_FIELDS = [
-    pa.field(name, pa.int64() if name == "seed" else pa.string(), nullable=False)
-    for name in CONFUSION_KEY
+    column("dataset", pa.string(), "name of the data set"),
+    column("backbone", pa.string(), "name of the backbone"),
+    column("method", pa.string(), "name of the head, or `finetune`"),
+    column("train_set", pa.string(), "rows that the cell was trained on: `all`"),
+    column("seed", pa.int64(), "seed of the cell"),
+    column("split", pa.string(), "split that was scored: val or test"),
 ]
 
+CONFUSION_KEY = tuple(field.name for field in _KEY_FIELDS)
+
 CONFUSION = pa.schema(
-    [*_KEY_FIELDS, pa.field("counts", pa.list_(pa.list_(pa.int64())), nullable=False)]
+    [
+        *_KEY_FIELDS,
+        column(
+            "counts",
+            pa.list_(pa.list_(pa.int64())),
+            "patches (K, K): rows are true classes, columns predicted ones",
+        ),
+        column("classes", pa.list_(pa.string()), "names of the K classes, in the order of counts"),
+    ]
 )
-"""``counts`` (K, K): rows true, columns predicted."""
 
 CALIBRATION = pa.schema(
     [
         *_KEY_FIELDS,
-        pa.field("bin", pa.int32(), nullable=False),
-        pa.field("num_patches", pa.int64(), nullable=False),
-        pa.field("confidence", pa.float64(), nullable=False),
-        pa.field("accuracy", pa.float64(), nullable=False),
-        pa.field("ci_low", pa.float64(), nullable=False),
-        pa.field("ci_high", pa.float64(), nullable=False),
+        column("bin", pa.int32(), "number of the bin of the largest score of a patch, from 0"),
+        column("num_patches", pa.int64(), "patches in the bin"),
+        column("confidence", pa.float64(), "mean of their largest scores, 0 to 1"),
+        column("accuracy", pa.float64(), "share of them that are right, 0 to 1"),
+        column("ci_low", pa.float64(), "lower end of the interval of accuracy"),
+        column("ci_high", pa.float64(), "upper end of the interval of accuracy"),
     ]
 )
-"""One row per filled bin of the largest score: its mean, and the share of its patches that are
-right, with the interval."""
+"""One row per filled bin of the largest score."""
 
 SCORES = pa.schema(
     [
         *_KEY_FIELDS,
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("value", pa.float64()),
-        pa.field("ci_low", pa.float64()),
-        pa.field("ci_high", pa.float64()),
-        pa.field("num_patches", pa.int64(), nullable=False),
-        pa.field("fingerprint", pa.string(), nullable=False),
+        column(
+            "metric", pa.string(), "name of the metric; `metric/class` where one class is scored"
+        ),
+        column("value", pa.float64(), "the score; null if undefined, e.g. no patch", nullable=True),
+        column("ci_low", pa.float64(), "lower end of the interval of value", nullable=True),
+        column("ci_high", pa.float64(), "upper end of the interval of value", nullable=True),
+        column("num_patches", pa.int64(), "patches of the split"),
+        column("fingerprint", pa.string(), "fingerprint of this artefact of `evaluate`"),
+        column("artefact", pa.string(), "folder of the cell's predictions, relative to the store"),
     ]
 )
 
 TRIALS = pa.schema(
     [
-        pa.field("trial", pa.int32(), nullable=False),
-        pa.field("params", pa.string(), nullable=False),
-        pa.field("val_score", pa.float64()),
-        pa.field("num_epochs", pa.int32()),
-        pa.field("seconds", pa.float64(), nullable=False),
-        pa.field("state", pa.string(), nullable=False),
+        column("trial", pa.int32(), "number of the Optuna trial, from 0"),
+        column("params", pa.string(), "its configuration, as JSON"),
+        column(
+            "val_score", pa.float64(), "best balanced accuracy on val; null: failed", nullable=True
+        ),
+        column(
+            "num_epochs",
+            pa.int32(),
+            "epochs up to the best score; 0: not iterative; null: failed",
+            nullable=True,
+        ),
+        column("seconds", pa.float64(), "duration, in device-seconds"),
+        column("state", pa.string(), "complete, pruned or failed"),
     ]
 )
-"""One row per Optuna trial: ``params`` is JSON, ``val_score`` the balanced accuracy on val,
-``state`` complete, pruned or failed."""
-
+"""One row per Optuna trial."""
 
 CURVES = pa.schema(
     [
-        pa.field("trial", pa.int32(), nullable=False),
-        pa.field("epoch", pa.int32(), nullable=False),
-        pa.field("train_loss", pa.float64(), nullable=False),
-        pa.field("val_score", pa.float64(), nullable=False),
-        pa.field("val_loss", pa.float64()),
-        pa.field("learning_rate", pa.float64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),
-        pa.field("train_seconds", pa.float64()),
+        column("trial", pa.int32(), "number of the trial in `trials`"),
+        column("epoch", pa.int32(), "number of the epoch, from 1"),
+        column("train_loss", pa.float64(), "mean over the epoch's patches, weighted and smoothed"),
+        column("val_score", pa.float64(), "balanced accuracy on val at the end of the epoch"),
+        column("val_loss", pa.float64(), "plain cross-entropy on val at its end", nullable=True),
+        column("learning_rate", pa.float64(), "of the classification layer, at its end"),
+        column("seconds", pa.float64(), "duration of the epoch, in s"),
+        column("train_seconds", pa.float64(), "the same without evaluation on val", nullable=True),
     ]
 )
-"""One row per epoch of a fine-tuning, counted from one. ``train_loss``: mean over the epoch's
-patches (weighted and smoothed). At the end of the epoch: ``val_score``, balanced accuracy, and
-``val_loss``, plain cross-entropy, on val; ``learning_rate`` of the classification layer.
-``seconds``: duration of the epoch; ``train_seconds``: without the evaluation on val."""
+"""One row per epoch of a fine-tuning."""
 
 
 def patches_schema(num_bands: int, patch_size: int) -> pa.Schema:
@@ -116,22 +153,33 @@ def patches_schema(num_bands: int, patch_size: int) -> pa.Schema:
     to write and read.
     """
     shape = (num_bands, patch_size, patch_size)
-    image = pa.field(
+    image = column(
         "image",
         pa.binary(math.prod(shape)),
-        nullable=False,
-        metadata={"shape": json.dumps(shape), "dtype": "uint8"},
+        "bytes of the pixels, uint8 (C, H, W); the shape is in the field's metadata",
+        shape=json.dumps(shape),
+        dtype="uint8",
     )
     return CANDIDATES.append(image)
+
+
+def embeddings_schema(dim: int) -> pa.Schema:
+    """Return the schema of ``embeddings``: ``embedding`` float32 (D,)."""
+    vector = column(
+        "embedding", pa.list_(pa.float32(), dim), "output of the backbone (D,)", nullable=True
+    )
+    return pa.schema([PATCH_ID, vector])
 
 
 def predictions_schema(num_classes: int) -> pa.Schema:
     """Return the schema of ``predictions``: no labels, ``y_score`` float32 (K,)."""
     return pa.schema(
         [
-            pa.field("patch_id", pa.string(), nullable=False),
-            pa.field("y_pred", pa.int32(), nullable=False),
-            pa.field("y_score", pa.list_(pa.float32(), num_classes), nullable=False),
+            PATCH_ID,
+            column("y_pred", pa.int32(), "number of the predicted class, from 0"),
+            column(
+                "y_score", pa.list_(pa.float32(), num_classes), "score of each class (K,), sum 1"
+            ),
         ]
     )
 

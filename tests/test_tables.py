@@ -299,4 +299,5 @@ def test_scores_have_the_columns_of_design() -> None:
         "ci_high",
         "num_patches",
         "fingerprint",
+        "artefact",
     ]

@@ -129,14 +129,15 @@ def write_scores(context: Context, backbone: str, method: str) -> None:
     rows = [
         {
             **key, "split": split, "metric": metric, "value": value, "ci_low": low,
-            "ci_high": 0.9, "num_patches": 161, "fingerprint": "f",
+            "ci_high": 0.9, "num_patches": 161, "fingerprint": "f", "artefact": "tune/x",
         }
         for split, value in (("val", 0.111), ("test", 0.812))
         for metric, low in (("balanced_accuracy", 0.7), ("recall/trees|shrubs", None))
     ]  # fmt: skip
     other = [{**row, "backbone": "another", "value": 0.222} for row in rows]
     counts = [[70, 0, 0], [8, 81, 0], [1, 1, 0]]
-    confusion = [{**key, "split": split, "counts": counts} for split in ("val", "test")]
+    table = {"counts": counts, "classes": ["a", "b", "c"]}
+    confusion = [{**key, **table, "split": split} for split in ("val", "test")]
     artefact = context.scores()
     artefact.write_table("scores.parquet", pa.Table.from_pylist(other + rows, schema=SCORES))
     artefact.write_table("confusion.parquet", pa.Table.from_pylist(confusion, schema=CONFUSION))
@@ -416,7 +417,7 @@ def test_an_export_that_fails_leaves_nothing(
 
 def test_damaged_weights_name_their_artefact(finetuned: Context, tmp_path: Path) -> None:
     artefact = finetuned.finetuned(finetuned.backbones[0], 0)
-    artefact.write_bytes("model.safetensors", b"torn")
+    artefact.write_bytes("_model.safetensors", b"torn")
     with pytest.raises(BenchmarkError, match=r"model.safetensors is damaged .*: delete this file"):
         export(finetuned, backbone="toy", method="finetune", seed=0, out=tmp_path / "out")
 

@@ -20,7 +20,7 @@ from benchmark.networks.fitted import read_fitted
 from benchmark.stages.embed.learning import Lesson
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
-from benchmark.tables import embeddings_column, images_array
+from benchmark.tables import embeddings_column, embeddings_schema, images_array
 
 if TYPE_CHECKING:
     from benchmark.networks.embedder import Embedder
@@ -210,12 +210,10 @@ class WritePart:
         if not reason:
             shape = (summary["num_rows"], summary["dim"])
             embeddings = np.frombuffer(row["embedding"], np.float32).reshape(shape)
+            schema = embeddings_schema(summary["dim"])
             table = pa.table(
-                {
-                    "patch_id": pa.array(row["patch_id"], pa.string()),
-                    "embedding": embeddings_column(embeddings),
-                },
-                metadata={"summary": row["summary"]},
+                [pa.array(row["patch_id"], pa.string()), embeddings_column(embeddings)],
+                schema=schema.with_metadata({"summary": row["summary"]}),
             )
             try:
                 checksum = self._artefacts[row["job"]].write_table(row["part"], table)

@@ -16,39 +16,11 @@ from numpy.typing import NDArray
 from benchmark.config import EvaluateConfig
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
+from benchmark.stages.evaluate.schemas import COMPARISON
 from benchmark.statistics.design import Design
 from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, flip_table
 from benchmark.statistics.intervals import Interval, quantile_of
 from benchmark.tables import check_table
-
-COMPARISON = pa.schema(
-    [
-        pa.field("backbone", pa.string(), nullable=False),
-        pa.field("head", pa.string(), nullable=False),
-        pa.field("head_val_score", pa.float64(), nullable=False),
-        pa.field("frozen_value", pa.float64(), nullable=False),
-        pa.field("finetuned_value", pa.float64(), nullable=False),
-        pa.field("gain", pa.float64(), nullable=False),
-        pa.field("gain_low", pa.float64(), nullable=False),
-        pa.field("gain_high", pa.float64(), nullable=False),
-        pa.field("is_detectable", pa.bool_(), nullable=False),
-        pa.field("verdict", pa.string(), nullable=False),
-        pa.field("p_value", pa.float64()),
-        pa.field("frozen_seeds", pa.int32(), nullable=False),
-        pa.field("finetuned_seeds", pa.int32(), nullable=False),
-        pa.field("frozen_seconds", pa.float64()),
-        pa.field("finetuned_seconds", pa.float64()),
-        pa.field("ratio", pa.float64()),
-        pa.field("frozen_device", pa.string()),
-        pa.field("finetuned_device", pa.string()),
-        pa.field("sentence", pa.string(), nullable=False),
-    ]
-)
-"""One row per backbone with fine-tuned and frozen predictions. ``head``: of the frozen side, the
-best ``head_val_score``. Values: balanced accuracy on test, mean over seeds. ``gain``: fine-tuned
-minus frozen, with the interval of the flip test. ``p_value``: of that test, corrected over the
-rows; ``is_detectable``: whether it rejects; ``verdict``: in words. Seconds: device-seconds of one
-seed, mean over seeds; ``ratio``: fine-tuned over frozen; null if unknown."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.stages.evaluate.comparison import Group, compare, read_costs, unlike_devices
+from benchmark.stages.evaluate.schemas import RANKING
 from benchmark.statistics.counts import Statistics, summarise
 from benchmark.statistics.design import Design, find_design, least_units, rare_classes
 from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, flip_ranking
@@ -75,8 +76,8 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     artefact.write_table(beside("calibration"), evaluation.calibration())
     artefact.write_table(SCORES_FILE, scores)
     artefact.write_bytes(SCORES_CSV, scores.to_pandas().to_csv(index=False).encode())
-    ranking = evaluation.ranking(floors)
-    artefact.write_table(beside("ranking"), pa.Table.from_pandas(ranking))
+    ranking = evaluation.ranking(floors).assign(metric=HEADLINE, split="test")
+    artefact.write_table(beside("ranking"), pa.Table.from_pandas(ranking, RANKING))
     comparison = compare(
         evaluation.groups,
         design=evaluation.designs["test"],
@@ -210,13 +211,15 @@ class Evaluation:
                             "ci_high": _finite(high),
                             "num_patches": int(item.counts.sum()),
                             "fingerprint": fingerprint,
+                            "artefact": item.cell.artefact.folder,
                         }
                     )
         return pa.Table.from_pylist(rows, schema=SCORES)
 
     def confusion(self) -> pa.Table:
         """Return the table ``confusion``: counts (K, K) of every cell and split."""
-        rows = [{**_key(item), "counts": item.counts.tolist()} for item in self._scored]
+        names = {"classes": self._classes}
+        rows = [{**_key(item), **names, "counts": item.counts.tolist()} for item in self._scored]
         return pa.Table.from_pylist(rows, schema=CONFUSION)
 
     def calibration(self) -> pa.Table:
@@ -345,11 +348,7 @@ class Evaluation:
         one, other = (groups[row.backbone, row.method] for row in ranking.iloc[:2].itertuples())
         design = self.designs["test"]
         found = missing_patches(
-            design,
-            one.right,
-            other.right,
-            difference=RESOLVED,
-            alpha=self._alpha,
+            design, one.right, other.right, difference=RESOLVED, alpha=self._alpha
         )
         points = f"a difference of {100 * RESOLVED:g} points between the first two rows"
         lacking = least_units(self._alpha) - design.num_units

@@ -28,7 +28,7 @@ from benchmark.stages.patches.sampling import check_splits, choose, count_classe
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import TABLES, current_name
-from benchmark.tables import CANDIDATES, check_table, images_column, patches_schema
+from benchmark.tables import CANDIDATES, UNIT, check_table, images_column, patches_schema
 
 PART_BYTES = 16 * 2**20
 MIN_PART_ROWS, MAX_PART_ROWS = 64, 256
@@ -165,7 +165,7 @@ def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> p
     toll = Toll()
     found = source.find(unit)
     checked = check_table(found.candidates, CANDIDATES, what=f"candidates of {unit}")
-    checked = checked.append_column("unit", pa.array([unit] * checked.num_rows, pa.string()))
+    checked = checked.append_column(UNIT, pa.array([unit] * checked.num_rows, pa.string()))
     checked = checked.replace_schema_metadata(
         {"num_examined": str(found.num_examined), "problems": _to_json(found.problems)}
     )

@@ -1,0 +1,91 @@
+"""Schemas of the tables that compare methods: ``ranking`` and ``comparison``."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from benchmark.tables import column
+
+RANKING = pa.schema(
+    [
+        column("metric", pa.string(), "name of the metric of all values here"),
+        column("split", pa.string(), "split that was scored: test"),
+        column("backbone", pa.string(), "name of the backbone"),
+        column("method", pa.string(), "name of the head, or `finetune`"),
+        column("value", pa.float64(), "the score, mean over seeds", nullable=True),
+        column("ci_low", pa.float64(), "lower end of its interval on other scenes", nullable=True),
+        column("ci_high", pa.float64(), "upper end of its interval on other scenes", nullable=True),
+        column(
+            "seed_std", pa.float64(), "standard deviation over seeds; null: one seed", nullable=True
+        ),
+        column("num_seeds", pa.int64(), "seeds that are complete"),
+        column(
+            "expected_low",
+            pa.float64(),
+            "lower end of the interval over seeds and scenes; null: one seed",
+            nullable=True,
+        ),
+        column(
+            "expected_high",
+            pa.float64(),
+            "upper end of the interval over seeds and scenes; null: one seed",
+            nullable=True,
+        ),
+        column("is_floor", pa.bool_(), "whether any useful method should be better"),
+        column("seed_values", pa.list_(pa.float64()), "the score of each seed"),
+        column("rank", pa.int64(), "from 1, by value"),
+        column(
+            "difference", pa.float64(), "value of the leader minus that of the row", nullable=True
+        ),
+        column(
+            "difference_low", pa.float64(), "lower end of the flip test's interval", nullable=True
+        ),
+        column(
+            "difference_high", pa.float64(), "upper end of the flip test's interval", nullable=True
+        ),
+        column(
+            "p_value",
+            pa.float64(),
+            "of the flip test, corrected over the table; null: leader",
+            nullable=True,
+        ),
+        column("is_tie", pa.bool_(), "whether no difference from the leader was detected"),
+        column("verdict", pa.string(), "what follows, in words"),
+    ]
+)
+"""One row per backbone and method, best first."""
+
+COMPARISON = pa.schema(
+    [
+        column("backbone", pa.string(), "backbone with fine-tuned and frozen predictions"),
+        column("head", pa.string(), "of the frozen side: the best on val"),
+        column("head_val_score", pa.float64(), "its balanced accuracy on val, mean over seeds"),
+        column("frozen_value", pa.float64(), "balanced accuracy on test, mean over seeds"),
+        column("finetuned_value", pa.float64(), "balanced accuracy on test, mean over seeds"),
+        column("gain", pa.float64(), "fine-tuned minus frozen"),
+        column("gain_low", pa.float64(), "lower end of the flip test's interval"),
+        column("gain_high", pa.float64(), "upper end of the flip test's interval"),
+        column("is_detectable", pa.bool_(), "whether the test rejects that there is no difference"),
+        column("verdict", pa.string(), "what follows, in words"),
+        column("p_value", pa.float64(), "of the test, corrected over the rows", nullable=True),
+        column("frozen_seeds", pa.int32(), "seeds of the frozen side"),
+        column("finetuned_seeds", pa.int32(), "seeds of the fine-tuned side"),
+        column(
+            "frozen_seconds",
+            pa.float64(),
+            "device-seconds of one seed, embeddings included; null: unknown",
+            nullable=True,
+        ),
+        column(
+            "finetuned_seconds",
+            pa.float64(),
+            "device-seconds of one seed; null: unknown",
+            nullable=True,
+        ),
+        column("ratio", pa.float64(), "fine-tuned over frozen seconds, or null", nullable=True),
+        column("frozen_device", pa.string(), "device of the embeddings", nullable=True),
+        column("finetuned_device", pa.string(), "device of the fine-tuning", nullable=True),
+        column("sentence", pa.string(), "the row as a sentence"),
+    ]
+)
+"""One row per backbone with fine-tuned and frozen predictions, on test."""
