@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 
-DESCRIPTION = b"description"
+DESCRIPTION = "description"
 """The key of a column's meaning in its field's metadata, which Parquet files keep."""
 
 
@@ -165,9 +165,7 @@ def patches_schema(num_bands: int, patch_size: int) -> pa.Schema:
 
 def embeddings_schema(dim: int) -> pa.Schema:
     """Return the schema of ``embeddings``: ``embedding`` float32 (D,)."""
-    vector = column(
-        "embedding", pa.list_(pa.float32(), dim), "output of the backbone (D,)", nullable=True
-    )
+    vector = column("embedding", pa.list_(pa.float32(), dim), "output of the backbone (D,)")
     return pa.schema([PATCH_ID, vector])
 
 

@@ -12,7 +12,6 @@ from benchmark.config import EvaluateConfig
 from benchmark.experiment.cells import Cell
 from benchmark.stages.evaluate import EvaluateStage
 from benchmark.stages.evaluate.comparison import (
-    COMPARISON,
     Cost,
     Group,
     compare,
@@ -20,6 +19,7 @@ from benchmark.stages.evaluate.comparison import (
     unlike_devices,
     write_sentence,
 )
+from benchmark.stages.evaluate.schemas import COMPARISON
 from benchmark.statistics.design import find_design
 from benchmark.statistics.intervals import Interval
 from benchmark.store.names import beside

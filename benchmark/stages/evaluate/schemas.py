@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE
 from benchmark.tables import column
 
 RANKING = pa.schema(
@@ -50,7 +51,11 @@ RANKING = pa.schema(
             nullable=True,
         ),
         column("is_tie", pa.bool_(), "whether no difference from the leader was detected"),
-        column("verdict", pa.string(), "what follows, in words"),
+        column(
+            "verdict",
+            pa.string(),
+            f"`leader`, `behind`, `{NO_DIFFERENCE}` or `{TOO_LITTLE}`",
+        ),
     ]
 )
 """One row per backbone and method, best first."""
@@ -66,7 +71,11 @@ COMPARISON = pa.schema(
         column("gain_low", pa.float64(), "lower end of the flip test's interval"),
         column("gain_high", pa.float64(), "upper end of the flip test's interval"),
         column("is_detectable", pa.bool_(), "whether the test rejects that there is no difference"),
-        column("verdict", pa.string(), "what follows, in words"),
+        column(
+            "verdict",
+            pa.string(),
+            f"`gains`, `loses`, `{NO_DIFFERENCE}` or `{TOO_LITTLE}`",
+        ),
         column("p_value", pa.float64(), "of the test, corrected over the rows", nullable=True),
         column("frozen_seeds", pa.int32(), "seeds of the frozen side"),
         column("finetuned_seeds", pa.int32(), "seeds of the fine-tuned side"),
