@@ -259,8 +259,8 @@ def _introduction() -> Iterator[str]:
     yield f"    {names.MANIFEST}       written last: the artefact is complete when it exists"
     yield "```"
     yield ""
-    yield "The fingerprint covers everything that changes the result. Whatever is not the folder's own"
-    yield "table begins with an underscore, so that readers of Parquet folders skip it."
+    yield "The fingerprint covers everything that changes the result. Whatever is not the folder's"
+    yield "own table begins with an underscore, so that readers of Parquet folders skip it."
     yield ""
     yield "## Read it"
     yield ""
@@ -293,9 +293,9 @@ def _artefacts() -> Iterator[str]:
     yield ""
     yield from (f"- `{place}`: {meaning}." for place, meaning in OTHER_FOLDERS.items())
     yield ""
-    yield "Stores of version 0.1 have the same files without underscores and without `_tables`. They"
-    yield "are read as they are: nothing in them is computed again or renamed. What such a version only"
-    yield "began gets today's names when it is completed."
+    yield "Stores of version 0.1 have the same files without underscores and without `_tables`."
+    yield "They are read as they are: nothing in them is computed again or renamed. What such a"
+    yield "version only began gets today's names when it is completed."
     yield ""
 
 
@@ -317,15 +317,15 @@ def _tables() -> Iterator[str]:
         for field in table.schema:
             meaning = field.metadata[DESCRIPTION.encode()].decode()
             null = "yes" if field.nullable else ""
-            yield f"| `{field.name}` | {_type(field.type, table.letter)} | {null} | {meaning} |"
+            yield f"| `{field.name}` | {name_type(field.type, table.letter)} | {null} | {meaning} |"
 
 
-def _type(kind: pa.DataType, letter: str) -> str:
+def name_type(kind: pa.DataType, letter: str) -> str:
     """Return the name of a column's type, e.g. ``K x float32``."""
     if pa.types.is_fixed_size_list(kind):
-        return f"{letter} x {_type(kind.value_type, letter)}"
+        return f"{letter} x {name_type(kind.value_type, letter)}"
     if pa.types.is_list(kind):
-        return f"list of {_type(kind.value_type, letter)}"
+        return f"list of {name_type(kind.value_type, letter)}"
     if pa.types.is_fixed_size_binary(kind):
         return "bytes"
     return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))

@@ -19,7 +19,7 @@ from benchmark.experiment.context import Context
 from benchmark.stages.evaluate import schemas
 from benchmark.store.names import HEAD, WEIGHTS, beside
 from tests.stages.test_comparison import add_finetuned, add_head, draw, open_grid, run
-from tests.store_document import DOCUMENT, TABLES, Table, matching, render
+from tests.store_document import DOCUMENT, TABLES, Table, matching, name_type, render
 
 BLOCKS = re.findall(r"```python\n(.+?)```", render(), re.DOTALL)
 
@@ -167,7 +167,7 @@ def assert_documented(found: pa.Schema, table: Table) -> None:
     """Compare a stored schema with the documented one, lengths of vectors aside."""
     assert found.names == table.schema.names
     for one, other in zip(found, table.schema, strict=True):
-        assert str(one.type).split("[")[0] == str(other.type).split("[")[0], one.name
+        assert name_type(one.type, table.letter) == name_type(other.type, table.letter), one.name
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
