@@ -164,9 +164,15 @@ def patches_schema(num_bands: int, patch_size: int) -> pa.Schema:
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
-    """Return the schema of ``embeddings``: ``embedding`` float32 (D,)."""
-    vector = column("embedding", pa.list_(pa.float32(), dim), "output of the backbone (D,)")
-    return pa.schema([PATCH_ID, vector])
+    """Return the schema of ``embeddings``: ``embedding`` float32 (D,).
+
+    There are no nulls, but the columns allow them: Arrow joins no parts that differ in this, and
+    those of version 0.1 do.
+    """
+    vector = column(
+        "embedding", pa.list_(pa.float32(), dim), "output of the backbone (D,)", nullable=True
+    )
+    return pa.schema([PATCH_ID.with_nullable(True), vector])
 
 
 def predictions_schema(num_classes: int) -> pa.Schema:

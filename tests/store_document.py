@@ -54,7 +54,7 @@ TABLES = {
             "One row per window of which `patches` are chosen.",
             CANDIDATES.append(UNIT),
         ),
-        Table("embeddings", "One row per patch.", embeddings_schema(8), "D"),
+        Table("embeddings", "One row per patch, without nulls.", embeddings_schema(8), "D"),
         Table(
             "predictions",
             "One row per patch of val and test. It holds no labels: join `patches` by `patch_id`.",

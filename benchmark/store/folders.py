@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -58,21 +59,18 @@ class Folder(ABC):
         return not {name, older}.isdisjoint(self.files())
 
     def find(self, name: str, use: Callable[[str], T]) -> T:
-        """Return the result of ``use`` for a file's name of today, or else for its older name.
+        """Return the result of ``use`` for a file's name, or else for its name of other versions.
 
         Raises:
             FileNotFoundError: from ``use`` for both names.
         """
-        name, older = current_name(name), older_name(name)
         try:
             return use(name)
         except FileNotFoundError as error:
-            if older == name:
-                raise
-            try:
-                return use(older)
-            except FileNotFoundError:
-                raise error from None
+            for other in {current_name(name), older_name(name)} - {name}:
+                with contextlib.suppress(FileNotFoundError):
+                    return use(other)
+            raise error from None
 
     def files(self, prefix: str = "") -> list[str]:
         """Return the sorted names of files with a prefix, without temporary files."""

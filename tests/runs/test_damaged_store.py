@@ -8,6 +8,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import benchmark as bm
@@ -15,6 +16,8 @@ from benchmark import api
 from benchmark.config import Experiment, build
 from benchmark.errors import BenchmarkError
 from benchmark.store.names import MANIFEST
+from tests.store_document import TABLES, matching
+from tests.test_store_document import READERS, assert_documented
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +93,23 @@ def contents(experiment: Experiment, store: Path) -> dict[str, Any]:
             found[cell.artefact.folder] = cell.artefact.read_table()
         found["scores"] = context.scores().read_table(names=["scores.parquet"])
         return found
+
+
+def test_every_file_is_described_and_every_folder_is_a_table(
+    experiment: Experiment, finished: Path
+) -> None:
+    for result in bm.status(experiment, store=str(finished)):
+        artefact = result.cell.artefact
+        described = {name: matching(artefact.stage, name) for name in artefact.files()}
+        assert None not in described.values(), described
+        for name, item in described.items():
+            if item and item.table:
+                assert_documented(pq.read_schema(artefact.file(name)), TABLES[item.table])
+        if artefact.stage != "report":
+            prefix = "scores." if artefact.stage == "evaluate" else "part-"
+            num_rows = artefact.read_table(names=artefact.files(prefix)).num_rows
+            for reader, count in READERS.items():
+                assert count(artefact.path) == num_rows > 0, (artefact.folder, reader)
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -85,3 +86,33 @@ def test_an_old_head_is_loaded_and_gives_its_predictions(old: bm.Experiment) -> 
     )
     rows = np.array([known[name] for name in predictions["patch_id"].to_pylist()], np.float32)
     np.testing.assert_array_equal(loaded.predict(rows), predictions["y_pred"].to_numpy())
+
+
+def test_what_the_old_version_only_began_goes_on_with_its_plan(old: bm.Experiment) -> None:
+    with api.open_context(old) as context:
+        patches, embeddings = context.patches, context.embeddings(context.backbones[1])
+        before = {item.folder: item.read_table() for item in (patches, embeddings)}
+        plans = {item.folder: Path(item.file("plan.json")) for item in (patches, embeddings)}
+        begun = {folder: path.read_bytes() for folder, path in plans.items()}
+        for item in (patches, embeddings):
+            item.delete("manifest.json")
+            item.delete("part-000001.parquet")
+        kept = {
+            path: (path.read_bytes(), path.stat().st_mtime_ns)
+            for item in (patches, embeddings)
+            for path in Path(item.path).glob("part-*")
+        }
+        assert len(kept) == 2
+    result = bm.run(old)
+    assert not result.failed
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
+    for item in (patches, embeddings):
+        assert Path(item.file("_plan.json")).read_bytes() == begun[item.folder]
+        assert all(name.startswith(("_", "part-")) for name in item.files())
+        found = item.read_table()
+        assert found.replace_schema_metadata(None).equals(
+            before[item.folder].replace_schema_metadata(None)
+        )
+        # Readers of Parquet now read its folder.
+        assert len(pd.read_parquet(item.path)) == found.num_rows
+    assert {item.status for item in bm.status(old)} == {"complete"}
