@@ -66,7 +66,12 @@ class Artefact(Folder):
 
     @property
     def is_complete(self) -> bool:
-        """Whether a listing shows the manifest; it bypasses caches of absent names (NFS)."""
+        """Whether the manifest exists."""
+        return self.has(MANIFEST)
+
+    @property
+    def is_listed_complete(self) -> bool:
+        """Whether a listing shows the manifest, which bypasses caches of absent names (NFS)."""
         return _shows(self.files(), MANIFEST)
 
     def status(self) -> tuple[Status, str]:
@@ -123,8 +128,6 @@ class Artefact(Folder):
         """
         sizes = self.store.sizes(self.folder)
         found, manifest = self._examine(sizes)
-        if found == INCOMPLETE:
-            return
         self._verify_content(found, manifest)
         # Without a manifest nothing tells whether files other than tables are intact.
         suspects = found if manifest else sizes

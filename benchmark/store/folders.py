@@ -53,10 +53,11 @@ class Folder(ABC):
 
     def has(self, name: str) -> bool:
         """Return whether a file exists, under its name of today or an older one."""
-        name, older = current_name(name), older_name(name)
-        if older == name:
-            return self.store.has(f"{self.folder}/{name}")
-        return not {name, older}.isdisjoint(self.files())
+        names = dict.fromkeys((current_name(name), older_name(name)))
+        if len(names) == 1 or self.store.is_local:
+            return any(self.store.has(f"{self.folder}/{item}") for item in names)
+        # An object store lists a folder in the time in which it looks for one name.
+        return not names.keys().isdisjoint(self.files())
 
     def find(self, name: str, use: Callable[[str], T]) -> T:
         """Return the result of ``use`` for a file's name, or else for its name of other versions.

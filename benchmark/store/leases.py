@@ -99,7 +99,7 @@ class Leases:
         with self._lock:
             leased = self._lease(artefacts, most)
             # Another run may have completed some since the caller looked.
-            complete = [item for item in leased if item.is_complete]
+            complete = [item for item in leased if item.is_listed_complete]
             self.release(complete)
             return [item for item in leased if item not in complete]
 

@@ -114,3 +114,22 @@ def test_a_store_that_takes_no_lease_fails_the_cells_with_its_reason(open_run, m
         ("failed", "no space left on the device")
     }
     assert stage.computed == []
+
+
+def test_one_listing_tells_a_run_whether_a_cell_is_complete_and_damaged(open_run, monkeypatch):
+    context, stage = open_run(), ToyStage()
+    artefacts = [cell.artefact for cell in stage.cells(context)]
+    for artefact in artefacts[:3]:
+        artefact.write_bytes("part-000000.bin", b"x")
+        artefact.commit({})
+    Path(artefacts[0].file("part-000000.bin")).write_bytes(b"xx")
+    listed, asked = [], []
+    sizes, has = context.store.sizes, context.store.has
+    monkeypatch.setattr(context.store, "sizes", lambda name: listed.append(name) or sizes(name))
+    monkeypatch.setattr(context.store, "has", lambda name: asked.append(name) or has(name))
+    stage.discard_damage(context)
+    folders = [artefact.folder for artefact in artefacts]
+    # Once more to discard what is damaged, under a lease.
+    assert [name for name in listed if name in folders] == [folders[0], *folders]
+    assert asked == []
+    assert [item.is_complete for item in artefacts] == [False, True, True] + [False] * 5

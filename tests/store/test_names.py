@@ -299,3 +299,12 @@ def test_a_move_that_went_through_before_its_answer_was_lost_is_no_error(
     assert store.read("b/c") == b"x"
     with pytest.raises(CellError, match="cannot be written"):
         store.move("a", "d")
+
+
+def test_a_disk_is_asked_for_the_manifest_alone(
+    older: Artefact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing asks for the size of every part."""
+    monkeypatch.setattr(older.store, "sizes", lambda folder: pytest.fail("listed"))
+    assert older.is_complete
+    assert older.plan() == {"batch_size": 8}
