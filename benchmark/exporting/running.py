@@ -87,6 +87,24 @@ def open_model(folder: str | Path, *, trust_remote_code: bool = False) -> Opened
         raise UsageError(f"{root}: cannot be opened ({one_line(error)}); export it again") from None
 
 
+def write_description(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Add facts to the description of a folder, and return all of it."""
+    path = folder / DESCRIPTION
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    content = {**known, **facts}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return content
+
+
+def read_description(folder: str | Path) -> dict[str, Any]:
+    """Return what an exported folder says of itself: kind, classes, bands and more.
+
+    Raises:
+        UsageError: it was not exported.
+    """
+    return _read_description(Path(folder))
+
+
 def check_pixels(pixels: NDArray[np.uint8], bands: tuple[str, ...]) -> None:
     """Raise UsageError unless ``pixels`` is uint8 (N, C, H, W) with these bands."""
     if pixels.ndim != 4 or pixels.dtype != "uint8" or pixels.shape[1] != len(bands):
