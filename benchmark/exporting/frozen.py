@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,7 +65,7 @@ class Reference(NamedTuple):
     scores: NDArray[np.float32]
     """(n, K)."""
     note: str
-    """How ``scores`` differ from what is stored; empty: they are what is stored."""
+    """How ``scores`` differ from the stored predictions; empty: they are the stored ones."""
 
 
 @dataclass
@@ -128,14 +128,15 @@ def _begin(cell: Exported, folder: Path) -> Attempt:
         x = network.preprocess(torch.from_numpy(pixels))
         found = network.backbone(x).float()
     reference = Reference(pixels, x.clone(), found.clone(), samples.scores, "")
-    if _precision(embeddings) == "bfloat16":
-        scores = head_scores(head, found.numpy(), len(cell.classes))
-        gap = float(np.abs(scores - samples.scores).max())
-        reference = reference._replace(
-            scores=scores,
-            note=f"computed again in float32; the stored ones are of bfloat16 embeddings and "
-            f"differ from these by at most {gap:.1e}",
+    # Embeddings in bfloat16, or of another device, are not those of float32 on this one.
+    scores = head_scores(head, found.numpy(), len(cell.classes))
+    gap = float(np.abs(scores - samples.scores).max())
+    if gap > TOLERANCE:
+        note = (
+            f"computed again in float32 on this machine; those stored, of embeddings in "
+            f"{_precision(embeddings)}, differ by at most {gap:.1e}"
         )
+        reference = reference._replace(scores=scores, note=note)
     return Attempt(cell, folder, head, network, reference)
 
 
@@ -192,10 +193,15 @@ def _write_program(attempt: Attempt, folded: dict[str, Any] | None) -> dict[str,
     scratch = attempt.folder / "program"
     scratch.mkdir()
     try:
-        given = {"backbone": cell.backbone, "description": facts}
-        write_program(scratch, attempt.network, head, attempt.reference.x, **given)
-        made = Attempt(cell, scratch, attempt.head, attempt.network, attempt.reference)
-        difference = made.difference()
+        write_program(
+            scratch,
+            attempt.network,
+            head,
+            attempt.reference.x,
+            backbone=cell.backbone,
+            description=facts,
+        )
+        difference = replace(attempt, folder=scratch).difference()
         if difference <= PROGRAM_TOLERANCE:
             for path in scratch.iterdir():
                 path.replace(attempt.folder / path.name)

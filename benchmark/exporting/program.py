@@ -69,6 +69,7 @@ def write_program(
     content = {
         **description,
         "takes_batches": takes_batches,
+        "torch": torch.__version__.partition("+")[0],
         "input": {
             "image_size": backbone.image_size,
             "resize_to": backbone.resize_to,

@@ -53,9 +53,9 @@ def usages(description: Mapping[str, Any]) -> list[Usage]:
         text = f"It needs this package, since {why}. {compared}"
         return [Usage(text.strip(), _of_bands(_PACKAGE_CODE, description))]
     text = (
-        "`program.pt2` holds the network, its pooling, the scaler and the head; `predict.py` needs "
-        f"torch, numpy and Pillow, runs on the CPU, and is also a command: `python predict.py FILE "
-        f"...`. {compared}"
+        "`program.pt2` holds the network, its pooling, the scaler and the head; `predict.py` runs "
+        f"it on the CPU with torch ({description['torch']} or newer), numpy and Pillow, and is a "
+        f"command, too: `python predict.py FILE ...`. {compared}"
     )
     found = [Usage(text, _of_bands(_PROGRAM_CODE, description))]
     if (other := description.get("pipeline_difference")) is not None:
@@ -82,6 +82,8 @@ def summarise(description: Mapping[str, Any]) -> str:
         text += ", and so does the image-classification pipeline of transformers"
     if "largest_difference" in description:
         text += f"; largest difference of a probability: {description['largest_difference']:.1e}"
+    if description.get("reference"):
+        text += f" from those {description['reference']}"
     return text
 
 

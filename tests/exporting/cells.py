@@ -69,12 +69,12 @@ def draw(num: int, *, size: int = 32, num_bands: int = 3, seed: int = 0) -> tupl
 
 
 def write_patches(
-    context: Context, *, size: int = 32, bands: tuple[str, ...] = RGB
+    context: Context, *, size: int = 32, bands: tuple[str, ...] = RGB, split: str = "test"
 ) -> tuple[Any, Any]:
     """Complete the table ``patches``; return all pixels and labels, those of train first."""
     pixels, labels = draw(NUM_TRAIN + NUM_TEST, size=size, num_bands=len(bands))
     schema = patches_schema(len(bands), size)
-    splits = ["train"] * NUM_TRAIN + ["test"] * NUM_TEST
+    splits = ["train"] * NUM_TRAIN + [split] * NUM_TEST
     content: dict[str, Any] = {
         "patch_id": [f"p{i:04}" for i in range(len(splits))],
         "split": splits,
@@ -112,9 +112,14 @@ def write_cell(
     size: int = 32,
     bands: tuple[str, ...] = RGB,
     precision: str = "float32",
+    shift: float = 0.0,
+    split: str = "test",
 ) -> Cell:
-    """Complete the patches and one cell: the first backbone of the context with a head."""
-    pixels, known = write_patches(context, size=size, bands=bands)
+    """Complete the patches and one cell: the first backbone of the context with a head.
+
+    ``shift`` is added to the stored embeddings of test, ``split`` is the name of that split.
+    """
+    pixels, known = write_patches(context, size=size, bands=bands, split=split)
     labels = known if labels is None else labels
     backbone = context.backbones[0]
     state = None
@@ -135,7 +140,7 @@ def write_cell(
     model = HEADS.get(head).build(given, 0) if model is None else model
     model.fit(embeddings[train], labels[train])
     scores = np.zeros((NUM_TEST, len(CLASSES)), np.float32)
-    scores[:, model.classes_] = model.predict_proba(embeddings[NUM_TRAIN:])
+    scores[:, model.classes_] = model.predict_proba(embeddings[NUM_TRAIN:] + np.float32(shift))
     ids = [f"p{i:04}" for i in range(NUM_TRAIN, NUM_TRAIN + NUM_TEST)]
     artefact = context.predictions(backbone, HEADS.get(head), 0)
     table = pa.table(
