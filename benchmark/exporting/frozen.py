@@ -30,6 +30,7 @@ from benchmark.exporting.running import (
     PROGRAM,
     head_scores,
     open_model,
+    record_program,
     write_description,
 )
 from benchmark.exporting.samples import read_samples
@@ -90,7 +91,7 @@ class Attempt:
 
     def difference(self) -> float:
         """Return the largest difference of a probability between folder and experiment."""
-        found = open_model(self.folder, trust_remote_code=True).predict(self.reference.pixels)
+        found = open_model(self.folder, trust_code=True).predict(self.reference.pixels)
         return float(np.abs(found.astype(np.float64) - self.reference.scores).max())
 
 
@@ -203,6 +204,7 @@ def _write_program(attempt: Attempt, folded: dict[str, Any] | None) -> dict[str,
         )
         difference = replace(attempt, folder=scratch).difference()
         if difference <= PROGRAM_TOLERANCE:
+            record_program(scratch)
             for path in scratch.iterdir():
                 path.replace(attempt.folder / path.name)
             return write_description(attempt.folder, {"largest_difference": difference})

@@ -15,7 +15,7 @@ import torch
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.exporting import standalone
 from benchmark.exporting.heads import Frozen
-from benchmark.exporting.running import write_description
+from benchmark.exporting.running import PROGRAM_FILE, write_description
 from benchmark.networks.embedder import Network
 from benchmark.specs import Backbone
 
@@ -65,7 +65,7 @@ def write_program(
     """
     program, takes_batches = _export(_Whole(network.backbone, head).eval(), x)
     with _quiet():
-        torch.export.save(program, folder / standalone.PROGRAM)
+        torch.export.save(program, folder / PROGRAM_FILE)
     content = {
         **description,
         "takes_batches": takes_batches,
