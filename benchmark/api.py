@@ -17,17 +17,17 @@ from benchmark.cluster.connection import Cluster
 from benchmark.cluster.metering import MeteredProgress
 from benchmark.config import Experiment
 from benchmark.environment import check_environment
-from benchmark.errors import BenchmarkError, UsageError, one_line
+from benchmark.errors import BenchmarkError
 from benchmark.experiment import file as experiment_file
 from benchmark.experiment.cells import CellResult, verified
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage, usage_to_json
 from benchmark.progress import LoggedProgress, Progress
+from benchmark.search.saved import load_head as load_head
 from benchmark.stages import STAGES
 from benchmark.stages.running import run_stages
 from benchmark.store.artefacts import Store
 from benchmark.store.filesystems import join
-from benchmark.store.names import HEAD, older_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
     from benchmark.experiment.cells import TextTable
     from benchmark.stages.base import StageResult
-
-TRUSTED_TYPES = frozenset({"sklearn.neural_network._stochastic_optimizers.AdamOptimizer"})
-"""Types in a saved MLP that skops does not trust by default."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +223,19 @@ def export(
     return folder, exporting.push(folder, repo) if repo else None
 
 
+def describe_export(folder: str | Path) -> tuple[str, str]:
+    """Return the kind of an exported folder (pipeline, program or package), and one line about it.
+
+    Raises:
+        UsageError: it was not exported.
+    """
+    from benchmark.exporting.running import read_description
+    from benchmark.exporting.usage import summarise
+
+    description = read_description(folder)
+    return description["kind"], summarise(description)
+
+
 def status(
     experiment: Experiment, *, store: str | None = None, verify: bool = False
 ) -> list[CellResult]:
@@ -317,34 +327,3 @@ def _path_of(context: Context, stage: str) -> str | None:
     if not artefact.is_complete:
         return None
     return artefact.file_uri(name) if name else artefact.uri
-
-
-def load_head(artefact: str | Path) -> Any:
-    """Load the fitted head of a cell: a scikit-learn pipeline with ``predict_proba``.
-
-    Args:
-        artefact: the cell's folder on a local disk, as printed by ``benchmark status``.
-
-    Raises:
-        UsageError: the head is missing, damaged or contains a type that is not trusted.
-    """
-    import zipfile
-
-    from benchmark.search.lean import torch_kept_away
-
-    with torch_kept_away():
-        import skops.io
-
-    path = Path(artefact) / HEAD
-    if not path.is_file() and (older := path.with_name(older_name(HEAD))).is_file():
-        path = older
-    if not path.is_file():
-        raise UsageError(f"{path}: no such head; give a folder that `benchmark status` prints")
-    try:
-        untrusted = skops.io.get_untrusted_types(file=path)
-        foreign = [name for name in untrusted if name not in TRUSTED_TYPES]
-        if foreign:
-            raise UsageError(f"{path}: contains types that are not trusted: {', '.join(foreign)}")
-        return skops.io.load(path, trusted=untrusted)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: not a saved head, or damaged: {one_line(error)}") from None

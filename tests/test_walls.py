@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("catalog", "training", "networks", "search", "statistics", "experiment", "cluster"),
         *("store", "page", "vocabulary"),
     },
-    "exporting": {"networks", "experiment", "store", "vocabulary"},
+    "exporting": {"catalog", "networks", "search", "experiment", "store", "vocabulary"},
     "catalog": {"networks", "statistics", "store", "vocabulary"},
     "training": {"networks", "search", "store", "vocabulary"},
     "networks": {"store", "vocabulary"},
