@@ -173,7 +173,8 @@ MANIFEST = {
 }
 
 EXAMPLES = """\
-`FOLDER` is a folder of `evaluate`: `benchmark run` prints it with the scores.
+`FOLDER` is a folder of `evaluate`: `benchmark run` prints it with the scores. An experiment has
+another one whenever its cells or settings change, so read one of them, not `runs/evaluate`.
 
 With pandas (or `pyarrow.dataset`), which skip names that begin with an underscore:
 
