@@ -173,7 +173,9 @@ MANIFEST = {
 }
 
 EXAMPLES = """\
-`FOLDER` is a folder of `evaluate`: `benchmark run` prints it with the scores.
+`FOLDER` is a folder of `evaluate`: `benchmark run` prints it with the scores. An experiment has
+another one whenever its cells or settings change, so read one of them, not `runs/evaluate`.
+`PATCHES` is the folder of its patches: `benchmark status` prints all folders.
 
 With pandas (or `pyarrow.dataset`), which skip names that begin with an underscore:
 
@@ -208,7 +210,7 @@ import duckdb
 scores = duckdb.read_parquet("runs/evaluate/FOLDER/*.parquet").order("value desc")
 (folder,) = scores.filter("metric = 'macro_f1' and split = 'test'").select("artefact").fetchall()[0]
 predictions = duckdb.read_parquet(f"runs/{folder}/*.parquet")
-patches = duckdb.read_parquet("runs/patches/*/*.parquet").select("patch_id, label")
+patches = duckdb.read_parquet("runs/patches/PATCHES/*.parquet").select("patch_id, label")
 print(predictions.join(patches, "patch_id").aggregate("label, y_pred, count(*)"))
 ```
 
@@ -218,7 +220,7 @@ The pixels of patches, as arrays (C, H, W):
 import json, glob
 import numpy as np, pyarrow.parquet as pq
 
-table = pq.read_table(glob.glob("runs/patches/*/part-*.parquet")[0])
+table = pq.read_table(glob.glob("runs/patches/PATCHES/part-*.parquet")[0])
 shape = json.loads(table.schema.field("image").metadata[b"shape"])
 pixels = np.frombuffer(b"".join(table["image"].to_pylist()), np.uint8).reshape(-1, *shape)
 print(pixels.shape)

@@ -181,7 +181,9 @@ def test_the_examples_of_the_document_run(
     assert len([line for line in code.splitlines() if line and "import" not in line]) <= 5
     monkeypatch.chdir(Path(store.store.root).parent)
     found: dict[str, Any] = {}
-    exec(code.replace("FOLDER", Path(store.scores().path).name), found)
+    for name, artefact in (("FOLDER", store.scores()), ("PATCHES", store.patches)):
+        code = code.replace(name, Path(artefact.path).name)
+    exec(code, found)
     assert capsys.readouterr().out
     if "predictions" in found and "import pandas" in code:
         assert len(found["predictions"]) == len(store.prediction_cells()[0].artefact.read_table())

@@ -88,6 +88,7 @@ def test_an_old_head_is_loaded_and_gives_its_predictions(old: bm.Experiment) -> 
     np.testing.assert_array_equal(loaded.predict(rows), predictions["y_pred"].to_numpy())
 
 
+@pytest.mark.slow
 def test_what_the_old_version_only_began_goes_on_with_its_plan(old: bm.Experiment) -> None:
     with api.open_context(old) as context:
         patches, embeddings = context.patches, context.embeddings(context.backbones[1])
