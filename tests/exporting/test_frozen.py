@@ -24,7 +24,7 @@ from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.huggingface.resolve import resolve_huggingface
 from benchmark.catalog.torchgeo.models import describe_rcf
-from benchmark.cli.app import app
+from benchmark.cli.commands import app
 from benchmark.config import BackboneOptions
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.experiment.context import Context
@@ -268,13 +268,11 @@ def test_a_program_gives_what_each_head_gives(
 
 
 @pytest.mark.parametrize("head", ["mlp", "knn", "logistic_regression"])
-@pytest.mark.parametrize("labels", [(0, 1), (0, 2), (1, 2)])
 def test_a_program_knows_which_classes_a_head_has_seen(
-    head: str, labels: tuple[int, int], open_small: Open, tmp_path: Path
+    head: str, open_small: Open, tmp_path: Path
 ) -> None:
     context = alone(open_small, BACKBONES.get("mean_color"))
-    drawn = np.array(labels)[np.arange(NUM_TRAIN + NUM_TEST) % 2]
-    cell = write_cell(context, head, labels=drawn)
+    cell = write_cell(context, head, labels=np.arange(NUM_TRAIN + NUM_TEST) % 2 * 2)
     exported(context, tmp_path / "out", head)
     found = open_model(tmp_path / "out").predict(cell.pixels)
     np.testing.assert_allclose(found, cell.scores, atol=1e-4)
