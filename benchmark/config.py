@@ -83,6 +83,9 @@ class DatasetConfig(Section):
     test_regions: Names = ("pennsylvania",)
     val_fraction: Fraction = 0.2
     test_fraction: Fraction = 0.2
+    labels: PathText | None = None
+    """Table of an image folder's labels (CSV or Parquet): columns path and label, and optionally
+    split, scene and region; None: each folder is a class."""
     bands: Names | None = None
     """Names of an image folder's bands, if its files do not define them."""
     value_range: tuple[PixelValue, PixelValue] | None = None

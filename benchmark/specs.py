@@ -105,6 +105,8 @@ class Dataset:
     settings: frozenset[str]
     """The optional ``[dataset]`` settings that apply to it, beside name, root, patch_size,
     seed, per_region, per_class and on_error."""
+    digested: frozenset[str] = frozenset()
+    """Further settings that apply, and change nothing but what the source's digest covers."""
     prepare: Callable[..., Path] | None = None
     """``prepare(root, *, progress, **options)``: download or write the source; returns the
     folder."""

@@ -31,9 +31,10 @@ DATASETS: Registry[Dataset] = Registry(
         ),
         Dataset(
             name="folder",
-            description="your own labelled images, one sub-folder per class",
+            description="your own labelled images, one sub-folder per class, or a table of labels",
             open=open_folder,
             settings=frozenset({"val_fraction", "test_fraction", "bands", "value_range"}),
+            digested=frozenset({"labels", "val_regions", "test_regions"}),
         ),
     ],
 )

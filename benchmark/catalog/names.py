@@ -32,7 +32,7 @@ def check_names(experiment: Experiment) -> None:
         HEADS.get(name, where=where)
     if experiment.finetune is not None:
         _check_finetune(experiment.finetune, backbones, where=f"{where} [finetune]")
-    allowed = COMMON_DATASET_SETTINGS | dataset.settings
+    allowed = COMMON_DATASET_SETTINGS | dataset.settings | dataset.digested
     for key in sorted(experiment.dataset.model_fields_set - allowed):
         raise UsageError(
             f"{where} [dataset]: '{key}' does not apply to the data set '{dataset.name}'; remove it"

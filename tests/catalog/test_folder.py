@@ -529,7 +529,7 @@ def test_duplicates_across_the_tables_splits_are_noted(tmp_path: Path) -> None:
         (["/etc/x.png,train"], "path,split", r"line 8: '/etc/x.png' is outside the root"),
         (["root.png,train"], "path,split", r"line 8: 'root.png' lies directly in the root; put"),
         (["a/000.png,test"], "path,split", r"line 8: 'a/000.png' is listed on line 2 too"),
-        (["a/003.png,dev"], "path,split", r"line 8: unknown split 'dev'; write train, val or"),
+        (["a/003.png,eval"], "path,split", r"line 8: unknown split 'eval'; write train, val or"),
         (["a/003.png"], "path,split", r"line 8: unknown split ''; write train, val or test"),
         (["a/003.png,val,x"], "path,split", r"line 8: more cells than the 2 columns"),
         ([], "path,split,scenes", r"unknown column 'scenes'. Did you mean 'scene'\?"),

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchmark.catalog.folder.assignment import assign, draw, random_note, refuse_regions
 from benchmark.catalog.folder.images import SUFFIXES, ImageError, PatchReader, open_reader
+from benchmark.catalog.folder.labels import read_labels
 from benchmark.catalog.folder.splits import (
     SPLIT_TABLE,
-    Group,
     Row,
     check_classes,
-    draw_splits,
     duplicate_notes,
     group_duplicates,
     read_split_table,
@@ -99,16 +99,28 @@ class FolderSource:
         return Images(pixels[: len(rows)], np.array(rows, np.int64), tuple(problems))
 
 
+class _Labelled(NamedTuple):
+    """The images that are used, sorted by path, with all that is known of them."""
+
+    rows: Mapping[str, Row]
+    class_of: Mapping[str, str]
+    digest_of: Mapping[str, str | None]
+    notes: list[str]
+
+
 def open_folder(config: DatasetConfig) -> FolderSource:
     """Open a folder of labelled images: ``CLASS/image.png`` or ``SPLIT/CLASS/image.png``.
 
     The splits come from a ``splits.csv`` in the root, else from folders called train, val and
     test above the classes, else from a random draw, stratified by class.
 
+    With ``labels`` the classes come from that table instead, and so do splits, scenes and regions
+    where it has such columns (see ``labels.read_labels``); folders mean nothing then.
+
     Raises:
         UsageError: the folder is absent, holds no images or only one class, its layout is
-            ambiguous, a class has no train images, ``splits.csv`` is invalid, or the first image
-            does not match ``bands`` and ``value_range``.
+            ambiguous, a class has no train images, ``splits.csv`` or ``labels`` is invalid, or the
+            first image does not match ``bands`` and ``value_range``.
     """
     where = f"[dataset] root = '{config.root}'"
     # Workers run in other directories, so the root must not stay relative.
@@ -118,17 +130,44 @@ def open_folder(config: DatasetConfig) -> FolderSource:
         raise UsageError(f"{where}: cannot be opened: {one_line(error)}") from None
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise UsageError(f"{where}: {what}; name the folder that holds one folder per class")
-    listing = _list_images(root, where)
-    notes = list(listing.notes)
-    images = listing.images
+        holds = "one folder per class" if config.labels is None else "the images"
+        raise UsageError(f"{where}: {what}; name the folder that holds {holds}")
+    table = Path(os.path.relpath(Path(config.labels).resolve(), root)) if config.labels else None
+    listing = _list_images(root, where, table=table.as_posix() if table else "")
+    if config.labels is None:
+        found = _label_by_folder(root, listing.images, listing.folders, config, where)
+    else:
+        found = _label_by_table(root, listing.images, config, where)
+    reader, reader_notes = open_reader(root, found.rows, config, where=where)
+    classes = tuple(sorted(set(found.class_of.values())))
+    return FolderSource(
+        root=root,
+        classes=classes,
+        candidates=tabulate(found.rows, found.class_of, classes),
+        reader=reader,
+        notes=(*listing.notes, *found.notes, *reader_notes),
+        content_digest=digest_rows(found.rows, found.class_of, found.digest_of),
+    )
+
+
+def _label_by_folder(
+    root: Path,
+    listed: Sequence[str],
+    folders: Sequence[str],
+    config: DatasetConfig,
+    where: str,
+) -> _Labelled:
+    """Take the class of each image from its path, its split from ``splits.csv``, path or a draw."""
+    refuse_regions(config, where)
+    notes = []
+    images = listed
     table: dict[str, Row] = {}
     if os.path.lexists(root / SPLIT_TABLE):
         table = read_split_table(root / SPLIT_TABLE, set(images), where=where)
         images = sorted(table)
-        num_unlisted = len(listing.images) - len(images)
+        num_unlisted = len(listed) - len(images)
         if num_unlisted:
-            example = next(image for image in listing.images if image not in table)
+            example = next(image for image in listed if image not in table)
             notes.append(
                 f"Images left out because {SPLIT_TABLE} does not list them: {num_unlisted}, "
                 f"e.g. '{example}'."
@@ -138,7 +177,7 @@ def open_folder(config: DatasetConfig) -> FolderSource:
     depth = 1 if levels else 0
     class_of = {image: PurePosixPath(image).parts[depth] for image in images}
     if not table:
-        notes += _empty_class_notes(listing.folders, set(class_of.values()), depth)
+        notes += _empty_class_notes(folders, set(class_of.values()), depth)
     digest_of = _digest_files(root, images, where)
     groups = group_duplicates(digest_of, class_of)
     if table:
@@ -147,27 +186,32 @@ def open_folder(config: DatasetConfig) -> FolderSource:
         _check_levels(levels, where)
         split_of = {image: levels[PurePosixPath(image).parts[0]] for image in images}
     else:
-        split_of = _draw(groups, config, where)
-        notes.append(
-            f"The split into train, val and test is random (seed {config.seed}): neighbouring "
-            "patches may be in different splits, so scores are optimistic."
-        )
+        split_of = draw(groups, config, where)
+        notes.append(random_note(config))
     notes += check_classes(split_of, class_of, where=where)
     notes += duplicate_notes(groups, split_of, class_of)
-    reader, reader_notes = open_reader(root, images, config, where=where)
-    classes = tuple(sorted(set(class_of.values())))
     rows = {image: table.get(image, Row(split_of[image], None, None, 0)) for image in images}
-    return FolderSource(
-        root=root,
-        classes=classes,
-        candidates=_tabulate(rows, class_of, classes),
-        reader=reader,
-        notes=(*notes, *reader_notes),
-        content_digest=_digest_rows(rows, class_of, digest_of),
-    )
+    return _Labelled(rows, class_of, digest_of, notes)
 
 
-def _tabulate(
+def _label_by_table(
+    root: Path, listed: Sequence[str], config: DatasetConfig, where: str
+) -> _Labelled:
+    """Take the class of each image, and all else that is given, from the table ``labels``."""
+    if not listed:
+        raise UsageError(f"{where}: holds no PNG, JPEG or TIFF images")
+    labels = read_labels(str(config.labels), root, listed, config)
+    images = sorted(labels.given)
+    digest_of = _digest_files(root, images, where)
+    given = {image: labels.given[image] for image in images}
+    rows, notes = assign(given, digest_of, config, where=labels.where, unit=labels.unit)
+    if os.path.lexists(root / SPLIT_TABLE):
+        notes.append(f"{SPLIT_TABLE} is not read, because [dataset] labels is set.")
+    class_of = {image: item.label for image, item in given.items()}
+    return _Labelled(rows, class_of, digest_of, [*labels.notes, *notes])
+
+
+def tabulate(
     rows: Mapping[str, Row], class_of: Mapping[str, str], classes: Sequence[str]
 ) -> pa.Table:
     """Return the images as candidates."""
@@ -199,7 +243,8 @@ class _Listing(NamedTuple):
     notes: list[str]
 
 
-def _list_images(root: Path, where: str) -> _Listing:
+def _list_images(root: Path, where: str, *, table: str) -> _Listing:
+    """List the images below the root; ``table`` is the relative path of the labels, if there."""
     images: list[str] = []
     folders: list[str] = []
     ignored: list[str] = []
@@ -232,7 +277,7 @@ def _list_images(root: Path, where: str) -> _Listing:
             raise UsageError(
                 f"{where}: the file name {path_text!a} is not UTF-8; rename it"
             ) from None
-    ignored = [path for path in ignored if path != SPLIT_TABLE]
+    ignored = [path for path in ignored if path not in (SPLIT_TABLE, table)]
     found = (
         ("Files ignored because they are hidden or not PNG, JPEG or TIFF", ignored),
         ("Links to files outside the folder", outside),
@@ -294,21 +339,7 @@ def _digest_files(root: Path, images: Sequence[str], where: str) -> dict[str, st
     return {image: digest_of.get(path) for image, path in paths.items()}
 
 
-def _draw(groups: Sequence[Group], config: DatasetConfig, where: str) -> dict[str, str]:
-    if config.val_fraction + config.test_fraction >= 1:
-        raise UsageError(
-            f"{where}: val_fraction = {config.val_fraction} and test_fraction = "
-            f"{config.test_fraction} leave nothing for train; make their sum less than 1"
-        )
-    return draw_splits(
-        groups,
-        seed=config.seed,
-        val_fraction=config.val_fraction,
-        test_fraction=config.test_fraction,
-    )
-
-
-def _digest_rows(
+def digest_rows(
     rows: Mapping[str, Row], class_of: Mapping[str, str], digest_of: Mapping[str, str | None]
 ) -> str:
     """Return the digest of a JSON list with one list per image, computed incrementally."""
