@@ -88,6 +88,24 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     return experiment
 
 
+def experiment(**settings: Any) -> Experiment:
+    """Build an experiment without a file, with the settings and the checks of one.
+
+    Args:
+        **settings: as in a file: ``name``, ``backbones``, ``dataset``, ``heads``, ``store``, ...;
+            a section is a dict, and ``dataset`` may be arrays (``from_arrays``), which are written
+            into a folder of the store.
+
+    Raises:
+        UsageError: a setting or a name is unknown or wrong, or the arrays cannot be written.
+    """
+    from benchmark.catalog.arrays.writing import fill_in
+
+    built = config.build(fill_in(settings), where="experiment()")
+    check_names(built)
+    return built
+
+
 @contextmanager
 def open_context(
     experiment: Experiment,

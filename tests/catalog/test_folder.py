@@ -25,7 +25,8 @@ from rasterio.enums import ColorInterp
 
 from benchmark.catalog.folder import images as folder_images
 from benchmark.catalog.folder.images import ImageError, crop_and_resize, decode, scale_pixels
-from benchmark.catalog.folder.source import UNIT_SIZE, FolderSource, open_folder
+from benchmark.catalog.folder.listed import UNIT_SIZE
+from benchmark.catalog.folder.source import FolderSource, open_folder
 from benchmark.catalog.folder.splits import Group, draw_splits
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmark.catalog.folder.splits import (
@@ -23,8 +24,11 @@ REGION_SETTINGS = ("val_regions", "test_regions")
 
 ADVICE = (
     "add images with another label",
-    "give each image a split (train, val or test)",
+    "give each image a split (train, val or test); a random split of scenes needs three scenes",
 )
+
+
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 class Given(NamedTuple):
@@ -48,6 +52,13 @@ def read_name(text: str, what: str, place: str) -> str:
         return check_name(unicodedata.normalize("NFC", text.strip()))
     except ValueError as error:
         raise UsageError(f"{place}: the {what} {shown(text, 100)} {error}") from None
+
+
+def sort_classes(names: Collection[str]) -> tuple[str, ...]:
+    """Return the names of classes in order; whole numbers by their value."""
+    if all(_NUMBER.fullmatch(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
 
 
 def refuse_regions(config: DatasetConfig, where: str) -> None:

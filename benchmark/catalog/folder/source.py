@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmark.catalog.folder.assignment import assign, draw, random_note, refuse_regions
+from benchmark.catalog.folder.assignment import (
+    assign,
+    draw,
+    random_note,
+    refuse_regions,
+    sort_classes,
+)
 from benchmark.catalog.folder.images import SUFFIXES, ImageError, PatchReader, open_reader
 from benchmark.catalog.folder.labels import read_labels
+from benchmark.catalog.folder.listed import (
+    ListedSource,
+    Unusable,
+    digest_rows,
+    read_images,
+    tabulate,
+)
 from benchmark.catalog.folder.splits import (
     SPLIT_TABLE,
     Row,
@@ -24,79 +35,40 @@ from benchmark.catalog.folder.splits import (
 )
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError, one_line
-from benchmark.specs import Found, Images, Problem
+from benchmark.specs import Images
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
-
-UNIT_SIZE = 256
-"""Smallest number of files in a unit."""
-MAX_UNITS = 256
-"""Largest number of units, since each costs a task and a file; larger folders get larger units."""
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderSource:
-    """The images of a folder, one patch each; implements ``specs.Source``."""
+class FolderSource(ListedSource):
+    """The images of a folder, one patch each; a ``patch_id`` is the path relative to the root."""
 
     root: Path
-    classes: tuple[str, ...]
-    candidates: pa.Table
-    """All images, with the columns of ``tables.CANDIDATES``, sorted by ``patch_id``: the path
-    relative to the root. Processes of a machine share a table without copying it."""
     reader: PatchReader
-    notes: tuple[str, ...]
-    content_digest: str
-    is_synthetic: bool = False
 
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the C bands."""
         return self.reader.bands
 
-    def digest(self) -> str:
-        """Return the digest of paths, labels, splits, scenes, regions and file contents.
-
-        ``open_folder`` computed it.
-        """
-        return self.content_digest
-
-    def units(self) -> Sequence[str]:
-        """Return the names of the groups of files, in the order of their paths."""
-        return [f"{unit:05d}" for unit in range(-(-self.candidates.num_rows // self._unit_size))]
-
-    def find(self, unit: str) -> Found:
-        """Return the candidates of one unit, without opening files.
-
-        ``purity`` is 1, because the label covers the whole image; row, col, lon and lat are null.
-        """
-        rows = self.candidates.slice(int(unit) * self._unit_size, self._unit_size)
-        return Found(rows, num_examined=rows.num_rows)
-
-    @property
-    def _unit_size(self) -> int:
-        return max(UNIT_SIZE, -(-int(self.candidates.num_rows) // MAX_UNITS))
-
     def read(self, candidates: pa.Table) -> Images:
         """Return the images of the candidates, uint8 (N, C, P, P), in the order of the rows.
 
         An unusable image becomes a Problem and is left out of ``rows``.
         """
-        import numpy as np
-
         paths = candidates["patch_id"].to_pylist()
-        size = self.reader.patch_size
-        pixels = np.empty((len(paths), len(self.bands), size, size), np.uint8)
-        rows: list[int] = []
-        problems = []
-        for row, path in enumerate(paths):
-            try:
-                pixels[len(rows)] = self.reader.read(self.root / path)
-            except ImageError as error:
-                problems.append(Problem(str(self.root / path), str(error)))
-            else:
-                rows.append(row)
-        return Images(pixels[: len(rows)], np.array(rows, np.int64), tuple(problems))
+        shape = (len(self.bands), self.reader.patch_size, self.reader.patch_size)
+        return read_images(paths, shape, self._read_one)
+
+    def _read_one(self, path: str) -> NDArray[np.uint8]:
+        try:
+            return self.reader.read(self.root / path)
+        except ImageError as error:
+            raise Unusable(str(self.root / path), str(error)) from None
 
 
 class _Labelled(NamedTuple):
@@ -139,7 +111,8 @@ def open_folder(config: DatasetConfig) -> FolderSource:
     else:
         found = _label_by_table(root, listing.images, config, where)
     reader, reader_notes = open_reader(root, found.rows, config, where=where)
-    classes = tuple(sorted(set(found.class_of.values())))
+    names = set(found.class_of.values())
+    classes = tuple(sorted(names)) if config.labels is None else sort_classes(names)
     return FolderSource(
         root=root,
         classes=classes,
@@ -209,32 +182,6 @@ def _label_by_table(
         notes.append(f"{SPLIT_TABLE} is not read, because [dataset] labels is set.")
     class_of = {image: item.label for image, item in given.items()}
     return _Labelled(rows, class_of, digest_of, [*labels.notes, *notes])
-
-
-def tabulate(
-    rows: Mapping[str, Row], class_of: Mapping[str, str], classes: Sequence[str]
-) -> pa.Table:
-    """Return the images as candidates."""
-    import pyarrow as pa
-
-    from benchmark.tables import CANDIDATES
-
-    label_of = {name: label for label, name in enumerate(classes)}
-    columns = {
-        "patch_id": list(rows),
-        "split": [row.split for row in rows.values()],
-        "label": [label_of[class_of[image]] for image in rows],
-        "scene": [row.scene for row in rows.values()],
-        "region": [row.region for row in rows.values()],
-        "purity": [1.0] * len(rows),
-    }
-    arrays = [
-        pa.array(columns[field.name], field.type)
-        if field.name in columns
-        else pa.nulls(len(rows), field.type)
-        for field in CANDIDATES
-    ]
-    return pa.table(arrays, schema=CANDIDATES)
 
 
 class _Listing(NamedTuple):
@@ -337,15 +284,3 @@ def _digest_files(root: Path, images: Sequence[str], where: str) -> dict[str, st
     except OSError as error:
         raise UsageError(f"{where}: cannot be read: {error}") from None
     return {image: digest_of.get(path) for image, path in paths.items()}
-
-
-def digest_rows(
-    rows: Mapping[str, Row], class_of: Mapping[str, str], digest_of: Mapping[str, str | None]
-) -> str:
-    """Return the digest of a JSON list with one list per image, computed incrementally."""
-    state = hashlib.blake2b(digest_size=16)
-    for number, (image, row) in enumerate(rows.items()):
-        content = [image, class_of[image], row.split, row.scene, row.region, digest_of[image]]
-        state.update((", " if number else "[").encode() + json.dumps(content).encode())
-    state.update(b"]")
-    return state.hexdigest()
