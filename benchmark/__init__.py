@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.api import RunResult, aggregate, experiment, load, load_head, run, scores, status
+    from benchmark.api import RunResult, aggregate, build, load, load_head, run, scores, status
     from benchmark.catalog.arrays.data import from_arrays
     from benchmark.config import Experiment
     from benchmark.errors import BenchmarkError, CellError, UsageError
@@ -25,7 +25,7 @@ __all__ = [
     "RunResult",
     "UsageError",
     "aggregate",
-    "experiment",
+    "build",
     "from_arrays",
     "load",
     "load_head",

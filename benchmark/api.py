@@ -88,7 +88,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     return experiment
 
 
-def experiment(**settings: Any) -> Experiment:
+def build(**settings: Any) -> Experiment:
     """Build an experiment without a file, with the settings and the checks of one.
 
     Args:
@@ -99,11 +99,9 @@ def experiment(**settings: Any) -> Experiment:
     Raises:
         UsageError: a setting or a name is unknown or wrong, or the arrays cannot be written.
     """
-    from benchmark.catalog.arrays.writing import fill_in
+    from benchmark.catalog.arrays.building import build as build_experiment
 
-    built = config.build(fill_in(settings), where="experiment()")
-    check_names(built)
-    return built
+    return build_experiment(settings)
 
 
 @contextmanager

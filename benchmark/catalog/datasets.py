@@ -35,7 +35,8 @@ DATASETS: Registry[Dataset] = Registry(
             description="your own labelled images, one sub-folder per class, or a table of labels",
             open=open_folder,
             settings=frozenset({"val_fraction", "test_fraction", "bands", "value_range"}),
-            digested=frozenset({"labels", "val_regions", "test_regions"}),
+            digested=frozenset({"labels"}),
+            beside_labels=frozenset({"val_regions", "test_regions"}),
         ),
         Dataset(
             name="arrays",

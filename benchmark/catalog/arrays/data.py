@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,7 @@ from benchmark.catalog.folder.images import band_names, observed_range, scale_pi
 from benchmark.catalog.folder.splits import read_split
 from benchmark.config import DatasetConfig, build
 from benchmark.errors import UsageError, did_you_mean, one_line
-from benchmark.fields import shown
+from benchmark.fields import check_file_path, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,7 @@ MIN_SIDE, MAX_SIDE = 8, 4096
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Arrays:
-    """Checked arrays, as ``from_arrays`` returns them for ``experiment(dataset=...)``."""
+    """Checked arrays, as ``from_arrays`` returns them for ``build(dataset=...)``."""
 
     name: str
     pixels: NDArray[Any] = field(repr=False)
@@ -36,7 +37,7 @@ class Arrays:
     classes: tuple[str, ...]
     bands: tuple[str, ...]
     value_range: tuple[float, float] | None
-    folder: Path | None
+    folder: str | None
     """Where the arrays are written; None: in the experiment's store."""
     settings: Mapping[str, Any]
     """Of ``[dataset]``, without name and root."""
@@ -71,7 +72,7 @@ def from_arrays(
     folder: str | Path | None = None,
     **settings: Any,
 ) -> Arrays:
-    """Make a data set of arrays: ``bm.experiment(dataset=bm.from_arrays(images, labels), ...)``.
+    """Make a data set of arrays: ``bm.build(dataset=bm.from_arrays(images, labels), ...)``.
 
     The experiment writes the arrays once into a folder, from which its workers read them; the same
     arrays find their folder and their results again, in any process.
@@ -137,7 +138,7 @@ def from_arrays(
         classes=tuple(item for item in ordered if item in present),
         bands=band_tuple,
         value_range=value_range,
-        folder=None if folder is None else Path(folder),
+        folder=_check_folder(folder),
         settings=chosen,
         notes=tuple(notes),
     )
@@ -150,6 +151,28 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> DatasetConfig:
     content = {"name": name, "backbones": ["any"], "dataset": {"name": "arrays", "root": "any"}}
     content["dataset"] = {"name": "arrays", "root": "any", **settings}
     return build(content, where=WHERE).dataset
+
+
+def _check_folder(folder: str | Path | None) -> str | None:
+    if folder is None:
+        return None
+    try:
+        return check_file_path(str(Path(folder)))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{WHERE}: folder = {shown(folder)}: {error}") from None
+
+
+def _read_list(values: Any, what: str) -> tuple[str, ...]:
+    """Return names given as a list, each once."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise UsageError(f"{WHERE}: {what} = {shown(values)}; write a list of names")
+    names = tuple(
+        read_name(_text(item, f"{what}[{place}]"), "name", f"{WHERE}: {what}[{place}]")
+        for place, item in enumerate(values)
+    )
+    if len(set(names)) != len(names):
+        raise UsageError(f"{WHERE}: {what} = {shown(list(names))} names one twice; remove one")
+    return names
 
 
 def _chunks(pixels: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -197,7 +220,7 @@ def _check_pixels(
         raise UsageError(f"{WHERE}: channels = {shown(channels)}; write 'first' or 'last'")
     pixels = _as_numpy(images, "images")
     expected = "(N, C, H, W)" if channels == "first" else "(N, H, W, C)"
-    if pixels.ndim == 3:
+    if pixels.ndim == 3 and len(pixels) > 4:
         raise UsageError(
             f"{WHERE}: images have the shape {pixels.shape}, not {expected}; write one band as "
             f"images[{':, None' if channels == 'first' else '..., None'}]"
@@ -256,13 +279,7 @@ def _check_range(pixels: NDArray[Any], value_range: Any) -> None:
 def _check_bands(bands: Sequence[str] | None, num_bands: int) -> tuple[str, ...]:
     if bands is None:
         return band_names((None,) * num_bands)
-    if isinstance(bands, str):
-        raise UsageError(f"{WHERE}: bands = {shown(bands)}; write a list of names")
-    names = tuple(
-        read_name(_text(band, f"bands[{place}]"), "band", WHERE) for place, band in enumerate(bands)
-    )
-    if len(set(names)) != len(names):
-        raise UsageError(f"{WHERE}: bands = {shown(list(names))} names a band twice; remove one")
+    names = _read_list(bands, "bands")
     if len(names) != num_bands and not (num_bands == 1 and len(names) == 3):
         raise UsageError(
             f"{WHERE}: bands = {shown(list(names))} names {len(names)}, but images have "
@@ -279,14 +296,7 @@ def _check_labels(
     if classes is None:
         ordered = sort_classes(set(names))
     else:
-        if isinstance(classes, str):
-            raise UsageError(f"{WHERE}: classes = {shown(classes)}; write a list of names")
-        ordered = tuple(
-            read_name(_text(item, f"classes[{place}]"), "class", WHERE)
-            for place, item in enumerate(classes)
-        )
-        if len(set(ordered)) != len(ordered):
-            raise UsageError(f"{WHERE}: classes = {shown(list(ordered))} names a class twice")
+        ordered = _read_list(classes, "classes")
         if _are_numbers(labels):
             names = [_class_at(int(name), row, ordered) for row, name in enumerate(names)]
         known = set(ordered)
@@ -326,7 +336,8 @@ def _names(values: Any, what: str, count: int, *, may_lack: bool = False) -> lis
     plain = isinstance(values, (list, tuple)) and not any(hasattr(item, "shape") for item in values)
     array = np.array([*values, None], object)[:-1] if plain else _as_numpy(values, what)
     if array.ndim != 1:
-        hint = "; for one-hot labels give labels.argmax(axis=1)" if what == "labels" else ""
+        is_one_hot = what == "labels" and array.ndim == 2
+        hint = "; for one-hot labels give labels.argmax(axis=1)" if is_one_hot else ""
         raise UsageError(f"{WHERE}: {what} have the shape {array.shape}, not ({count},){hint}")
     if len(array) != count:
         raise UsageError(f"{WHERE}: there are {count} images, but {len(array)} {what}")
@@ -340,24 +351,23 @@ def _names(values: Any, what: str, count: int, *, may_lack: bool = False) -> lis
         is_text = [isinstance(item, str) for item in items if item is not None]
         if any(is_text) and not all(is_text):
             raise UsageError(f"{WHERE}: {what} mix strings and other values; give one kind")
-    seen: dict[Any, str] = {}
+    seen: dict[str, str] = {}
     found: list[Any] = []
     for row, item in enumerate(items):
         if item is None and may_lack:
             found.append(None)
             continue
         place = f"{WHERE}: {what}[{row}]"
-        if item not in seen:
-            seen[item] = read_name(_text(item, f"{what}[{row}]"), "name", place)
-        found.append(seen[item])
+        text = _text(item, f"{what}[{row}]")
+        if text not in seen:
+            seen[text] = read_name(text, "name", place)
+        found.append(seen[text])
     return found
 
 
 def _text(item: Any, place: str) -> str:
-    import numbers
-
     if isinstance(item, str):
         return item
-    if isinstance(item, numbers.Integral):
+    if isinstance(item, Integral):
         return str(item)
     raise UsageError(f"{WHERE}: {place} is {shown(item, 100)}; give strings or whole numbers")

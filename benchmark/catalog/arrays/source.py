@@ -82,7 +82,7 @@ def open_arrays(config: DatasetConfig) -> ArraySource:
     if not (root / TABLE).is_file() or not (root / IMAGES).is_file():
         raise UsageError(
             f"{where}: holds no arrays; make them in Python: "
-            "benchmark.experiment(dataset=benchmark.from_arrays(images, labels), ...)"
+            "benchmark.build(dataset=benchmark.from_arrays(images, labels), ...)"
         )
     try:
         table = pq.read_table(root / TABLE)

@@ -7,10 +7,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmark.catalog.arrays.data import WHERE, Arrays
 from benchmark.errors import UsageError
@@ -26,42 +25,6 @@ TABLE = "table.parquet"
 FACTS = b"benchmark.arrays"
 FOLDER = "arrays"
 """In a store."""
-
-
-def fill_in(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of an experiment in which arrays are a data set in a folder.
-
-    Arrays that are not in their folder yet are written. Paths become texts.
-
-    Raises:
-        UsageError: the folder cannot be written, or the store is none of this machine.
-    """
-    content = _texts(settings)
-    arrays = content.get("dataset")
-    if not isinstance(arrays, Arrays):
-        return content
-    store = content.get("store", "runs")
-    if arrays.folder is None and "://" in str(store):
-        raise UsageError(
-            f"{WHERE}: the store '{store}' is no folder of this machine; say where the arrays are "
-            "written: from_arrays(..., folder='/a/folder/that/every/machine/reads')"
-        )
-    folder = arrays.folder if arrays.folder is not None else Path(str(store)) / FOLDER
-    root = write(arrays, folder)
-    content["dataset"] = {"name": "arrays", "root": str(root), **arrays.settings}
-    return {"name": arrays.name, **content}
-
-
-def _texts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with paths as texts, as a TOML file would give them."""
-    return {
-        key: _texts(value)
-        if isinstance(value, Mapping)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-        for key, value in settings.items()
-    }
 
 
 def digest_image(image: NDArray[np.uint8]) -> str:
@@ -81,7 +44,7 @@ def write(arrays: Arrays, folder: Path) -> Path:
         state.update(json.dumps(item).encode())
     for digest, given in zip(digests, arrays.given.values(), strict=True):
         state.update(json.dumps([digest, *given]).encode())
-    root = Path(folder).absolute() / f"{arrays.name}-{state.hexdigest()}"
+    root = folder.absolute() / f"{arrays.name}-{state.hexdigest()}"
     if _is_whole(root, arrays):
         return root
     temporary = ""

@@ -61,16 +61,6 @@ def sort_classes(names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def refuse_regions(config: DatasetConfig, where: str) -> None:
-    """Refuse regions of val and test where no image has a region."""
-    for name in REGION_SETTINGS:
-        if name in config.model_fields_set:
-            raise UsageError(
-                f"{where}: '{name}' needs a region of each image: give a column 'region' in the "
-                "table of [dataset] labels, or remove the setting"
-            )
-
-
 def assign(
     given: Mapping[str, Given],
     digest_of: Mapping[str, str | None],
@@ -134,7 +124,7 @@ def _split_by_region(
 ) -> dict[str, str]:
     for name in REGION_SETTINGS:
         if name not in config.model_fields_set:
-            raise UsageError(f"{where}: [dataset] '{name}' is missing; set it as well as the other")
+            raise UsageError(f"{where}: [dataset] '{name}' is missing; set both, or none")
     split_of_region = {
         unicodedata.normalize("NFC", region): split
         for split, regions in (("val", config.val_regions), ("test", config.test_regions))
@@ -142,7 +132,10 @@ def _split_by_region(
     }
     known = {item.region for item in given.values() if item.region}
     if not known:
-        refuse_regions(config, where)
+        raise UsageError(
+            f"{where}: [dataset] val_regions is set, but no image has a region; give the regions, "
+            "or remove val_regions and test_regions"
+        )
     for region, split in split_of_region.items():
         if region not in known:
             raise UsageError(

@@ -12,7 +12,6 @@ from benchmark.catalog.folder.assignment import (
     assign,
     draw,
     random_note,
-    refuse_regions,
     sort_classes,
 )
 from benchmark.catalog.folder.images import SUFFIXES, ImageError, PatchReader, open_reader
@@ -131,7 +130,6 @@ def _label_by_folder(
     where: str,
 ) -> _Labelled:
     """Take the class of each image from its path, its split from ``splits.csv``, path or a draw."""
-    refuse_regions(config, where)
     notes = []
     images = listed
     table: dict[str, Row] = {}
