@@ -98,7 +98,7 @@ def test_all_columns_reach_the_candidates_and_folders_mean_nothing(photos: Path)
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_spreadsheets_write_the_same_table(
     photos: Path, delimiter: str, bom: bytes, end: str
 ) -> None:
@@ -177,6 +177,12 @@ def test_a_repeated_row_counts_once(photos: Path) -> None:
     source = open_labels(write([*BODY, BODY[0]]))
     assert len(read_back(source)) == 12
     assert "Rows of the table of labels that repeat another one: 1." in source.notes
+
+
+def test_classes_that_look_alike_are_noted(photos: Path) -> None:
+    del photos
+    notes = open_labels(write([*BODY, "more.png,Water"])).notes
+    assert "Classes whose names differ in case or spaces only: 'Water', 'water'." in notes
 
 
 def test_a_splits_csv_in_the_root_is_not_read(photos: Path) -> None:

@@ -116,7 +116,19 @@ def assign(
     check_scenes(rows.values(), where, unit=unit)
     notes += check_classes(split_of, class_of, where=where, advice=ADVICE)
     notes += duplicate_notes(groups, split_of, class_of)
+    notes += _alike_notes(set(class_of.values()))
     return rows, notes
+
+
+def _alike_notes(classes: Collection[str]) -> list[str]:
+    alike: dict[str, list[str]] = {}
+    for name in sorted(classes):
+        alike.setdefault(" ".join(name.casefold().split()), []).append(name)
+    return [
+        f"Classes whose names differ in case or spaces only: {', '.join(map(shown, names))}."
+        for names in alike.values()
+        if len(names) > 1
+    ]
 
 
 def _split_by_region(

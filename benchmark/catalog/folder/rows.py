@@ -99,7 +99,7 @@ def _lines(data: bytes, where: str) -> Iterator[str]:
     """Yield the lines of a text; a line without an end costs no more than the limit."""
     if data.startswith(_UTF16):
         raise UsageError(f"{where}: cannot be read as UTF-8 CSV: it is UTF-16; save it as UTF-8")
-    file = io.BytesIO(data)
+    file = io.BytesIO(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1

@@ -1,4 +1,4 @@
-"""A folder of labelled images, one sub-folder per class, as a source of patches."""
+"""A folder of labelled images as a source of patches."""
 
 from __future__ import annotations
 
