@@ -196,6 +196,20 @@ def test_the_digest_is_of_all_that_is_given(what: str) -> None:
     assert after.root != before.root
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"classes": ["water", "forest"]},
+        {"bands": ["blue", "green", "red"]},
+        {"images": IMAGES_OK.reshape(COUNT, 3, 8, 8).reshape(COUNT, 1, 24, 8), "patch_size": 8},
+    ],
+)
+def test_the_order_of_classes_and_bands_and_the_shape_are_in_the_digest(
+    changed: dict[str, Any],
+) -> None:
+    assert open_built(**changed).digest() != open_built().digest()
+
+
 def test_a_source_travels_without_its_pixels() -> None:
     source = open_built(noise(300, side=64), [0, 1] * 150)
     assert len(pickle.dumps(source)) < 60_000 < 300 * 3 * 64 * 64

@@ -252,6 +252,20 @@ def test_the_digest_is_of_the_content_not_of_the_path_or_order(photos: Path) -> 
     assert open_labels(write(moved, "path,label,split")).digest() != before
 
 
+def test_a_folder_whose_classes_have_another_order_has_another_digest(photos: Path) -> None:
+    for number, path in enumerate(PATHS):
+        save(photos.parent / f"plain/{('10', '9')[number % 2]}/{path.replace('/', '-')}", number)
+    root = photos.parent / "plain"
+    paths = sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
+    content = {"name": "folder", "root": "plain", "patch_size": 8}
+    by_folder = open_folder(DatasetConfig.model_validate(content))
+    by_table = open_labels(write([f"{path},{path.split('/')[0]}" for path in paths]), root="plain")
+    assert by_folder.classes == ("10", "9")
+    assert by_table.classes == ("9", "10")
+    # Both have the same rows, but their labels are other numbers.
+    assert by_folder.digest() != by_table.digest()
+
+
 def test_fingerprints_of_folders_without_a_table_have_no_new_key() -> None:
     entry = DATASETS.get("folder")
     assert entry.settings == {"val_fraction", "test_fraction", "bands", "value_range"}

@@ -33,6 +33,8 @@ class ArraySource(ListedSource):
 
     root: Path
     bands: tuple[str, ...]
+    shape: tuple[int, int, int]
+    """(C, H, W) of an image in the file."""
     patch_size: int
     digests: pa.Array
     """The digest of each image, in the order of the file."""
@@ -49,6 +51,8 @@ class ArraySource(ListedSource):
         reason, stored = "", None
         try:
             stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            if stored.shape != (len(self.digests), *self.shape):
+                stored, reason = None, f"its shape is {stored.shape}"
         except (OSError, ValueError) as error:
             reason = one_line(error)
 
@@ -92,7 +96,9 @@ def open_arrays(config: DatasetConfig) -> ArraySource:
             for name in ("patch_id", "label", "split", "scene", "region")
         }
         digests = table["digest"].combine_chunks()
-        classes, bands, notes = (tuple(facts[name]) for name in ("classes", "bands", "notes"))
+        classes, bands, notes, shape = (
+            tuple(facts[name]) for name in ("classes", "bands", "notes", "shape")
+        )
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise UsageError(
             f"{where}: {TABLE} is damaged: {one_line(error)}; delete the folder and make it again "
@@ -113,7 +119,8 @@ def open_arrays(config: DatasetConfig) -> ArraySource:
         classes=classes,
         candidates=tabulate(rows, class_of, classes),
         notes=(*notes, *split_notes),
-        content_digest=digest_rows(rows, class_of, digest_of),
+        content_digest=digest_rows(rows, class_of, digest_of, classes=classes, more=[bands, shape]),
+        shape=shape,
         bands=bands,
         patch_size=config.patch_size,
         digests=digests,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 IMAGES = "images.npy"
 """Pixels, uint8 (N, C, H, W)."""
 TABLE = "table.parquet"
-"""One row per image; the schema's metadata holds classes, bands and notes as JSON under FACTS."""
+"""One row per image; the metadata FACTS of its schema holds classes, bands, notes and (C, H, W)."""
 FACTS = b"benchmark.arrays"
 FOLDER = "arrays"
 """In a store."""
@@ -104,6 +104,11 @@ def _write_table(arrays: Arrays, digests: list[str], path: Path) -> None:
         "region": [item.region for item in given],
         "digest": digests,
     }
-    facts = {"classes": arrays.classes, "bands": arrays.bands, "notes": arrays.notes}
+    facts = {
+        "classes": arrays.classes,
+        "bands": arrays.bands,
+        "notes": arrays.notes,
+        "shape": arrays.pixels.shape[1:],
+    }
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     pq.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts)}), path)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.folder.splits import Row
 from benchmark.specs import Found, Images, Problem
@@ -119,12 +119,27 @@ def tabulate(
 
 
 def digest_rows(
-    rows: Mapping[str, Row], class_of: Mapping[str, str], digest_of: Mapping[str, str | None]
+    rows: Mapping[str, Row],
+    class_of: Mapping[str, str],
+    digest_of: Mapping[str, str | None],
+    *,
+    classes: Sequence[str],
+    more: Any = None,
 ) -> str:
-    """Return the digest of a JSON list with one list per image, computed incrementally."""
+    """Return the digest of a JSON list with one list per image, computed incrementally.
+
+    Args:
+        rows: split, scene and region of each image.
+        class_of: the name of each image's class.
+        digest_of: the digest of each image's content.
+        classes: their order is part of the digest unless it is that of their names.
+        more: further JSON, if any.
+    """
     state = hashlib.blake2b(digest_size=16)
     for number, (image, row) in enumerate(rows.items()):
         content = [image, class_of[image], row.split, row.scene, row.region, digest_of[image]]
         state.update((", " if number else "[").encode() + json.dumps(content).encode())
     state.update(b"]")
+    if more is not None or list(classes) != sorted(classes):
+        state.update(json.dumps([list(classes), more]).encode())
     return state.hexdigest()

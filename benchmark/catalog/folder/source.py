@@ -118,7 +118,7 @@ def open_folder(config: DatasetConfig) -> FolderSource:
         candidates=tabulate(found.rows, found.class_of, classes),
         reader=reader,
         notes=(*listing.notes, *found.notes, *reader_notes),
-        content_digest=digest_rows(found.rows, found.class_of, found.digest_of),
+        content_digest=digest_rows(found.rows, found.class_of, found.digest_of, classes=classes),
     )
 
 
