@@ -48,11 +48,14 @@ class ArraySource(ListedSource):
 
         path = self.root / IMAGES
         shape = (len(self.bands), self.patch_size, self.patch_size)
-        reason, stored = "", None
+        stored: NDArray[np.uint8] | None = None
+        reason = ""
         try:
-            stored = np.load(path, mmap_mode="r", allow_pickle=False)
-            if stored.shape != (len(self.digests), *self.shape):
-                stored, reason = None, f"its shape is {stored.shape}"
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            if found.shape == (len(self.digests), *self.shape):
+                stored = found
+            else:
+                reason = f"its shape is {found.shape}"
         except (OSError, ValueError) as error:
             reason = one_line(error)
 
