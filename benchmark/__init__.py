@@ -13,7 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.api import RunResult, aggregate, load, load_head, run, scores, status
+    from benchmark.api import RunResult, aggregate, build, load, load_head, run, scores, status
+    from benchmark.catalog.arrays.data import from_arrays
     from benchmark.config import Experiment
     from benchmark.errors import BenchmarkError, CellError, UsageError
 
@@ -24,6 +25,8 @@ __all__ = [
     "RunResult",
     "UsageError",
     "aggregate",
+    "build",
+    "from_arrays",
     "load",
     "load_head",
     "run",
@@ -36,6 +39,7 @@ _MODULES = {
     "CellError": "errors",
     "Experiment": "config",
     "UsageError": "errors",
+    "from_arrays": "catalog.arrays.data",
 }
 
 

@@ -86,6 +86,22 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     return experiment
 
 
+def build(**settings: Any) -> Experiment:
+    """Build an experiment without a file, with the settings and the checks of one.
+
+    Args:
+        **settings: as in a file: ``name``, ``backbones``, ``dataset``, ``heads``, ``store``, ...;
+            a section is a dict, and ``dataset`` may be arrays (``from_arrays``), which are written
+            into a folder of the store.
+
+    Raises:
+        UsageError: a setting or a name is unknown or wrong, or the arrays cannot be written.
+    """
+    from benchmark.catalog.arrays.building import build as build_experiment
+
+    return build_experiment(settings)
+
+
 @contextmanager
 def open_context(
     experiment: Experiment,

@@ -93,6 +93,9 @@ class DatasetConfig(Section):
     """Share of the images for validation, if the data have no split."""
     test_fraction: Fraction = 0.2
     """Share of the images for the test, if the data have no split."""
+    labels: PathText | None = None
+    """Table of an image folder's labels (CSV or Parquet): columns path and label, and optionally
+    split, scene and region; unset: each folder is a class."""
     bands: Names | None = None
     """Names of an image folder's bands, if its files do not define them."""
     value_range: tuple[PixelValue, PixelValue] | None = None

@@ -82,14 +82,19 @@ def _check_printable(value: str, forbidden: re.Pattern[str] = _CONTROL) -> str:
     return value
 
 
-def _check_name(value: str) -> str:
+def check_name(value: str) -> str:
+    """Return a name if it has at most ``MAX_NAME`` characters, all of them printable.
+
+    Raises:
+        ValueError: it is empty or too long, or contains a control character.
+    """
     if not 1 <= len(value) <= MAX_NAME:
         raise ValueError(f"has {len(value):,} characters; use 1 to {MAX_NAME}")
     return _check_printable(value)
 
 
 def _check_backbone(value: str) -> str:
-    path = _check_name(value).removeprefix("hf:")
+    path = check_name(value).removeprefix("hf:")
     if path.startswith("~") and os.path.expanduser(path) == path:  # noqa: PTH111
         raise ValueError(f"no user has the home folder {shown(path.partition('/')[0], 100)}")
     return value
@@ -138,7 +143,7 @@ def _check_path(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_check_name)]
+Name = Annotated[str, AfterValidator(check_name)]
 """Name in a catalog, of a region or of a band."""
 BackboneName = Annotated[str, AfterValidator(_check_backbone)]
 """Name in a catalog, or a source and a name or path."""

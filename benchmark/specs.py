@@ -107,6 +107,10 @@ class Dataset:
     seed, per_region, per_class and on_error."""
     unit: Literal["images", "windows"] = "images"
     """What is examined: whole images, or windows of scenes."""
+    digested: frozenset[str] = frozenset()
+    """Further settings that apply, and change nothing but what the source's digest covers."""
+    beside_labels: frozenset[str] = frozenset()
+    """As ``digested``, but they apply only where ``labels`` is set."""
     prepare: Callable[..., Path] | None = None
     """``prepare(root, *, progress, **options)``: download or write the source; returns the
     folder."""

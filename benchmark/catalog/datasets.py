@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmark.catalog.arrays.source import open_arrays
 from benchmark.catalog.chesapeake.scenes import open_split_scenes, prepare_chesapeake
 from benchmark.catalog.folder.source import open_folder
 from benchmark.catalog.synthetic.scenes import write_scenes
@@ -33,9 +34,18 @@ DATASETS: Registry[Dataset] = Registry(
         ),
         Dataset(
             name="folder",
-            description="your own labelled images, one sub-folder per class",
+            description="your own labelled images, one sub-folder per class, or a table of labels",
             open=open_folder,
             settings=frozenset({"val_fraction", "test_fraction", "bands", "value_range"}),
+            digested=frozenset({"labels"}),
+            beside_labels=frozenset({"val_regions", "test_regions"}),
+        ),
+        Dataset(
+            name="arrays",
+            description="your own arrays of pixels and labels, from Python (benchmark.from_arrays)",
+            open=open_arrays,
+            settings=frozenset({"val_fraction", "test_fraction"}),
+            digested=frozenset({"val_regions", "test_regions"}),
         ),
     ],
 )

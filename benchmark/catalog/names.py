@@ -32,10 +32,14 @@ def check_names(experiment: Experiment) -> None:
         HEADS.get(name, where=where)
     if experiment.finetune is not None:
         _check_finetune(experiment.finetune, backbones, where=f"{where} [finetune]")
-    allowed = COMMON_DATASET_SETTINGS | dataset.settings
+    allowed = COMMON_DATASET_SETTINGS | dataset.settings | dataset.digested
+    has_labels = experiment.dataset.labels is not None
+    allowed |= dataset.beside_labels if has_labels else frozenset()
     for key in sorted(experiment.dataset.model_fields_set - allowed):
+        unless = " without 'labels'" if key in dataset.beside_labels else ""
         raise UsageError(
-            f"{where} [dataset]: '{key}' does not apply to the data set '{dataset.name}'; remove it"
+            f"{where} [dataset]: '{key}' does not apply to the data set '{dataset.name}'{unless}; "
+            "remove it"
         )
 
 

@@ -226,6 +226,12 @@ def _refuse_relative(experiment: Experiment, store: str) -> None:
             f"{where} [dataset]: root = '{root}' is relative, and data are not shipped: give their "
             "path on the nodes with --set dataset.root=/PATH"
         )
+    labels = experiment.dataset.labels
+    if labels is not None and not Path(labels).is_absolute():
+        raise UsageError(
+            f"{where} [dataset]: labels = '{labels}' is relative, and tables are not shipped: give "
+            "its path on the nodes with --set dataset.labels=/PATH"
+        )
     for name in experiment.backbones:
         folder = Path(name.removeprefix("hf:"))
         if name.startswith("hf:") and not folder.is_absolute() and folder.is_dir():

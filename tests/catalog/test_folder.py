@@ -25,7 +25,8 @@ from rasterio.enums import ColorInterp
 
 from benchmark.catalog.folder import images as folder_images
 from benchmark.catalog.folder.images import ImageError, crop_and_resize, decode, scale_pixels
-from benchmark.catalog.folder.source import UNIT_SIZE, FolderSource, open_folder
+from benchmark.catalog.folder.listed import UNIT_SIZE
+from benchmark.catalog.folder.source import FolderSource, open_folder
 from benchmark.catalog.folder.splits import Group, draw_splits
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
@@ -529,7 +530,7 @@ def test_duplicates_across_the_tables_splits_are_noted(tmp_path: Path) -> None:
         (["/etc/x.png,train"], "path,split", r"line 8: '/etc/x.png' is outside the root"),
         (["root.png,train"], "path,split", r"line 8: 'root.png' lies directly in the root; put"),
         (["a/000.png,test"], "path,split", r"line 8: 'a/000.png' is listed on line 2 too"),
-        (["a/003.png,dev"], "path,split", r"line 8: unknown split 'dev'; write train, val or"),
+        (["a/003.png,eval"], "path,split", r"line 8: unknown split 'eval'; write train, val or"),
         (["a/003.png"], "path,split", r"line 8: unknown split ''; write train, val or test"),
         (["a/003.png,val,x"], "path,split", r"line 8: more cells than the 2 columns"),
         ([], "path,split,scenes", r"unknown column 'scenes'. Did you mean 'scene'\?"),

@@ -49,6 +49,10 @@ def test_a_job_runs_what_the_command_line_would(experiment: Path) -> None:
     ("arguments", "message"),
     [
         (["--store", "runs"], r"store = 'runs' is relative, and a job has a folder of its own"),
+        (
+            ["--set", "dataset.name=folder", "--set", "dataset.labels=l.csv"],
+            r"\[dataset\]: labels = 'l.csv' is relative, and tables are not shipped",
+        ),
         (["--set", "dataset.root=data"], r"\[dataset\]: root = 'data' is relative, and data are"),
         (["--set", "backbones=['hf:net']"], "'hf:net' is a folder of this machine, which is not"),
         (["--set", "heads=['knnn']"], r"unknown head 'knnn'\. Did you mean 'knn'"),

@@ -1,1 +1,1 @@
-"""A folder of labelled images, one sub-folder per class, as a data set."""
+"""A folder of labelled images as a data set: labels from sub-folders or from a table."""

@@ -1,22 +1,32 @@
-"""A folder of labelled images, one sub-folder per class, as a source of patches."""
+"""A folder of labelled images as a source of patches."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchmark.catalog.folder.assignment import (
+    assign,
+    draw,
+    random_note,
+    sort_classes,
+)
 from benchmark.catalog.folder.images import SUFFIXES, ImageError, PatchReader, open_reader
+from benchmark.catalog.folder.labels import read_labels
+from benchmark.catalog.folder.listed import (
+    ListedSource,
+    Unusable,
+    digest_rows,
+    read_images,
+    tabulate,
+)
 from benchmark.catalog.folder.splits import (
     SPLIT_TABLE,
-    Group,
     Row,
     check_classes,
-    draw_splits,
     duplicate_notes,
     group_duplicates,
     read_split_table,
@@ -25,79 +35,49 @@ from benchmark.catalog.folder.splits import (
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError, one_line
 from benchmark.regular import follow_links
-from benchmark.specs import Found, Images, Problem
+from benchmark.specs import Images
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
-
-UNIT_SIZE = 256
-"""Smallest number of files in a unit."""
-MAX_UNITS = 256
-"""Largest number of units, since each costs a task and a file; larger folders get larger units."""
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderSource:
-    """The images of a folder, one patch each; implements ``specs.Source``."""
+class FolderSource(ListedSource):
+    """The images of a folder, one patch each; a ``patch_id`` is the path relative to the root."""
 
     root: Path
-    classes: tuple[str, ...]
-    candidates: pa.Table
-    """All images, with the columns of ``tables.CANDIDATES``, sorted by ``patch_id``: the path
-    relative to the root. Processes of a machine share a table without copying it."""
     reader: PatchReader
-    notes: tuple[str, ...]
-    content_digest: str
-    is_synthetic: bool = False
 
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the C bands."""
         return self.reader.bands
 
-    def digest(self) -> str:
-        """Return the digest of paths, labels, splits, scenes, regions and file contents.
-
-        ``open_folder`` computed it.
-        """
-        return self.content_digest
-
-    def units(self) -> Sequence[str]:
-        """Return the names of the groups of files, in the order of their paths."""
-        return [f"{unit:05d}" for unit in range(-(-self.candidates.num_rows // self._unit_size))]
-
-    def find(self, unit: str) -> Found:
-        """Return the candidates of one unit, without opening files.
-
-        ``purity`` is 1, because the label covers the whole image; row, col, lon and lat are null.
-        """
-        rows = self.candidates.slice(int(unit) * self._unit_size, self._unit_size)
-        return Found(rows, num_examined=rows.num_rows)
-
-    @property
-    def _unit_size(self) -> int:
-        return max(UNIT_SIZE, -(-int(self.candidates.num_rows) // MAX_UNITS))
-
     def read(self, candidates: pa.Table) -> Images:
         """Return the images of the candidates, uint8 (N, C, P, P), in the order of the rows.
 
         An unusable image becomes a Problem and is left out of ``rows``.
         """
-        import numpy as np
-
         paths = candidates["patch_id"].to_pylist()
-        size = self.reader.patch_size
-        pixels = np.empty((len(paths), len(self.bands), size, size), np.uint8)
-        rows: list[int] = []
-        problems = []
-        for row, path in enumerate(paths):
-            try:
-                pixels[len(rows)] = self.reader.read(self.root / path)
-            except ImageError as error:
-                problems.append(Problem(str(self.root / path), str(error)))
-            else:
-                rows.append(row)
-        return Images(pixels[: len(rows)], np.array(rows, np.int64), tuple(problems))
+        shape = (len(self.bands), self.reader.patch_size, self.reader.patch_size)
+        return read_images(paths, shape, self._read_one)
+
+    def _read_one(self, path: str) -> NDArray[np.uint8]:
+        try:
+            return self.reader.read(self.root / path)
+        except ImageError as error:
+            raise Unusable(str(self.root / path), str(error)) from None
+
+
+class _Labelled(NamedTuple):
+    """The images that are used, sorted by path, with all that is known of them."""
+
+    rows: Mapping[str, Row]
+    class_of: Mapping[str, str]
+    digest_of: Mapping[str, str | None]
+    notes: list[str]
 
 
 def open_folder(config: DatasetConfig) -> FolderSource:
@@ -106,10 +86,13 @@ def open_folder(config: DatasetConfig) -> FolderSource:
     The splits come from a ``splits.csv`` in the root, else from folders called train, val and
     test above the classes, else from a random draw, stratified by class.
 
+    With ``labels`` the classes come from that table instead, and so do splits, scenes and regions
+    where it has such columns (see ``labels.read_labels``); folders mean nothing then.
+
     Raises:
         UsageError: the folder is absent, holds no images or only one class, its layout is
-            ambiguous, a class has no train images, ``splits.csv`` is invalid, or the first image
-            does not match ``bands`` and ``value_range``.
+            ambiguous, a class has no train images, ``splits.csv`` or ``labels`` is invalid, or the
+            first image does not match ``bands`` and ``value_range``.
     """
     where = f"[dataset] root = '{config.root}'"
     # Workers run in other directories, so the root must not stay relative.
@@ -119,17 +102,44 @@ def open_folder(config: DatasetConfig) -> FolderSource:
         raise UsageError(f"{where}: cannot be opened: {one_line(error)}") from None
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise UsageError(f"{where}: {what}; name the folder that holds one folder per class")
-    listing = _list_images(root, where)
-    notes = list(listing.notes)
-    images = listing.images
+        holds = "one folder per class" if config.labels is None else "the images"
+        raise UsageError(f"{where}: {what}; name the folder that holds {holds}")
+    table = Path(os.path.relpath(Path(config.labels).resolve(), root)) if config.labels else None
+    listing = _list_images(root, where, table=table.as_posix() if table else "")
+    if config.labels is None:
+        found = _label_by_folder(root, listing.images, listing.folders, config, where)
+    else:
+        found = _label_by_table(root, listing.images, config, where)
+    reader, reader_notes = open_reader(root, found.rows, config, where=where)
+    names = set(found.class_of.values())
+    classes = tuple(sorted(names)) if config.labels is None else sort_classes(names)
+    return FolderSource(
+        root=root,
+        classes=classes,
+        candidates=tabulate(found.rows, found.class_of, classes),
+        reader=reader,
+        notes=(*listing.notes, *found.notes, *reader_notes),
+        content_digest=digest_rows(found.rows, found.class_of, found.digest_of, classes=classes),
+    )
+
+
+def _label_by_folder(
+    root: Path,
+    listed: Sequence[str],
+    folders: Sequence[str],
+    config: DatasetConfig,
+    where: str,
+) -> _Labelled:
+    """Take the class of each image from its path, its split from ``splits.csv``, path or a draw."""
+    notes = []
+    images = listed
     table: dict[str, Row] = {}
     if os.path.lexists(root / SPLIT_TABLE):
         table = read_split_table(root / SPLIT_TABLE, set(images), where=where)
         images = sorted(table)
-        num_unlisted = len(listing.images) - len(images)
+        num_unlisted = len(listed) - len(images)
         if num_unlisted:
-            example = next(image for image in listing.images if image not in table)
+            example = next(image for image in listed if image not in table)
             notes.append(
                 f"Images left out because {SPLIT_TABLE} does not list them: {num_unlisted}, "
                 f"e.g. '{example}'."
@@ -139,7 +149,7 @@ def open_folder(config: DatasetConfig) -> FolderSource:
     depth = 1 if levels else 0
     class_of = {image: PurePosixPath(image).parts[depth] for image in images}
     if not table:
-        notes += _empty_class_notes(listing.folders, set(class_of.values()), depth)
+        notes += _empty_class_notes(folders, set(class_of.values()), depth)
     digest_of = _digest_files(root, images, where)
     groups = group_duplicates(digest_of, class_of)
     if table:
@@ -148,50 +158,29 @@ def open_folder(config: DatasetConfig) -> FolderSource:
         _check_levels(levels, where)
         split_of = {image: levels[PurePosixPath(image).parts[0]] for image in images}
     else:
-        split_of = _draw(groups, config, where)
-        notes.append(
-            f"The split into train, val and test is random (seed {config.seed}): neighbouring "
-            "patches may be in different splits, so scores are optimistic."
-        )
+        split_of = draw(groups, config, where)
+        notes.append(random_note(config))
     notes += check_classes(split_of, class_of, where=where)
     notes += duplicate_notes(groups, split_of, class_of)
-    reader, reader_notes = open_reader(root, images, config, where=where)
-    classes = tuple(sorted(set(class_of.values())))
     rows = {image: table.get(image, Row(split_of[image], None, None, 0)) for image in images}
-    return FolderSource(
-        root=root,
-        classes=classes,
-        candidates=_tabulate(rows, class_of, classes),
-        reader=reader,
-        notes=(*notes, *reader_notes),
-        content_digest=_digest_rows(rows, class_of, digest_of),
-    )
+    return _Labelled(rows, class_of, digest_of, notes)
 
 
-def _tabulate(
-    rows: Mapping[str, Row], class_of: Mapping[str, str], classes: Sequence[str]
-) -> pa.Table:
-    """Return the images as candidates."""
-    import pyarrow as pa
-
-    from benchmark.tables import CANDIDATES
-
-    label_of = {name: label for label, name in enumerate(classes)}
-    columns = {
-        "patch_id": list(rows),
-        "split": [row.split for row in rows.values()],
-        "label": [label_of[class_of[image]] for image in rows],
-        "scene": [row.scene for row in rows.values()],
-        "region": [row.region for row in rows.values()],
-        "purity": [1.0] * len(rows),
-    }
-    arrays = [
-        pa.array(columns[field.name], field.type)
-        if field.name in columns
-        else pa.nulls(len(rows), field.type)
-        for field in CANDIDATES
-    ]
-    return pa.table(arrays, schema=CANDIDATES)
+def _label_by_table(
+    root: Path, listed: Sequence[str], config: DatasetConfig, where: str
+) -> _Labelled:
+    """Take the class of each image, and all else that is given, from the table ``labels``."""
+    if not listed:
+        raise UsageError(f"{where}: holds no PNG, JPEG or TIFF images")
+    labels = read_labels(str(config.labels), root, listed, config)
+    images = sorted(labels.given)
+    digest_of = _digest_files(root, images, where)
+    given = {image: labels.given[image] for image in images}
+    rows, notes = assign(given, digest_of, config, where=labels.where, unit=labels.unit)
+    if os.path.lexists(root / SPLIT_TABLE):
+        notes.append(f"{SPLIT_TABLE} is not read, because [dataset] labels is set.")
+    class_of = {image: item.label for image, item in given.items()}
+    return _Labelled(rows, class_of, digest_of, [*labels.notes, *notes])
 
 
 class _Listing(NamedTuple):
@@ -200,7 +189,8 @@ class _Listing(NamedTuple):
     notes: list[str]
 
 
-def _list_images(root: Path, where: str) -> _Listing:
+def _list_images(root: Path, where: str, *, table: str) -> _Listing:
+    """List the images below the root; ``table`` is the relative path of the labels, if there."""
     images: list[str] = []
     folders: list[str] = []
     ignored: list[str] = []
@@ -233,7 +223,7 @@ def _list_images(root: Path, where: str) -> _Listing:
             raise UsageError(
                 f"{where}: the file name {path_text!a} is not UTF-8; rename it"
             ) from None
-    ignored = [path for path in ignored if path != SPLIT_TABLE]
+    ignored = [path for path in ignored if path not in (SPLIT_TABLE, table)]
     found = (
         ("Files ignored because they are hidden or not PNG, JPEG or TIFF", ignored),
         ("Links to files outside the folder", outside),
@@ -293,29 +283,3 @@ def _digest_files(root: Path, images: Sequence[str], where: str) -> dict[str, st
     except OSError as error:
         raise UsageError(f"{where}: cannot be read: {error}") from None
     return {image: digest_of.get(path) for image, path in paths.items()}
-
-
-def _draw(groups: Sequence[Group], config: DatasetConfig, where: str) -> dict[str, str]:
-    if config.val_fraction + config.test_fraction >= 1:
-        raise UsageError(
-            f"{where}: val_fraction = {config.val_fraction} and test_fraction = "
-            f"{config.test_fraction} leave nothing for train; make their sum less than 1"
-        )
-    return draw_splits(
-        groups,
-        seed=config.seed,
-        val_fraction=config.val_fraction,
-        test_fraction=config.test_fraction,
-    )
-
-
-def _digest_rows(
-    rows: Mapping[str, Row], class_of: Mapping[str, str], digest_of: Mapping[str, str | None]
-) -> str:
-    """Return the digest of a JSON list with one list per image, computed incrementally."""
-    state = hashlib.blake2b(digest_size=16)
-    for number, (image, row) in enumerate(rows.items()):
-        content = [image, class_of[image], row.split, row.scene, row.region, digest_of[image]]
-        state.update((", " if number else "[").encode() + json.dumps(content).encode())
-    state.update(b"]")
-    return state.hexdigest()

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from benchmark.catalog.folder.rows import open_table
 from benchmark.errors import UsageError, did_you_mean
+from benchmark.fields import shown
 
 SPLIT_TABLE = "splits.csv"
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "val", "validation": "val"}
 """Split by its accepted names, which are compared without case."""
+SPLIT_WORDS = SPLIT_NAMES | {
+    "training": "train",
+    "dev": "val",
+    "development": "val",
+    "testing": "test",
+    "holdout": "test",
+    "hold-out": "test",
+    "held-out": "test",
+}
+"""Split by its accepted names in a table, where no class can have such a name."""
 
 
 class Row(NamedTuple):
-    """One row of ``splits.csv``."""
+    """What a table says of an image."""
 
     split: str
     scene: str | None
@@ -49,40 +62,42 @@ def read_split_table(path: Path, images: Collection[str], *, where: str) -> dict
     rows: dict[str, Row] = {}
     if not path.is_file():
         raise UsageError(f"{where}: is no regular file, or a link to none; mend or remove it")
-    try:
-        # Spreadsheets put a byte order mark before the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", restval="")
-            columns = [name.strip().lower() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            _check_columns(columns, where)
-            for cells in reader:
-                place = f"{where} line {reader.line_num}"
-                if "" in cells:
-                    raise UsageError(f"{place}: more cells than the {len(columns)} columns")
-                row = {name: cell.strip() for name, cell in cells.items()}
-                image = _listed_image(row["path"], path.parent, images, place)
-                if image in rows:
-                    raise UsageError(f"{place}: '{image}' is listed on line {rows[image].line} too")
-                split = SPLIT_NAMES.get(row["split"].casefold())
-                if split is None:
-                    raise UsageError(
-                        f"{place}: unknown split '{row['split']}'; write train, val or test"
-                    )
-                if "scene" in row and not row["scene"]:
-                    raise UsageError(
-                        f"{place}: '{image}' has no scene; fill the column for every image, or "
-                        "remove it"
-                    )
-                rows[image] = Row(
-                    split, row.get("scene"), row.get("region") or None, reader.line_num
-                )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{where}: cannot be read as UTF-8 CSV: {error}") from None
+    table = open_table(path, needed=("path", "split"), optional=("scene", "region"), where=where)
+    for name in table.ignored:
+        if name:
+            known = ("path", "split", "scene", "region")
+            raise UsageError(f"{where}: unknown column '{name}'.{did_you_mean(name, known)}")
+    finder = ImageFinder((path.parent,), images)
+    for place, number, cells in table.rows:
+        image = finder.find(cells["path"], place)
+        if "/" not in image:
+            raise UsageError(
+                f"{place}: '{image}' lies directly in the root; put it in a class folder"
+            )
+        if image in rows:
+            raise UsageError(f"{place}: '{image}' is listed on line {rows[image].line} too")
+        split = read_split(cells["split"], place)
+        if "scene" in cells and not cells["scene"]:
+            raise UsageError(
+                f"{place}: '{image}' has no scene; fill the column for every image, or remove it"
+            )
+        rows[image] = Row(split, cells.get("scene"), cells.get("region") or None, number)
     if not rows:
         raise UsageError(f"{where}: lists no images; write one row per image")
-    _check_scenes(rows.values(), where)
+    check_scenes(rows.values(), where)
     return rows
+
+
+def read_split(word: str, place: str) -> str:
+    """Return train, val or test.
+
+    Raises:
+        UsageError: the word means none of them.
+    """
+    split = SPLIT_WORDS.get(word.casefold())
+    if split is None:
+        raise UsageError(f"{place}: unknown split {shown(word, 100)}; write train, val or test")
+    return split
 
 
 def split_folders(images: Iterable[str], *, where: str) -> dict[str, str]:
@@ -178,7 +193,14 @@ def draw_splits(
 
 
 def check_classes(
-    split_of: Mapping[str, str], class_of: Mapping[str, str], *, where: str
+    split_of: Mapping[str, str],
+    class_of: Mapping[str, str],
+    *,
+    where: str,
+    advice: tuple[str, str] = (
+        "add a folder with images of another class",
+        f"write a {SPLIT_TABLE}",
+    ),
 ) -> list[str]:
     """Return notes on the classes that are absent from val or test.
 
@@ -186,16 +208,14 @@ def check_classes(
         split_of: the split of each image.
         class_of: the class of each image.
         where: start of each message.
+        advice: how to add a class, and how to give the splits.
 
     Raises:
         UsageError: there is only one class, a split is empty, or train lacks a class.
     """
     classes = sorted(set(class_of.values()))
     if len(classes) == 1:
-        raise UsageError(
-            f"{where}: there is only one class, '{classes[0]}'; add a folder with images of "
-            "another class"
-        )
+        raise UsageError(f"{where}: there is only one class, {shown(classes[0], 100)}; {advice[0]}")
     notes = []
     for split in SPLITS:
         present = {class_of[path] for path in split_of if split_of[path] == split}
@@ -204,7 +224,7 @@ def check_classes(
             raise UsageError(
                 f"{where}: there are no {split} images; heads are trained on train, chosen on val "
                 f"and scored on test: add some to {split} (a random split needs three different "
-                f"images of a class) or write a {SPLIT_TABLE}"
+                f"images of a class) or {advice[1]}"
             )
         if absent and split == "train":
             raise UsageError(
@@ -234,35 +254,62 @@ def duplicate_notes(
     return notes
 
 
-def _check_columns(columns: list[str], where: str) -> None:
-    known = ("path", "split", "scene", "region")
-    for name in columns:
-        if name not in known:
-            raise UsageError(f"{where}: unknown column '{name}'.{did_you_mean(name, known)}")
-        if columns.count(name) > 1:
-            raise UsageError(f"{where}: the column '{name}' appears twice; remove one")
-    for name in ("path", "split"):
-        if name not in columns:
-            raise UsageError(f"{where}: the column '{name}' is missing from the first line")
+class ImageFinder:
+    """Finds the images of a folder by the paths of a table."""
 
+    def __init__(self, roots: Sequence[Path], images: Collection[str]) -> None:
+        """Look among ``images``, relative POSIX paths below each of ``roots``, which are equal."""
+        self._roots = roots
+        self._images = frozenset(images)
+        # macOS and Linux write the same name with different code points.
+        self._by_form: dict[str, list[str]] = defaultdict(list)
+        for image in images:
+            self._by_form[unicodedata.normalize("NFC", image)].append(image)
 
-def _listed_image(text: str, root: Path, images: Collection[str], place: str) -> str:
-    path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts:
-        raise UsageError(f"{place}: '{text}' is outside the root; write a path relative to it")
-    image = str(path)
-    if image not in images:
-        if (root / path).is_file():
+    def find(self, text: str, place: str) -> str:
+        """Return the relative path of an image, given with forward or back slashes.
+
+        Raises:
+            UsageError: there is no path or no such image, or it is outside the root.
+        """
+        if not text:
+            raise UsageError(f"{place}: the path is empty; name an image")
+        found = self._look_up(text, place) or self._look_up(text.replace("\\", "/"), place)
+        if found is None:
+            # os.path answers for names that no file system can hold; pathlib raises.
+            if any(os.path.isfile(root / text) for root in self._roots):  # noqa: PTH113
+                raise UsageError(
+                    f"{place}: {shown(text)} is hidden, in a linked folder, or not PNG, JPEG or "
+                    "TIFF"
+                )
             raise UsageError(
-                f"{place}: '{text}' is hidden, in a linked folder, or not PNG, JPEG or TIFF"
+                f"{place}: {shown(text)} does not exist; correct the path or remove the row"
             )
-        raise UsageError(f"{place}: '{text}' does not exist; correct the path or remove the row")
-    if len(path.parts) == 1:
-        raise UsageError(f"{place}: '{text}' lies directly in the root; put it in a class folder")
-    return image
+        return found
+
+    def _look_up(self, text: str, place: str) -> str | None:
+        path = PurePosixPath(text)
+        if path.is_absolute():
+            below = [path.relative_to(root) for root in self._roots if path.is_relative_to(root)]
+            path = below[0] if below else path
+        if path.is_absolute() or ".." in path.parts:
+            raise UsageError(
+                f"{place}: {shown(text)} is outside the root; write a path relative to it"
+            )
+        image = str(path)
+        if image in self._images:
+            return image
+        same = self._by_form.get(unicodedata.normalize("NFC", image), [])
+        if len(same) > 1:
+            raise UsageError(
+                f"{place}: {shown(text)} is {len(same)} files whose names differ in their Unicode "
+                "form only; rename one"
+            )
+        return same[0] if same else None
 
 
-def _check_scenes(rows: Iterable[Row], where: str) -> None:
+def check_scenes(rows: Iterable[Row], where: str, *, unit: str = "line") -> None:
+    """Refuse a scene in two splits; ``unit`` is the word for a row's number."""
     first: dict[str, Row] = {}
     for row in rows:
         if row.scene is None:
@@ -270,8 +317,8 @@ def _check_scenes(rows: Iterable[Row], where: str) -> None:
         other = first.setdefault(row.scene, row)
         if other.split != row.split:
             raise UsageError(
-                f"{where}: scene '{row.scene}' is in {other.split} (line {other.line}) and in "
-                f"{row.split} (line {row.line}); put a scene into one split"
+                f"{where}: scene '{row.scene}' is in {other.split} ({unit} {other.line}) and in "
+                f"{row.split} ({unit} {row.line}); put a scene into one split"
             )
 
 
