@@ -288,7 +288,7 @@ def _write_head(cell: Exported, folder: Path) -> None:
             raise UsageError(f"{embeddings.uri} holds no {FITTED}: run `benchmark embed` again")
         (folder / FITTED).write_bytes(embeddings.read_verified(FITTED))
     config = {
-        "backbone": backbone.name,
+        "backbone": backbone.model,
         "options": dict(backbone.options),
         "revision": backbone.revision(),
         "source": backbone.source,
