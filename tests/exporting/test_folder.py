@@ -22,7 +22,9 @@ from safetensors.torch import save
 from sklearn.linear_model import LogisticRegression
 
 from benchmark.catalog.backbones import BACKBONES
+from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.heads import HEADS
+from benchmark.config import BackboneOptions
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.experiment.context import Context
 from benchmark.exporting.folder import export, push
@@ -275,6 +277,21 @@ def test_a_head_is_exported_with_what_it_must_be_fed(
     plan = plan_device(precision="float32", batch_size=None, num_threads=1, device="cpu")
     embedding, _ = Embedder(context.backbones[0], RGB, plan)(picture.transpose(2, 0, 1)[None])
     assert printed == str([CLASSES[model.predict(embedding)[0]]])
+
+
+def test_a_head_on_a_model_under_a_name_of_ones_own_names_the_model(
+    open_small: Callable[..., Context], tmp_path: Path
+) -> None:
+    mine = find_backbone("mine", options=BackboneOptions(model="mean_color"))
+    context = open_small(backbones=[mine])
+    write_patches(context)
+    write_head(context, mine)
+    out = tmp_path / "out"
+    export(context, backbone="mine", method="logistic_regression", seed=0, out=out)
+    assert json.loads((out / "config.json").read_text())["backbone"] == "mean_color"
+    card = (out / "README.md").read_text()
+    assert "frozen embeddings of `mine`" in card
+    assert "| model | `mean_color` |" in card
 
 
 def test_a_head_on_a_fitted_backbone_brings_what_it_learnt(

@@ -30,7 +30,7 @@ USUAL_SIDE = 224
 class Tap(NamedTuple):
     """The hidden layer that gives the embedding, and how it is pooled."""
 
-    index: int
+    at: int
     """Of the block or stage, from 0."""
     pooling: Literal["mean", "cls", "cls+mean"]
     is_last: bool
@@ -100,7 +100,7 @@ def build_tapped(
     from benchmark.networks.pooling import HiddenModel
 
     return HiddenModel(
-        _staged(build(num_bands)), index=tap.index, pooling=tap.pooling, has_norm=tap.is_last
+        _staged(build(num_bands)), index=tap.at, pooling=tap.pooling, has_norm=tap.is_last
     ).eval()
 
 
@@ -172,9 +172,12 @@ def _find_tap(
 
 def _pools_mean(network: Any) -> bool:
     """Return whether the network's own pooling is the mean over positions."""
-    # Transformers state it; timm's other networks pool by the mean.
-    own = getattr(network, "global_pool", None)
-    return not isinstance(own, str) or own == "avg"
+    # timm's transformers state it in a word; convolutional networks have a layer for it.
+    body = getattr(network, "model", network)
+    own = getattr(body, "global_pool", None) or getattr(body, "avgpool", None)
+    if isinstance(own, str):
+        return own == "avg"
+    return own is not None or hasattr(network, "forward_intermediates")
 
 
 def _gives_class_token(network: Any) -> bool:
