@@ -21,8 +21,7 @@ from PIL import Image
 from safetensors.torch import save
 from sklearn.linear_model import LogisticRegression
 
-from benchmark.catalog.backbones import BACKBONES
-from benchmark.catalog.backbones import find_backbone
+from benchmark.catalog.backbones import BACKBONES, find_backbone
 from benchmark.catalog.heads import HEADS
 from benchmark.config import BackboneOptions
 from benchmark.errors import BenchmarkError, UsageError
