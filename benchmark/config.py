@@ -107,13 +107,16 @@ class DatasetConfig(Section):
 class BackboneOptions(Section):
     """``[backbone."NAME"]``: options of one backbone of the list."""
 
+    model: BackboneName | None = None
+    """The model, if NAME is a name of your own; unset: NAME is the model's."""
     image_size: Side | None = None
     """Side in px to which whole patches are resized; unset: as its weights were trained."""
     pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
     """Source of the embedding: mean over tokens or positions, class token, both concatenated
-    (class token first), or the output of the model's own pooler."""
+    (class token first), or the output of the model's own pooler. Networks of timm pool in their
+    own way if neither ``pooling`` nor ``layer`` is set; their mean leaves out the class token."""
     layer: Layer = -1
-    """Hidden layer, counted from the end; -1 is the last hidden state."""
+    """Hidden layer (block, or stage of a convolutional network) from the end; -1 is the last."""
     bands: Annotated[Names, Field(min_length=1)] | None = None
     """Input bands, in order; unset: the backbone's own."""
     trust_remote_code: bool = False
@@ -302,6 +305,11 @@ class Experiment(Section):
         return self._origin.overrides
 
     _no_duplicates = field_validator("backbones", "heads", "seeds")(refuse_duplicates)
+
+    def model_of(self, name: str) -> str:
+        """Return the name of a backbone's model, which is the backbone's own unless it is set."""
+        options = self.backbone.get(name)
+        return name if options is None or options.model is None else options.model
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:

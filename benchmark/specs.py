@@ -239,13 +239,20 @@ class Backbone:
     loads; None: transformers has no class for it."""
     options: tuple[tuple[str, Any], ...] = ()
     """User options that change the embedding, by name, e.g. ``("pooling", "cls")``."""
+    alias_of: str | None = None
+    """The model's name, if ``name`` is the user's own; None: ``name`` is the model's."""
     version: int = 1
     """Raised by hand when the output of ``build`` changes."""
 
     @property
+    def model(self) -> str:
+        """The model's name, which identifies its artefacts whatever name the user gave it."""
+        return self.alias_of or self.name
+
+    @property
     def slug(self) -> str:
-        """The name as a part of file names: letters, digits, ``.``, ``_`` and ``-``."""
-        return re.sub(r"(\.\.|[^A-Za-z0-9._])+", "-", self.name).strip("-.")
+        """``model`` as a part of file names: letters, digits, ``.``, ``_`` and ``-``."""
+        return re.sub(r"(\.\.|[^A-Za-z0-9._])+", "-", self.model).strip("-.")
 
 
 class Publication(NamedTuple):

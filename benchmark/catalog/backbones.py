@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from benchmark.catalog.efficientnet import LITES, NUM_PARAMETERS, build_random, publish_lite
+from benchmark.catalog.efficientnet import (
+    LITES,
+    NUM_PARAMETERS,
+    build_random,
+    publish_lite,
+    untrained,
+)
 from benchmark.catalog.handcrafted import HANDCRAFTED
 from benchmark.catalog.huggingface.resolve import PREFIX, resolve_huggingface
-from benchmark.catalog.options import FED, check_applicable, feed
+from benchmark.catalog.options import FED, READ, check_applicable, feed, options_where
+from benchmark.catalog.timm.layers import read_layer
 from benchmark.catalog.timm.models import TIMM_PREFIX, resolve_timm
 from benchmark.catalog.torchgeo.models import TORCHGEO_PREFIX, resolve_torchgeo
 from benchmark.errors import UsageError
+from benchmark.problems import options_place
 from benchmark.registry import Registry
 from benchmark.specs import Backbone
 
@@ -89,13 +98,15 @@ def find_backbone(
     """Return a backbone by name: an entry, or a model of one of the ``SOURCES``.
 
     Args:
-        name: what the user wrote.
+        name: what the user wrote; with ``options.model``, a name of the user's own.
         where: the place, e.g. ``experiments/x.toml``; the message starts with it.
         options: how it is used; None: the defaults.
 
     Raises:
         UsageError: the name is unknown, the model cannot be used, or an option does not apply.
     """
+    if options is not None and options.model is not None:
+        return _find_own(name, options.model, where=where, options=options)
     if name.startswith(PREFIX):
         return resolve_huggingface(name, where=where, options=options)
     if name.startswith(TIMM_PREFIX):
@@ -109,5 +120,27 @@ def find_backbone(
         raise UsageError(f"{error} Models of other sources: {known}.") from None
     # Backbones that do not resize patches have no image size to change.
     applicable = FED if entry.image_size is not None else FED - {"image_size"}
-    check_applicable(name, options, applicable, where=where)
-    return entry if options is None else feed(entry, options, where=where)
+    network = untrained(name)
+    check_applicable(name, options, applicable if network is None else READ, where=where)
+    if options is None:
+        return entry
+    fed = feed(entry, options, where=where)
+    return fed if network is None else read_layer(fed, options, network, where=where)
+
+
+def _find_own(name: str, model: str, *, where: str, options: BackboneOptions) -> Backbone:
+    """Return a model under the user's own name."""
+    if name in BACKBONES.names():
+        raise UsageError(
+            f"{options_where(name, where)}: 'model' is set, but '{name}' is a backbone of the "
+            "catalog; choose another name"
+        )
+    try:
+        entry = find_backbone(
+            model, where=where, options=options.model_copy(update={"model": None})
+        )
+    except UsageError as error:
+        # The options lie in the table of the user's name.
+        text = str(error).replace(options_place(model), options_place(name))
+        raise UsageError(text) from None
+    return replace(entry, name=name, alias_of=entry.name)

@@ -6,7 +6,7 @@ repositories on the Hugging Face hub.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,12 @@ def build_untrained(number: int, num_bands: int) -> torch.nn.Module:
         architecture(number), pretrained=False, num_classes=0, in_chans=num_bands
     )
     return network
+
+
+def untrained(name: str) -> Callable[[int], torch.nn.Module] | None:
+    """Return how to build the network of an entry without weights; None: no network of these."""
+    numbers = {entry.name: number for number, entry in enumerate(LITES)} | {"random": 0}
+    return partial(build_untrained, numbers[name]) if name in numbers else None
 
 
 def publish_lite(number: int, publication: Publication) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
+from benchmark.catalog.options import options_where
 from benchmark.config import Experiment, FinetuneConfig
 from benchmark.errors import UsageError, did_you_mean
+from benchmark.fields import shown
 
 if TYPE_CHECKING:
     from benchmark.specs import Backbone
@@ -47,12 +49,37 @@ def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backb
     """Return the entries of an experiment's backbones, with their options applied.
 
     Raises:
-        UsageError: a name or an option is wrong.
+        UsageError: a name or an option is wrong, or two names are the same model and options.
     """
     options = experiment.backbone
-    return tuple(
-        find_backbone(name, where=where, options=options.get(name)) for name in experiment.backbones
-    )
+    for name in options:
+        _check_model(experiment, name, where=where)
+    found: dict[tuple[Any, ...], Backbone] = {}
+    for name in experiment.backbones:
+        backbone = find_backbone(name, where=where, options=options.get(name))
+        twin = found.setdefault((backbone.model, backbone.options), backbone)
+        if twin is not backbone:
+            raise UsageError(
+                f"{where}: backbones '{twin.name}' and '{name}' are the same model "
+                f"'{backbone.model}' with the same options; remove one, or change its options"
+            )
+    return tuple(found.values())
+
+
+def _check_model(experiment: Experiment, name: str, *, where: str) -> None:
+    """Refuse a model for a name that is a model itself, and a model that is a name of the file."""
+    model, place = experiment.backbone[name].model, options_where(name, where)
+    if model is None:
+        return
+    if ":" in name:
+        raise UsageError(
+            f"{place}: 'model' = {shown(model)}: names with ':' are models themselves; remove "
+            "'model', or choose a name without ':'"
+        )
+    if model == name or experiment.model_of(model) != model:
+        raise UsageError(
+            f"{place}: 'model' = {shown(model)} is a name of this file; write the model itself"
+        )
 
 
 def _check_finetune(config: FinetuneConfig, backbones: Sequence[Backbone], *, where: str) -> None:

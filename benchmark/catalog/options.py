@@ -16,6 +16,10 @@ FED = frozenset({"image_size", "bands"})
 """The options that describe the input of a backbone."""
 
 
+READ = FED | {"layer", "pooling"}
+"""Also the options that choose the embedding of a network."""
+
+
 class Reading(NamedTuple):
     """The hidden state and pooling that give the embedding of a model of transformers."""
 

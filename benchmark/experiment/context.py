@@ -181,7 +181,7 @@ class Context:
         """The identity of a backbone: its weights and its input."""
         preprocessing = {name: getattr(backbone, name) for name in PREPROCESSING}
         inputs = {
-            "name": backbone.name,
+            "name": backbone.model,
             "version": backbone.version,
             "revision": backbone.revision(),
             **preprocessing,

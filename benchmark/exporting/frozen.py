@@ -226,7 +226,7 @@ def _write_head(attempt: Attempt) -> dict[str, Any]:
     if backbone.fit is not None:
         (folder / FITTED).write_bytes(embeddings.read_verified(FITTED))
     config = {
-        "backbone": backbone.name,
+        "backbone": backbone.model,
         "options": dict(backbone.options),
         "revision": backbone.revision(),
         "source": backbone.source,

@@ -144,7 +144,7 @@ def recall(
         device_name(plan.device),
         torch.__version__,
         plan.num_threads,
-        backbone.name,
+        backbone.model,
         backbone.revision(),
         backbone.version,
         [list(option) for option in backbone.options],

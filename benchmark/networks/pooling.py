@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -69,6 +69,70 @@ class PooledModel(torch.nn.Module):
         if self.pooling == "cls":
             return token
         return torch.cat([token, state.float().mean(dim=1)], dim=1)
+
+
+class HiddenModel(torch.nn.Module):
+    """The output of one block or stage of a network of timm, pooled over positions."""
+
+    def __init__(
+        self, model: torch.nn.Module, *, index: int, pooling: Pooling, has_norm: bool
+    ) -> None:
+        """Wrap a network and drop its layers after the chosen one.
+
+        Args:
+            model: with timm's ``forward_intermediates`` and ``prune_intermediate_layers``.
+            index: of the block or stage, from 0.
+            pooling: mean over positions, without class token and registers; the class token; or
+                both, the class token first.
+            has_norm: whether the network's last normalisation is applied.
+        """
+        super().__init__()
+        network: Any = model
+        network.prune_intermediate_layers([index], prune_norm=not has_norm, prune_head=True)
+        self.model = network
+        self.pooling = pooling
+        self._arguments: dict[str, Any] = {
+            "indices": [index],
+            "norm": has_norm,
+            "intermediates_only": True,
+        }
+        if pooling != "mean":
+            self._arguments["return_prefix_tokens"] = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return embeddings float32 (B, D) of normalised pixels (B, C, H, W)."""
+        (found,) = self.model.forward_intermediates(x, **self._arguments)
+        if self.pooling == "mean":
+            mean: torch.Tensor = found.float().mean(dim=(2, 3))
+            return mean
+        state, tokens = found
+        token: torch.Tensor = tokens[:, 0].float()
+        if self.pooling == "cls":
+            return token
+        return torch.cat([token, state.float().mean(dim=(2, 3))], dim=1)
+
+
+class SwinStages(torch.nn.Module):
+    """The stages of a Swin transformer of torchvision, read like those of timm's networks."""
+
+    def __init__(self, features: torch.nn.Sequential) -> None:
+        """Wrap its ``features``: in turn, a layer that shrinks the grid and the blocks on it."""
+        super().__init__()
+        self.features = features
+
+    def forward_intermediates(
+        self, x: torch.Tensor, indices: Sequence[int] | None = None, **_: bool
+    ) -> list[torch.Tensor]:
+        """Return the states (B, D, H, W) after the chosen stages; None: after all."""
+        found = []
+        for i in range(0, len(self.features), 2):
+            x = self.features[i : i + 2](x)
+            found.append(x.permute(0, 3, 1, 2))
+        return found if indices is None else [found[i] for i in indices]
+
+    def prune_intermediate_layers(self, indices: Sequence[int], **_: bool) -> None:
+        """Drop the stages after the last of ``indices``."""
+        self.features = self.features[: 2 * max(indices) + 2]
 
 
 class SpectralModel(torch.nn.Module):

@@ -94,7 +94,9 @@ def load(path: Path, settings: Iterable[str]) -> Experiment:
     from benchmark.catalog.names import check_names
 
     experiment = config.load(path, settings)
-    ours = tuple(name for name in experiment.backbones if not name.startswith(SOURCES))
+    ours = tuple(
+        name for name in experiment.backbones if not experiment.model_of(name).startswith(SOURCES)
+    )
     if ours == experiment.backbones:
         check_names(experiment)
     else:
@@ -162,11 +164,12 @@ def ask_cluster(server: JobServer, plan: Plan, runtime_env: dict[str, Any]) -> l
         UsageError: the cluster does not run the probe.
     """
     marker = f"probe-{uuid.uuid4().hex[:8]}"
+    models = dict.fromkeys(map(plan.experiment.model_of, plan.experiment.backbones))
     asked: dict[str, Any] = {
         "marker": marker,
         "store": plan.store,
         "root": plan.experiment.dataset.root,
-        "models": [name for name in plan.experiment.backbones if name.startswith(SOURCES[:2])],
+        "models": [name for name in models if name.startswith(SOURCES[:2])],
     }
     timeout_s = PROBE_TIMEOUT_S
     if plan.runtime_env != "none":
@@ -232,7 +235,7 @@ def _refuse_relative(experiment: Experiment, store: str) -> None:
             f"{where} [dataset]: labels = '{labels}' is relative, and tables are not shipped: give "
             "its path on the nodes with --set dataset.labels=/PATH"
         )
-    for name in experiment.backbones:
+    for name in map(experiment.model_of, experiment.backbones):
         folder = Path(name.removeprefix("hf:"))
         if name.startswith("hf:") and not folder.is_absolute() and folder.is_dir():
             raise UsageError(

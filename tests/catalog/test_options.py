@@ -289,7 +289,9 @@ def test_a_pooler_that_the_weights_lack_is_refused(tiny: Callable[[str], Path]) 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("random", {"pooling": "cls"}, r"\"random\"\]: 'pooling' does not apply .* image_size$"),
+        ("random", {"pooling": "cls"}, r"\"random\"\]: 'pooling' = 'cls': .* no class token"),
+        ("random", {"layer": -6}, r"'layer' = -6: this network has 5 layers \(stages\); set -1 t"),
+        ("mean_color", {"layer": -2}, r"\"mean_color\"\]: 'layer' does not apply .*: bands$"),
         ("mean_color", {"image_size": 64}, r"'image_size' does not apply .*; these do: bands"),
         ("random", {"bands": ("red",)}, r"'bands' names 1, but its weights take 3"),
     ],
@@ -346,8 +348,8 @@ def test_a_table_with_a_mistake_is_one_clear_line(changes: dict[str, Any], messa
 
 def test_names_are_checked_with_their_options(tmp_path: Path) -> None:
     api.check_names(build(content(image_size=64)))
-    with pytest.raises(UsageError, match=r"\[backbone.\"random\"\]: 'layer' does not apply"):
-        api.check_names(build(content(layer=-2), where="x.toml"))
+    with pytest.raises(UsageError, match=r"\[backbone.\"random\"\]: 'layer' = -9: .* 5 layers"):
+        api.check_names(build(content(layer=-9), where="x.toml"))
     experiment = build(content(image_size=64, bands=["nir", "green", "red"]))
     with api.open_context(experiment, store=str(tmp_path / "runs")) as context:
         random, colour = context.backbones

@@ -201,8 +201,21 @@ def test_positions_are_resampled_and_bands_grow(saved: Callable[[str, str], Path
         assert four.build(4)(torch.zeros(1, 4, 160, 160)).shape == (1, 64)
     with pytest.raises(UsageError, match=r"\[backbone.*\]: 'image_size' = 90 is not a multiple"):
         resolve(folder, image_size=90)
-    with pytest.raises(UsageError, match=r"'pooling' does not apply .* do: bands, image_size"):
-        resolve(folder, pooling="cls")
+    message = r"'trust_remote_code' does not apply .* do: bands, image_size, layer, pooling"
+    with pytest.raises(UsageError, match=message):
+        resolve(folder, trust_remote_code=True)
+
+
+def test_a_layer_of_a_saved_network_is_read(saved: Callable[[str, str], Path]) -> None:
+    folder = saved("classifier", "test_vit")
+    backbone = pickle.loads(pickle.dumps(resolve(folder, layer=-4, pooling="cls")))
+    x = torch.randn(2, 3, 160, 160)
+    own = own_network(folder)
+    with torch.inference_mode():
+        ((_, tokens),) = own.forward_intermediates(
+            x, indices=[2], intermediates_only=True, return_prefix_tokens=True
+        )
+        torch.testing.assert_close(backbone.build(3)(x), tokens[:, 0])
 
 
 def test_arguments_of_the_network_are_those_that_were_saved(tmp_path: Path) -> None:

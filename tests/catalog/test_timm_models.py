@@ -159,11 +159,11 @@ def test_a_name_that_means_nothing_is_one_clear_line(
 
 def test_options_of_other_sources_are_refused_by_name(cache: Callable[[str], Path]) -> None:
     message = (
-        r"x.toml \[backbone.\"timm:test_vit\"\]: 'pooling' does not apply to this backbone; these "
-        r"do: bands, image_size"
+        r"x.toml \[backbone.\"timm:test_vit\"\]: 'trust_remote_code' does not apply to this "
+        r"backbone; these do: bands, image_size, layer, pooling"
     )
     with pytest.raises(UsageError, match=message):
-        resolve("test_vit", pooling="cls")
+        resolve("test_vit", trust_remote_code=True)
 
 
 def test_weights_of_another_network_are_refused(cache: Callable[[str], Path]) -> None:

@@ -344,6 +344,7 @@ BACKBONE_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "build_classifier": (torch.nn.Conv2d, set()),
     "publish": (print, set()),
     "options": ((("pooling", "cls"),), OF_BACKBONE),
+    "alias_of": ("other", OF_BACKBONE),
     "version": (2, OF_BACKBONE),
 }
 

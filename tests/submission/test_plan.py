@@ -90,6 +90,15 @@ def test_models_of_other_sources_are_left_to_the_cluster(experiment: Path) -> No
         submission.plan(experiment, settings=["backbones=['hf:org/not-here', 'mean_colour']"])
 
 
+def test_a_model_under_a_name_of_ones_own_is_left_to_the_cluster_too(experiment: Path) -> None:
+    names = "backbones=['late', 'mean_color']"
+    model = 'backbone.late.model="hf:org/not-here"'
+    plan = submission.plan(experiment, settings=[names, model])
+    assert plan.experiment.model_of("late") == "hf:org/not-here"
+    with pytest.raises(UsageError, match="unknown backbone 'mean_colour'"):
+        submission.plan(experiment, settings=["backbones=['late', 'mean_colour']", model])
+
+
 def test_the_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://head:8265/")
     assert check_address(None) == "http://head:8265"

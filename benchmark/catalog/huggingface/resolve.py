@@ -76,7 +76,7 @@ def resolve_huggingface(
     Args:
         name: e.g. ``hf:checkpoints/beit`` or ``hf:facebook/convnext-base-224-22k@main``.
         where: the place of the name; prefix of error messages.
-        options: of this backbone; networks of timm take only ``image_size`` and ``bands``.
+        options: of this backbone; networks of timm take no ``trust_remote_code``.
 
     Raises:
         UsageError: the checkpoint does not exist, is truncated, is not an image model, or does

@@ -15,8 +15,9 @@ from benchmark.catalog.huggingface.documents import explained, field
 from benchmark.catalog.huggingface.files import CONFIG, Checkpoint
 from benchmark.catalog.huggingface.images import check_normalisation
 from benchmark.catalog.huggingface.sizes import MAX_SIDE, bounded, check_totals
-from benchmark.catalog.options import FED, check_applicable, feed, options_where, prefixed
+from benchmark.catalog.options import READ, check_applicable, feed, options_where, prefixed
 from benchmark.catalog.tensors import check_fit
+from benchmark.catalog.timm.layers import read_layer
 from benchmark.catalog.timm.names import check_architecture, family_of, pretrained_config
 from benchmark.catalog.timm.networks import (
     Arguments,
@@ -74,14 +75,14 @@ def describe_network(
         checkpoint: its files.
         config: the content of ``config.json``.
         revision: returns the identity of its files.
-        options: of this backbone; ``image_size`` and ``bands`` apply.
+        options: of this backbone; all but ``trust_remote_code`` apply.
 
     Raises:
         UsageError: timm has no such network, the checkpoint is truncated, or it does not support
             the options.
     """
     name, where = checkpoint.name, checkpoint.where
-    check_applicable(name, options, FED, where=where)
+    check_applicable(name, options, READ, where=where)
     failed = f"{checkpoint.what}: timm cannot use its {CONFIG}"
     with explained(failed):
         saved = read_config(config, checkpoint.what)
@@ -106,13 +107,16 @@ def describe_network(
     prefix = checkpoint.what if backbone == entry else options_where(name, where)
     with explained(failed), prefixed(prefix), bounded(headers, saved.architecture):
         facts = read_facts(saved.architecture, size, len(backbone.bands or ()), saved.model_args)
-    return replace(
+    backbone = replace(
         backbone,
         build=partial(build, checkpoint, saved),
         publish=partial(publish_network, saved.architecture, saved.model_args),
         dim=facts.dim,
         num_parameters=facts.num_parameters,
     )
+    network = partial(build_untrained, saved.architecture, **dict(saved.model_args))
+    with explained(failed), bounded(headers, saved.architecture):
+        return read_layer(backbone, options, network, where=where)
 
 
 def read_config(config: Mapping[str, Any], what: str) -> Saved:

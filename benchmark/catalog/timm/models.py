@@ -10,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmark.catalog.huggingface.files import CONFIG, WEIGHTS, Checkpoint
-from benchmark.catalog.options import FED, check_applicable, feed, options_where, prefixed
+from benchmark.catalog.options import READ, check_applicable, feed, options_where, prefixed
+from benchmark.catalog.timm.layers import read_layer
 from benchmark.catalog.timm.names import family_of, full_name, pretrained_config
 from benchmark.catalog.timm.networks import (
     Arguments,
@@ -37,13 +38,13 @@ def resolve_timm(name: str, *, where: str = "", options: BackboneOptions | None 
     Args:
         name: e.g. ``timm:resnet50`` (timm's default weights) or ``timm:resnet50.a1_in1k``.
         where: the place of the name; prefix of error messages.
-        options: of this backbone; ``image_size`` and ``bands`` apply.
+        options: of this backbone; all but ``trust_remote_code`` apply.
 
     Raises:
         UsageError: timm has no such network or weights, the weights cannot be fetched, or the
             network does not support an option.
     """
-    check_applicable(name, options, FED, where=where)
+    check_applicable(name, options, READ, where=where)
     checkpoint = Checkpoint(name=name, where=where)
     model = full_name(name.removeprefix(TIMM_PREFIX), checkpoint.what)
     config = pretrained_config(model)
@@ -57,7 +58,7 @@ def resolve_timm(name: str, *, where: str = "", options: BackboneOptions | None 
     model_args = size_arguments(config, size)
     with prefixed(options_where(name, where)):
         facts = read_facts(model, size, len(backbone.bands or ()))
-    return replace(
+    backbone = replace(
         backbone,
         build=partial(build, model, checkpoint, model_args),
         publish=partial(publish_network, model, model_args),
@@ -65,6 +66,8 @@ def resolve_timm(name: str, *, where: str = "", options: BackboneOptions | None 
         dim=facts.dim,
         num_parameters=facts.num_parameters,
     )
+    network = partial(build_untrained, model, **dict(model_args))
+    return read_layer(backbone, options, network, where=where)
 
 
 def describe(name: str, model: str, what: str) -> Backbone:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.catalog.options import (
     FED,
+    READ,
     backbone_what,
     check_applicable,
     feed,
@@ -16,6 +17,7 @@ from benchmark.catalog.options import (
     prefixed,
 )
 from benchmark.catalog.tensors import Facts, measure, misfit
+from benchmark.catalog.timm.layers import read_layer
 from benchmark.catalog.torchgeo.weights import RGB, Local, WeightsFile, read_feeding
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.specs import Backbone
@@ -75,15 +77,15 @@ def resolve_torchgeo(
     Args:
         name: e.g. ``torchgeo:resnet18/ResNet18_Weights.SENTINEL2_RGB_MOCO`` or ``torchgeo:rcf``.
         where: the place of the name; prefix of error messages.
-        options: of this backbone; ``image_size`` and ``bands`` apply.
+        options: of this backbone; all but ``trust_remote_code`` apply to networks with weights.
 
     Raises:
         UsageError: torchgeo has no such model or weights, the weights cannot be fetched, or the
             model does not support an option.
     """
-    check_applicable(name, options, FED, where=where)
     what = backbone_what(name, where)
     given = name.removeprefix(TORCHGEO_PREFIX)
+    check_applicable(name, options, FED if given == RCF else READ, where=where)
     if given == RCF:
         return feed(describe_rcf(name), options, where=where)
     weights = find_weights(given, what)
@@ -109,12 +111,13 @@ def resolve_torchgeo(
     )
     with prefixed(options_where(name, where)):
         facts = read_facts(model, backbone.image_size, len(bands))
-    return replace(
+    backbone = replace(
         backbone,
         build=partial(build, model, file),
         revision=file.digest,
         **facts._asdict(),
     )
+    return read_layer(backbone, options, partial(build_untrained, model), where=where)
 
 
 def describe(name: str, model_name: str, weights_name: str, what: str) -> Backbone:

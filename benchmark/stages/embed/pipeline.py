@@ -367,7 +367,7 @@ class Run:
             account.add_toll(part.get("toll", {}))
         return {
             "inputs": self._context.embeddings_inputs(job.backbone),
-            "backbone": job.backbone.name,
+            "backbone": job.backbone.model,
             "num_patches": num_patches,
             "dim": parts[0]["dim"],
             "input": {

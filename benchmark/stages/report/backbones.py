@@ -28,6 +28,7 @@ def _declare_one(results: Results, backbone: Backbone) -> dict[str, Any]:
     used = embedded.get("inputs", {}).get("backbone", {})
     return {
         "name": backbone.name,
+        "model": backbone.model,
         "description": backbone.description,
         "family": backbone.family,
         "source": backbone.source,
@@ -101,7 +102,8 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _option_words(item: Mapping[str, Any]) -> str:
-    found = _assignments(item["options"])
+    own = {"model": item["model"]} if item["model"] != item["name"] else {}
+    found = _assignments(own | item["options"])
     if item["fit"] is not None:
         found.append(f"fitted on train: {', '.join(_assignments(item['fit']))}")
     return "; ".join(found)
