@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,13 +93,16 @@ def open_context(
     experiment: Experiment,
     *,
     store: str | None = None,
-    address: str | None = None,
+    address: str | Cluster | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Context]:
-    """Resolve an experiment's names and open its store; close all resources at the end."""
+    """Resolve an experiment's names and open its store; close all resources at the end.
+
+    A ``Cluster`` that is given as address is left open.
+    """
     check_environment()
     check_names(experiment)
-    with Cluster(address) as cluster:
+    with nullcontext(address) if isinstance(address, Cluster) else Cluster(address) as cluster:
         context = Context(
             experiment=experiment,
             dataset=DATASETS.get(experiment.dataset.name),
@@ -124,7 +127,10 @@ def open_readable(experiment: Experiment, *, store: str | None = None) -> Iterat
 
 @contextmanager
 def _open_recorded(
-    experiment: Experiment, store: str | None, address: str | None, progress: Progress | None
+    experiment: Experiment,
+    store: str | None,
+    address: str | Cluster | None,
+    progress: Progress | None,
 ) -> Iterator[Context]:
     """Open a context, keep the experiment in its store, and report if its file changed since."""
     with open_context(experiment, store=store, address=address, progress=progress) as context:
@@ -136,11 +142,22 @@ def _open_recorded(
             context.progress.message(text)
 
 
+def check(experiment: Experiment, *, store: str | None = None) -> None:
+    """Check the data, the store and the bands of an experiment; start and compute nothing.
+
+    Raises:
+        UsageError: one of them is wrong.
+    """
+    with open_readable(experiment, store=store) as context:
+        context.store.check_writable()
+        STAGES.get("embed").load().check(context)
+
+
 def run(
     experiment: Experiment,
     *,
     store: str | None = None,
-    address: str | None = None,
+    address: str | Cluster | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run all stages, in parallel if the cluster has room; complete artefacts are skipped.
@@ -148,7 +165,7 @@ def run(
     Args:
         experiment: from ``load``.
         store: overrides the experiment's.
-        address: of a Ray cluster; None starts Ray on this machine.
+        address: of a Ray cluster, or an open ``Cluster``; None starts Ray on this machine.
         progress: receives the progress; default: the ``benchmark`` logger.
 
     Raises:
@@ -173,7 +190,7 @@ def run_stage(
     experiment: Experiment,
     *,
     store: str | None = None,
-    address: str | None = None,
+    address: str | Cluster | None = None,
     progress: Progress | None = None,
 ) -> tuple[StageResult, str]:
     """Run one stage; return its result and the path of its output.

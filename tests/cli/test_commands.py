@@ -21,7 +21,7 @@ from benchmark.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGS = ("datasets", "backbones", "heads", "metrics")
-COMMANDS = ("list", "run", *STAGES.names(), "status", "submit", "prepare", "export")
+COMMANDS = ("list", "init", "run", *STAGES.names(), "status", "submit", "prepare", "export")
 ON_EXPERIMENT = ("run", *STAGES.names(), "status", "submit")
 
 
@@ -178,7 +178,7 @@ def test_the_listing_holds_the_catalogs(call: Call) -> None:
         (["list", "zzz"], "list: unknown catalog 'zzz'. Known: backbones, datasets, heads, metr"),
         (["list", "heads", "more"], "Got unexpected extra argument"),
         (["list", "heads", "--jsn"], "No such option: --jsn"),
-        (["run"], "Missing argument 'EXPERIMENT.toml'"),
+        (["run"], "Missing argument 'EXPERIMENT.toml...'"),
         (["run", "x.toml", "--dryrun"], "No such option: --dryrun"),
         (["run", "x.toml", "--set"], "Option '--set' requires an argument"),
         (["run", "x.toml"], "x.toml: no such experiment file"),
@@ -536,7 +536,7 @@ JSON_LOG = {"--log-format json": {}, "--log-format=json": {}, "": {"BENCHMARK_LO
     [
         (["run", "none.toml"], "none.toml: no such experiment file"),
         (["run", "none.toml", "--dryrun"], "No such option: --dryrun"),
-        (["embed"], "Missing argument 'EXPERIMENT.toml'"),
+        (["embed"], "Missing argument 'EXPERIMENT.toml...'"),
     ],
 )
 def test_a_mistake_is_json_where_logs_are(
