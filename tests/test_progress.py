@@ -119,6 +119,16 @@ def test_counters_tell_rate_what_is_left_and_how_long_a_cell_took() -> None:
     assert counts.end("never begun", failed=True)[1] is None
 
 
+def test_the_rate_leaves_out_the_start_and_what_an_earlier_run_did() -> None:
+    times = iter([0.0, 10.0, 10.0, 12.0, 12.0, 20.0])
+    counts = StageCounts(1, 1300, clock=lambda: next(times))
+    counts.advance(0)
+    counts.advance(1000)
+    shot = counts.advance(20)
+    assert (shot.items_per_s, shot.left_s) == (10.0, 28.0)
+    assert "1020/1300 patches, 10.0 patches/s, 28 s left" in describe(shot, "patches")
+
+
 def test_what_is_not_known_is_not_told() -> None:
     counts = StageCounts(1, clock=lambda: 7.0)
     shot = counts.advance(5)

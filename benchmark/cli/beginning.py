@@ -14,7 +14,6 @@ import typer
 from benchmark.cli.app import JsonOption, app
 from benchmark.cli.printing import print_json, say
 from benchmark.errors import UsageError
-from benchmark.fields import check_file_path, parse_toml, shown
 
 if TYPE_CHECKING:
     from benchmark.catalog.survey import Survey
@@ -209,6 +208,8 @@ def _checked(path: Path, what: str) -> str:
     Raises:
         UsageError: no file system can hold it.
     """
+    from benchmark.fields import check_file_path, shown
+
     try:
         return check_file_path(str(path))
     except ValueError as error:
@@ -228,6 +229,7 @@ def _check(text: str, path: str) -> None:
     """
     from benchmark.catalog.names import check_names
     from benchmark.config import build
+    from benchmark.fields import parse_toml
 
     check_names(build(parse_toml(text, where=path), where=path))
 
