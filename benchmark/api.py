@@ -21,9 +21,11 @@ from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.experiment import file as experiment_file
 from benchmark.experiment.cells import CellResult, verified
 from benchmark.experiment.context import Context
+from benchmark.experiment.rates import Rates
 from benchmark.experiment.usage import StageUsage, usage_to_json
 from benchmark.progress import LoggedProgress, Progress
 from benchmark.stages import STAGES
+from benchmark.stages.estimating import Estimate, estimate
 from benchmark.stages.running import run_stages
 from benchmark.store.artefacts import Store
 from benchmark.store.filesystems import join
@@ -255,6 +257,27 @@ def status(
     with open_readable(experiment, store=store) as context:
         results = [result for entry in STAGES for result in entry.load().status(context)]
         return [verified(result) for result in results] if verify else results
+
+
+def plan(
+    experiment: Experiment,
+    *,
+    store: str | None = None,
+    address: str | None = None,
+    stage: str | None = None,
+) -> tuple[list[CellResult], Estimate]:
+    """Return the status of every cell, and an estimate of what is left; compute nothing.
+
+    Args:
+        experiment: from ``load``.
+        store: overrides the experiment's.
+        address: of the cluster whose rates count; None: this machine's.
+        stage: estimate only this stage.
+    """
+    with open_readable(experiment, store=store) as context:
+        results = [result for entry in STAGES for result in entry.load().status(context)]
+        rates = Rates(Cluster(address).place)
+        return results, estimate(context, results, rates, stage=stage)
 
 
 def scores(experiment: Experiment, *, store: str | None = None) -> pd.DataFrame:

@@ -220,7 +220,8 @@ class CountedStage(ABC):
     def advance(self, count: int) -> None:
         """Count completed items."""
         now = self._counts.advance(count)
-        if self._pace.is_due():
+        # The first report has no rate yet.
+        if now.num_since and self._pace.is_due():
             self._show(StageEvent("progress", describe(now, self._unit), now))
 
     def done(self, cell: str) -> None:

@@ -24,7 +24,7 @@ from benchmark.cli.printing import (
     print_tables,
     say,
 )
-from benchmark.cli.status import Asked, show_status
+from benchmark.cli.status import Asked, show_plan
 from benchmark.stages import STAGES
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def _add_computing_command(name: str, summary: str, *, stage: str | None = None)
 
         loaded = [api.load(path, settings or ()) for path in experiments]
         if dry_run:
-            return show_status(
+            return show_plan(
                 [
-                    Asked(item, store, as_json, prefix="dry run: ", stage=stage, is_estimated=True)
+                    Asked(item, store, as_json, "dry run: ", stage, address=address)
                     for item in loaded
                 ]
             )

@@ -14,6 +14,7 @@ from benchmark.cli.printing import (
     open_stdout,
     print_documents,
     print_json,
+    print_tables,
     say,
 )
 from benchmark.errors import Interrupted
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import ConsoleDimensions
 
     from benchmark.config import Experiment
-    from benchmark.experiment.cells import CellResult
+    from benchmark.experiment.cells import CellResult, TextTable
     from benchmark.stages.watching import StageCount, View
 
 WATCH_EVERY_S = 2.0
@@ -38,8 +39,8 @@ class Asked:
     prefix: str = ""
     stage: str | None = None
     verify: bool = False
-    is_estimated: bool = False
-    """Whether to say also what is left to compute."""
+    address: str | None = None
+    """Of the cluster that would compute, for an estimate."""
 
 
 def show_status(asked: Sequence[Asked]) -> int:
@@ -56,12 +57,35 @@ def show_status(asked: Sequence[Asked]) -> int:
         if item.as_json:
             documents.append(_document(results, item))
             continue
-        if len(asked) > 1:
-            say(f"{'' if item is asked[0] else chr(10)}{item.experiment.path}")
+        _say_heading(item, asked)
         _print(results, item)
     if documents:
         print_documents(documents)
     return int(is_damaged)
+
+
+def show_plan(asked: Sequence[Asked]) -> int:
+    """Print the status of every cell and what is left to compute; return the exit code 0."""
+    from benchmark import api
+
+    documents = []
+    for item in asked:
+        results, left = api.plan(
+            item.experiment, store=item.store, address=item.address, stage=item.stage
+        )
+        if item.as_json:
+            documents.append({**_document(results, item), "estimate": left.to_json()})
+            continue
+        _say_heading(item, asked)
+        _print(results, item, left.table() if left.stages else None)
+    if documents:
+        print_documents(documents)
+    return 0
+
+
+def _say_heading(item: Asked, asked: Sequence[Asked]) -> None:
+    if len(asked) > 1:
+        say(f"{'' if item is asked[0] else chr(10)}{item.experiment.path}")
 
 
 def watch_status(asked: Asked, *, every_s: float) -> int:
@@ -156,9 +180,12 @@ def _build_table(
     return table
 
 
-def _print(results: Sequence[CellResult], asked: Asked) -> None:
+def _print(results: Sequence[CellResult], asked: Asked, left: TextTable | None = None) -> None:
     shown = _shown(results, asked)
     open_stdout().print(_build_table(shown, {}))
+    if left is not None:
+        say("")
+        print_tables([left])
     complete = sum(item.status == "complete" for item in shown)
     verified = sum(item.is_verified is True for item in shown)
     checked = f", {verified} verified" if asked.verify else ""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UsageError
+from benchmark.experiment.rates import Rates
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder
 from benchmark.stages.embed import EmbedStage
@@ -74,6 +75,17 @@ def test_the_manifest_records_what_the_backbone_was_fed_and_its_cost(embedded):
     assert manifest["peak_memory_bytes"] > 50e6
     assert manifest["seconds"]["device"] > 0
     assert manifest["device"]["device"] in ("cpu", "cuda")
+
+
+def test_the_rate_is_kept_for_estimates(embedded):
+    context, _, _ = embedded
+    rates = Rates(context.cluster.place)
+    rate = rates.find("embed", "good", "32 px")
+    assert (rate.num_items, rate.num_patches) == (240, 240)
+    assert rate.num_bytes >= 240 * 16 * 4
+    assert 0 < rate.seconds < 60
+    assert rates.find("embed", "nan", "32 px") is None
+    assert rates.find("patches", "chesapeake", "32 px").num_patches == 240
 
 
 def test_a_broken_backbone_fails_by_name_and_leaves_its_neighbours_alone(embedded):
