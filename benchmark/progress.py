@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 logger = logging.getLogger("benchmark")
 
 LINE_EVERY_S = 5.0
+RATE_AFTER_S = 1.0
+"""Shortest time of a rate: parallel tasks report in bursts."""
 
 
 class StageProgress(Protocol):
@@ -81,9 +83,12 @@ class Snapshot(NamedTuple):
     @property
     def items_per_s(self) -> float:
         """Items per second since the first report, so that the start of processes is left out."""
-        if self.num_since and self.since_s:
-            return self.num_since / self.since_s
-        return self.items_per_s_of_all
+        return self.num_since / self.since_s if self.has_rate else self.items_per_s_of_all
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether items were reported for long enough to tell a rate."""
+        return bool(self.num_since) and self.since_s > 0 and self.since_s >= RATE_AFTER_S
 
     @property
     def items_per_s_of_all(self) -> float:
@@ -220,8 +225,7 @@ class CountedStage(ABC):
     def advance(self, count: int) -> None:
         """Count completed items."""
         now = self._counts.advance(count)
-        # The first report has no rate yet.
-        if now.num_since and self._pace.is_due():
+        if now.has_rate and self._pace.is_due():
             self._show(StageEvent("progress", describe(now, self._unit), now))
 
     def done(self, cell: str) -> None:

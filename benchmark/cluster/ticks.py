@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -64,7 +64,7 @@ class Ticks:
 
 @contextmanager
 def watch(
-    on_count: Callable[[str, int], None],
+    on_counts: Callable[[Mapping[str, int]], None],
     on_note: Callable[[str], None],
     *,
     every_s: float = EVERY_S,
@@ -72,7 +72,7 @@ def watch(
     """Call back with each new count and note of the workers, from another thread.
 
     Args:
-        on_count: gets an item and its count.
+        on_counts: gets the counts of all items that workers are at, by item.
         on_note: gets a line, each once.
         every_s: interval of reading.
 
@@ -86,10 +86,11 @@ def watch(
         while not is_over.wait(every_s):
             _attempt(lambda: show(_read(channel), shown))
 
-    def show(states: Iterable[dict[str, Any]], shown: set[str]) -> None:
+    def show(states: Sequence[dict[str, Any]], shown: set[str]) -> None:
+        counts = [(state["item"], state["count"]) for state in states if "item" in state]
+        # Of an item that began anew in another process, the higher count.
+        on_counts(dict(sorted(counts)))
         for state in states:
-            if "item" in state:
-                on_count(state["item"], state["count"])
             if "note" in state and state["note"] not in shown:
                 shown.add(state["note"])
                 on_note(state["note"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -20,9 +21,9 @@ class Heard:
         self.notes: list[str] = []
         self._came = threading.Condition()
 
-    def count(self, item: str, count: int) -> None:
+    def count(self, counts: Mapping[str, int]) -> None:
         with self._came:
-            self.counts.append((item, count))
+            self.counts += counts.items()
             self._came.notify_all()
 
     def note(self, text: str) -> None:

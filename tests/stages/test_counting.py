@@ -11,13 +11,14 @@ def test_batches_parts_and_later_runs_count_each_patch_once() -> None:
     shown: list[int] = []
     counts = PartCounts(shown.append)
     counts.reach({(0, "a"): 64, (1, "a"): 64})  # found of an earlier run: one report
-    counts.reach_item(item_of(0, "b"), 8)
-    counts.reach_item(item_of(0, "b"), 8)
-    counts.reach_item(item_of(0, "b"), 24)
-    counts.reach_item(item_of(0, "b"), 4)  # its process died and began anew
+    counts.reach_items({item_of(0, "b"): 8})
+    counts.reach_items({item_of(0, "b"): 8})
+    counts.reach_items({item_of(0, "b"): 24})
+    counts.reach_items({item_of(0, "b"): 4})  # its process died and began anew
     counts.reach({(0, "b"): 60})
     counts.reach({(0, "a"): 64, (0, "b"): 60})  # the pipeline is repeated
-    assert shown == [128, 8, 16, 36]
+    counts.reach_items({item_of(0, "c"): 4, item_of(1, "b"): 8})  # in one report
+    assert shown == [128, 8, 16, 36, 12]
 
 
 def test_threads_lose_no_patch() -> None:

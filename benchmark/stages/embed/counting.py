@@ -32,10 +32,10 @@ class PartCounts:
         if more:
             self._advance(more)
 
-    def reach_item(self, item: str, count: int) -> None:
-        """Show the count of an item as ``item_of`` names it."""
-        number, _, part = item.partition("/")
-        self.reach({(int(number), part): count})
+    def reach_items(self, counts: Mapping[str, int]) -> None:
+        """Show the counts of items as ``item_of`` names them."""
+        named = ((item.partition("/"), count) for item, count in counts.items())
+        self.reach({(int(number), part): count for (number, _, part), count in named})
 
 
 def item_of(number: int, part: str) -> str:

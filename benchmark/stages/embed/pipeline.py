@@ -241,7 +241,7 @@ class Run:
         # At once, because the rate begins with the first count.
         self._counts.reach(found)
         try:
-            with watch(self._counts.reach_item, self._context.progress.message) as channel:
+            with watch(self._counts.reach_items, self._context.progress.message) as channel:
                 for row in self._rows(tasks, channel) if tasks else ():
                     self._count(row)
         except UsageError:
