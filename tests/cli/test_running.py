@@ -124,6 +124,20 @@ def test_every_experiment_is_checked_before_the_first_starts(
     assert done.names == []
 
 
+def test_a_cluster_that_is_given_is_used_and_left_open(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Cluster] = []
+    monkeypatch.setattr(Cluster, "close", lambda self: closed.append(self))
+    cluster = Cluster("10.0.0.7:6379")
+    with api.open_context(api.load("a.toml"), address=cluster) as context:
+        assert context.cluster is cluster
+    assert closed == []
+    with api.open_context(api.load("a.toml"), address="10.0.0.7:6379") as context:
+        assert context.cluster.place == "10.0.0.7:6379"
+    assert len(closed) == 1
+
+
 def test_status_and_dry_runs_show_several(here: Path, capsys: Texts) -> None:
     for command in (["status"], ["run", "--dry-run"], ["embed", "--dry-run"]):
         assert invoke([*command, "a.toml", "b.toml", "--json"]) == 0
