@@ -23,6 +23,7 @@ from benchmark.cli.printing import (
     print_documents,
     print_tables,
     say,
+    say_heading,
 )
 from benchmark.cli.status import Asked, show_plan
 from benchmark.stages import STAGES
@@ -77,7 +78,7 @@ def _run(
     documents: list[dict[str, Any]] = []
     failed: list[CellResult] = []
     with _open_checked(loaded, store, address) as cluster:
-        for experiment in loaded:
+        for number, experiment in enumerate(loaded):
             began = time.monotonic()
             with open_stderr_progress() as progress:
                 result = api.run(experiment, store=store, address=cluster, progress=progress)
@@ -85,7 +86,7 @@ def _run(
             if as_json:
                 documents.append(result.to_json())
                 continue
-            _say_heading(experiment, loaded)
+            say_heading([item.path for item in loaded], number)
             print_tables(result.tables)
             if result.usages:
                 print_tables([usage_table(result.usages)])
@@ -110,7 +111,7 @@ def _run_stage(
     documents: list[dict[str, Any]] = []
     failed: list[CellResult] = []
     with _open_checked(loaded, store, address) as cluster:
-        for experiment in loaded:
+        for number, experiment in enumerate(loaded):
             with open_stderr_progress() as progress:
                 result, path = api.run_stage(
                     stage, experiment, store=store, address=cluster, progress=progress
@@ -120,7 +121,7 @@ def _run_stage(
                 cells = [item.to_json() for item in result.cells]
                 documents.append({"store": store or experiment.store, "path": path, "cells": cells})
                 continue
-            _say_heading(experiment, loaded)
+            say_heading([item.path for item in loaded], number)
             print_tables(result.tables)
             say(path)
     return _end(documents, failed)
@@ -143,11 +144,6 @@ def _open_checked(
             api.check(experiment, store=store)
     with Cluster(address) as cluster:
         yield cluster
-
-
-def _say_heading(experiment: Experiment, loaded: Sequence[Experiment]) -> None:
-    if len(loaded) > 1:
-        say(f"{'' if experiment is loaded[0] else chr(10)}{experiment.path}")
 
 
 def _end(documents: Sequence[dict[str, Any]], failed: Sequence[CellResult]) -> int:

@@ -16,6 +16,7 @@ from benchmark.cli.printing import (
     print_json,
     print_tables,
     say,
+    say_heading,
 )
 from benchmark.errors import Interrupted
 
@@ -51,13 +52,13 @@ def show_status(asked: Sequence[Asked]) -> int:
     from benchmark import api
 
     documents, is_damaged = [], False
-    for item in asked:
+    for number, item in enumerate(asked):
         results = api.status(item.experiment, store=item.store, verify=item.verify)
         is_damaged |= any(result.is_verified is False for result in results)
         if item.as_json:
             documents.append(_document(results, item))
             continue
-        _say_heading(item, asked)
+        say_heading([each.experiment.path for each in asked], number)
         _print(results, item)
     if documents:
         print_documents(documents)
@@ -69,23 +70,18 @@ def show_plan(asked: Sequence[Asked]) -> int:
     from benchmark import api
 
     documents = []
-    for item in asked:
+    for number, item in enumerate(asked):
         results, left = api.plan(
             item.experiment, store=item.store, address=item.address, stage=item.stage
         )
         if item.as_json:
             documents.append({**_document(results, item), "estimate": left.to_json()})
             continue
-        _say_heading(item, asked)
+        say_heading([each.experiment.path for each in asked], number)
         _print(results, item, left.table() if left.stages else None)
     if documents:
         print_documents(documents)
     return 0
-
-
-def _say_heading(item: Asked, asked: Sequence[Asked]) -> None:
-    if len(asked) > 1:
-        say(f"{'' if item is asked[0] else chr(10)}{item.experiment.path}")
 
 
 def watch_status(asked: Asked, *, every_s: float) -> int:
