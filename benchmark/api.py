@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,12 @@ from benchmark.errors import BenchmarkError
 from benchmark.experiment import file as experiment_file
 from benchmark.experiment.cells import CellResult, verified
 from benchmark.experiment.context import Context
+from benchmark.experiment.rates import Rates
 from benchmark.experiment.usage import StageUsage, usage_to_json
 from benchmark.progress import LoggedProgress, Progress
 from benchmark.search.saved import load_head as load_head
 from benchmark.stages import STAGES
+from benchmark.stages.estimating import Estimate, estimate
 from benchmark.stages.running import run_stages
 from benchmark.store.artefacts import Store
 from benchmark.store.filesystems import join
@@ -107,13 +109,16 @@ def open_context(
     experiment: Experiment,
     *,
     store: str | None = None,
-    address: str | None = None,
+    address: str | Cluster | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Context]:
-    """Resolve an experiment's names and open its store; close all resources at the end."""
+    """Resolve an experiment's names and open its store; close all resources at the end.
+
+    A ``Cluster`` that is given as address is left open.
+    """
     check_environment()
     check_names(experiment)
-    with Cluster(address) as cluster:
+    with nullcontext(address) if isinstance(address, Cluster) else Cluster(address) as cluster:
         context = Context(
             experiment=experiment,
             dataset=DATASETS.get(experiment.dataset.name),
@@ -138,7 +143,10 @@ def open_readable(experiment: Experiment, *, store: str | None = None) -> Iterat
 
 @contextmanager
 def _open_recorded(
-    experiment: Experiment, store: str | None, address: str | None, progress: Progress | None
+    experiment: Experiment,
+    store: str | None,
+    address: str | Cluster | None,
+    progress: Progress | None,
 ) -> Iterator[Context]:
     """Open a context, keep the experiment in its store, and report if its file changed since."""
     with open_context(experiment, store=store, address=address, progress=progress) as context:
@@ -150,11 +158,22 @@ def _open_recorded(
             context.progress.message(text)
 
 
+def check(experiment: Experiment, *, store: str | None = None) -> None:
+    """Check the data, the store and the bands of an experiment; start and compute nothing.
+
+    Raises:
+        UsageError: one of them is wrong.
+    """
+    with open_readable(experiment, store=store) as context:
+        context.store.check_writable()
+        STAGES.get("embed").load().check(context)
+
+
 def run(
     experiment: Experiment,
     *,
     store: str | None = None,
-    address: str | None = None,
+    address: str | Cluster | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run all stages, in parallel if the cluster has room; complete artefacts are skipped.
@@ -162,7 +181,7 @@ def run(
     Args:
         experiment: from ``load``.
         store: overrides the experiment's.
-        address: of a Ray cluster; None starts Ray on this machine.
+        address: of a Ray cluster, or an open ``Cluster``; None starts Ray on this machine.
         progress: receives the progress; default: the ``benchmark`` logger.
 
     Raises:
@@ -187,7 +206,7 @@ def run_stage(
     experiment: Experiment,
     *,
     store: str | None = None,
-    address: str | None = None,
+    address: str | Cluster | None = None,
     progress: Progress | None = None,
 ) -> tuple[StageResult, str]:
     """Run one stage; return its result and the path of its output.
@@ -265,6 +284,27 @@ def status(
     with open_readable(experiment, store=store) as context:
         results = [result for entry in STAGES for result in entry.load().status(context)]
         return [verified(result) for result in results] if verify else results
+
+
+def plan(
+    experiment: Experiment,
+    *,
+    store: str | None = None,
+    address: str | None = None,
+    stage: str | None = None,
+) -> tuple[list[CellResult], Estimate]:
+    """Return the status of every cell, and an estimate of what is left; compute nothing.
+
+    Args:
+        experiment: from ``load``.
+        store: overrides the experiment's.
+        address: of the cluster whose rates count; None: this machine's.
+        stage: estimate only this stage.
+    """
+    with open_readable(experiment, store=store) as context:
+        results = [result for entry in STAGES for result in entry.load().status(context)]
+        rates = Rates(Cluster(address).place)
+        return results, estimate(context, results, rates, stage=stage)
 
 
 def scores(experiment: Experiment, *, store: str | None = None) -> pd.DataFrame:

@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 logger = logging.getLogger("benchmark")
 
 LINE_EVERY_S = 5.0
+RATE_AFTER_S = 1.0
+"""Shortest time of a rate: parallel tasks report in bursts."""
 
 
 class StageProgress(Protocol):
@@ -63,6 +65,10 @@ class Snapshot(NamedTuple):
     """Total number of items; None: unknown."""
     seconds: float
     """Seconds since the stage started."""
+    num_since: int = 0
+    """Items completed after the first report of items, which may be of an earlier run."""
+    since_s: float = 0.0
+    """Seconds since that report."""
 
     @property
     def num_queued(self) -> int:
@@ -76,6 +82,16 @@ class Snapshot(NamedTuple):
 
     @property
     def items_per_s(self) -> float:
+        """Items per second since the first report, so that the start of processes is left out."""
+        return self.num_since / self.since_s if self.has_rate else self.items_per_s_of_all
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether items were reported for long enough to tell a rate."""
+        return bool(self.num_since) and self.since_s > 0 and self.since_s >= RATE_AFTER_S
+
+    @property
+    def items_per_s_of_all(self) -> float:
         """Items per second since the stage started."""
         return self.num_items / self.seconds if self.seconds else 0.0
 
@@ -104,6 +120,8 @@ class StageCounts:
         self._clock, self._began = clock, clock()
         self._running: dict[str, float] = {}
         self._num_done = self._num_failed = self._num_items = 0
+        self._first: tuple[int, float] | None = None
+        """The items of the first report, and its time."""
         self._lock = threading.Lock()
 
     def start(self, cell: str) -> Snapshot:
@@ -116,6 +134,8 @@ class StageCounts:
         """Count completed items."""
         with self._lock:
             self._num_items += count
+            if count and self._first is None:
+                self._first = count, self._clock()
             return self._snapshot()
 
     def end(self, cell: str, *, failed: bool) -> tuple[Snapshot, float | None]:
@@ -132,6 +152,8 @@ class StageCounts:
             return self._snapshot()
 
     def _snapshot(self) -> Snapshot:
+        now = self._clock()
+        num_first, first_at = self._first or (0, now)
         return Snapshot(
             num_cells=self._num_cells,
             running=tuple(self._running),
@@ -139,14 +161,17 @@ class StageCounts:
             num_failed=self._num_failed,
             num_items=self._num_items,
             num_items_wanted=self._num_items_wanted,
-            seconds=self._clock() - self._began,
+            seconds=now - self._began,
+            num_since=self._num_items - num_first if self._first else 0,
+            since_s=now - first_at,
         )
 
 
 def describe(now: Snapshot, unit: str, *, ended: bool = False) -> str:
     """Return the counters of a stage as a line: cells, items, rate, and time left or taken."""
     of = f"/{now.num_items_wanted}" if now.num_items_wanted else ""
-    text = f"{now}, {now.num_items}{of} {unit}, {now.items_per_s:.1f} {unit}/s"
+    rate = now.items_per_s_of_all if ended else now.items_per_s
+    text = f"{now}, {now.num_items}{of} {unit}, {rate:.1f} {unit}/s"
     if ended:
         return f"{text}, {now.seconds:.1f} s"
     return text if now.left_s is None else f"{text}, {now.left_s:.0f} s left"
@@ -200,7 +225,7 @@ class CountedStage(ABC):
     def advance(self, count: int) -> None:
         """Count completed items."""
         now = self._counts.advance(count)
-        if self._pace.is_due():
+        if now.has_rate and self._pace.is_due():
             self._show(StageEvent("progress", describe(now, self._unit), now))
 
     def done(self, cell: str) -> None:

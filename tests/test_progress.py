@@ -119,6 +119,26 @@ def test_counters_tell_rate_what_is_left_and_how_long_a_cell_took() -> None:
     assert counts.end("never begun", failed=True)[1] is None
 
 
+def test_the_rate_leaves_out_the_start_and_what_an_earlier_run_did() -> None:
+    times = iter([0.0, 10.0, 10.0, 12.0, 12.0, 20.0])
+    counts = StageCounts(1, 1300, clock=lambda: next(times))
+    counts.advance(0)
+    counts.advance(1000)
+    shot = counts.advance(20)
+    assert (shot.items_per_s, shot.left_s) == (10.0, 28.0)
+    assert "1020/1300 patches, 10.0 patches/s, 28 s left" in describe(shot, "patches")
+
+
+def test_a_burst_of_reports_is_no_rate() -> None:
+    times = iter([0.0, 10.0, 10.0, 10.01, 10.5, 11.0])
+    counts = StageCounts(1, 100, clock=lambda: next(times))
+    counts.advance(10)
+    assert not counts.advance(10).has_rate
+    assert not counts.snapshot().has_rate
+    shot = counts.snapshot()
+    assert (shot.has_rate, shot.items_per_s) == (True, 10.0)
+
+
 def test_what_is_not_known_is_not_told() -> None:
     counts = StageCounts(1, clock=lambda: 7.0)
     shot = counts.advance(5)
@@ -141,6 +161,7 @@ def test_plain_lines_are_whole_and_end_with_the_right_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("benchmark.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("benchmark.progress.RATE_AFTER_S", 0.0)
     stream = SlowText()
     stage = begin(PlainProgress(Console(file=stream, width=80)))
     in_threads(lambda number: drive(stage, number))
@@ -179,6 +200,7 @@ def test_json_lines_are_whole_and_end_with_the_right_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("benchmark.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("benchmark.progress.RATE_AFTER_S", 0.0)
     stream = SlowText()
     stage = begin(JsonProgress(JsonLog(stream)))
     in_threads(lambda number: drive(stage, number))
@@ -191,7 +213,7 @@ def test_json_lines_are_whole_and_end_with_the_right_counts(
         "cell_started": NUM_ALL,
         "cell_done": NUM_ALL - FAILED,
         "cell_failed": FAILED,
-        "progress": NUM_ALL,
+        "progress": NUM_ALL - 1,  # the first report has no rate
     }
     assert {item["stage"] for item in found} == {"embed"}
     last = found[-1]["numbers"]

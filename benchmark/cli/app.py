@@ -1,4 +1,4 @@
-"""The command line's parser, and the arguments that several commands share."""
+"""The command line's parser, its own options, and the arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.printing import LOG_FORMAT_OPTION, LOG_FORMAT_VARIABLE, LogFormat
+from benchmark.cli.printing import LOG_FORMAT_OPTION, LOG_FORMAT_VARIABLE, LogFormat, say
 
 app = typer.Typer(
     name="benchmark",
     help="Which pretrained backbone for your patches, frozen or fine-tuned, and is the "
     "difference real?",
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -22,6 +22,12 @@ app = typer.Typer(
 
 ExperimentArg = Annotated[
     Path, typer.Argument(metavar="EXPERIMENT.toml", help="The experiment file.")
+]
+ExperimentsArg = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="EXPERIMENT.toml...", help="One experiment file, or several, run in this order."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -35,7 +41,10 @@ AddressOption = Annotated[
     typer.Option("--address", metavar="ADDRESS", help="A Ray cluster; default: this machine."),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show the status of every cell; compute nothing.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Show the status of every cell and what is left; compute nothing."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 LogFormatOption = Annotated[
@@ -48,3 +57,29 @@ LogFormatOption = Annotated[
     ),
 ]
 """Only checked by the parser: ``invoke`` applies it, so that errors of the parser are JSON, too."""
+
+
+def _show_version(asked: bool) -> None:
+    if not asked:
+        return
+    import platform
+
+    from benchmark.store.provenance import code_revision, library_versions
+
+    revision = code_revision()
+    code = f" (git {revision})" if revision else ""
+    version = library_versions().get("backbone-benchmark", "unknown")
+    say(f"benchmark {version}{code}, Python {platform.python_version()}")
+    raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Which pretrained backbone for your patches, and is the difference real?"""

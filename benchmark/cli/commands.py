@@ -8,17 +8,16 @@ import os
 import signal
 import stat
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from benchmark.cli import beginning, running  # noqa: F401  # add their commands
 from benchmark.cli.app import (
-    AddressOption,
-    DryRunOption,
     ExperimentArg,
+    ExperimentsArg,
     JsonOption,
     LogFormatOption,
     SetOption,
@@ -33,19 +32,14 @@ from benchmark.cli.printing import (
     open_stderr_progress,
     open_stdout,
     print_json,
-    print_tables,
     say,
 )
 from benchmark.cli.status import WATCH_EVERY_S, Asked, show_status, watch_status
 from benchmark.cluster.headwatch import end_process
-from benchmark.errors import BenchmarkError, Interrupted, UsageError
-from benchmark.stages import STAGES
+from benchmark.errors import BenchmarkError, Interrupted, UsageError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from benchmark.config import Experiment
-    from benchmark.experiment.cells import CellResult
 
 HANG_UP = getattr(signal, "SIGHUP", signal.SIGTERM)
 """Windows has no such signal."""
@@ -99,6 +93,8 @@ def _invoke(arguments: Sequence[str]) -> int:
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:
+        if isinstance(error, OSError) and "--install-completion" in arguments:
+            return complain(f"the completion cannot be installed: {one_line(error)}", 2)
         if not isinstance(error, parser_error):
             raise
         message = getattr(error, "format_message", str(error).__str__)()
@@ -139,69 +135,9 @@ def list_catalog(
             say(line)
 
 
-def _add_computing_command(name: str, summary: str, *, stage: str | None = None) -> None:
-    """Add the command that runs one stage, or all stages if ``stage`` is None."""
-
-    @app.command(name, help=summary)
-    def command(
-        experiment: ExperimentArg,
-        settings: SetOption = None,
-        store: StoreOption = None,
-        address: AddressOption = None,
-        dry_run: DryRunOption = False,
-        as_json: JsonOption = False,
-        _log_format: LogFormatOption = LogFormat.text,
-    ) -> int:
-        from benchmark import api
-
-        loaded = api.load(experiment, settings or ())
-        if dry_run:
-            return show_status(Asked(loaded, store, as_json, prefix="dry run: ", stage=stage))
-        if stage is None:
-            return _run(loaded, store, address, as_json)
-        with open_stderr_progress() as progress:
-            result, path = api.run_stage(
-                stage, loaded, store=store, address=address, progress=progress
-            )
-        if as_json:
-            cells = [item.to_json() for item in result.cells]
-            print_json({"store": store or loaded.store, "path": path, "cells": cells})
-        else:
-            print_tables(result.tables)
-            say(path)
-        return _exit_code([item for item in result.cells if item.status == "failed"])
-
-
-def _run(loaded: Experiment, store: str | None, address: str | None, as_json: bool) -> int:
-    from benchmark import api
-    from benchmark.experiment.usage import usage_table
-
-    began = time.monotonic()
-    with open_stderr_progress() as progress:
-        result = api.run(loaded, store=store, address=address, progress=progress)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        print_tables(result.tables)
-        if result.usages:
-            print_tables([usage_table(result.usages)])
-        num_done = sum(item.status == "complete" for item in result.cells)
-        say(
-            f"{num_done} of {len(result.cells)} cells complete in {result.store}, "
-            f"{time.monotonic() - began:.1f} s"
-        )
-        say(result.report or result.store)
-    return _exit_code(result.failed)
-
-
-_add_computing_command("run", "Run all stages in order; complete artefacts are skipped.")
-for _entry in STAGES:
-    _add_computing_command(_entry.name, _entry.help, stage=_entry.name)
-
-
 @app.command()
 def status(
-    experiment: ExperimentArg,
+    experiments: ExperimentsArg,
     settings: SetOption = None,
     store: StoreOption = None,
     watch: Annotated[
@@ -227,10 +163,13 @@ def status(
         raise UsageError("status: '--every' is nan; give a number of seconds from 0.1 to 86400")
     if verify and watch:
         raise UsageError("status: --verify does not apply to --watch; give one of them")
-    asked = Asked(api.load(experiment, settings or ()), store, as_json, verify=verify)
+    if watch and len(experiments) > 1:
+        raise UsageError(f"status: --watch shows one experiment, not {len(experiments)}; give one")
+    loaded = [api.load(path, settings or ()) for path in experiments]
+    asked = [Asked(item, store, as_json, verify=verify) for item in loaded]
     if not watch:
         return show_status(asked)
-    return watch_status(asked, every_s=WATCH_EVERY_S if every is None else every)
+    return watch_status(asked[0], every_s=WATCH_EVERY_S if every is None else every)
 
 
 @app.command()
@@ -340,11 +279,3 @@ def export(
     if address:
         say(address)
     say(str(folder))
-
-
-def _exit_code(failed: Sequence[CellResult]) -> int:
-    if not failed:
-        return 0
-    first, *others = dict.fromkeys(item.reason for item in failed)
-    more = f" (and {len(others)} other reasons: see status)" if others else ""
-    return complain(f"{len(failed)} cells failed: {first}{more}", 1)

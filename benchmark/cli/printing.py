@@ -170,6 +170,17 @@ def print_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
+def say_heading(paths: Sequence[str], number: int) -> None:
+    """Print which of several experiments the next lines are of; nothing if there is one."""
+    if len(paths) > 1:
+        say(f"\n{paths[number]}" if number else paths[number])
+
+
+def print_documents(documents: Sequence[Any]) -> None:
+    """Print the document of one experiment, or a list of those of several."""
+    print_json(documents[0] if len(documents) == 1 else list(documents))
+
+
 def note(
     text: str, *, stage: str | None = None, numbers: Mapping[str, float] | None = None
 ) -> None:

@@ -8,14 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from benchmark.cli.printing import note, open_stderr, open_stdout, print_json, say
+from benchmark.cli.printing import (
+    note,
+    open_stderr,
+    open_stdout,
+    print_documents,
+    print_json,
+    print_tables,
+    say,
+    say_heading,
+)
 from benchmark.errors import Interrupted
 
 if TYPE_CHECKING:
     from rich.console import ConsoleDimensions
 
     from benchmark.config import Experiment
-    from benchmark.experiment.cells import CellResult
+    from benchmark.experiment.cells import CellResult, TextTable
     from benchmark.stages.watching import StageCount, View
 
 WATCH_EVERY_S = 2.0
@@ -31,15 +40,48 @@ class Asked:
     prefix: str = ""
     stage: str | None = None
     verify: bool = False
+    address: str | None = None
+    """Of the cluster that would compute, for an estimate."""
 
 
-def show_status(asked: Asked) -> int:
-    """Print the status of every cell; return the exit code: 1 if a verified cell is damaged."""
+def show_status(asked: Sequence[Asked]) -> int:
+    """Print the status of every cell of each experiment.
+
+    Returns: the exit code: 1 if a verified cell is damaged.
+    """
     from benchmark import api
 
-    results = api.status(asked.experiment, store=asked.store, verify=asked.verify)
-    _print(results, asked)
-    return int(any(item.is_verified is False for item in results))
+    documents, is_damaged = [], False
+    for number, item in enumerate(asked):
+        results = api.status(item.experiment, store=item.store, verify=item.verify)
+        is_damaged |= any(result.is_verified is False for result in results)
+        if item.as_json:
+            documents.append(_document(results, item))
+            continue
+        say_heading([each.experiment.path for each in asked], number)
+        _print(results, item)
+    if documents:
+        print_documents(documents)
+    return int(is_damaged)
+
+
+def show_plan(asked: Sequence[Asked]) -> int:
+    """Print the status of every cell and what is left to compute; return the exit code 0."""
+    from benchmark import api
+
+    documents = []
+    for number, item in enumerate(asked):
+        results, left = api.plan(
+            item.experiment, store=item.store, address=item.address, stage=item.stage
+        )
+        if item.as_json:
+            documents.append({**_document(results, item), "estimate": left.to_json()})
+            continue
+        say_heading([each.experiment.path for each in asked], number)
+        _print(results, item, left.table() if left.stages else None)
+    if documents:
+        print_documents(documents)
+    return 0
 
 
 def watch_status(asked: Asked, *, every_s: float) -> int:
@@ -60,7 +102,10 @@ def watch_status(asked: Asked, *, every_s: float) -> int:
             view = _watch(watcher.look, every_s)
     except KeyboardInterrupt:
         raise Interrupted("stopped watching; the run goes on") from None
-    _print(view.results, asked)
+    if asked.as_json:
+        print_json(_document(view.results, asked))
+    else:
+        _print(view.results, asked)
     return 1 if view.failed else 0
 
 
@@ -131,15 +176,26 @@ def _build_table(
     return table
 
 
-def _print(results: Sequence[CellResult], asked: Asked) -> None:
-    store = asked.store or asked.experiment.store
-    shown = [item for item in results if asked.stage is None or item.cell.stage == asked.stage]
-    if asked.as_json:
-        print_json({"store": store, "cells": [item.to_json() for item in shown]})
-        return
+def _print(results: Sequence[CellResult], asked: Asked, left: TextTable | None = None) -> None:
+    shown = _shown(results, asked)
     open_stdout().print(_build_table(shown, {}))
+    if left is not None:
+        say("")
+        print_tables([left])
     complete = sum(item.status == "complete" for item in shown)
     verified = sum(item.is_verified is True for item in shown)
     checked = f", {verified} verified" if asked.verify else ""
     say(f"{asked.prefix}{complete} of {len(shown)} cells complete{checked}")
-    say(store)
+    say(asked.store or asked.experiment.store)
+
+
+def _document(results: Sequence[CellResult], asked: Asked) -> dict[str, Any]:
+    """Return the document of ``--json``."""
+    return {
+        "store": asked.store or asked.experiment.store,
+        "cells": [item.to_json() for item in _shown(results, asked)],
+    }
+
+
+def _shown(results: Sequence[CellResult], asked: Asked) -> list[CellResult]:
+    return [item for item in results if asked.stage is None or item.cell.stage == asked.stage]

@@ -24,6 +24,8 @@ logger = logging.getLogger("benchmark")
 ATTEMPT = re.compile(rb"\[[^\]]* [IWE] \d+ \d+\] ")
 """The beginning of a log line of Ray's C++ code."""
 
+LOCAL = "local"
+
 RELEASE_TIMEOUT_S = 20.0
 """How long a new pool waits for CPUs that an earlier stage is still releasing."""
 
@@ -82,6 +84,11 @@ class Cluster:
     _owns: bool = False
     _head: HeadWatch | None = None
 
+    @property
+    def place(self) -> str:
+        """Where a run is: the address of its cluster, or ``local`` for a Ray of its own."""
+        return self.address or os.environ.get("RAY_ADDRESS") or LOCAL
+
     def connect(self, **options: Any) -> Resources:
         """Connect once and return the resources of the cluster.
 
@@ -97,8 +104,8 @@ class Cluster:
 
         if not ray.is_initialized():
             option = "--address" if self.address else "RAY_ADDRESS"
-            address = self.address or os.environ.get("RAY_ADDRESS") or "local"
-            is_local = address == "local"
+            address = self.place
+            is_local = address == LOCAL
             is_on_loopback = is_local or find_head(address, option=option)
             if not is_local:
                 use_token()

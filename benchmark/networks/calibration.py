@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -169,11 +170,18 @@ def recall(
 class Calibration:
     """The measurements of one backbone on one device."""
 
-    def __init__(self, embedder: Embedder, pixels: NDArray[np.uint8], memory: Memory) -> None:
-        """Measure ``embedder`` on patches, uint8 (N, C, H, W)."""
+    def __init__(
+        self,
+        embedder: Embedder,
+        pixels: NDArray[np.uint8],
+        memory: Memory,
+        tell: Callable[[str], None] = logger.debug,
+    ) -> None:
+        """Measure ``embedder`` on patches, uint8 (N, C, H, W); ``tell`` gets its first rate."""
         self._embedder = embedder
         self._pixels = pixels
         self._memory = memory
+        self._tell = tell
         self._trial_s = 0.0
 
     def plan(
@@ -204,6 +212,11 @@ class Calibration:
         expected_s = first.seconds(num_patches)
         if num_in_all < MIN_PATCHES or expected_s < WORTH_S:
             return self._end(default, few)
+        if math.isfinite(expected_s):
+            self._tell(
+                f"{self._embedder.name}: {first.patches_per_s:.3g} patches/s in one process; "
+                f"looking for a faster mode, for {math.ceil(SHARE * expected_s)} s at most"
+            )
         self._trial_s = min(TRIAL_S, TRIAL_SHARE * expected_s)
         best = self._sweep(first, asked, num_patches)
         num_usable = sum(not trial.problem for trial in self._memory.trials)

@@ -241,11 +241,14 @@ class Embedder:
             self.adopt(replace(self.plan, is_compiled=False, reason=reason))
             self.run_batch(pixels[: self.plan.batch_size])
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], InputStats]:
+    def __call__(
+        self, pixels: NDArray[np.uint8], on_batch: Callable[[int], None] | None = None
+    ) -> tuple[NDArray[np.float32], InputStats]:
         """Embed patches in batches of the plan's size.
 
         Args:
             pixels: uint8 (N, C, H, W); may be read-only.
+            on_batch: gets the number of patches so far; a GPU may still be at work on some.
 
         Returns: the embeddings, float32 (N, D), and the statistics of the backbone's input.
 
@@ -254,7 +257,11 @@ class Embedder:
         """
         stats = InputStats()
         size = self.plan.batch_size
-        parts = [self._forward(pixels[i : i + size], stats) for i in range(0, len(pixels), size)]
+        parts = []
+        for start in range(0, len(pixels), size):
+            parts.append(self._forward(pixels[start : start + size], stats))
+            if on_batch is not None:
+                on_batch(min(start + size, len(pixels)))
         # Copied once, so that the device never waits for this process between two batches.
         embeddings: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         finite = np.isfinite(embeddings).all(axis=1)

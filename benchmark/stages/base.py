@@ -15,6 +15,7 @@ from typing import ClassVar
 from benchmark.errors import CellError
 from benchmark.experiment.cells import Cell, CellResult, TextTable
 from benchmark.experiment.context import Context
+from benchmark.experiment.rates import learn
 from benchmark.experiment.usage import StageUsage, save_usage
 from benchmark.store.artefacts import INCOMPLETE
 
@@ -146,6 +147,7 @@ class Stage(ABC):
                 StageUsage(self.name, began_s, time.time(), None, 1, len(free), len(free), "cells")
             )
         save_usage(context.store, context.experiment.name, list(context.usages))
+        learn(context, self.name, free, context.usages[num_usages:])
         return {cell.artefact.path for cell in free} - leases.refused
 
     def _note_holders(

@@ -20,6 +20,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 
 GIVEN = {
     "list": ["backbones"],
+    "init": ["images", "--out", "file"],
     "prepare": ["chesapeake", "--root", "file"],
     "export": ["toy.toml", "--backbone", "random", "--out", "out"],
     "submit": ["toy.toml", "--dry-run"],

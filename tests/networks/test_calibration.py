@@ -123,6 +123,21 @@ def test_the_fastest_batch_is_found_within_its_share_of_the_time(clock: Clock) -
     assert total_s <= (2_000 / 45) / 0.9
 
 
+def test_the_first_rate_is_told_before_the_search_for_a_faster_mode(clock: Clock) -> None:
+    told: list[tuple[str, float]] = []
+    device = Device(plan_on_cpu(), clock, per_patch)
+    measured = Calibration(
+        device,  # type: ignore[arg-type]
+        PIXELS,
+        Memory(None),
+        lambda text: told.append((text, clock.now)),
+    )
+    measured.plan(Asked(), 20_000, num_in_all=20_000, may_compile=False)
+    ((text, told_at),) = told
+    assert text == "toy: 30 patches/s in one process; looking for a faster mode, for 20 s at most"
+    assert told_at < 1.0 < clock.now
+
+
 def test_many_patches_pay_for_the_compiler(clock: Clock) -> None:
     device = Device(plan_on_cpu(), clock, per_patch)
     plan = choose(device, 50_000)

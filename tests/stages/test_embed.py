@@ -1,5 +1,6 @@
 import json
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -7,11 +8,19 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UsageError
+from benchmark.experiment.rates import Rates
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder
 from benchmark.stages.embed import EmbedStage
 from benchmark.tables import images_array, vectors_array
-from tests.toys import build_constant, build_killer, build_mortal, build_not_finite, toy
+from tests.toys import (
+    build_constant,
+    build_dawdling,
+    build_killer,
+    build_mortal,
+    build_not_finite,
+    toy,
+)
 
 AUTO = {"num_actors": "auto"}
 
@@ -68,6 +77,17 @@ def test_the_manifest_records_what_the_backbone_was_fed_and_its_cost(embedded):
     assert manifest["device"]["device"] in ("cpu", "cuda")
 
 
+def test_the_rate_is_kept_for_estimates(embedded):
+    context, _, _ = embedded
+    rates = Rates(context.cluster.place)
+    rate = rates.find("embed", "good", "32 px")
+    assert (rate.num_items, rate.num_patches) == (240, 240)
+    assert rate.num_bytes >= 240 * 16 * 4
+    assert 0 < rate.seconds < 60
+    assert rates.find("embed", "nan", "32 px") is None
+    assert rates.find("patches", "chesapeake", "32 px").num_patches == 240
+
+
 def test_a_broken_backbone_fails_by_name_and_leaves_its_neighbours_alone(embedded):
     context, _, result = embedded
     assert _statuses(result) == {"nan": "failed", "good": "complete", "flat": "failed"}
@@ -95,7 +115,7 @@ def test_a_backbone_that_kills_its_process_fails_alone(opened, monkeypatch):
 def test_a_pipeline_that_ray_refuses_fails_with_what_ray_says(opened, monkeypatch):
     from benchmark.stages.embed import pipeline
 
-    def refuse(self, tasks):
+    def refuse(self, tasks, channel):
         raise ValueError("You must provide `batch_size`")
 
     context = opened(backbones=[toy("refused")])
@@ -192,3 +212,38 @@ def test_parts_read_as_fixed_size_lists_everywhere(embedded):
     assert len(rows[0]) == 16
     assert len(pq.read_table(path).to_pandas()["embedding"][0]) == 16
     assert json.loads(pq.read_schema(path).metadata[b"summary"])["dim"] == 16
+
+
+class Recorder:
+    """Keeps when items were reported, and how many."""
+
+    def __init__(self):
+        self.reports, self.began = [], time.monotonic()
+
+    def stage(self, name, **_):
+        return self
+
+    def advance(self, count):
+        self.reports.append((time.monotonic() - self.began, count))
+
+    def ignore(self, *_):
+        pass
+
+    start = done = failed = close = message = ignore
+
+
+def test_a_slow_backbone_shows_its_patches_before_its_parts_end(opened, embedded):
+    slow, recorder = toy("dawdling", build_dawdling), Recorder()
+    context = opened(backbones=[slow])
+    context.progress = recorder
+    assert _statuses(EmbedStage().run(context)) == {"dawdling": "complete"}
+    rows = [part["num_rows"] for part in context.patches.manifest()["parts"]]
+    counts = [count for _, count in recorder.reports]
+    # A part takes 2.6 s: without the counts of batches there would be one report for each.
+    assert len(counts) > len(rows)
+    assert counts[0] < rows[0]
+    assert sum(counts) == sum(rows)
+    times = [seconds for seconds, _ in recorder.reports]
+    assert max(np.diff(times)) < 5
+    whole, good, _ = embedded
+    np.testing.assert_array_equal(_embeddings(context, slow)[1], _embeddings(whole, good)[1])

@@ -16,6 +16,7 @@ import pytest
 import ray
 
 from benchmark.errors import UsageError
+from benchmark.experiment.rates import Rates
 from benchmark.stages.evaluate import EvaluateStage
 from benchmark.stages.finetune import FinetuneStage
 from benchmark.store.names import beside
@@ -76,6 +77,8 @@ def trained(open_small_session, patches_store):
 def test_a_search_writes_predictions_trials_a_curve_and_the_best_weights(trained):
     context, backbones, cells = trained
     assert cells["searched"].status == "complete"
+    rate = Rates(context.cluster.place).find("finetune", "searched", "full", "32 px")
+    assert (rate.num_patches, rate.num_items % context.num_train) == (context.num_train, 0)
     artefact = context.finetuned(backbones["searched"], 0)
     splits = context.patches.read_table(columns=["patch_id", "split"]).to_pandas()
     table = check_table(artefact.read_table(), predictions_schema(5), what="predictions")

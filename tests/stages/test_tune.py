@@ -12,6 +12,7 @@ import pytest
 from benchmark.api import load_head
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
+from benchmark.experiment.rates import Rates
 from benchmark.search.bookkeeping import Search
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.tune import TuneStage
@@ -63,6 +64,9 @@ def test_every_cell_writes_predictions_trials_and_a_head(tuned):
     assert len(cells) == 8
     statuses = [item.status for item in result.cells if item.cell.method != "failing"]
     assert statuses == ["complete"] * 8
+    rate = Rates(context.cluster.place).find("tune", "majority")
+    assert (rate.num_items, rate.num_patches) == (context.num_train, context.num_train)
+    assert rate.num_bytes > 0
     splits = context.patches.read_table(columns=["patch_id", "split"]).to_pandas()
     wanted = splits.loc[splits["split"] != "train", "patch_id"].tolist()
     for cell in cells:

@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 from benchmark.cluster.incidents import Account
 from benchmark.cluster.pools import Pool, gpu_share, group_by_share, plan_pool
 from benchmark.cluster.streaming import READ_AHEAD_BYTES, TASK_CPUS, Items, read_items, status_rows
+from benchmark.cluster.ticks import watch
 from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
@@ -29,6 +30,7 @@ from benchmark.experiment.usage import StageUsage
 from benchmark.networks.devices import Asked
 from benchmark.networks.fitted import read_facts
 from benchmark.specs import Backbone
+from benchmark.stages.embed.counting import PartCounts, PartKey
 from benchmark.stages.embed.learning import learn
 from benchmark.stages.embed.workers import (
     EmbedActor,
@@ -181,6 +183,7 @@ class Run:
         self._parts = parts
         self.pool = pool
         self._progress = progress
+        self._counts = PartCounts(progress.advance)
         self._tallies: dict[int, Tally] = {}
         self._accounts: dict[int, Account] = {}
         self._ended: set[int] = set()
@@ -225,6 +228,7 @@ class Run:
     def stream(self, numbers: Sequence[int]) -> None:
         """Embed the missing parts of these jobs in one pipeline."""
         tasks = []
+        found: dict[PartKey, int] = {}
         for number in numbers:
             job = self._jobs[number]
             self._progress.start(job.backbone.name)
@@ -232,13 +236,14 @@ class Run:
             todo = [part for part in self._parts if part["name"] not in done]
             self._tallies[number] = Tally(wanted={part["name"] for part in todo})
             self._open_account(number, len(done))
-            self._progress.advance(
-                sum(part["num_rows"] for part in self._parts if part["name"] in done)
-            )
+            found |= {(number, p["name"]): p["num_rows"] for p in self._parts if p["name"] in done}
             tasks += [Task(number, part["name"], part["num_rows"]) for part in todo]
+        # At once, because the rate begins with the first count.
+        self._counts.reach(found)
         try:
-            for row in self._rows(tasks) if tasks else ():
-                self._count(row)
+            with watch(self._counts.reach_items, self._context.progress.message) as channel:
+                for row in self._rows(tasks, channel) if tasks else ():
+                    self._count(row)
         except UsageError:
             raise
         except Exception as error:  # Ray raises what the worker raised, of any type
@@ -258,7 +263,7 @@ class Run:
             self._accounts[number] = Account(job.artefact, self._context.leases)
             self._accounts[number].add("part_found", num_done, "embeddings")
 
-    def _rows(self, tasks: Sequence[Task]) -> Any:
+    def _rows(self, tasks: Sequence[Task], channel: str) -> Any:
         pool = self.pool
         part_bytes = self._bytes_per_patch() * max(task.num_rows for task in tasks)
         source = Items("patches", tasks, ReadPart(self._context.patches), item_bytes=part_bytes)
@@ -274,7 +279,7 @@ class Run:
             )
             dataset = reading.map_batches(
                 EmbedActor,
-                fn_constructor_args=(list(self._jobs),),
+                fn_constructor_args=(list(self._jobs), channel),
                 batch_size=1,  # a part is one row
                 batch_format="pyarrow",
                 compute=strategy,
@@ -318,7 +323,7 @@ class Run:
         self._num_patches += row["num_rows"]
         tally.first = min(tally.first or row["began"], row["began"])
         tally.last = max(tally.last, row["ended"])
-        self._progress.advance(row["num_rows"])
+        self._counts.reach({(number, row["part"]): row["num_rows"]})
         if not tally.wanted:
             self._finish(number)
 

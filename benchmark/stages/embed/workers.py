@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +16,11 @@ from numpy.typing import NDArray
 
 from benchmark.cluster.incidents import Toll, add_tolls, is_restarted
 from benchmark.cluster.metering import ForwardMeter
+from benchmark.cluster.ticks import Ticks
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.networks.devices import Asked, plan_device
 from benchmark.networks.fitted import read_fitted
+from benchmark.stages.embed.counting import item_of
 from benchmark.stages.embed.learning import Lesson
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
@@ -88,8 +92,9 @@ def _from_one(column: pa.ChunkedArray) -> pa.ChunkedArray:
 class EmbedActor:
     """Holds one backbone at a time and embeds parts (a Ray Data actor)."""
 
-    def __init__(self, jobs: list[Job]) -> None:
+    def __init__(self, jobs: list[Job], channel: str = "") -> None:
         self._jobs = jobs
+        self._ticks = Ticks(channel)
         self._number: int | None = None
         self._embedder: Embedder | None = None
         self._setup_s = 0.0
@@ -126,8 +131,9 @@ class EmbedActor:
     def _embed(self, number: int, block: pa.Table, row: dict[str, Any]) -> dict[str, Any]:
         pixels = images_array(_from_one(block["image"]), self._jobs[number].shape)
         embedder = self._hold(number, pixels)
+        count = partial(self._ticks.count, item_of(number, row["part"]))
         began = time.perf_counter()
-        embeddings, stats = embedder(pixels)
+        embeddings, stats = embedder(pixels, on_batch=count)
         seconds = time.perf_counter() - began
         self._meter.count(self._jobs[number].backbone.name, len(embeddings), seconds)
         row["embedding"] = embeddings.tobytes()
@@ -148,16 +154,21 @@ class EmbedActor:
         if self._number != number:
             self._embedder = None
             job = self._jobs[number]
-            self._embedder, self._setup_s = _start(job, pixels)
+            self._embedder, self._setup_s = _start(job, pixels, self._tell)
             self._number = number
         return self._embedder
 
+    def _tell(self, text: str) -> None:
+        self._ticks.note(f"embed: {text}")
 
-def _start(job: Job, pixels: NDArray[np.uint8]) -> tuple[Embedder, float]:
+
+def _start(
+    job: Job, pixels: NDArray[np.uint8], tell: Callable[[str], None]
+) -> tuple[Embedder, float]:
     """Return the backbone in the mode of its artefact, and the seconds that its setup took.
 
-    The first process of a new artefact measures the best mode; all later processes, in this run
-    and in the next, keep it.
+    The first process of a new artefact measures the best mode and tells its first rate; all later
+    processes, in this run and in the next, keep it.
     """
     from benchmark.networks.calibration import Calibration, recall
     from benchmark.networks.embedder import Embedder
@@ -177,7 +188,7 @@ def _start(job: Job, pixels: NDArray[np.uint8]) -> tuple[Embedder, float]:
         with recall(job.backbone, plan, job.shape) as (memory, waited_s):
             begun = job.artefact.plan()
             if begun is None:
-                calibration = Calibration(embedder, pixels, memory)
+                calibration = Calibration(embedder, pixels, memory, tell)
                 chosen = calibration.plan(
                     job.asked,
                     job.num_patches,
