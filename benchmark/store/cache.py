@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -14,5 +15,8 @@ def cache_folder(name: str = "") -> Path:
         OSError: it cannot be created, e.g. below a read-only home.
     """
     folder = user_cache_path("backbone-benchmark") / name
+    is_homeless = not os.environ.get("XDG_CACHE_HOME") and os.environ.get("HOME") == ""
+    if is_homeless or not folder.is_absolute():
+        raise FileNotFoundError("there is no home folder for a cache")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
