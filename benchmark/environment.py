@@ -34,11 +34,14 @@ DURATIONS = {
 
 
 def check_folder() -> None:
-    """Check that the current folder was not deleted.
+    """Check that the current folder was not deleted; take an empty ``HOME`` for none.
 
     Raises:
         UsageError: it was.
     """
+    if os.environ.get("HOME") == "":
+        # Else ``~`` is the root of the file system.
+        del os.environ["HOME"]
     try:
         Path.cwd()
     except OSError:

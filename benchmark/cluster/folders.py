@@ -23,8 +23,6 @@ TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 
 def token_file() -> Path | None:
     """Return where Ray keeps this user's token; None if there is no home folder."""
-    if os.environ.get("HOME") == "":
-        return None
     try:
         return Path("~/.ray/auth_token").expanduser()
     except RuntimeError:
@@ -42,7 +40,7 @@ def prepare_folders(stack: ExitStack) -> dict[str, Any]:
     """
     from ray._common.utils import get_default_ray_temp_dir
 
-    usual = Path(get_default_ray_temp_dir())
+    usual = Path(get_default_ray_temp_dir())  # type: ignore[no-untyped-call]
     problem = _problem_of(usual)
     if not problem:
         return {}

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from benchmark.environment import check_folder
 from benchmark.errors import UsageError
 
 PACKAGES = (
@@ -31,8 +32,9 @@ def check_imports(names: Iterable[str] = PACKAGES) -> None:
         names: of the modules.
 
     Raises:
-        UsageError: one does.
+        UsageError: one does, or the current folder was deleted.
     """
+    check_folder()
     for folder in dict.fromkeys(_split_path()[1]):
         for name, file in _modules_of(folder, names):
             found = PathFinder.find_spec(name)

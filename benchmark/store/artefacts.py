@@ -84,15 +84,20 @@ class Artefact(Folder):
         return status, reason
 
     def own_status(self) -> tuple[Status, str]:
-        """Return the status and its reason from the artefact's own files; stale is missing."""
+        """Return the status and its reason from the artefact's own files; stale is missing.
+
+        The reason of a complete one is the remark in its manifest, e.g. on failed trials.
+        """
         sizes = self.store.sizes(self.folder)
         if MANIFEST in sizes:
             try:
-                found = self._examine(sizes)
+                found, manifest = self._examine(sizes)
             except FileNotFoundError:
                 # Deleted since it was listed.
                 return "missing", ""
-            return ("missing", f"{describe_files(found)}: run again") if found else ("complete", "")
+            if found:
+                return "missing", f"{describe_files(found)}: run again"
+            return "complete", str(manifest.get("remark", ""))
         if FAILURE in sizes:
             return "failed", self._reason()
         return "missing", ""
@@ -106,7 +111,7 @@ class Artefact(Folder):
             CellError: the store cannot be read.
         """
         try:
-            return self._examine(self.store.sizes(self.folder))
+            return self._examine(self.store.sizes(self.folder))[0]
         except FileNotFoundError:
             return {MANIFEST: "is missing"}
 
@@ -270,13 +275,14 @@ class Artefact(Folder):
         if not self.is_complete:
             self.write_json(FAILURE, {"reason": reason})
 
-    def _examine(self, sizes: Mapping[str, int]) -> dict[str, str]:
-        """Return what is wrong with files of these sizes, by name."""
+    def _examine(self, sizes: Mapping[str, int]) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return what is wrong with files of these sizes, by name, and the manifest."""
         try:
-            wanted = self.manifest().get("bytes")
+            manifest = self.manifest()
         except DamageError as error:
-            return {MANIFEST: f"is damaged ({error.found})"}
-        return compare_sizes(wanted, sizes) if isinstance(wanted, dict) else {}
+            return {MANIFEST: f"is damaged ({error.found})"}, {}
+        wanted = manifest.get("bytes")
+        return compare_sizes(wanted, sizes) if isinstance(wanted, dict) else {}, manifest
 
     def _checksums(self) -> dict[str, str]:
         found = self.manifest().get("xxh3")
