@@ -19,6 +19,7 @@ from benchmark.catalog.tensors import Facts, measure, misfit
 from benchmark.catalog.torchgeo.weights import RGB, Local, WeightsFile, read_feeding
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.specs import Backbone
+from benchmark.store.digest import FileRevision
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,7 @@ def resolve_torchgeo(
     return replace(
         backbone,
         build=partial(build, model, file),
-        revision=file.digest,
+        revision=FileRevision(file.files),
         **facts._asdict(),
     )
 
