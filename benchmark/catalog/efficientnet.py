@@ -129,7 +129,7 @@ def _entry(number: int) -> Backbone:
         family="efficientnet",
         build=partial(build_lite, number),
         hub_id=f"timm/{architecture(number)}.in1k",
-        revision=FileRevision(partial(lite_files, number)),
+        revision=FileRevision(lite_files, (number,)),
         dim=1280,
         num_parameters=NUM_PARAMETERS[number],
         image_size=IMAGE_SIZES[number],

@@ -104,10 +104,12 @@ class FileRevision:
 
     Attributes:
         find: returns the files.
+        arguments: of ``find``.
         has_names: whether the names of the files count, too.
     """
 
-    find: Callable[[], Sequence[Path]]
+    find: Callable[..., Sequence[Path]]
+    arguments: tuple[Any, ...] = ()
     has_names: bool = False
 
     def __call__(self) -> str:
@@ -116,11 +118,11 @@ class FileRevision:
         Raises:
             OSError: a file cannot be read.
         """
-        return self._combine(digest_files(self.find(), is_whole=True))
+        return self._combine(digest_files(self.find(*self.arguments), is_whole=True))
 
     def former(self) -> Former:
         """Return the identity that earlier versions gave."""
-        digests = digest_files(self.find())
+        digests = digest_files(self.find(*self.arguments))
         changed_s = max(path.stat().st_ctime for path in digests)
         return Former(self._combine(digests), changed_s)
 

@@ -90,7 +90,7 @@ def resolve_huggingface(
         checkpoint = checkpoint.pinned()
         revision: Callable[[], str] = partial(str, checkpoint.revision)
     else:
-        revision = FileRevision(partial(_files, checkpoint), has_names=True)
+        revision = FileRevision(_files, (checkpoint,), has_names=True)
     if holds_timm(config):
         return describe_network(checkpoint, config, revision=revision, options=options)
     model_type = _image_model(config, checkpoint)
