@@ -18,7 +18,7 @@ from benchmark.cluster.addresses import find_head
 from benchmark.cluster.folders import TOKEN_PATH, prepare_folders, prepare_token, token_file
 from benchmark.cluster.headwatch import LOST, HeadLost, HeadWatch
 from benchmark.cluster.importing import worker_path
-from benchmark.errors import BenchmarkError, UsageError
+from benchmark.errors import BenchmarkError, UsageError, first_line
 
 logger = logging.getLogger("benchmark")
 
@@ -127,10 +127,14 @@ class Cluster:
                         job_config=_job_config(is_local),
                         **settings,
                     )
-            except (OSError, ValueError, RuntimeError) as error:
-                first, *others = (line.strip() for line in str(error).strip().splitlines())
+            except Exception as error:
                 if is_local:
-                    raise BenchmarkError(f"Ray did not start on this machine: {first}") from None
+                    # Of any type: Ray raises Exception itself if it waited too long.
+                    reason = first_line(error)
+                    raise BenchmarkError(f"Ray did not start on this machine: {reason}") from None
+                if not isinstance(error, (OSError, ValueError, RuntimeError)):
+                    raise
+                first, *others = (line.strip() for line in str(error).strip().splitlines())
                 if first.startswith("Version mismatch"):
                     raise UsageError(
                         f"{option} {address}: {' '.join((first, *others))}; install the cluster's "

@@ -60,9 +60,13 @@ def prepare_folders(stack: ExitStack) -> dict[str, Any]:
 def prepare_token(stack: ExitStack) -> None:
     """Make a token if this user has none: in the home folder or, for this run alone, elsewhere.
 
+    A home folder that ``HOME`` does not name is one that Ray's own processes do not find.
+
     Raises:
         UsageError: no file can be written.
     """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get(TOKEN_PATH):
         return
     path = token_file() if "HOME" in os.environ else None
@@ -78,9 +82,13 @@ def prepare_token(stack: ExitStack) -> None:
         raise UsageError(f"Ray's token cannot be written: {one_line(error)}") from None
     os.environ[TOKEN_PATH] = str(path)
     stack.callback(os.environ.pop, TOKEN_PATH, None)
+    _forget_token()
+
+
+def _forget_token() -> None:
+    """Make Ray read the token again: it may hold that of an earlier run in this process."""
     from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
-    # The token of an earlier run in this process.
     AuthenticationTokenLoader.instance().reset_cache()
 
 
