@@ -9,6 +9,7 @@ bm.scores(exp)
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -47,4 +48,12 @@ def __getattr__(name: str) -> Any:
     # Imported on first use: `benchmark list` must not import Arrow and pandas.
     if name not in __all__:
         raise AttributeError(f"module 'benchmark' has no attribute '{name}'")
-    return getattr(import_module(f"benchmark.{_MODULES.get(name, 'api')}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"benchmark.{_MODULES[name]}"), name)
+    check_imports = import_module("benchmark.cluster.importing").check_imports
+    check_imports()
+    try:
+        return getattr(import_module("benchmark.api"), name)
+    except (ImportError, AttributeError):
+        check_imports(sys.stdlib_module_names)
+        raise

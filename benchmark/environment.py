@@ -1,9 +1,11 @@
-"""The environment variables of the benchmark that hold seconds, each with its bounds."""
+"""What a run needs of its environment: folders, and variables that hold seconds, with bounds."""
 
 from __future__ import annotations
 
 import math
 import os
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 from benchmark.errors import UsageError
@@ -31,12 +33,36 @@ DURATIONS = {
 }
 
 
-def check_environment() -> None:
-    """Check every duration before any work.
+def check_folder() -> None:
+    """Check that the current folder was not deleted; take an empty ``HOME`` for none.
 
     Raises:
-        UsageError: one is not a number within its bounds.
+        UsageError: it was.
     """
+    if os.environ.get("HOME") == "":
+        # Else ``~`` is the root of the file system.
+        del os.environ["HOME"]
+    try:
+        Path.cwd()
+    except OSError:
+        raise UsageError(
+            "the current folder does not exist any more: change to another folder, and run again"
+        ) from None
+
+
+def check_environment() -> None:
+    """Check the folders and every duration before any work.
+
+    Raises:
+        UsageError: a folder is missing, or a duration is not a number within its bounds.
+    """
+    check_folder()
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        raise UsageError(
+            "no temporary folder can be written: set TMPDIR to a folder that you can write to"
+        ) from None
     for name in DURATIONS:
         read_seconds(name)
 

@@ -278,6 +278,8 @@ class Head:
     """Draw one configuration; an empty search space gives a single trial."""
     build: Callable[[Mapping[str, Any], int], Any]
     """Build the unfitted estimator (``predict_proba``) from a configuration and a seed."""
+    adapt: Callable[[Any, int], None] | None = None
+    """Change the unfitted estimator to the number of rows that it will be fitted on."""
     is_searched: bool = True
     """Whether there is a search space; otherwise only one trial runs."""
     is_floor: bool = False

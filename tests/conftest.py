@@ -71,6 +71,7 @@ LONGEST = (
     "test_expiry",
     "test_watching",
     "test_bad_clusters",
+    "test_surroundings",
     "test_report",
     "test_metrics",
 )

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,3 +46,25 @@ def test_any_value_has_an_answer(value: str) -> None:
                 assert limits.least <= read_seconds(name) <= limits.most
             except UsageError as error:
                 assert str(error).isprintable()
+
+
+def test_an_empty_home_is_none(patch: pytest.MonkeyPatch) -> None:
+    """Else `~/.cache` is made in the root of the file system."""
+    patch.setenv("HOME", "")
+    check_environment()
+    assert "HOME" not in os.environ
+
+
+def test_a_deleted_folder_is_one_line(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    patch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match=r"^the current folder does not exist any more: change"):
+        check_environment()
+
+
+def test_without_any_temporary_folder_there_is_one_line(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(tempfile, "tempdir", None)
+    patch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+    with pytest.raises(UsageError, match=r"^no temporary folder can be written: set TMPDIR"):
+        check_environment()

@@ -15,6 +15,7 @@ from benchmark.catalog.huggingface.files import WEIGHTS, Checkpoint
 from benchmark.catalog.tensors import inflated
 from benchmark.errors import UsageError
 from benchmark.specs import Backbone, Publication
+from benchmark.store.digest import FileRevision
 
 if TYPE_CHECKING:
     import torch
@@ -61,11 +62,9 @@ def lite_weights(number: int) -> Path:
     return Checkpoint(name=name, where="", repo=f"timm/{architecture(number)}.in1k").need(WEIGHTS)
 
 
-def lite_revision(number: int) -> str:
-    """Return the digest of the weights file."""
-    from benchmark.store.digest import digest_file
-
-    return digest_file(lite_weights(number))
+def lite_files(number: int) -> list[Path]:
+    """Return the weights file in a list."""
+    return [lite_weights(number)]
 
 
 def build_lite(number: int, num_bands: int) -> torch.nn.Module:
@@ -136,7 +135,7 @@ def _entry(number: int) -> Backbone:
         family="efficientnet",
         build=partial(build_lite, number),
         hub_id=f"timm/{architecture(number)}.in1k",
-        revision=partial(lite_revision, number),
+        revision=FileRevision(lite_files, (number,)),
         dim=1280,
         num_parameters=NUM_PARAMETERS[number],
         image_size=IMAGE_SIZES[number],

@@ -62,7 +62,7 @@ def build_mlp(params: Mapping[str, Any], seed: int) -> Any:
 
 
 def suggest_knn(trial: optuna.Trial) -> dict[str, Any]:
-    """Draw the number of neighbours (1...50), their weights and the scaler."""
+    """Draw the number of neighbours (1...50, at most all rows), their weights and the scaler."""
     return {
         "n_neighbors": trial.suggest_int("n_neighbors", 1, 50, log=True),
         "weights": trial.suggest_categorical("weights", ("uniform", "distance")),
@@ -79,6 +79,12 @@ def build_knn(params: Mapping[str, Any], seed: int) -> Any:
         n_neighbors=params["n_neighbors"], weights=params["weights"], algorithm="brute"
     )
     return _behind_scaler(params["scaler"], model)
+
+
+def limit_neighbours(model: Any, num_rows: int) -> None:
+    """Lower k to the number of rows: more neighbours do not exist."""
+    knn = model[-1]
+    knn.set_params(n_neighbors=min(knn.n_neighbors, num_rows))
 
 
 def suggest_nothing(trial: optuna.Trial) -> dict[str, Any]:
@@ -125,6 +131,7 @@ HEADS: Registry[Head] = Registry(
             description="k nearest neighbours: k, weights, scaler",
             suggest=suggest_knn,
             build=build_knn,
+            adapt=limit_neighbours,
         ),
         Head(
             name="majority",

@@ -36,6 +36,7 @@ from benchmark.cli.printing import (
 )
 from benchmark.cli.status import WATCH_EVERY_S, Asked, show_status, watch_status
 from benchmark.cluster.headwatch import end_process
+from benchmark.cluster.importing import check_imports
 from benchmark.errors import BenchmarkError, Interrupted, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def _invoke(arguments: Sequence[str]) -> int:
     # The base class of all errors of typer's parser.
     parser_error = typer.BadParameter.__mro__[2]
     try:
+        check_imports()
         code = app(list(arguments), standalone_mode=False, prog_name="benchmark")
     except BenchmarkError as error:
         return complain(str(error), error.exit_code)

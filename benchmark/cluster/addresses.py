@@ -59,7 +59,10 @@ def find_head(address: str, *, option: str) -> bool:
 def _started_here(option: str) -> str:
     from ray._private.services import canonicalize_bootstrap_address
 
-    found = canonicalize_bootstrap_address("auto")
+    try:
+        found = canonicalize_bootstrap_address("auto")
+    except (OSError, ValueError):
+        found = None
     if found is None:
         raise UsageError(
             f"{option} auto: no Ray was started on this machine; give HOST:PORT of a cluster's head"

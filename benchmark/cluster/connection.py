@@ -10,14 +10,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from benchmark.cluster.addresses import find_head
+from benchmark.cluster.folders import TOKEN_PATH, prepare_folders, prepare_token, token_file
 from benchmark.cluster.headwatch import LOST, HeadLost, HeadWatch
-from benchmark.errors import BenchmarkError, UsageError
+from benchmark.cluster.importing import worker_path
+from benchmark.errors import BenchmarkError, UsageError, first_line
 
 logger = logging.getLogger("benchmark")
 
@@ -25,6 +26,8 @@ ATTEMPT = re.compile(rb"\[[^\]]* [IWE] \d+ \d+\] ")
 """The beginning of a log line of Ray's C++ code."""
 
 LOCAL = "local"
+
+SAFE_PATH = "PYTHONSAFEPATH"
 
 RELEASE_TIMEOUT_S = 20.0
 """How long a new pool waits for CPUs that an earlier stage is still releasing."""
@@ -83,6 +86,8 @@ class Cluster:
     address: str | None = None
     _owns: bool = False
     _head: HeadWatch | None = None
+    _stack: ExitStack = field(default_factory=ExitStack)
+    """Deletes the folders of a local Ray."""
 
     @property
     def place(self) -> str:
@@ -96,7 +101,8 @@ class Cluster:
             options: of ``ray.init`` if Ray is started here, e.g. ``num_cpus``.
 
         Raises:
-            UsageError: the address does not answer, or its cluster denies access.
+            UsageError: the address does not answer, its cluster denies access, or a local Ray
+                finds no folder.
         """
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -109,19 +115,33 @@ class Cluster:
             is_on_loopback = is_local or find_head(address, option=option)
             if not is_local:
                 use_token()
-            settings = {"include_dashboard": False, **options} if is_local else {}
+            settings: dict[str, Any] = {}
+            if is_local:
+                prepare_token(self._stack)
+                folders = prepare_folders(self._stack)
+                settings = {"include_dashboard": False, **folders, **options}
             try:
-                with _quiet_backend(), _kept_sigterm(), _loopback_only(is_on_loopback):
+                with (
+                    _quiet_backend(),
+                    _kept_sigterm(),
+                    _loopback_only(is_on_loopback),
+                    _safe_path(),
+                ):
                     ray.init(
                         address=address,
                         log_to_driver=False,
                         logging_level=logging.ERROR,
+                        job_config=_job_config(is_local),
                         **settings,
                     )
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                first, *others = (line.strip() for line in str(error).strip().splitlines())
+            except Exception as error:
                 if is_local:
-                    raise BenchmarkError(f"Ray did not start on this machine: {first}") from None
+                    # Of any type: Ray raises Exception itself if it waited too long.
+                    reason = first_line(error)
+                    raise BenchmarkError(f"Ray did not start on this machine: {reason}") from None
+                if not isinstance(error, (OSError, ValueError, RuntimeError)):
+                    raise
+                first, *others = (line.strip() for line in str(error).strip().splitlines())
                 if first.startswith("Version mismatch"):
                     raise UsageError(
                         f"{option} {address}: {' '.join((first, *others))}; install the cluster's "
@@ -184,6 +204,7 @@ class Cluster:
             if self._head is None or not self._head.is_lost:
                 ray.shutdown()
             self._owns = False
+        self._stack.close()
 
     def __enter__(self) -> Cluster:
         return self
@@ -231,6 +252,38 @@ def _quiet_backend() -> Iterator[None]:
 
 
 @contextmanager
+def _safe_path() -> Iterator[None]:
+    """Keep the current folder off the import path of all that Ray's processes start (-c, -m)."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
+
+
+class _Fixed(list[str]):
+    """Folders that Ray cannot extend by the script's and the current one, which it puts first."""
+
+    def extend(self, _: object) -> None:
+        """Add nothing."""
+
+
+def _job_config(is_local: bool) -> Any:
+    """Return what tells the workers where to import from; None leaves it to a job's settings."""
+    from ray.job_config import JobConfig
+
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return None
+    config = JobConfig()
+    config._py_driver_sys_path = _Fixed(worker_path(is_local=is_local))
+    return config
+
+
+@contextmanager
 def _kept_sigterm() -> Iterator[None]:
     """Keep the SIGTERM handler of the command line, which Ray replaces by its own."""
     ours = signal.getsignal(signal.SIGTERM)
@@ -275,14 +328,15 @@ def use_token() -> None:
 
 def _protect_token() -> None:
     # Ray makes it readable for all users of this machine, who could then run code as us.
-    path = Path("~/.ray/auth_token").expanduser()
+    path = token_file()
     with suppress(OSError):
-        if path.stat().st_mode & 0o077:
+        if path is not None and path.stat().st_mode & 0o077:
             path.chmod(0o600)
 
 
 def has_token() -> bool:
     """Return whether this machine holds a token for Ray clusters."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get(TOKEN_PATH):
         return True
-    return Path("~/.ray/auth_token").expanduser().is_file()
+    path = token_file()
+    return path is not None and path.is_file()

@@ -17,6 +17,7 @@ from benchmark.cluster.scheduling import Ledger, lanes_of, within
 from benchmark.config import Experiment
 from benchmark.errors import CellError
 from benchmark.experiment.cells import TRAIN_SET, Cell
+from benchmark.experiment.former import FormerResults
 from benchmark.experiment.usage import StageUsage
 from benchmark.progress import Progress
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
@@ -91,6 +92,10 @@ class Context:
     def leases(self) -> Leases:
         """The leases of this run; other runs do not compute these cells."""
         return Leases(self.store, group=self.experiment.name)
+
+    @cached_property
+    def _former(self) -> FormerResults:
+        return FormerResults(self.store)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -197,12 +202,14 @@ class Context:
 
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
         """The identity of the embeddings of a backbone."""
-        return {
+        inputs = {
             "patches": self.patches.fingerprint,
             "backbone": self.backbone_inputs(backbone),
             "precision": self.experiment.embed.precision,
             "version": CODE_VERSIONS["embed"],
         }
+        name = f"{self.dataset.name}-{backbone.slug}"
+        return self._former.choose(inputs, backbone, stage="embed", name=name)
 
     def embeddings(self, backbone: Backbone) -> Artefact:
         """The table ``embeddings`` of a backbone."""
@@ -258,7 +265,7 @@ class Context:
         unused |= set() if config.mode == "last_blocks" else {"num_blocks"}
         unused |= set() if config.mode == "lora" else {"lora_rank"}
         unused |= set() if config.num_trials > 1 else {"pruning"}
-        return {
+        inputs = {
             "patches": self.patches.fingerprint,
             "backbone": self.backbone_inputs(backbone),
             "settings": {
@@ -271,6 +278,8 @@ class Context:
             "seed": seed,
             "version": CODE_VERSIONS[FINETUNE],
         }
+        name = f"{self.dataset.name}-{backbone.slug}-{FINETUNE}-seed{seed}"
+        return self._former.choose(inputs, backbone, stage=FINETUNE, name=name)
 
     def finetuned(self, backbone: Backbone, seed: int) -> Artefact:
         """A fine-tuned backbone: weights, learning curve and the table ``predictions``."""

@@ -45,6 +45,8 @@ class StageUsage:
         num_cells: cells computed.
         num_items: items computed, in ``unit``.
         unit: e.g. ``patches``.
+        num_failed: failed items of these.
+        failure: why the first of them failed.
     """
 
     stage: str
@@ -55,6 +57,8 @@ class StageUsage:
     num_cells: int
     num_items: int
     unit: str
+    num_failed: int = 0
+    failure: str = ""
 
     @property
     def wall_s(self) -> float:
@@ -182,7 +186,12 @@ def name_limit(rows: Sequence[StageSummary], total_s: float) -> str:
 
 
 def usage_notes(usages: Sequence[StageUsage], rows: Sequence[StageSummary]) -> tuple[str, ...]:
-    """Return sentences about the bottleneck, overlaps and gaps; ``rows`` from ``summarise``."""
+    """Return sentences about the bottleneck, overlaps, gaps and failed items.
+
+    Args:
+        usages: of the stages.
+        rows: from ``summarise``.
+    """
     if not usages:
         return ()
     total_s = run_seconds(usages)
@@ -192,6 +201,12 @@ def usage_notes(usages: Sequence[StageUsage], rows: Sequence[StageSummary]) -> t
     span_s = max(item.ended_s for item in usages) - min(item.began_s for item in usages)
     if span_s - total_s > NOTED_GAP * span_s:
         notes.append(f"Not counted: {span_s - total_s:.1f} s between the stages.")
+    notes += [
+        f"{item.stage}: {item.num_failed} of {item.num_items} {item.unit} failed, the first: "
+        f"{item.failure}"
+        for item in usages
+        if item.num_failed
+    ]
     return tuple(note for note in notes if note)
 
 

@@ -48,6 +48,7 @@ class RankingRow:
     num_seeds: int = 1
     is_floor: bool = False
     num_trials: int | None = None
+    num_failed: int = 0
     seconds: float | None = None
     seed_values: tuple[float, ...] = ()
     verdict: str = ""

@@ -211,6 +211,25 @@ class Search:
         """Return why the first failed trial failed, or an empty string."""
         return next((trial.error for trial in self._trials if trial.error), "")
 
+    @property
+    def num_failed(self) -> int:
+        """The number of failed trials."""
+        return sum(trial.state == "failed" for trial in self._trials)
+
+    def describe_failures(self) -> str:
+        """Return how many trials failed and why the first did, or an empty string."""
+        if not self.num_failed:
+            return ""
+        return (
+            f"{self.num_failed} of {self.num_trials} trials failed, the first: {self.first_error()}"
+        )
+
+    def failures(self) -> dict[str, Any]:
+        """Return the entries of a manifest on failed trials; empty without any."""
+        if not self.num_failed:
+            return {}
+        return {"failed_trials": self.num_failed, "remark": self.describe_failures()}
+
     def trials_table(self) -> pa.Table:
         """Return one row per trial, with the columns of ``tables.TRIALS``."""
         rows = [

@@ -62,7 +62,8 @@ def fit_segment(
         # An unconverged fit is a bad trial: its val score shows that.
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
-            model = head.build(segment.params, seed).fit(rows.x_train, rows.y_train)
+            model = _build(head, segment, seed, len(rows.x_train))
+            model.fit(rows.x_train, rows.y_train)
             scores, is_stopped, state = [_val_score(model.predict(rows.x_val), rows)], True, None
         else:
             scores, is_stopped, state = _fit_epochs(head, rows, segment, seed, state)
@@ -87,7 +88,7 @@ def refit(
     x, y = rows.x_train, rows.y_train
     if on == "train+val":
         x, y = np.concatenate([x, rows.x_val]), np.concatenate([y, rows.y_val])
-    model = head.build(segment.params, seed)
+    model = _build(head, segment, seed, len(x))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
@@ -112,6 +113,13 @@ def scores_of_all(
     return spread
 
 
+def _build(head: Head, segment: Segment, seed: int, num_rows: int) -> Any:
+    model = head.build(segment.params, seed)
+    if head.adapt is not None:
+        head.adapt(model, num_rows)
+    return model
+
+
 def _fit_epochs(
     head: Head, rows: Rows, segment: Segment, seed: int, state: State | None
 ) -> tuple[list[float], bool, State | None]:
@@ -120,7 +128,7 @@ def _fit_epochs(
         model, best, best_epoch = copy.deepcopy(state)
         x_train = model[:-1].transform(rows.x_train) if len(model) > 1 else rows.x_train
     else:
-        model, best, best_epoch = head.build(segment.params, seed), -1.0, 0
+        model, best, best_epoch = _build(head, segment, seed, len(rows.x_train)), -1.0, 0
         x_train = _fit_scaler(model, rows.x_train)
     x_val = model[:-1].transform(rows.x_val) if len(model) > 1 else rows.x_val
     classes = np.unique(rows.y_train)

@@ -202,6 +202,8 @@ class CellSearcher(Searcher):
             num_cells=len(self._items),
             num_items=ended,
             unit="trials",
+            num_failed=sum(item.search.num_failed for item in self._items),
+            failure=next(filter(None, (item.search.first_error() for item in self._items)), ""),
         )
 
     def wait(self) -> int | None:
@@ -309,6 +311,8 @@ class CellSearcher(Searcher):
             self._progress.failed(item.cell.label, reason)
         else:
             self._progress.done(item.cell.label)
+            if remark := item.search.describe_failures():
+                self._context.progress.message(f"{item.cell.label}: {remark}")
         self._context.leases.release([item.cell.artefact])
 
     def __getstate__(self) -> dict[str, Any]:

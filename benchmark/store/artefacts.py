@@ -82,14 +82,19 @@ class Artefact(Folder):
         return status, reason
 
     def own_status(self) -> tuple[Status, str]:
-        """Return the status and its reason from the artefact's own files; stale is missing."""
+        """Return the status and its reason from the artefact's own files; stale is missing.
+
+        The reason of a complete one is the remark in its manifest, e.g. on failed trials.
+        """
         sizes = self.store.sizes(self.folder)
         if _shows(sizes, MANIFEST):
-            found, _ = self._examine(sizes)
+            found, manifest = self._examine(sizes)
             if found == INCOMPLETE:
                 # Deleted since it was listed.
                 return "missing", ""
-            return ("missing", f"{describe_files(found)}: run again") if found else ("complete", "")
+            if found:
+                return "missing", f"{describe_files(found)}: run again"
+            return "complete", str(manifest.get("remark", ""))
         if _shows(sizes, FAILURE):
             return "failed", self._reason()
         return "missing", ""

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -83,6 +84,14 @@ def peak_memory_bytes() -> int:
 def now() -> str:
     """Return the time in UTC, ISO 8601, seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def written_s(manifest: Mapping[str, Any]) -> float:
+    """Return when a manifest was written (s since the epoch), or 0.0 if it does not say."""
+    try:
+        return datetime.fromisoformat(manifest["provenance"]["written"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def record() -> dict[str, Any]:

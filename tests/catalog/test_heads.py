@@ -152,3 +152,12 @@ def test_only_the_majority_is_a_floor() -> None:
 
 def test_only_the_mlp_is_trained_by_epochs() -> None:
     assert [head.name for head in HEADS if head.num_epochs] == ["mlp"]
+
+
+@pytest.mark.parametrize(("drawn", "num_rows", "k"), [(50, 12, 12), (12, 12, 12), (3, 12, 3)])
+def test_a_neighbour_count_is_at_most_that_of_the_rows(drawn: int, num_rows: int, k: int) -> None:
+    head = HEADS.get("knn")
+    model = head.build({"n_neighbors": drawn, "weights": "uniform", "scaler": "l2"}, 0)
+    assert head.adapt is not None
+    head.adapt(model, num_rows)
+    assert model[-1].n_neighbors == k

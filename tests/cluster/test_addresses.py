@@ -48,3 +48,14 @@ def test_any_address_has_an_answer(host: str, port: str, separator: str) -> None
     assert time.process_time() - began < 1
     assert text.startswith("--address")
     assert text.isprintable() and len(text) <= 2000
+
+
+def test_auto_without_a_ray_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import services
+
+    def find_none(address: str) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(services, "canonicalize_bootstrap_address", find_none)
+    with pytest.raises(UsageError, match=r"^RAY_ADDRESS auto: no Ray was started on this machine"):
+        find_head("auto", option="RAY_ADDRESS")

@@ -369,6 +369,7 @@ HEAD_CHANGES: dict[str, tuple[Any, bool]] = {
     "description": ("other", False),
     "suggest": (print, False),
     "build": (print, False),
+    "adapt": (print, False),
     "is_searched": (False, True),
     "is_floor": (True, False),
     "num_epochs": (21, True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,15 @@ def test_a_store_that_fails_does_not_fail_the_run(
     (tmp_path / "usage").write_text("a file where a folder should be")
     save_usage(Store(str(tmp_path)), "small", [used("embed", 0, 1)])
     assert "could not save the durations of the stages" in caplog.text
+
+
+def test_failed_trials_are_named_below_the_table(tmp_path: Path) -> None:
+    usage = replace(
+        used("tune", 0, 10, 0.9, items=8, unit="trials"), num_failed=2, failure="no such k"
+    )
+    said = "tune: 2 of 8 trials failed, the first: no such k"
+    assert notes([usage])[-1] == said
+    assert usage_table([usage]).notes[-1] == said
+    store = Store(str(tmp_path))
+    save_usage(store, "small", [usage])
+    assert load_usage(store, "small").usages == (usage,)

@@ -140,6 +140,12 @@ def test_everything_is_on_the_page() -> None:
         assert word in page.text, word
 
 
+def test_the_ranking_counts_failed_trials() -> None:
+    row = dataclasses.replace(RANKING[0], num_trials=8, num_failed=2)
+    assert "8 (2 failed)</td>" in render_report(report(ranking=(row,)))
+    assert "failed)</td>" not in render_report(report())
+
+
 def test_names_are_escaped_everywhere() -> None:
     text = render_report(report())
     assert EVIL not in text

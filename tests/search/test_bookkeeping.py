@@ -420,3 +420,17 @@ def test_the_first_trial_given_is_left_as_it_was() -> None:
     given_first = dict(FIRST)
     drive(Search(ToySpace(), num_trials=4, seed=0, first=given_first), ToySpace())
     assert given_first == FIRST
+
+
+def test_failed_trials_are_counted_with_the_reason_of_the_first() -> None:
+    search = Search(LOGISTIC, num_trials=8, seed=0)
+    drive(search, LOGISTIC, num_slots=8, order=random.Random(1), fails=frozenset({5, 2}))
+    remark = "2 of 8 trials failed, the first: trial 2 failed"
+    assert (search.num_failed, search.describe_failures()) == (2, remark)
+    assert search.failures() == {"failed_trials": 2, "remark": remark}
+
+
+def test_without_failed_trials_nothing_is_said() -> None:
+    search = Search(LOGISTIC, num_trials=3, seed=0)
+    drive(search, LOGISTIC)
+    assert (search.num_failed, search.describe_failures(), search.failures()) == (0, "", {})

@@ -279,3 +279,28 @@ def test_a_learning_head_is_ahead_of_the_floor() -> None:
         best[head.name] = max(fitted.scores)
     assert best["majority"] == pytest.approx(1 / K)
     assert all(score > 0.6 for name, score in best.items() if name != "majority")
+
+
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+def test_more_neighbours_than_rows_are_all_rows(weights: str, tmp_path: Path) -> None:
+    """Half of the trials failed on few rows, without a word."""
+    head, rows = SHORT["knn"], make_rows(num_train=12)
+    params = {"n_neighbors": 50, "weights": weights, "scaler": "standard"}
+    outcome, _ = fit_segment(head, rows, whole(head, params), seed=SEED)
+    all_rows, _ = fit_segment(head, rows, whole(head, {**params, "n_neighbors": 12}), seed=SEED)
+    assert (outcome.error, outcome.scores) == ("", all_rows.scores)
+    for on, k in (("train", 12), ("train+val", 50)):
+        model, _, _ = refit(head, rows, whole(head, params), seed=SEED, on=on)
+        assert model[-1].n_neighbors == k
+        skops.io.dump(model, tmp_path / "head.skops")
+        assert bm.load_head(tmp_path)[-1].n_neighbors == k
+
+
+def test_as_many_neighbours_as_rows_or_fewer_change_nothing() -> None:
+    head = SHORT["knn"]
+    for k in (1, 30, len(ROWS.x_train)):
+        params = {"n_neighbors": k, "weights": "uniform", "scaler": "none"}
+        plain = head.build(params, SEED).fit(ROWS.x_train, ROWS.y_train)
+        _, val, test = refit(head, ROWS, whole(head, params), seed=SEED, on="train")
+        np.testing.assert_array_equal(val, plain.predict_proba(ROWS.x_val).astype(np.float32))
+        np.testing.assert_array_equal(test, plain.predict_proba(ROWS.x_test).astype(np.float32))

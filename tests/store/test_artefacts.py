@@ -376,6 +376,13 @@ def test_an_artefact_is_missing_then_failed_then_complete(any_artefact: Artefact
     assert not any_artefact.has(FAILURE)
 
 
+def test_the_remark_of_a_complete_artefact_is_its_reason(any_artefact: Artefact) -> None:
+    any_artefact.commit({"remark": "2 of 8 trials failed, the first: no such k"})
+    assert any_artefact.status() == ("complete", "2 of 8 trials failed, the first: no such k")
+    any_artefact.commit({})
+    assert any_artefact.status() == ("complete", "")
+
+
 def test_a_failure_does_not_touch_a_complete_artefact(artefact: Artefact) -> None:
     artefact.commit({})
     artefact.fail("a late neighbour")

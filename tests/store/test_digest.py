@@ -15,7 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.store.digest import WHOLE_BYTES, digest_file, digest_files, fingerprint
+from benchmark.store import digest
+from benchmark.store.digest import (
+    WHOLE_BYTES,
+    FileRevision,
+    digest_file,
+    digest_files,
+    fingerprint,
+)
 
 SCALARS = (
     st.none()
@@ -41,11 +48,20 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    monkeypatch.setattr(digest, "_known", {})
     return home
 
 
 def database(home: Path) -> Path:
     return home / "backbone-benchmark" / "digests.sqlite"
+
+
+def sparse(path: Path, size: int, at: int = 0, byte: bytes = b"\0") -> Path:
+    with path.open("wb") as file:
+        file.truncate(size)
+        file.seek(at)
+        file.write(byte)
+    return path
 
 
 def reversed_keys(value: Any) -> Any:
@@ -114,24 +130,99 @@ def test_a_changed_content_gives_another_digest(tmp_path: Path) -> None:
     assert digest_file(path) != first
 
 
-def test_a_digest_is_reused_while_size_and_time_stay_the_same(
-    tmp_path: Path, cache_home: Path
-) -> None:
+def test_a_digest_is_reused_while_the_file_is_not_touched(tmp_path: Path, cache_home: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"one")
     first = digest_file(path)
     with sqlite3.connect(database(cache_home)) as cache:
-        assert cache.execute("SELECT digest FROM digests").fetchall() == [(first,)]
+        assert cache.execute("SELECT digest FROM contents").fetchall() == [(first,)]
+        cache.execute("UPDATE contents SET digest = 'remembered'")
+    assert digest_file(path) == "remembered"
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+@pytest.mark.parametrize("size", [9, WHOLE_BYTES + 9])
+def test_a_file_changed_in_place_with_its_size_and_time_kept_is_read_again(
+    tmp_path: Path, size: int, is_whole: bool
+) -> None:
+    path = sparse(tmp_path / "weights.bin", size, size // 2)
     stat = path.stat()
-    path.write_bytes(b"two")
+    (first,) = digest_files([path], is_whole=is_whole).values()
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"x")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert digest_file(path) == first
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    second = digest_file(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (size, stat.st_mtime_ns)
+    (second,) = digest_files([path], is_whole=is_whole).values()
     assert second != first
-    path.write_bytes(b"three")
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert digest_file(path) not in {first, second}
+
+
+def test_another_file_of_the_same_size_and_times_is_read(tmp_path: Path) -> None:
+    """Its inode is another one: copied with its times, and moved onto the path."""
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"one")
+    other.write_bytes(b"two")
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    first = digest_file(path)
+    other.replace(path)
+    assert digest_file(path) != first
+
+
+def test_the_cache_of_an_earlier_version_is_left_alone(tmp_path: Path, cache_home: Path) -> None:
+    database(cache_home).parent.mkdir(parents=True)
+    row = (os.fsencode(tmp_path / "a"), 3, 1, "old")
+    with sqlite3.connect(database(cache_home)) as cache:
+        cache.execute(
+            "CREATE TABLE digests (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER,"
+            " digest TEXT)"
+        )
+        cache.execute("INSERT INTO digests VALUES (?, ?, ?, ?)", row)
+    (tmp_path / "a").write_bytes(b"one")
+    os.utime(tmp_path / "a", ns=(1, 1))
+    assert digest_file(tmp_path / "a") != "old"
+    with sqlite3.connect(database(cache_home)) as cache:
+        assert cache.execute("SELECT * FROM digests").fetchall() == [row]
+
+
+def test_digests_of_version_0_1_0_stay_the_same(tmp_path: Path) -> None:
+    """Stores hold fingerprints made of them."""
+    (tmp_path / "small").write_bytes(b"one")
+    large = sparse(tmp_path / "large", WHOLE_BYTES + 1, 7, b"x")
+    assert digest_file(tmp_path / "small") == "c78d2a08dc68cce2fc58f1f48869a17c"
+    assert digest_file(large) == "caf079de7a8c2320af283b4b993d69c5"
+    assert (
+        digest_files([tmp_path / "small"], is_whole=True)[tmp_path / "small"]
+        == "c78d2a08dc68cce2fc58f1f48869a17c"
+    )
+
+
+def test_weights_are_hashed_whole(tmp_path: Path) -> None:
+    """Of a large file, samples leave out the layer that was changed."""
+    size = 3 * WHOLE_BYTES
+    plain, changed = sparse(tmp_path / "a", size), sparse(tmp_path / "b", size, 2**20 + 5, b"x")
+    assert digest_file(plain) == digest_file(changed)
+    assert FileRevision(lambda: [plain])() != FileRevision(lambda: [changed])()
+
+
+def test_a_revision_knows_the_one_that_earlier_versions_gave(tmp_path: Path) -> None:
+    paths = [sparse(tmp_path / "model.bin", WHOLE_BYTES + 1), tmp_path / "config.json"]
+    paths[1].write_text("{}")
+    former = FileRevision(lambda: paths, has_names=True).former()
+    named = [[path.name, digest_file(path)] for path in paths]
+    assert former.revision == fingerprint(named)
+    assert former.changed_s == max(path.stat().st_ctime for path in paths)
+    assert FileRevision(lambda: paths[:1]).former().revision == digest_file(paths[0])
+
+
+def test_weights_are_read_once_where_no_cache_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = sparse(tmp_path / "weights.bin", WHOLE_BYTES + 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    revision = FileRevision(lambda: [path])
+    first = revision()
+    monkeypatch.setattr(digest, "_digest_whole", None)
+    assert revision() == first
 
 
 def test_a_file_moved_onto_a_known_path_is_read_again(tmp_path: Path) -> None:
@@ -159,14 +250,6 @@ def test_a_file_up_to_four_mebibytes_is_hashed_whole(tmp_path: Path) -> None:
     content[1_200_000] = 1
     other.write_bytes(content)
     assert digest_file(path) != digest_file(other)
-
-
-def sparse(path: Path, size: int, at: int = 0, byte: bytes = b"\0") -> Path:
-    with path.open("wb") as file:
-        file.truncate(size)
-        file.seek(at)
-        file.write(byte)
-    return path
 
 
 @pytest.mark.parametrize("size", [WHOLE_BYTES + 1, 2**36])
@@ -250,7 +333,7 @@ def test_two_processes_write_one_cache(tmp_path: Path, cache_home: Path) -> None
     assert one == other[::-1]
     assert len(set(one)) == len(paths)
     with sqlite3.connect(database(cache_home)) as cache:
-        assert cache.execute("SELECT COUNT(*) FROM digests").fetchone() == (len(paths),)
+        assert cache.execute("SELECT COUNT(*) FROM contents").fetchone() == (len(paths),)
 
 
 def test_threads_share_the_cache(tmp_path: Path) -> None:

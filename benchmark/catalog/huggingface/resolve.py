@@ -7,9 +7,10 @@ built. Only safetensors are read; a checkpoint's code runs only with ``trust_rem
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.catalog.huggingface.documents import explained, field
@@ -31,6 +32,7 @@ from benchmark.catalog.tensors import inflated
 from benchmark.errors import UsageError
 from benchmark.fields import shown
 from benchmark.specs import Backbone, Publication
+from benchmark.store.digest import FileRevision
 
 if TYPE_CHECKING:
     import torch
@@ -95,9 +97,9 @@ def resolve_huggingface(
         )
     if checkpoint.path is None:
         checkpoint = checkpoint.pinned()
-        revision = partial(str, checkpoint.revision)
+        revision: Callable[[], str] = partial(str, checkpoint.revision)
     else:
-        revision = partial(_digest, checkpoint)
+        revision = FileRevision(_files, (checkpoint,), has_names=True)
     if holds_timm(config):
         return describe_network(checkpoint, config, revision=revision, options=options)
     model_type = _image_model(config, checkpoint)
@@ -208,12 +210,8 @@ def publish(checkpoint: Checkpoint, publication: Publication) -> None:
     publish_transformers(checkpoint, publication)
 
 
-def _digest(checkpoint: Checkpoint) -> str:
-    from benchmark.store.digest import digest_files, fingerprint
-
-    paths = [*checkpoint.weights(), *checkpoint.code(), checkpoint.need(CONFIG)]
-    digests = digest_files(paths)
-    return fingerprint([[path.name, digests[path]] for path in paths])
+def _files(checkpoint: Checkpoint) -> list[Path]:
+    return [*checkpoint.weights(), *checkpoint.code(), checkpoint.need(CONFIG)]
 
 
 def _image_model(config: Mapping[str, Any], checkpoint: Checkpoint) -> str:

@@ -21,6 +21,7 @@ from benchmark.catalog.timm.layers import read_layer
 from benchmark.catalog.torchgeo.weights import RGB, Local, WeightsFile, read_feeding
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.specs import Backbone
+from benchmark.store.digest import FileRevision
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +115,7 @@ def resolve_torchgeo(
     backbone = replace(
         backbone,
         build=partial(build, model, file),
-        revision=file.digest,
+        revision=FileRevision(file.files),
         **facts._asdict(),
     )
     return read_layer(backbone, options, partial(build_untrained, model), where=where)

@@ -83,11 +83,9 @@ class WeightsFile:
             ) from None
         return path
 
-    def digest(self) -> str:
-        """Return the digest of the file."""
-        from benchmark.store.digest import digest_file
-
-        return digest_file(self.fetched())
+    def files(self) -> list[Path]:
+        """Return the file in a list, fetched if it is not there yet."""
+        return [self.fetched()]
 
     def load(self) -> dict[str, Any]:
         """Return the tensors; unpickles nothing but tensors.

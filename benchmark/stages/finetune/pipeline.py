@@ -166,6 +166,7 @@ def commit(
             "num_epochs": log["best_epoch"],
             "val_score": best.val_score,
             "num_trials": search.num_trials,
+            **search.failures(),
             "refit": job.refit,
             "weights": WEIGHTS,
             "num_trained": log.get("num_trained"),

@@ -118,6 +118,7 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
                 is_floor=row.is_floor,
                 verdict=row.verdict,
                 num_trials=manifests[0]["num_trials"] if manifests else None,
+                num_failed=manifests[0].get("failed_trials", 0) if manifests else 0,
                 seconds=_device_seconds(results, row.backbone, row.method, manifests),
                 seed_values=tuple(row.seed_values),
             )

@@ -8,6 +8,7 @@ from benchmark.page.html import Confusion, ProblemRow, Table
 from benchmark.stages.report.backbones import declare
 from benchmark.stages.report.headline import name_method
 from benchmark.stages.report.results import Results
+from benchmark.stages.report.trials import count_trials, describe_failures
 from benchmark.store.provenance import library_versions
 
 MAX_MATRICES = 24
@@ -180,7 +181,7 @@ def tune_times(results: Results) -> Table:
             cell.backbone,
             cell.method,
             cell.seed,
-            manifest["num_trials"],
+            count_trials(manifest),
             manifest["val_score"],
             manifest["seconds"]["trials"],
             manifest["seconds"]["refit"],
@@ -192,7 +193,8 @@ def tune_times(results: Results) -> Table:
         columns=("backbone", "head", "seed", "trials", "best val score", "trials, s", "refit, s"),
         rows=tuple(rows),
         num_headers=2,
-        caption="The cost of one more head on stored embeddings.",
+        caption="The cost of one more head on stored embeddings."
+        + describe_failures(results.tuned.items()),
     )
 
 

@@ -12,6 +12,7 @@ from benchmark.page.html import Picture, Table
 from benchmark.stages.report.content_tables import p_text
 from benchmark.stages.report.figures import picture
 from benchmark.stages.report.results import Results
+from benchmark.stages.report.trials import count_trials, describe_failures
 from benchmark.store.names import beside
 
 
@@ -84,7 +85,7 @@ def finetune_times(results: Results) -> Table:
                 cell.backbone,
                 cell.seed,
                 manifest.get("mode"),
-                manifest["num_trials"],
+                count_trials(manifest),
                 manifest.get("num_epochs"),
                 manifest["val_score"],
                 manifest["seconds"]["trials"],
@@ -111,6 +112,7 @@ def finetune_times(results: Results) -> Table:
         ),
         rows=tuple(rows),
         num_headers=2,
+        caption=describe_failures(results.finetuned.items()).strip(),
     )
 
 

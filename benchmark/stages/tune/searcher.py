@@ -116,6 +116,7 @@ def commit(job: Job, search: Search, refit: Outcome, account: Account) -> None:
             "num_epochs": best.num_epochs,
             "val_score": best.val_score,
             "num_trials": search.num_trials,
+            **search.failures(),
             "refit": job.refit,
             "seconds": {
                 "trials": round(search.seconds, 3),
