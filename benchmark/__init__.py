@@ -13,19 +13,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.api import RunResult, aggregate, load, load_head, run, scores, status
     from benchmark.config import Experiment
     from benchmark.errors import BenchmarkError, CellError, UsageError
+    from benchmark.exporting.predicting import predict
+    from benchmark.frames import aggregate
+    from benchmark.interactive import export, load, prepare, report, run, scores, status
+    from benchmark.results import CellResults, Report, RunResult
+    from benchmark.search.saved import load_head
+
+    __version__: str
 
 __all__ = [
     "BenchmarkError",
     "CellError",
+    "CellResults",
     "Experiment",
+    "Report",
     "RunResult",
     "UsageError",
     "aggregate",
+    "export",
     "load",
     "load_head",
+    "predict",
+    "prepare",
+    "report",
     "run",
     "scores",
     "status",
@@ -34,13 +46,32 @@ __all__ = [
 _MODULES = {
     "BenchmarkError": "errors",
     "CellError": "errors",
+    "CellResults": "results",
     "Experiment": "config",
+    "Report": "results",
+    "RunResult": "results",
     "UsageError": "errors",
+    "aggregate": "frames",
+    "load_head": "search.saved",
+    "predict": "exporting.predicting",
 }
+"""The module of each public name that is not in ``interactive``."""
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `benchmark list` must not import Arrow and pandas.
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("backbone-benchmark")
+        except PackageNotFoundError:
+            return "unknown"
     if name not in __all__:
         raise AttributeError(f"module 'benchmark' has no attribute '{name}'")
-    return getattr(import_module(f"benchmark.{_MODULES.get(name, 'api')}"), name)
+    return getattr(import_module(f"benchmark.{_MODULES.get(name, 'interactive')}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, for completion and ``help``; modules are not among them."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__")), "__version__"])

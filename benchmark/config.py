@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -48,19 +46,11 @@ from benchmark.fields import (
     read_experiment_file,
     refuse_duplicates,
     shown,
-    tuple_of_array,
 )
+from benchmark.section import Origin, Section, describe, settings_table
 
 MAX_CELLS = 1_000_000
 """Backbones times heads times seeds; a dry run lists them all."""
-
-
-class Section(BaseModel):
-    """A frozen table of the experiment file that refuses unknown keys and wrong types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    _arrays_become_tuples = field_validator("*", mode="before")(tuple_of_array)
 
 
 class DatasetConfig(Section):
@@ -219,14 +209,6 @@ class ResourcesConfig(Section):
     finetune: StageLimit = StageLimit()
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Source of an experiment; ignored when experiments are compared."""
-
-    text: str = field(default="", compare=False)
-    overrides: tuple[str, ...] = field(default=(), compare=False)
-
-
 class Experiment(Section):
     """One experiment file: the grid of backbones, heads and seeds on one data set."""
 
@@ -265,6 +247,27 @@ class Experiment(Section):
 
     _no_duplicates = field_validator("backbones", "heads", "seeds")(refuse_duplicates)
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_line(cls, content: Any, validate: Callable[[Any], Experiment]) -> Experiment:
+        """Check what fields alone cannot; raise UsageError for any problem."""
+        given = content.get("path") if isinstance(content, Mapping) else None
+        where = tidy(given or "the experiment")
+        try:
+            experiment = validate(content)
+        except ValidationError as error:
+            raise UsageError(_first_problem(error, where)) from None
+        _check_whole(experiment, where)
+        return experiment
+
+    def __repr__(self) -> str:
+        return f"<Experiment {describe(self)}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return settings_table(self)
+
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """Load an experiment file.
@@ -299,10 +302,11 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
     if not isinstance(content.get("backbone", {}), Mapping):
         # A list was meant: the table of options and the list differ by one letter.
         raise UsageError(f"{where}: unknown setting 'backbone'. Did you mean 'backbones'?")
-    try:
-        experiment = Experiment.model_validate({**content, "path": where})
-    except ValidationError as error:
-        raise UsageError(_first_problem(error, where)) from None
+    return Experiment.model_validate({**content, "path": where})
+
+
+def _check_whole(experiment: Experiment, where: str) -> None:
+    """Refuse options of other backbones, too many cells, and regions in two splits."""
     for name in experiment.backbone:
         if name not in experiment.backbones:
             raise UsageError(
@@ -316,7 +320,6 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
             f"{where}: backbones x heads x seeds are {num_cells:,} cells, more than "
             f"{MAX_CELLS:,}; split the experiment"
         )
-    return experiment
 
 
 def _check_regions(dataset: DatasetConfig, where: str) -> None:

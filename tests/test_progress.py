@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from benchmark.cli.console import LiveProgress, PlainProgress
+from benchmark.bars import LiveProgress, PlainProgress
 from benchmark.cli.jsonlog import JsonLog, JsonProgress, JsonStream, logging_to
 from benchmark.progress import LoggedProgress, Pace, StageCounts, describe
 

@@ -52,10 +52,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """All wings from the top down, with the wings that each may import besides itself."""
 
-FACE = {"benchmark", "benchmark.api"}
+FACE = {
+    *("benchmark", "benchmark.api", "benchmark.frames", "benchmark.interactive"),
+    "benchmark.results",
+}
 VOCABULARY = {
-    *("config", "environment", "errors", "fields", "progress", "registry", "regular", "specs"),
-    "tables",
+    *("arguments", "bars", "config", "environment", "errors", "fields", "markup", "progress"),
+    *("registry", "regular", "section", "specs", "tables"),
 }
 """The modules at the root that every wing may use."""
 

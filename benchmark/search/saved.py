@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmark.arguments import path_text
 from benchmark.errors import UsageError, one_line
 
 HEAD = "head.skops"
@@ -30,7 +31,7 @@ def load_head(artefact: str | Path) -> Any:
     with torch_kept_away():
         import skops.io
 
-    path = Path(artefact) / HEAD
+    path = Path(path_text("load_head: artefact", artefact)) / HEAD
     if not path.is_file():
         raise UsageError(f"{path}: no such head; give a folder that `benchmark status` prints")
     try:

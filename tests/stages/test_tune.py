@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmark.api import load_head
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
 from benchmark.search.bookkeeping import Search
+from benchmark.search.saved import load_head
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.tune import TuneStage
 from benchmark.tables import TRIALS, check_table, predictions_schema, vectors_array
