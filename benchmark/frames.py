@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from benchmark.arguments import refuse
+from benchmark.catalog.metrics import METRICS
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean
 from benchmark.experiment.context import Context
 from benchmark.fields import shown
@@ -99,28 +101,27 @@ def aggregate(
     return table.sort_values("mean_rank", ignore_index=True)
 
 
-def _check_frames(frames: object, metric: object, split: object, confidence: object) -> None:
+def _check_frames(frames: Any, metric: Any, split: Any, confidence: Any) -> None:
     import pandas as pd
 
     if not isinstance(frames, Mapping):
-        raise UsageError(f"aggregate: frames = {shown(frames, 100)}: give {{name: bm.scores(...)}}")
+        raise refuse("aggregate: frames", frames, "give {NAME: bm.scores(...)}")
     needed = {*CELL, "metric", "split", "value"}
     for name, frame in frames.items():
         if not isinstance(frame, pd.DataFrame) or needed - set(frame.columns):
             raise UsageError(
-                f"aggregate: {shown(name, 100)} is not a frame of scores; give what bm.scores "
+                f"bm.aggregate: {shown(name, 100)} is not a frame of scores; give what bm.scores "
                 "returns"
             )
-    is_share = isinstance(confidence, (int, float)) and 0 < confidence < 1
-    if not is_share:
-        raise UsageError(
-            f"aggregate: confidence = {shown(confidence, 100)}: give a number between 0 and 1"
-        )
-    known = {key for frame in frames.values() for key in frame["metric"].unique()}
-    if frames and metric not in known:
-        raise UsageError(
-            f"aggregate: unknown metric {shown(metric, 100)}."
-            f"{did_you_mean(str(metric), map(str, known))}"
-        )
+    is_number = isinstance(confidence, (int, float))
+    if not is_number or not 0 < confidence < 1:
+        raise refuse("aggregate: confidence", confidence, "give a number between 0 and 1")
     if split not in ("val", "test"):
-        raise UsageError(f"aggregate: split = {shown(split, 100)}: give 'test' or 'val'")
+        raise refuse("aggregate: split", split, "give 'test' or 'val'")
+    known = {str(key) for frame in frames.values() for key in frame["metric"].unique()}
+    if frames and metric not in known:
+        advice = f"no frame has it.{did_you_mean(str(metric), known)}"
+        raise refuse("aggregate: metric", metric, advice)
+    base = str(metric).partition("/")[0]
+    if base in METRICS and METRICS.get(base).direction == "lower":
+        raise refuse("aggregate: metric", metric, "give a metric of which more is better")

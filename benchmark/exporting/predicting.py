@@ -44,6 +44,8 @@ class _Image(NamedTuple):
     name: str | int
     content: Any
     """A path, a PIL image, or an array (C, H, W), (H, W, C) or (H, W)."""
+    is_of_array: bool = False
+    """Whether it is a part of an array (N, C, H, W) or (N, H, W, C)."""
 
 
 def predict(
@@ -128,8 +130,9 @@ def _images(given: Any) -> Iterator[_Image]:
     if isinstance(given, (bytes, bytearray, dict)):
         raise refuse("predict: images", given, _ADVICE)
     if hasattr(given, "__array__") and getattr(given, "ndim", 1) > 1:
-        items = given if given.ndim == 4 else [given]
-        return (_Image(number, item) for number, item in enumerate(items))
+        if given.ndim != 4:
+            return iter([_Image(0, given)])
+        return (_Image(number, item, is_of_array=True) for number, item in enumerate(given))
     if not isinstance(given, Iterable):
         raise refuse("predict: images", given, _ADVICE)
     return (
@@ -150,7 +153,7 @@ def _pixels(
     """Return the model's bands of an image, uint8 (C, H, W)."""
     where = f"bm.predict: image {shown(image.name, 200)}"
     try:
-        pixels, names = _read(image.content, model.bands)
+        pixels, names = _read(image, model.bands)
         if len(pixels) == 1 and model.bands == RGB:
             pixels, names = pixels.repeat(3, axis=0), RGB
         if set(model.bands) <= set(names):
@@ -174,10 +177,11 @@ def _pixels(
         raise UsageError(f"{where} {error}") from None
 
 
-def _read(content: Any, bands: tuple[str, ...]) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _read(image: _Image, bands: tuple[str, ...]) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Return the pixels (C, H, W) of an image, and the names of its bands; empty: unknown."""
     import numpy as np
 
+    content = image.content
     if isinstance(content, (str, os.PathLike)):
         found = decode(Path(content))
         pixels, descriptions = found.pixels, found.descriptions
@@ -195,18 +199,14 @@ def _read(content: Any, bands: tuple[str, ...]) -> tuple[NDArray[Any], tuple[str
         pixels = pixels[None]
     if pixels.ndim != 3 or not pixels.size:
         raise ImageError(f"is an array of shape {pixels.shape}; give (C, H, W) or (H, W, C)")
-    return _bands_first(pixels, len(bands)), ()
-
-
-def _bands_first(pixels: NDArray[Any], num_bands: int) -> NDArray[Any]:
-    """Return an array (C, H, W) or (H, W, C) as (C, H, W), told apart by the number of bands."""
-    counts = (1, num_bands) if num_bands == 3 else (num_bands,)
+    # An array is (C, H, W) or (H, W, C): the number of bands tells.
+    counts = (1, 3) if len(bands) == 3 else (len(bands),)
     is_first, is_last = pixels.shape[0] in counts, pixels.shape[2] in counts
-    if is_first and is_last and pixels.shape[0] != pixels.shape[1]:
+    if is_first and is_last and not image.is_of_array:
         raise ImageError(
             f"of shape {pixels.shape} can be read as (C, H, W) and as (H, W, C); give (N, C, H, W)"
         )
-    return pixels.transpose(2, 0, 1) if is_last and not is_first else pixels
+    return pixels.transpose(2, 0, 1) if is_last and not is_first else pixels, ()
 
 
 class _Sizes:
