@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from benchmark.arguments import refuse
@@ -113,8 +114,7 @@ def _check_frames(frames: Any, metric: Any, split: Any, confidence: Any) -> None
                 f"bm.aggregate: {shown(name, 100)} is not a frame of scores; give what bm.scores "
                 "returns"
             )
-    is_number = isinstance(confidence, (int, float))
-    if not is_number or not 0 < confidence < 1:
+    if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
         raise refuse("aggregate: confidence", confidence, "give a number between 0 and 1")
     if split not in ("val", "test"):
         raise refuse("aggregate: split", split, "give 'test' or 'val'")

@@ -7,6 +7,7 @@ run of the experiment in this process wrote.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,13 +187,13 @@ def export(
     where = _store_of("export", experiment, store)
     check_type("export: backbone", backbone, str, "give the name of a backbone")
     check_type("export: method", method, str, "give 'finetune' or the name of a head")
-    check_type("export: seed", seed, (int, type(None)), "give a seed of the experiment, or None")
+    check_type("export: seed", seed, (Integral, type(None)), "give a seed of the experiment")
     check_type("export: repo", repo, (str, type(None)), "give ORG/NAME, or None")
     folder, _ = api.export(
         experiment,
         backbone=backbone,
         method=method,
-        seed=seed,
+        seed=None if seed is None else int(seed),
         out=path_text("export: out", out, "give a new folder"),
         repo=repo,
         store=where,
@@ -230,7 +231,7 @@ def prepare(
     given = {"scenes": scenes, "size": size, "seed": seed}
     options = {key: value for key, value in given.items() if value is not None}
     for key, value in options.items():
-        check_type(f"prepare: {key}", value, int, "give a number")
+        check_type(f"prepare: {key}", value, Integral, "give a number")
     entry = DATASETS.get(dataset, where="prepare")
     if entry.prepare is None:
         raise UsageError(f"prepare: the data set '{dataset}' is your own data and needs no prepare")

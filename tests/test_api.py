@@ -136,19 +136,6 @@ def test_an_exported_head_predicts_what_its_cell_predicted(result, toml, tmp_pat
     np.testing.assert_allclose(frame["confidence"], expected.max(axis=1), atol=1e-5)
 
 
-def test_several_data_sets_are_aggregated_with_their_metric_and_split(result, toml):
-    scores = bm.scores(bm.load(toml))
-    other = scores.assign(value=scores["value"] * 0.9)
-    table = bm.aggregate({"a": scores, "b": other}, metric="accuracy", split="val")
-    assert set(table["metric"]) == {"accuracy"}
-    assert set(table["split"]) == {"val"}
-    assert set(table["method"]) == {"knn", "logistic_regression"}
-    with pytest.raises(bm.UsageError, match="give a metric of which more is better"):
-        bm.aggregate({"a": scores, "b": other}, metric="expected_calibration_error")
-    with pytest.raises(bm.BenchmarkError, match="1 data sets have 2 methods"):
-        bm.aggregate({"a": scores})
-
-
 def test_status_says_complete_then_stale(result, toml):
     assert {item.status for item in bm.status(bm.load(toml))} == {"complete"}
     other = bm.status(bm.load(toml, ["tune.num_trials=4"]))

@@ -174,6 +174,15 @@ def test_an_experiment_made_in_python_without_a_setting_names_it() -> None:
         bm.Experiment(name="x")
 
 
+def test_numbers_of_a_frame_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(interactive.api, "export", lambda _, **all: (given.update(all), None))
+    seed = pd.Series([4])[0]
+    assert type(seed) is not int
+    bm.export(TOY, backbone="a", out="x", seed=seed)
+    assert given["seed"] == 4 and type(given["seed"]) is int
+
+
 def test_a_store_in_which_nothing_was_written_is_not_remembered(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -181,6 +190,42 @@ def test_a_store_in_which_nothing_was_written_is_not_remembered(tmp_path: Path) 
     with pytest.raises(bm.UsageError, match="cannot be written"):
         bm.run(mine, store=blocked / "runs")
     assert mine.model_dump_json() not in interactive._last_stores
+
+
+# --- several data sets ---
+
+
+def scores(**values: float) -> pd.DataFrame:
+    """The scores of the backbones ``a``, ``b`` ... with one head and two seeds."""
+    return pd.DataFrame(
+        [
+            {"backbone": name, "method": "knn", "seed": seed, "split": split}
+            | {"metric": metric, "value": value - 0.01 * seed}
+            for name, value in values.items()
+            for seed in (0, 1)
+            for split in ("val", "test")
+            for metric in ("accuracy", "expected_calibration_error")
+        ]
+    )
+
+
+def test_several_data_sets_are_aggregated_with_their_metric_and_split() -> None:
+    frames = {"here": scores(a=0.9, b=0.7, c=0.2), "there": scores(a=0.8, b=0.6, d=0.1)}
+    table = bm.aggregate(frames, metric="accuracy", split="val")
+    assert table["backbone"].tolist() == ["a", "b"]
+    assert table["mean_rank"].tolist() == [1.0, 2.0]
+    assert set(table["metric"]) == {"accuracy"}
+    assert set(table["split"]) == {"val"}
+
+
+def test_what_cannot_be_aggregated_is_refused() -> None:
+    here = scores(a=0.9, b=0.7)
+    with pytest.raises(bm.UsageError, match="give a metric of which more is better"):
+        bm.aggregate({"a": here, "b": here}, metric="expected_calibration_error")
+    with pytest.raises(bm.BenchmarkError, match="1 data sets have 2 methods with 'accuracy' on"):
+        bm.aggregate({"a": here}, metric="accuracy")
+    with pytest.raises(bm.BenchmarkError, match="0 data sets have 0 methods"):
+        bm.aggregate({})
 
 
 # --- how values are shown ---

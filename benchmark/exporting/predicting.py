@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -111,7 +112,7 @@ def _check_range(given: Any) -> tuple[float, float] | None:
     advice = "give (low, high) with low < high"
     check_type("predict: value_range", given, (tuple, list), advice)
     for value in given:
-        check_type("predict: value_range", value, (int, float), advice)
+        check_type("predict: value_range", value, Real, advice)
     if len(given) != 2 or not given[0] < given[1]:
         raise refuse("predict: value_range", given, advice)
     return float(given[0]), float(given[1])
