@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import threading
+import time
 from contextlib import AbstractContextManager, nullcontext
 from html import escape as escape_html
 from importlib import import_module
@@ -124,12 +125,13 @@ class NotebookProgress(LiveProgress):
                 force_terminal=False,
             )
         )
+        self._began = time.monotonic()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="bars", daemon=True)
 
     def __enter__(self) -> NotebookProgress:
         display: Any = import_module("IPython.display").display
-        self._display = display(self._content("starting"), raw=True, display_id=True)
+        self._display = display(self._content(), raw=True, display_id=True)
         self._thread.start()
         return self
 
@@ -140,13 +142,15 @@ class NotebookProgress(LiveProgress):
 
     def _refresh(self) -> None:
         while not self._is_over.wait(NOTEBOOK_EVERY_S):
-            self._display.update(self._content("starting"), raw=True)
+            self._display.update(self._content(), raw=True)
 
-    def _content(self, otherwise: str = "") -> dict[str, str]:
-        """Return the lines and the bars, or ``otherwise``, as text and as HTML."""
+    def _content(self) -> dict[str, str]:
+        """Return the lines and the bars, as text and as HTML."""
         with self._console.capture() as bars:
             self._console.print(self._bars.get_renderable())
-        text = (self._lines.getvalue() + bars.get()).rstrip() or otherwise
+        text = (self._lines.getvalue() + bars.get()).rstrip()
+        if not text and not self._is_over.is_set():
+            text = f"starting, {time.monotonic() - self._began:.0f} s"
         style = "white-space: pre; line-height: 1.2"
         return {"text/plain": text, "text/html": f'<pre style="{style}">{escape_html(text)}</pre>'}
 

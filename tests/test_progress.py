@@ -201,7 +201,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
 
 def test_a_notebook_shows_bars_lines_and_failures_in_one_display(notebook: Notebook) -> None:
     with progress_of(True) as progress:
-        assert notebook.shown[0]["text/plain"] == "starting"
+        assert notebook.shown[0]["text/plain"] == "starting, 0 s"
         progress.message("embed: <2> CPUs")
         stage = begin(progress)
         in_threads(lambda number: drive(stage, number))
@@ -226,6 +226,12 @@ def test_a_notebook_shows_the_time_while_nothing_is_reported(notebook: Notebook)
         assert len(notebook.shown) >= before + 3
         assert "0:00:0" in notebook.shown[-1]["text/plain"]
     assert not [item for item in threading.enumerate() if item.name == "bars"]
+
+
+def test_a_notebook_keeps_nothing_of_a_call_without_stages(notebook: Notebook) -> None:
+    with progress_of(True):
+        pass
+    assert notebook.shown[-1]["text/plain"] == ""
 
 
 def test_a_terminal_of_ipython_is_no_notebook(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import benchmark as bm
+from benchmark.catalog.backbones import BACKBONES
+from benchmark.experiment.context import Context
 from benchmark.exporting import predicting
+from benchmark.exporting.folder import export
+from benchmark.networks.embedder import Preprocessing
+from tests.exporting.test_folder import CLASSES, write_finetuned, write_patches
 
 SIDE = 8
 RGB = ("red", "green", "blue")
@@ -231,6 +237,25 @@ def test_a_value_range_that_is_none_is_refused(value_range: Any, use: Any) -> No
     use()
     with pytest.raises(bm.UsageError, match=r"bm\.predict: value_range = "):
         bm.predict("model", PIXELS, value_range=value_range)
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_folder_gives_the_probabilities_of_its_network(
+    open_small: Callable[..., Context], tmp_path: Path
+) -> None:
+    backbone = replace(BACKBONES.get("random"), is_floor=False)
+    context = open_small(backbones=[backbone], finetune={})
+    write_patches(context)
+    network = write_finetuned(context, backbone)
+    side = backbone.image_size
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 3, side, side), np.uint8)
+    folder = export(context, backbone="random", method="finetune", seed=0, out=tmp_path / "out")
+    frame = bm.predict(folder, pixels)
+    with torch.inference_mode():
+        given = Preprocessing(backbone, RGB)(torch.from_numpy(pixels))
+        wanted = network(given).softmax(dim=1).numpy()
+    np.testing.assert_allclose(frame[[f"p_{name}" for name in CLASSES]], wanted, atol=1e-4)
+    assert frame["label"].tolist() == [CLASSES[k] for k in wanted.argmax(axis=1)]
 
 
 def test_a_folder_that_was_not_exported_is_refused(tmp_path: Path) -> None:
