@@ -184,6 +184,19 @@ def export(
     return folder, exporting.push(folder, repo) if repo else None
 
 
+def describe_export(folder: str | Path) -> tuple[str, str]:
+    """Return the kind of an exported folder (pipeline, program or package), and one line about it.
+
+    Raises:
+        UsageError: it was not exported.
+    """
+    from benchmark.exporting.running import read_description
+    from benchmark.exporting.usage import summarise
+
+    description = read_description(folder)
+    return description["kind"], summarise(description)
+
+
 def status(
     experiment: Experiment, *, store: str | None = None, verify: bool = False
 ) -> CellResults:

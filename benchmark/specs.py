@@ -224,9 +224,13 @@ class Backbone:
     that layer's parameters start with its attribute ``head_prefix`` (a string or a tuple of
     strings, as for ``str.startswith``). None: a linear layer on the embedding
     (``classifier.LinearClassifier``)."""
+    build_foldable: Callable[[int, int], torch.nn.Module] | None = None
+    """Build a classifier as ``build_classifier`` does, whatever the pooling of the embedding: its
+    last layer takes over a linear head if its input is the embedding. None: the classifier of
+    fine-tuning."""
     publish: Callable[[Publication], None] | None = None
-    """Write a fine-tuned classifier as a folder that the ``image-classification`` pipeline of
-    transformers loads; None: transformers has no class for it."""
+    """Write a classifier as a folder that the ``image-classification`` pipeline of transformers
+    loads; None: transformers has no class for it."""
     options: tuple[tuple[str, Any], ...] = ()
     """User options that change the embedding, by name, e.g. ``("pooling", "cls")``."""
     version: int = 1
@@ -239,7 +243,7 @@ class Backbone:
 
 
 class Publication(NamedTuple):
-    """A fine-tuned classifier to publish."""
+    """A classifier to publish."""
 
     backbone: Backbone
     folder: Path
@@ -247,6 +251,8 @@ class Publication(NamedTuple):
     """The state dict of the classifier, as ``build_classifier`` or ``LinearClassifier`` names
     its tensors."""
     classes: tuple[str, ...]
+    is_frozen: bool = False
+    """Whether its last layer is a head on the embedding; otherwise it is fine-tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -325,16 +325,18 @@ def export(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a trained model as a folder that works without this package."""
+    """Write a trained model as a folder, which works without this package where it can."""
     from benchmark import api
 
     loaded = api.load(experiment, settings or ())
     folder, address = api.export(
         loaded, backbone=backbone, method=method, seed=seed, out=out, repo=push, store=store
     )
+    kind, summary = api.describe_export(folder)
     if as_json:
-        print_json({"path": str(folder), "pushed": address})
+        print_json({"path": str(folder), "kind": kind, "pushed": address})
         return
+    say(summary)
     if address:
         say(address)
     say(str(folder))

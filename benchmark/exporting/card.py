@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.experiment.cells import TRAIN_SET
 from benchmark.experiment.context import FINETUNE, Context
+from benchmark.exporting.running import PACKAGE, PIPELINE, PROGRAM
+from benchmark.exporting.usage import usages
 from benchmark.specs import Backbone
 from benchmark.store.artefacts import Artefact
 from benchmark.tables import SPLITS
@@ -31,7 +34,7 @@ def write_card(
     method: str,
     seed: int,
     artefact: Artefact,
-    code: str,
+    description: Mapping[str, Any],
 ) -> None:
     """Write the card of one complete cell as Markdown with the hub's front matter.
 
@@ -42,7 +45,7 @@ def write_card(
         method: of the cell.
         seed: of the cell.
         artefact: of the cell.
-        code: example in Python that uses the folder.
+        description: of the folder.
     """
     patches, manifest = context.patches.manifest(), artefact.manifest()
     classes = tuple(patches["classes"])
@@ -59,7 +62,7 @@ def write_card(
     scores, confusion, reason = _scores(context.scores(), key)
     provenance = manifest.get("provenance", {})
     content = {
-        "front_matter": _front_matter(backbone, is_finetuned=is_finetuned),
+        "front_matter": _front_matter(backbone, description),
         "title": f"{context.experiment.name}: {backbone.name} / {method}",
         "backbone": backbone,
         "method": method,
@@ -86,18 +89,22 @@ def write_card(
         "limits": _limits(context, patches, counts, regions, is_evaluated=bool(scores)),
         "revision": backbone.revision() or "-",
         "fingerprint": artefact.fingerprint,
-        "code": code,
+        "kind": description["kind"],
+        "usages": usages(description),
     }
     path.write_text(_render(content))
 
 
-def _front_matter(backbone: Backbone, *, is_finetuned: bool) -> dict[str, Any]:
+def _front_matter(backbone: Backbone, description: Mapping[str, Any]) -> dict[str, Any]:
+    kind = description["kind"]
+    is_pipeline = kind == PIPELINE or description.get("pipeline_difference") is not None
+    library = {PROGRAM: "pytorch", PACKAGE: "sklearn"}
     tags = ["image-classification", "remote-sensing", "backbone-benchmark"]
     matter: dict[str, Any] = {
         "license": _HUB_LICENSES.get(backbone.license, "other"),
-        "library_name": "transformers" if is_finetuned else "sklearn",
+        "library_name": "transformers" if is_pipeline else library[kind],
         "pipeline_tag": "image-classification",
-        "tags": tags if is_finetuned else [*tags, "skops"],
+        "tags": [*tags, "skops"] if kind == PACKAGE else tags,
     }
     if backbone.hub_id:
         matter["base_model"] = backbone.hub_id

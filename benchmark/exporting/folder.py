@@ -1,12 +1,11 @@
 """Export one cell of the grid as a folder with a model card.
 
-A fine-tuned backbone becomes a folder for the ``image-classification`` pipeline of transformers;
-a tuned head becomes its skops file and a description of its input.
+A fine-tuned backbone becomes a folder for the ``image-classification`` pipeline of transformers; a
+tuned head becomes one too where it can be folded into the network (``frozen``).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import uuid
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.exporting.card import write_card
+from benchmark.exporting.running import PIPELINE, write_description
 from benchmark.networks.bands import band_indices
-from benchmark.networks.fitted import FITTED
+from benchmark.search.saved import HEAD
 from benchmark.specs import Backbone, Publication
 from benchmark.store.artefacts import Artefact
 
@@ -27,49 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WEIGHTS = "model.safetensors"
-HEAD = "head.skops"
-
-_PIPELINE_CODE = """\
-from transformers import pipeline
-
-classify = pipeline("image-classification", model="path/to/this/folder")
-print(classify("patch.png"))"""
-
-_HEAD_CODE = """\
-import json
-from pathlib import Path
-
-import numpy as np
-from PIL import Image
-
-import benchmark as bm
-from benchmark.catalog.backbones import find_backbone
-from benchmark.config import BackboneOptions
-from benchmark.networks.devices import plan_device
-from benchmark.networks.embedder import Embedder
-
-folder = Path("path/to/this/folder")
-config = json.loads((folder / "config.json").read_text())
-plan = plan_device(precision=config["precision"], batch_size=None, num_threads=1)
-options = BackboneOptions(**config["options"])
-backbone = find_backbone(config["backbone"], options=options)
-embed = Embedder(backbone, config["bands"], plan)
-
-# uint8 (N, C, H, W), the bands in the order of config["bands"]
-pixels = np.asarray(Image.open("patch.png"))[None].transpose(0, 3, 1, 2)
-embeddings, _ = embed(pixels)
-labels = bm.load_head(folder).predict(embeddings)
-print([config["classes"][label] for label in labels])"""
-
-
-def _head_code(backbone: Backbone) -> str:
-    """Return the card's example; it loads the backbone's fitted state if there is one."""
-    if backbone.fit is None:
-        return _HEAD_CODE
-    code = _HEAD_CODE.replace(
-        "import Image\n", "import Image\nfrom safetensors.torch import load_file\n"
-    )
-    return code.replace("plan)\n", f'plan, load_file(folder / "{FITTED}"))\n')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +43,35 @@ class Exported:
     def is_finetuned(self) -> bool:
         """Whether the cell is a fine-tuned backbone; otherwise it is a head."""
         return self.method == FINETUNE
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+        return tuple(self.context.patches.manifest()["classes"])
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands that the backbone takes, in order."""
+        bands = self.context.patches.manifest()["bands"]
+        return tuple(bands[i] for i in band_indices(self.backbone, bands))
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in px."""
+        return int(self.context.patches.manifest()["patch_size"])
+
+    def facts(self, kind: str) -> dict[str, Any]:
+        """Return what every exported folder says of itself."""
+        return {
+            "kind": kind,
+            "classes": list(self.classes),
+            "bands": list(self.bands),
+            "patch_size": self.patch_size,
+            "backbone": self.backbone.name,
+            "method": self.method,
+            "seed": self.seed,
+            "artefact": self.artefact.fingerprint,
+        }
 
 
 def export(context: Context, *, backbone: str, method: str, seed: int | None, out: Path) -> Path:
@@ -105,13 +91,16 @@ def export(context: Context, *, backbone: str, method: str, seed: int | None, ou
     Raises:
         UsageError: a name is unknown, the cell is not complete or cannot be exported, or the
             folder cannot be written.
+        CellError: a file of the cell is damaged.
     """
     cell = _find_cell(context, backbone, method, seed)
     with _new_folder(out) as folder:
         if cell.is_finetuned:
-            _write_finetuned(cell, folder)
+            description = _write_finetuned(cell, folder)
         else:
-            _write_head(cell, folder)
+            from benchmark.exporting.frozen import write_frozen
+
+            description = write_frozen(cell, folder)
         write_card(
             folder / "README.md",
             context=context,
@@ -119,7 +108,7 @@ def export(context: Context, *, backbone: str, method: str, seed: int | None, ou
             method=method,
             seed=cell.seed,
             artefact=cell.artefact,
-            code=_PIPELINE_CODE if cell.is_finetuned else _head_code(cell.backbone),
+            description=description,
         )
     return out
 
@@ -262,7 +251,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_finetuned(cell: Exported, folder: Path) -> None:
+def _write_finetuned(cell: Exported, folder: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -273,46 +262,5 @@ def _write_finetuned(cell: Exported, folder: Path) -> None:
     publish = cell.backbone.publish
     if publish is None:
         raise ValueError(f"backbone '{cell.backbone.name}' cannot be published")
-    classes = tuple(cell.context.patches.manifest()["classes"])
-    publish(Publication(cell.backbone, folder, state, classes))
-
-
-def _write_head(cell: Exported, folder: Path) -> None:
-    context, backbone = cell.context, cell.backbone
-    patches, manifest = context.patches.manifest(), cell.artefact.manifest()
-    bands = patches["bands"]
-    (folder / HEAD).write_bytes(cell.artefact.read_verified(HEAD))
-    embeddings = context.embeddings(backbone)
-    if backbone.fit is not None:
-        if not embeddings.has(FITTED):
-            raise UsageError(f"{embeddings.uri} holds no {FITTED}: run `benchmark embed` again")
-        (folder / FITTED).write_bytes(embeddings.read_verified(FITTED))
-    config = {
-        "backbone": backbone.name,
-        "options": dict(backbone.options),
-        "revision": backbone.revision(),
-        "source": backbone.source,
-        "dim": _stored_dim(embeddings) or backbone.dim,
-        "bands": [bands[i] for i in band_indices(backbone, bands)],
-        "patch_size": patches["patch_size"],
-        "image_size": backbone.image_size,
-        "resize_to": backbone.resize_to,
-        "interpolation": backbone.interpolation,
-        "is_rounded": backbone.is_rounded,
-        "mean": list(backbone.mean),
-        "std": list(backbone.std),
-        "precision": (embeddings.plan() or {}).get("precision", "auto"),
-        "head": cell.method,
-        "params": manifest["params"],
-        "classes": patches["classes"],
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _stored_dim(embeddings: Artefact) -> int | None:
-    """Return the length of the stored embeddings, or None if there are none."""
-    names = embeddings.files("part-")
-    if not names:
-        return None
-    schema = embeddings.read_schema(names[0])
-    return int(schema.field("embedding").type.list_size)
+    publish(Publication(cell.backbone, folder, state, cell.classes))
+    return write_description(folder, cell.facts(PIPELINE))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +14,7 @@ from benchmark.config import BackboneOptions
 from benchmark.errors import UsageError, one_line
 from benchmark.fields import shown
 from benchmark.networks.fitted import FITTED
+from benchmark.store.cache import cache_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "benchmark.json"
 """What the folder is, in every folder that ``export`` writes."""
+PROGRAM_FILE = "program.pt2"
 CONFIG = "config.json"
 """The configuration of transformers, or the input of a head that needs this package."""
 
@@ -63,19 +67,21 @@ class OpenedModel(Protocol):
         ...
 
 
-def open_model(folder: str | Path, *, trust_remote_code: bool = False) -> OpenedModel:
+def open_model(folder: str | Path, *, trust_code: bool = False) -> OpenedModel:
     """Open a folder that ``benchmark export`` or ``bm.export`` wrote; on the CPU, in float32.
 
     A folder with a program runs the program, whose probabilities are the closest to those of the
-    experiment. Code that lies in the folder is never run.
+    experiment. A program is code: without ``trust_code``, only those that this user exported on
+    this machine are run. A folder's ``predict.py`` is never run here.
 
     Args:
         folder: on a local disk.
-        trust_remote_code: whether a backbone of the Hugging Face hub may run its own code.
+        trust_code: whether to run a program of others, or the own code of a backbone of the
+            Hugging Face hub.
 
     Raises:
         UsageError: the folder is absent, was not exported, one of its files is missing or damaged,
-            or its backbone runs code of its own and is not trusted.
+            or it brings code that is not trusted.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -84,12 +90,58 @@ def open_model(folder: str | Path, *, trust_remote_code: bool = False) -> Opened
     kind = description["kind"]
     try:
         if kind == PROGRAM:
+            if not trust_code and _is_foreign(root / PROGRAM_FILE):
+                raise UsageError(
+                    f"{root}: its program was not exported by you on this machine; a program is "
+                    "code: if you trust it, open the folder with trust_code=True"
+                )
             return _ProgramModel(root, description)
         if kind == PACKAGE:
-            return _PackageModel(root, description, trust_remote_code)
+            return _PackageModel(root, description, trust_code)
         return _PipelineModel(root, description)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{root}: cannot be opened ({one_line(error)}); export it again") from None
+
+
+def write_description(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Add facts to the description of a folder, and return all of it."""
+    path = folder / DESCRIPTION
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    content = {**known, **facts}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return content
+
+
+def read_description(folder: str | Path) -> dict[str, Any]:
+    """Return what an exported folder says of itself: kind, classes, bands and more.
+
+    Raises:
+        UsageError: it was not exported.
+    """
+    return _read_description(Path(folder))
+
+
+def record_program(folder: Path) -> None:
+    """Remember in this user's cache that the program of a folder may be run."""
+    # A home folder that cannot be written: the program is then run with ``trust_code`` alone.
+    with suppress(OSError):
+        _record_of(folder / PROGRAM_FILE).touch()
+
+
+def _is_foreign(program: Path) -> bool:
+    """Return whether a program exists that this user did not export on this machine."""
+    if not program.is_file():
+        return False
+    try:
+        return not _record_of(program).is_file()
+    except OSError:
+        return True
+
+
+def _record_of(program: Path) -> Path:
+    with program.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return cache_folder("exported") / digest
 
 
 def check_pixels(pixels: NDArray[np.uint8], bands: tuple[str, ...]) -> None:
@@ -193,9 +245,7 @@ class _PackageModel(_Described):
     _embed: Any
     _head: Any
 
-    def __init__(
-        self, folder: Path, description: Mapping[str, Any], trust_remote_code: bool
-    ) -> None:
+    def __init__(self, folder: Path, description: Mapping[str, Any], trust_code: bool) -> None:
         from benchmark.catalog.backbones import find_backbone
         from benchmark.networks.devices import plan_device
         from benchmark.networks.embedder import Embedder
@@ -209,10 +259,10 @@ class _PackageModel(_Described):
 
             state = load_file(folder / FITTED)
         options = BackboneOptions(**config["options"])
-        if options.trust_remote_code and not trust_remote_code:
+        if options.trust_remote_code and not trust_code:
             raise UsageError(
                 f"{folder}: backbone {shown(config['backbone'])} runs code of its own; read it "
-                "and, if you trust it, open the folder with trust_remote_code=True"
+                "and, if you trust it, open the folder with trust_code=True"
             )
         backbone = find_backbone(config["backbone"], where=str(folder), options=options)
         plan = plan_device(precision="float32", device="cpu", num_threads=torch_threads())

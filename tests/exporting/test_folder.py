@@ -15,22 +15,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import skops.io
 import torch
 from PIL import Image
 from safetensors.torch import save
-from sklearn.linear_model import LogisticRegression
 
 from benchmark.catalog.backbones import BACKBONES
-from benchmark.catalog.heads import HEADS
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.experiment.context import Context
 from benchmark.exporting.folder import export, push
 from benchmark.networks.classifier import build_classifier
-from benchmark.networks.devices import plan_device
-from benchmark.networks.embedder import Embedder, Preprocessing
-from benchmark.networks.fitted import write_fitted
-from benchmark.specs import Backbone, Fitted, Publication
+from benchmark.networks.embedder import Preprocessing
+from benchmark.specs import Backbone, Publication
 from benchmark.tables import CONFUSION, SCORES
 from tests.toys import toy
 
@@ -98,27 +93,6 @@ def write_finetuned(context: Context, backbone: Backbone, *, seed: int = 0) -> t
         }
     )
     return classifier
-
-
-def write_head(context: Context, backbone: Backbone, *, head: str = "logistic_regression") -> Any:
-    rng = np.random.default_rng(0)
-    model = LogisticRegression().fit(rng.normal(size=(60, 6)), rng.integers(0, 3, 60))
-    artefact = context.predictions(backbone, HEADS.get(head), 0)
-    artefact.write_bytes("head.skops", skops.io.dumps(model))
-    artefact.commit(
-        {
-            "head": head,
-            "seed": 0,
-            "params": {"C": 2.0},
-            "num_epochs": None,
-            "val_score": 0.75,
-            "num_trials": 3,
-            "refit": "train+val",
-            "seconds": {"trials": 1.0, "refit": 0.1, "device": 1.1},
-            "provenance": PROVENANCE,
-        }
-    )
-    return model
 
 
 def write_scores(context: Context, backbone: str, method: str) -> None:
@@ -231,78 +205,6 @@ def test_the_card_of_a_synthetic_data_set_says_so(
     card = (tmp_path / "out/README.md").read_text()
     assert "**Synthetic data: a program made the pictures for training and testing." in card
     assert "(synthetic), patches of each class" in card
-
-
-def run_card(folder: Path, *, cwd: Path) -> str:
-    """Run the lines of a model card, and return what they print."""
-    card = (folder / "README.md").read_text()
-    code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/folder", str(folder))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_a_head_is_exported_with_what_it_must_be_fed(
-    open_small: Callable[..., Context], tmp_path: Path
-) -> None:
-    context = open_small()
-    write_patches(context)
-    model = write_head(context, context.backbones[0])
-    out = tmp_path / "out"
-    out.mkdir()
-    export(context, backbone="mean_color", method="logistic_regression", seed=0, out=out)
-    config = json.loads((out / "config.json").read_text())
-    assert config["backbone"] == "mean_color"
-    assert config["bands"] == list(RGB)
-    assert config["classes"] == list(CLASSES)
-    assert (config["image_size"], config["mean"], config["std"]) == (None, [0.0], [1.0])
-    assert config["params"] == {"C": 2.0}
-    card = (out / "README.md").read_text()
-    assert 'library_name: "sklearn"' in card
-    assert "The weights of the backbone are not in this folder." in card
-
-    # The lines of the card run as they are, and give what the head gives.
-    picture = np.random.default_rng(3).integers(0, 256, (32, 32, 3), np.uint8)
-    Image.fromarray(picture).save(tmp_path / "patch.png")
-    printed = run_card(out, cwd=tmp_path)
-    plan = plan_device(precision="float32", batch_size=None, num_threads=1, device="cpu")
-    embedding, _ = Embedder(context.backbones[0], RGB, plan)(picture.transpose(2, 0, 1)[None])
-    assert printed == str([CLASSES[model.predict(embedding)[0]]])
-
-
-def test_a_head_on_a_fitted_backbone_brings_what_it_learnt(
-    open_small: Callable[..., Context], tmp_path: Path
-) -> None:
-    backbone = BACKBONES.get("pca")
-    context = open_small(backbones=[backbone])
-    write_patches(context)
-    model = write_head(context, backbone)
-    out = tmp_path / "out"
-    with pytest.raises(UsageError, match=r"holds no fitted.safetensors: run `benchmark embed`"):
-        export(context, backbone="pca", method="logistic_regression", seed=0, out=out)
-    generator = torch.Generator().manual_seed(0)
-    state = {
-        "mean": torch.rand(3 * 128**2, generator=generator),
-        "axes": torch.randn(6, 3 * 128**2, generator=generator) / 100,
-    }
-    write_fitted(context.embeddings(backbone), Fitted(state, {}))
-    export(context, backbone="pca", method="logistic_regression", seed=0, out=out)
-    card = (out / "README.md").read_text()
-    assert "fitted on train, is in `fitted.safetensors`." in card and "are not in" not in card
-    picture = np.random.default_rng(3).integers(0, 256, (128, 128, 3), np.uint8)
-    Image.fromarray(picture).save(tmp_path / "patch.png")
-    printed = run_card(out, cwd=tmp_path)
-    scores = state["axes"] @ (
-        torch.from_numpy(picture).permute(2, 0, 1).flatten() / 255 - state["mean"]
-    )
-    assert printed == str([CLASSES[model.predict(scores.numpy()[None])[0]]])
 
 
 @pytest.mark.slow

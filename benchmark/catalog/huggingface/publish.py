@@ -1,4 +1,4 @@
-"""Write fine-tuned classifiers as folders that the pipeline of transformers loads unchanged."""
+"""Write classifiers as folders that the pipeline of transformers loads unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from benchmark.specs import Backbone, Publication
 if TYPE_CHECKING:
     import torch
 
-_INSTEAD = "export a head on its embedding instead (--method)"
+INSTEAD = "export a head on its embedding instead (--method)"
+"""Advice for a fine-tuned classifier that cannot be published."""
 
 
 def publish_transformers(checkpoint: Checkpoint, publication: Publication) -> None:
@@ -30,7 +31,8 @@ def publish_transformers(checkpoint: Checkpoint, publication: Publication) -> No
     auto: Any = AutoModelForImageClassification
 
     what = f"backbone '{publication.backbone.name}'"
-    _check_options(publication.backbone, can_have=())
+    # A folded head is compared with the embedding, however that is pooled.
+    _check_options(publication.backbone, can_have=("pooling",) if publication.is_frozen else ())
     state = _renamed(publication.state, {"model.": ""}, what)
     config = load_config(checkpoint)
     config.id2label = dict(enumerate(publication.classes))
@@ -41,8 +43,7 @@ def publish_transformers(checkpoint: Checkpoint, publication: Publication) -> No
             model = auto.from_config(config, trust_remote_code=False)
         except ValueError:
             raise UsageError(
-                f"{what}: transformers has no image classifier for '{config.model_type}'; "
-                f"{_INSTEAD}"
+                f"{what}: transformers has no image classifier for '{config.model_type}'; {INSTEAD}"
             ) from None
         _load_state(model, state, what)
         # The checkpoint may be in half precision; the trained weights are float32.
@@ -79,7 +80,7 @@ def publish_timm(
     if not isinstance(classifier, str):
         raise UsageError(
             f"{what}: a network with {len(classifier or ())} classification layers cannot be "
-            f"published; {_INSTEAD}"
+            f"published; {INSTEAD}"
         )
     size = backbone.image_size or 224
     state = _renamed(
@@ -118,7 +119,7 @@ def _check_options(backbone: Backbone, *, can_have: Collection[str]) -> None:
             text = list(value) if isinstance(value, tuple) else value
             raise UsageError(
                 f"backbone '{backbone.name}': the pipeline of transformers does not support "
-                f"{name} = {text}; {_INSTEAD}"
+                f"{name} = {text}; {INSTEAD}"
             )
 
 
@@ -137,7 +138,7 @@ def _renamed(state: Any, prefixes: dict[str, str], what: str) -> dict[str, torch
         if old is None:
             raise UsageError(
                 f"{what}: the tensor '{name}' belongs to a classifier that cannot be published; "
-                f"{_INSTEAD}"
+                f"{INSTEAD}"
             )
         renamed[prefixes[old] + name.removeprefix(old)] = tensor
     return renamed
@@ -147,5 +148,5 @@ def _load_state(model: Any, state: dict[str, torch.Tensor], what: str) -> None:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise misfit(f"{what}: the fine-tuned weights", error) from None
+        raise misfit(f"{what}: the weights", error) from None
     model.eval()

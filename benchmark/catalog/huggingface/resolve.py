@@ -135,6 +135,7 @@ def resolve_huggingface(
         description=f"{model_type}, {reading.words}",
         build=partial(build, checkpoint, proof, reading),
         build_classifier=None if reads_otherwise or is_tower else classifier,
+        build_foldable=None if is_tower else classifier,
         publish=None if is_tower else partial(publish, checkpoint),
         dim=dim,
     )
@@ -182,7 +183,7 @@ def build_classifier(
 
 
 def publish(checkpoint: Checkpoint, publication: Publication) -> None:
-    """Write a fine-tuned classifier as a folder for transformers."""
+    """Write a classifier as a folder for transformers."""
     from benchmark.catalog.huggingface.publish import publish_transformers
 
     publish_transformers(checkpoint, publication)

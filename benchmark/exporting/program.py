@@ -1,0 +1,128 @@
+"""A frozen network, its scaler and its head as one program of torch, with its ``predict.py``."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.errors import BenchmarkError, one_line
+from benchmark.exporting import standalone
+from benchmark.exporting.heads import Frozen
+from benchmark.exporting.running import PROGRAM_FILE, write_description
+from benchmark.networks.embedder import Network
+from benchmark.specs import Backbone
+
+SCRIPT = "predict.py"
+OWN_OPERATORS = frozenset({"aten", "prims", "prim", "higher_order"})
+"""Operators that torch brings; others would need the package that registers them."""
+
+
+class CannotExportError(BenchmarkError):
+    """The reason why there is no program, as the second part of a sentence."""
+
+
+class _Whole(torch.nn.Module):
+    """A backbone and a head: prepared pixels (B, C, S, S) to probabilities (B, K)."""
+
+    def __init__(self, backbone: torch.nn.Module, head: Frozen) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        probabilities: torch.Tensor = self.head(self.backbone(x).float())
+        return probabilities
+
+
+def write_program(
+    folder: Path,
+    network: Network,
+    head: Frozen,
+    x: torch.Tensor,
+    *,
+    backbone: Backbone,
+    description: Mapping[str, Any],
+) -> None:
+    """Write the program, its description and the script that runs it.
+
+    Args:
+        folder: to write to.
+        network: in evaluation mode.
+        head: reads its embedding.
+        x: the network's input for two patches or more, float32 (n, C, S, S).
+        backbone: of the network.
+        description: what else ``benchmark.json`` says.
+
+    Raises:
+        CannotExportError: torch cannot export the network, or it needs operators of a package.
+    """
+    program, takes_batches = _export(_Whole(network.backbone, head).eval(), x)
+    with _quiet():
+        torch.export.save(program, folder / PROGRAM_FILE)
+    content = {
+        **description,
+        "takes_batches": takes_batches,
+        "torch": torch.__version__.partition("+")[0],
+        "input": {
+            "image_size": backbone.image_size,
+            "resize_to": backbone.resize_to,
+            "interpolation": backbone.interpolation,
+            "is_rounded": backbone.is_rounded,
+            "rounds_margin": backbone.crops_like_torchvision,
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+        },
+    }
+    write_description(folder, content)
+    shutil.copyfile(standalone.__file__, folder / SCRIPT)
+
+
+def _export(whole: torch.nn.Module, x: torch.Tensor) -> tuple[torch.export.ExportedProgram, bool]:
+    """Return the program, and whether it takes any number of patches or one at a time."""
+    reason = ""
+    for takes_batches in (True, False):
+        example = x[:2] if takes_batches else x[:1]
+        shapes = {"x": {0: torch.export.Dim("batch", min=1, max=2**16)}} if takes_batches else None
+        try:
+            with torch.no_grad(), _quiet():
+                program = torch.export.export(whole, (example,), dynamic_shapes=shapes)
+        except Exception as error:  # torch raises many types for what it cannot export
+            reason = reason or f"torch.export cannot export it ({one_line(error, limit=160)})"
+            continue
+        if foreign := _foreign(program):
+            raise CannotExportError(f"it uses operators of another package ({', '.join(foreign)})")
+        return program, takes_batches
+    raise CannotExportError(reason)
+
+
+def _foreign(program: torch.export.ExportedProgram) -> list[str]:
+    """Return the name spaces of operators that plain torch lacks."""
+    spaces = {
+        node.target.namespace
+        for module in program.graph_module.modules()
+        if isinstance(module, torch.fx.GraphModule)
+        for node in module.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+    }
+    return sorted(spaces - OWN_OPERATORS)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence warnings and the log of torch's exporter; errors still raise."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
