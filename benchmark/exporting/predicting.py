@@ -54,7 +54,7 @@ def predict(
     images: Any,
     *,
     value_range: tuple[float, float] | None = None,
-    trust_remote_code: bool = False,
+    trust_code: bool = False,
 ) -> pd.DataFrame:
     """Classify images with a trained model.
 
@@ -68,7 +68,8 @@ def predict(
             them.
         value_range: pixel values that are mapped to 0 and 255, for pixels that are not uint8; the
             one of ``[dataset]``.
-        trust_remote_code: whether a backbone of the Hugging Face hub may run its own code.
+        trust_code: whether to run a program of others, or the own code of a backbone of the
+            Hugging Face hub.
 
     Returns:
         One row for each image, named by its path or position: ``label``, ``confidence`` (the
@@ -83,9 +84,9 @@ def predict(
 
     folder = path_text("predict: model", model, "give a folder that bm.export wrote")
     limits = _check_range(value_range)
-    check_type("predict: trust_remote_code", trust_remote_code, bool, "give True or False")
+    check_type("predict: trust_code", trust_code, bool, "give True or False")
     rows = _images(images)
-    opened = open_model(folder, trust_remote_code=trust_remote_code)
+    opened = open_model(folder, trust_code=trust_code)
     parts, names = [], []
     sizes = _Sizes(opened.patch_size)
     while batch := list(islice(rows, BATCH)):

@@ -22,7 +22,8 @@ from benchmark.experiment.context import Context
 from benchmark.exporting import predicting
 from benchmark.exporting.folder import export
 from benchmark.networks.embedder import Preprocessing
-from tests.exporting.test_folder import CLASSES, write_finetuned, write_patches
+from tests.exporting.cells import CLASSES, write_patches
+from tests.exporting.test_folder import write_finetuned
 
 SIDE = 8
 RGB = ("red", "green", "blue")
