@@ -246,6 +246,9 @@ def _check_experiment(function: str, experiment: object) -> None:
         raise refuse(
             f"{function}: experiment", experiment, "give an experiment, from bm.load(PATH)"
         )
+    # `model_copy(update=...)` of pydantic checks nothing.
+    content = experiment.model_dump(warnings=False)
+    Experiment.model_validate({**content, "path": experiment.path})
 
 
 def _check_progress(function: str, progress: object) -> None:

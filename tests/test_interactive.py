@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import benchmark as bm
-from benchmark import interactive
+from benchmark import config, interactive
 from benchmark.experiment.cells import Cell, CellResult, TextTable
 from benchmark.results import CellResults, Report, RunResult
 from benchmark.store.artefacts import Store
@@ -172,6 +172,24 @@ def test_an_experiment_made_in_python_is_checked_like_a_file(
 def test_an_experiment_made_in_python_without_a_setting_names_it() -> None:
     with pytest.raises(bm.UsageError, match=r"^the experiment: the setting 'backbones' is m"):
         bm.Experiment(name="x")
+
+
+def test_a_copy_with_other_settings_is_checked_before_it_is_used() -> None:
+    copy = TOY.model_copy(update={"seeds": "x"})
+    with pytest.raises(bm.UsageError, match=r"^the experiment: 'seeds' = 'x': should be a valid"):
+        bm.run(copy)
+    with pytest.raises(bm.UsageError, match=r"^the experiment: 'seeds' = 'x': should be a valid"):
+        bm.scores(copy)
+
+
+def test_a_whole_experiment_file_is_still_valid_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bm.Experiment] = []
+    monkeypatch.setattr(interactive.api, "run", lambda experiment, **_: given.append(experiment))
+    monkeypatch.setattr(interactive, "_last_stores", {})
+    files = sorted((Path(__file__).resolve().parents[1] / "experiments").glob("*.toml"))
+    for path in files:
+        bm.run(config.load(path), progress=False)
+    assert [Path(item.path) for item in given] == files
 
 
 def test_numbers_of_a_frame_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
