@@ -52,10 +52,17 @@ _MODULES = {
     "RunResult": "results",
     "UsageError": "errors",
     "aggregate": "frames",
+    "export": "interactive",
+    "load": "interactive",
     "load_head": "search.saved",
     "predict": "exporting.predicting",
+    "prepare": "interactive",
+    "report": "interactive",
+    "run": "interactive",
+    "scores": "interactive",
+    "status": "interactive",
 }
-"""The module of each public name that is not in ``interactive``."""
+"""The module of each public name; of any other, ``api``."""
 
 
 def __getattr__(name: str) -> Any:
@@ -69,7 +76,7 @@ def __getattr__(name: str) -> Any:
             return "unknown"
     if name not in __all__:
         raise AttributeError(f"module 'benchmark' has no attribute '{name}'")
-    return getattr(import_module(f"benchmark.{_MODULES.get(name, 'interactive')}"), name)
+    return getattr(import_module(f"benchmark.{_MODULES.get(name, 'api')}"), name)
 
 
 def __dir__() -> list[str]:
