@@ -14,22 +14,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.api import RunResult, aggregate, build, load, load_head, run, scores, status
+    from benchmark.api import build
     from benchmark.catalog.arrays.data import from_arrays
     from benchmark.config import Experiment
     from benchmark.errors import BenchmarkError, CellError, UsageError
+    from benchmark.exporting.predicting import predict
+    from benchmark.frames import aggregate
+    from benchmark.interactive import export, load, prepare, report, run, scores, status
+    from benchmark.results import CellResults, Report, RunResult
+    from benchmark.search.saved import load_head
+
+    __version__: str
 
 __all__ = [
     "BenchmarkError",
     "CellError",
+    "CellResults",
     "Experiment",
+    "Report",
     "RunResult",
     "UsageError",
     "aggregate",
     "build",
+    "export",
     "from_arrays",
     "load",
     "load_head",
+    "predict",
+    "prepare",
+    "report",
     "run",
     "scores",
     "status",
@@ -38,22 +51,53 @@ __all__ = [
 _MODULES = {
     "BenchmarkError": "errors",
     "CellError": "errors",
+    "CellResults": "results",
     "Experiment": "config",
+    "Report": "results",
+    "RunResult": "results",
     "UsageError": "errors",
+    "aggregate": "frames",
+    "build": "api",
+    "export": "interactive",
     "from_arrays": "catalog.arrays.data",
+    "load": "interactive",
+    "load_head": "search.saved",
+    "predict": "exporting.predicting",
+    "prepare": "interactive",
+    "report": "interactive",
+    "run": "interactive",
+    "scores": "interactive",
+    "status": "interactive",
 }
+"""The module of each public name."""
+
+LIGHT = frozenset({"config", "errors"})
+"""Modules that import no package that a file beside the data could hide."""
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `benchmark list` must not import Arrow and pandas.
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("backbone-benchmark")
+        except PackageNotFoundError:
+            return "unknown"
     if name not in __all__:
         raise AttributeError(f"module 'benchmark' has no attribute '{name}'")
-    if name in _MODULES:
-        return getattr(import_module(f"benchmark.{_MODULES[name]}"), name)
+    module = f"benchmark.{_MODULES[name]}"
+    if _MODULES[name] in LIGHT:
+        return getattr(import_module(module), name)
     check_imports = import_module("benchmark.cluster.importing").check_imports
     check_imports()
     try:
-        return getattr(import_module("benchmark.api"), name)
+        return getattr(import_module(module), name)
     except (ImportError, AttributeError):
         check_imports(sys.stdlib_module_names)
         raise
+
+
+def __dir__() -> list[str]:
+    """Return the public names, for completion and ``help``; modules are not among them."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__")), "__version__"])

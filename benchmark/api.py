@@ -1,10 +1,9 @@
-"""The Python interface: load an experiment, run it, read its scores."""
+"""Load an experiment, run it, read and export its results: for the commands and for Python."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +16,12 @@ from benchmark.cluster.connection import Cluster
 from benchmark.cluster.metering import MeteredProgress
 from benchmark.config import Experiment
 from benchmark.environment import check_environment
-from benchmark.errors import BenchmarkError
 from benchmark.experiment import file as experiment_file
-from benchmark.experiment.cells import CellResult, verified
+from benchmark.experiment.cells import verified
 from benchmark.experiment.context import Context
 from benchmark.experiment.rates import Rates
-from benchmark.experiment.usage import StageUsage, usage_to_json
 from benchmark.progress import LoggedProgress, Progress
-from benchmark.search.saved import load_head as load_head
+from benchmark.results import CellResults, RunResult
 from benchmark.stages import STAGES
 from benchmark.stages.estimating import Estimate, estimate
 from benchmark.stages.running import run_stages
@@ -34,43 +31,7 @@ from benchmark.store.filesystems import join
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pandas as pd
-
-    from benchmark.experiment.cells import TextTable
     from benchmark.stages.base import StageResult
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Result of a run: paths, cells and tables."""
-
-    store: str
-    scores: str | None
-    """Path of the scores (Parquet); None if nothing could be evaluated."""
-    report: str | None
-    """Path of the page (HTML)."""
-    cells: list[CellResult]
-    """The grid: dataset x backbone x method x train_set x seed."""
-    stage_cells: list[CellResult]
-    """The cells of every stage."""
-    tables: list[TextTable]
-    usages: list[StageUsage] = field(default_factory=list)
-    """Duration and load of each stage that computed something."""
-
-    @property
-    def failed(self) -> list[CellResult]:
-        """The failed cells of every stage."""
-        return [result for result in self.stage_cells if result.status == "failed"]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the document that ``benchmark run --json`` prints."""
-        return {
-            "store": self.store,
-            "scores": self.scores,
-            "report": self.report,
-            "cells": [result.to_json() for result in self.cells],
-            "usage": usage_to_json(self.usages),
-        }
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -189,12 +150,12 @@ def run(
     """
     with _open_recorded(experiment, store, address, progress) as context:
         results = run_stages(context)
-        stage_cells = [cell for result in results for cell in result.cells]
+        stage_cells = CellResults(cell for result in results for cell in result.cells)
         return RunResult(
             store=context.store.uri,
             scores=_path_of(context, "evaluate"),
             report=_path_of(context, "report"),
-            cells=[item for item in stage_cells if item.cell.method is not None],
+            cells=CellResults(item for item in stage_cells if item.cell.method is not None),
             stage_cells=stage_cells,
             tables=[table for result in results for table in result.tables],
             usages=list(context.usages),
@@ -273,7 +234,7 @@ def describe_export(folder: str | Path) -> tuple[str, str]:
 
 def status(
     experiment: Experiment, *, store: str | None = None, verify: bool = False
-) -> list[CellResult]:
+) -> CellResults:
     """Return the status of every cell of every stage; compute and write nothing.
 
     Args:
@@ -283,7 +244,7 @@ def status(
     """
     with open_readable(experiment, store=store) as context:
         results = [result for entry in STAGES for result in entry.load().status(context)]
-        return [verified(result) for result in results] if verify else results
+        return CellResults(map(verified, results) if verify else results)
 
 
 def plan(
@@ -292,7 +253,7 @@ def plan(
     store: str | None = None,
     address: str | None = None,
     stage: str | None = None,
-) -> tuple[list[CellResult], Estimate]:
+) -> tuple[CellResults, Estimate]:
     """Return the status of every cell, and an estimate of what is left; compute nothing.
 
     Args:
@@ -302,73 +263,9 @@ def plan(
         stage: estimate only this stage.
     """
     with open_readable(experiment, store=store) as context:
-        results = [result for entry in STAGES for result in entry.load().status(context)]
+        results = CellResults(result for entry in STAGES for result in entry.load().status(context))
         rates = Rates(Cluster(address).place)
         return results, estimate(context, results, rates, stage=stage)
-
-
-def scores(experiment: Experiment, *, store: str | None = None) -> pd.DataFrame:
-    """Return the scores as a pandas frame in long format (the columns of ``tables.SCORES``).
-
-    Raises:
-        BenchmarkError: the scores are not computed yet.
-    """
-    with open_readable(experiment, store=store) as context:
-        artefact = context.scores()
-        if not artefact.is_complete:
-            raise BenchmarkError(
-                f"{experiment.path}: there are no scores in '{context.store.uri}' yet; run it first"
-            )
-        frame: pd.DataFrame = artefact.read_table(names=["scores.parquet"]).to_pandas()
-        return frame
-
-
-def aggregate(
-    frames: Mapping[str, pd.DataFrame],
-    *,
-    metric: str = "balanced_accuracy",
-    split: str = "test",
-    confidence: float = 0.95,
-) -> pd.DataFrame:
-    """Summarise the methods that several data sets or regions have in common, best first.
-
-    Args:
-        frames: the scores of each data set, from ``scores``, by its name.
-        metric: higher must be better.
-        split: ``test`` or ``val``.
-        confidence: of the intervals.
-
-    Returns:
-        One row for each backbone and method: mean rank, interquartile mean of normalised scores and
-        chance to beat the leader, with intervals (see ``statistics.aggregates``).
-
-    Raises:
-        BenchmarkError: there are fewer than two data sets or common methods, or no scale.
-    """
-    import numpy as np
-    import pandas as pd
-
-    from benchmark.statistics.aggregates import summarise_sets
-
-    wanted = []
-    for frame in frames.values():
-        rows = frame[(frame["metric"] == metric) & (frame["split"] == split)]
-        wanted.append(rows.groupby(["backbone", "method"])["value"].apply(list))
-    common = sorted(set.intersection(*(set(item.index) for item in wanted))) if wanted else []
-    if len(wanted) < 2 or len(common) < 2:
-        raise BenchmarkError(
-            f"aggregate: {len(wanted)} data sets have {len(common)} methods with '{metric}' on "
-            f"'{split}' in common; give at least two of each"
-        )
-    num_runs = min(len(item[key]) for item in wanted for key in common)
-    runs = [np.array([item[key][:num_runs] for item in wanted]) for key in common]
-    try:
-        found = summarise_sets(runs, confidence=confidence, seed=0)
-    except ValueError as error:
-        raise BenchmarkError(f"aggregate: {error}") from None
-    names = [{"backbone": backbone, "method": method} for backbone, method in common]
-    table = pd.DataFrame([name | row for name, row in zip(names, found, strict=True)])
-    return table.sort_values("mean_rank", ignore_index=True)
 
 
 def _path_of(context: Context, stage: str) -> str | None:

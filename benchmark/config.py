@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -17,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from benchmark.errors import UsageError, did_you_mean
+from benchmark.errors import UsageError, did_you_mean, tidy
 from benchmark.fields import (
     BackboneName,
     BackboneNames,
@@ -48,20 +45,12 @@ from benchmark.fields import (
     read_experiment_file,
     refuse_duplicates,
     shown,
-    tuple_of_array,
 )
 from benchmark.problems import describe_problem, options_place
+from benchmark.section import Origin, Section, describe, settings_table
 
 MAX_CELLS = 1_000_000
 """Backbones times heads times seeds; a dry run lists them all."""
-
-
-class Section(BaseModel):
-    """A frozen table of the experiment file that refuses unknown keys and wrong types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    _arrays_become_tuples = field_validator("*", mode="before")(tuple_of_array)
 
 
 class DatasetConfig(Section):
@@ -254,14 +243,6 @@ class ResourcesConfig(Section):
     finetune: StageLimit = StageLimit()
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Source of an experiment; ignored when experiments are compared."""
-
-    text: str = field(default="", compare=False)
-    overrides: tuple[str, ...] = field(default=(), compare=False)
-
-
 class Experiment(Section):
     """One experiment file: the grid of backbones, heads and seeds on one data set."""
 
@@ -311,6 +292,28 @@ class Experiment(Section):
         options = self.backbone.get(name)
         return name if options is None or options.model is None else options.model
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_line(cls, content: Any, validate: Callable[[Any], Experiment]) -> Experiment:
+        """Check what fields alone cannot; raise UsageError for any problem."""
+        given = content.get("path") if isinstance(content, Mapping) else None
+        where = tidy(given or "the experiment")
+        try:
+            experiment = validate(content)
+        except ValidationError as error:
+            problem = describe_problem(error, where, root=cls, options=BackboneOptions)
+            raise UsageError(problem) from None
+        _check_whole(experiment, where)
+        return experiment
+
+    def __repr__(self) -> str:
+        return f"<Experiment {describe(self)}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return settings_table(self)
+
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """Load an experiment file.
@@ -345,11 +348,11 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
     if not isinstance(content.get("backbone", {}), Mapping):
         # A list was meant: the table of options and the list differ by one letter.
         raise UsageError(f"{where}: unknown setting 'backbone'. Did you mean 'backbones'?")
-    try:
-        experiment = Experiment.model_validate({**content, "path": where})
-    except ValidationError as error:
-        problem = describe_problem(error, where, root=Experiment, options=BackboneOptions)
-        raise UsageError(problem) from None
+    return Experiment.model_validate({**content, "path": where})
+
+
+def _check_whole(experiment: Experiment, where: str) -> None:
+    """Refuse options of other backbones, too many cells, and regions in two splits."""
     for name in experiment.backbone:
         if name not in experiment.backbones:
             raise UsageError(
@@ -363,7 +366,6 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
             f"{where}: backbones x heads x seeds are {num_cells:,} cells, more than "
             f"{MAX_CELLS:,}; split the experiment"
         )
-    return experiment
 
 
 def _check_regions(dataset: DatasetConfig, where: str) -> None:

@@ -3,12 +3,13 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import benchmark as bm
-from benchmark import api
+from benchmark import api, interactive
 from benchmark.config import build
-from benchmark.tables import SCORES
+from benchmark.tables import SCORES, images_array
 from tests.scenes import write_scenes
 
 
@@ -57,8 +58,82 @@ def test_a_run_fills_the_grid_and_names_its_files(result):
 
 def test_scores_are_a_frame(result, toml):
     frame = bm.scores(bm.load(toml))
-    assert list(frame.columns) == SCORES.names
+    assert [name for name in frame if name in SCORES.names] == SCORES.names
     assert len(frame[frame["metric"] == "balanced_accuracy"]) == 2 * 2
+
+
+def test_rows_of_scores_name_their_class_and_lead_to_their_cell(result, toml):
+    frame = bm.scores(bm.load(toml))
+    recall = frame[frame["metric"].str.startswith("recall/")]
+    assert len(recall) == 5 * 2 * 2
+    assert (recall["metric"] == "recall/" + recall["class_name"]).all()
+    assert frame.loc[frame["metric"] == "accuracy", "class_name"].isna().all()
+    row = frame[(frame["method"] == "knn") & (frame["split"] == "test")].iloc[0]
+    cell = next(item for item in result.cells if item.cell.method == "knn")
+    assert row["artefact"] == cell.cell.artefact.uri
+    assert hasattr(bm.load_head(row["artefact"]), "predict_proba")
+
+
+def test_readers_look_where_the_last_run_wrote(result, toml, tmp_path, monkeypatch):
+    monkeypatch.setattr(interactive, "_last_stores", {})
+    elsewhere = bm.load(toml, [f"store={tmp_path}/empty"])
+    with pytest.raises(bm.BenchmarkError, match=r"in '.*/empty' yet; run it first, or .* store="):
+        bm.scores(elsewhere)
+    with pytest.raises(bm.BenchmarkError, match=r"in '.*/empty' yet; run it first, or .* store="):
+        bm.report(elsewhere)
+    # As a relative path, from another folder than that of the readers.
+    monkeypatch.chdir(Path(result.store).parent)
+    bm.run(elsewhere, store="runs")
+    monkeypatch.chdir(tmp_path)
+    again = bm.load(toml, [f"store={tmp_path}/empty"])
+    assert len(bm.scores(again)) == len(bm.scores(elsewhere, store=result.store))
+    assert repr(bm.status(again)) == "<6 cells: 6 complete>"
+    assert bm.report(again).path.startswith(str(Path(result.store)))
+    other = bm.load(toml, [f"store={tmp_path}/empty", "tune.num_trials=4"])
+    with pytest.raises(bm.BenchmarkError, match="/empty"):
+        bm.scores(other)
+
+
+def test_a_report_that_is_complete_is_shown_and_one_that_is_not_is_written(result, toml):
+    before = Path(result.report).stat().st_mtime_ns
+    shown = bm.report(bm.load(toml))
+    assert shown.path == result.report
+    assert Path(result.report).stat().st_mtime_ns == before
+    assert shown.html == Path(result.report).read_text()
+    titled = bm.load(toml, ["report.title=Another"])
+    written = bm.report(titled)
+    assert written.path != shown.path
+    assert "Another" in written.html
+    assert Path(written.path).is_file()
+
+
+def test_a_run_shows_its_ranking_and_its_cells(result):
+    assert repr(result) == f"<RunResult: 2 of 2 cells complete; {result.report}>"
+    page = result._repr_html_()
+    assert "<b>Balanced accuracy on test</b>" in page
+    assert "<td>mean_color</td><td>logistic_regression (floor)</td>" in page
+    assert repr(result.cells) == "<2 cells: 2 complete>"
+
+
+def test_an_exported_head_predicts_what_its_cell_predicted(result, toml, tmp_path):
+    exp = bm.load(toml)
+    folder = bm.export(exp, backbone="mean_color", method="knn", out=tmp_path / "model")
+    assert folder == tmp_path / "model"
+    with api.open_readable(exp) as context:
+        manifest = context.patches.manifest()
+        patches = context.patches.read_table(splits=["test"])
+        pixels = images_array(patches["image"], (len(manifest["bands"]), 32, 32))
+        knn = next(head for head in context.heads if head.name == "knn")
+        cell = context.predictions(context.backbones[0], knn, 0)
+        predicted = cell.read_table().to_pandas().set_index("patch_id")
+    frame = bm.predict(folder, pixels)
+    predicted = predicted.loc[patches["patch_id"].to_pylist()]
+    classes = manifest["classes"]
+    assert list(frame.columns) == ["label", "confidence", *(f"p_{name}" for name in classes)]
+    assert frame["label"].tolist() == [classes[k] for k in predicted["y_pred"]]
+    expected = np.stack(predicted["y_score"])
+    np.testing.assert_allclose(frame[[f"p_{name}" for name in classes]], expected, atol=1e-5)
+    np.testing.assert_allclose(frame["confidence"], expected.max(axis=1), atol=1e-5)
 
 
 def test_status_says_complete_then_stale(result, toml):

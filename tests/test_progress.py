@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from benchmark.cli.console import LiveProgress, PlainProgress
+from benchmark.bars import LiveProgress, NotebookProgress, PlainProgress, progress_of
 from benchmark.cli.jsonlog import JsonLog, JsonProgress, JsonStream, logging_to
 from benchmark.progress import LoggedProgress, Pace, StageCounts, describe
 
@@ -187,6 +188,81 @@ def test_bars_of_two_stages_side_by_side_end_with_the_right_counts() -> None:
     for name, line in (("embed", embed), ("tune", tune)):
         assert line.lstrip("\x1b[2K1A\r").startswith(name)
         assert "60/160 cells, 0 running, 20 failed" in line
+
+
+class Notebook:
+    """Stands for IPython in the kernel of a notebook: keeps what a display showed."""
+
+    kernel = object()
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, str]] = []
+
+    def get_ipython(self) -> Notebook:
+        return self
+
+    def display(self, content: dict[str, str], *, raw: bool, display_id: bool) -> Notebook:
+        assert raw and display_id
+        self.update(content, raw=True)
+        return self
+
+    def update(self, content: dict[str, str], *, raw: bool) -> None:
+        assert raw
+        self.shown.append(content)
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    monkeypatch.setattr("benchmark.bars.NOTEBOOK_EVERY_S", 0.01)
+    return notebook
+
+
+def test_a_notebook_shows_bars_lines_and_failures_in_one_display(notebook: Notebook) -> None:
+    with progress_of(True) as progress:
+        assert notebook.shown[0]["text/plain"] == "starting, 0 s"
+        progress.message("embed: <2> CPUs")
+        stage = begin(progress)
+        in_threads(lambda number: drive(stage, number))
+        stage.close()
+    *_, last = notebook.shown
+    lines = last["text/plain"].splitlines()
+    assert lines[0] == "embed: <2> CPUs"
+    assert sum(" failed: it was too much" in line for line in lines) == FAILED
+    assert lines[-1].startswith("embed ")
+    assert "120/160 cells, 0 running, 40 failed" in lines[-1]
+    assert "embed: &lt;2&gt; CPUs" in last["text/html"]
+    assert "\x1b" not in last["text/plain"]
+
+
+def test_a_notebook_shows_the_time_while_nothing_is_reported(notebook: Notebook) -> None:
+    with progress_of(True) as progress:
+        begin(progress)
+        before = len(notebook.shown)
+        deadline = time.monotonic() + 30
+        while len(notebook.shown) < before + 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(notebook.shown) >= before + 3
+        assert "0:00:0" in notebook.shown[-1]["text/plain"]
+    assert not [item for item in threading.enumerate() if item.name == "bars"]
+
+
+def test_a_notebook_keeps_nothing_of_a_call_without_stages(notebook: Notebook) -> None:
+    with progress_of(True):
+        pass
+    assert notebook.shown[-1]["text/plain"] == ""
+
+
+def test_a_terminal_of_ipython_is_no_notebook(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(progress_of(True), NotebookProgress)
+    monkeypatch.delattr(Notebook, "kernel")
+    assert not isinstance(progress_of(True), NotebookProgress)
+    monkeypatch.setattr(notebook, "get_ipython", lambda: None)
+    assert not isinstance(progress_of(True), NotebookProgress)
 
 
 def records(text: str) -> list[dict]:

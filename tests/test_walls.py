@@ -53,10 +53,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """All wings from the top down, with the wings that each may import besides itself."""
 
-FACE = {"benchmark", "benchmark.api"}
+FACE = {
+    *("benchmark", "benchmark.api", "benchmark.frames", "benchmark.interactive"),
+    "benchmark.results",
+}
 VOCABULARY = {
-    *("config", "environment", "errors", "fields", "problems", "progress", "registry", "regular"),
-    *("specs", "tables"),
+    *("arguments", "bars", "config", "environment", "errors", "fields", "markup", "problems"),
+    *("progress", "registry", "regular", "section", "specs", "tables"),
 }
 """The modules at the root that every wing may use."""
 

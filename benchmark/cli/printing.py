@@ -110,7 +110,7 @@ def _open_progress() -> Any:
         from benchmark.stages import STAGES
 
         return nullcontext(JsonProgress(_json_log, stages=STAGES.names()))
-    from benchmark.cli.console import open_progress
+    from benchmark.bars import open_progress
 
     return open_progress(open_stderr())
 

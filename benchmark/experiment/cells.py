@@ -31,7 +31,7 @@ class Cell:
         return " / ".join(parts) or self.dataset
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CellResult:
     """The status of a cell: complete, stale, missing or failed, with the reason."""
 
@@ -40,6 +40,10 @@ class CellResult:
     reason: str = ""
     is_verified: bool | None = None
     """Whether its files match their checksums; None: not compared, or written without any."""
+
+    def __repr__(self) -> str:
+        reason = f": {self.reason}" if self.reason else ""
+        return f"<{self.cell.stage} of {self.cell.label}: {self.status}{reason}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return the record that ``--json`` prints."""

@@ -48,6 +48,11 @@ class OpenedModel(Protocol):
         """Names of the C bands of its input, in order."""
         ...
 
+    @property
+    def patch_size(self) -> int | None:
+        """Side of the patches of the training, in px; None: the folder does not tell."""
+        ...
+
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probability of each class.
 
@@ -192,6 +197,11 @@ class _Described:
     def bands(self) -> tuple[str, ...]:
         """Names of the C bands."""
         return tuple(self.description["bands"])
+
+    @property
+    def patch_size(self) -> int | None:
+        """Side of the patches of the training, in px."""
+        return self.description.get("patch_size")
 
 
 class _ProgramModel(_Described):

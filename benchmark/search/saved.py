@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmark.arguments import path_text
 from benchmark.errors import UsageError, one_line
 
 HEAD = "head.skops"
@@ -31,7 +32,8 @@ def load_head(artefact: str | Path) -> Any:
     with torch_kept_away():
         import skops.io
 
-    paths = [Path(artefact) / name for name in (IN_STORE, HEAD)]
+    folder = Path(path_text("load_head: artefact", artefact))
+    paths = [folder / name for name in (IN_STORE, HEAD)]
     path = next((path for path in paths if path.is_file()), paths[0])
     if not path.is_file():
         raise UsageError(f"{path}: no such head; give a folder that `benchmark status` prints")

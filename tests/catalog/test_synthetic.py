@@ -4,6 +4,8 @@ import hashlib
 import inspect
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +211,19 @@ def test_unwritable_root_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="file/root: ") as caught:
         write_scenes(tmp_path / "file" / "root", scenes=3, size=256)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_writes_scenes(tmp_path: Path) -> None:
+    # The processes that write would run the script again.
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import benchmark as bm\n"
+        "print(bm.prepare('synthetic', 'scenes', scenes=3, size=256), __name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "scenes __main__\n"
+    assert (tmp_path / "scenes/SYNTHETIC.txt").is_file()

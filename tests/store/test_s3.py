@@ -366,7 +366,7 @@ def test_a_run_through_a_failing_network_goes_on_where_it_failed_and_gets_equal_
 ):
     experiment = bm.load(toml)
     faults, uri = objects.faults, objects.uri(prefix)
-    expected = bm.scores(experiment, store=str(shared))
+    expected = bm.scores(experiment, store=str(shared)).drop(columns="artefact")
 
     # Every part of the embeddings is written, but neither manifest. The workers of the session's
     # Ray have none of this environment.
@@ -383,7 +383,7 @@ def test_a_run_through_a_failing_network_goes_on_where_it_failed_and_gets_equal_
     with caplog.at_level(logging.INFO, "benchmark"):
         result = bm.run(experiment, store=uri)
     assert not result.failed
-    assert bm.scores(experiment, store=uri).equals(expected)
+    assert bm.scores(experiment, store=uri).drop(columns="artefact").equals(expected)
     assert faults.count(503) > 3
     assert faults.count(0) > 0
 

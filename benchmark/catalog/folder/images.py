@@ -14,6 +14,7 @@ from benchmark.errors import UsageError, one_line
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
 
 PIL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
@@ -183,6 +184,15 @@ def decode(path: Path) -> Decoded:
         raise ImageError(f"cannot be decoded (damaged or too large): {reason}") from error
 
 
+def rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an image of PIL as uint8 (3, H, W): gray and palette become RGB, alpha is dropped."""
+    import numpy as np
+
+    # PIL warns of a palette with transparency unless it goes through RGBA.
+    whole = image.convert("RGBA") if "transparency" in image.info else image
+    return np.asarray(whole.convert("RGB")).transpose(2, 0, 1)
+
+
 def scale_pixels(pixels: NDArray[Any], value_range: tuple[float, float]) -> NDArray[np.uint8]:
     """Return pixels mapped linearly from the range to 0...255, clipped and rounded; NaN is 0."""
     import numpy as np
@@ -247,14 +257,10 @@ def _is_16_bit_png(path: Path) -> bool:
 
 
 def _decode_with_pil(path: Path) -> Decoded:
-    import numpy as np
     from PIL import Image
 
     with Image.open(path, formats=("PNG", "JPEG")) as image:
-        # PIL warns of a palette with transparency unless it goes through RGBA.
-        whole = image.convert("RGBA") if "transparency" in image.info else image
-        pixels = np.asarray(whole.convert("RGB")).transpose(2, 0, 1)
-    return Decoded(pixels, (None, None, None), has_alpha=False)
+        return Decoded(rgb_pixels(image), (None, None, None), has_alpha=False)
 
 
 def _decode_with_rasterio(path: Path, driver: str) -> Decoded:

@@ -7,11 +7,14 @@ named SYNTHETIC.txt, written last, marks the scenes as synthetic.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.catalog.chesapeake.index import INDEX, SYNTHETIC_MARKER
@@ -192,7 +195,9 @@ def _write_all(tasks: list[_Task], progress: Progress) -> list[dict[str, Any]]:
     context = get_context("spawn")
     try:
         with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-            for feature in pool.map(_write_scene, tasks):
+            with _script_left_alone():
+                written = pool.map(_write_scene, tasks)
+            for feature in written:
                 features.append(feature)
                 stage.advance(1)
         stage.done("synthetic")
@@ -202,6 +207,17 @@ def _write_all(tasks: list[_Task], progress: Progress) -> list[dict[str, Any]]:
     finally:
         stage.close()
     return features
+
+
+@contextmanager
+def _script_left_alone() -> Iterator[None]:
+    """Start processes that do not run the user's script again, which may lack a guard for that."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _write_index(path: Path, features: list[dict[str, Any]]) -> None:

@@ -1,9 +1,14 @@
-"""Progress on the terminal: live bars, or plain lines if stderr is not a terminal."""
+"""Progress that people see: live bars on a terminal and in a notebook, or plain lines."""
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
+import time
 from contextlib import AbstractContextManager, nullcontext
+from html import escape as escape_html
+from importlib import import_module
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +25,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from benchmark.progress import CountedStage, StageCounts, StageEvent, StageProgress
+from benchmark.progress import CountedStage, LoggedProgress, StageCounts, StageEvent, StageProgress
+from benchmark.progress import Progress as Receiver
+
+NOTEBOOK_EVERY_S = 0.5
+"""Interval at which a notebook shows the bars anew."""
+NOTEBOOK_WIDTH = 110
+"""Characters of a line in a notebook."""
 
 
 class _Rate(ProgressColumn):
@@ -96,6 +107,54 @@ class _LiveStage(CountedStage):
                 self._bars.stop_task(self._task)
 
 
+class NotebookProgress(LiveProgress):
+    """Bars in the output of a notebook's cell.
+
+    Rich itself needs ipywidgets there, which many notebooks lack. Here one display of IPython is
+    replaced, by a thread, so that the time goes on while a stage starts.
+    """
+
+    def __init__(self) -> None:
+        self._lines = io.StringIO()
+        super().__init__(
+            Console(
+                file=self._lines,
+                width=NOTEBOOK_WIDTH,
+                color_system=None,
+                force_jupyter=False,
+                force_terminal=False,
+            )
+        )
+        self._began = time.monotonic()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._refresh, name="bars", daemon=True)
+
+    def __enter__(self) -> NotebookProgress:
+        display: Any = import_module("IPython.display").display
+        self._display = display(self._content(), raw=True, display_id=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._display.update(self._content(), raw=True)
+
+    def _refresh(self) -> None:
+        while not self._is_over.wait(NOTEBOOK_EVERY_S):
+            self._display.update(self._content(), raw=True)
+
+    def _content(self) -> dict[str, str]:
+        """Return the lines and the bars, as text and as HTML."""
+        with self._console.capture() as bars:
+            self._console.print(self._bars.get_renderable())
+        text = (self._lines.getvalue() + bars.get()).rstrip()
+        if not text and not self._is_over.is_set():
+            text = f"starting, {time.monotonic() - self._began:.0f} s"
+        style = "white-space: pre; line-height: 1.2"
+        return {"text/plain": text, "text/html": f'<pre style="{style}">{escape_html(text)}</pre>'}
+
+
 class PlainProgress:
     """One line every few seconds, for logs; lines of different threads are not mixed."""
 
@@ -126,3 +185,27 @@ class _PlainStage(CountedStage):
 def open_progress(console: Console) -> AbstractContextManager[LiveProgress | PlainProgress]:
     """Return bars on a terminal and plain lines elsewhere."""
     return LiveProgress(console) if console.is_terminal else nullcontext(PlainProgress(console))
+
+
+def is_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook (Jupyter, Colab, an editor)."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+def progress_of(given: Receiver | bool | None) -> AbstractContextManager[Receiver]:
+    """Return what receives the progress of a call from Python.
+
+    Args:
+        given: True shows bars in a notebook or on a terminal, and logs elsewhere; False or None
+            logs; an object is used as it is.
+    """
+    if given is True:
+        if is_notebook():
+            return NotebookProgress()
+        return LiveProgress(Console(stderr=True)) if sys.stderr.isatty() else _logged()
+    return nullcontext(given) if given else _logged()
+
+
+def _logged() -> AbstractContextManager[Receiver]:
+    return nullcontext(LoggedProgress())

@@ -1,0 +1,44 @@
+"""Check the arguments of the Python interface: a wrong one is a ``UsageError`` of one line."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from benchmark.errors import UsageError
+from benchmark.fields import check_file_path, shown
+
+
+def refuse(where: str, value: object, advice: str) -> UsageError:
+    """Return the error for a wrong argument, e.g. ``bm.run: store = 7: give a path``.
+
+    Args:
+        where: the function and the argument.
+        value: the argument.
+        advice: what to give instead.
+    """
+    return UsageError(f"bm.{where} = {shown(value, 100)}: {advice}")
+
+
+def check_type(where: str, value: Any, kinds: type | tuple[type, ...], advice: str) -> None:
+    """Raise UsageError unless the value is of one of the types; a bool is no number."""
+    allowed = kinds if isinstance(kinds, tuple) else (kinds,)
+    is_stray_bool = isinstance(value, bool) and bool not in allowed
+    if not isinstance(value, allowed) or is_stray_bool:
+        raise refuse(where, value, advice)
+
+
+def path_text(where: str, value: Any, advice: str = "give a path") -> str:
+    """Return a path, given as text or as a path object, as text.
+
+    Raises:
+        UsageError: it is neither, or no file system can hold it.
+    """
+    check_type(where, value, (str, os.PathLike), advice)
+    text = os.fspath(value)
+    if not isinstance(text, str):
+        raise refuse(where, value, advice)
+    try:
+        return check_file_path(text)
+    except ValueError as error:
+        raise refuse(where, value, f"it {error}") from None

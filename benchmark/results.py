@@ -1,0 +1,103 @@
+"""What the Python interface returns: a run, the status of cells, and the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchmark.experiment.cells import CellResult, TextTable
+from benchmark.experiment.usage import StageUsage, usage_to_json
+from benchmark.markup import html_page, html_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class CellResults(list[CellResult]):
+    """The status of cells; a list that notebooks show as a table."""
+
+    @property
+    def failed(self) -> CellResults:
+        """The failed cells."""
+        return CellResults(item for item in self if item.status == "failed")
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per cell: stage, dataset, backbone, method, seed, status, artefact."""
+        import pandas as pd
+
+        return pd.DataFrame([item.to_json() for item in self])
+
+    def __repr__(self) -> str:
+        counts = Counter(item.status for item in self)
+        states = ", ".join(f"{count} {status}" for status, count in counts.items())
+        return f"<{len(self)} cell{'' if len(self) == 1 else 's'}: {states or 'none'}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(item.cell.stage, item.cell.label, item.status, item.reason) for item in self]
+        return html_table(("stage", "cell", "status", "reason"), rows)
+
+
+@dataclass(frozen=True, repr=False)
+class RunResult:
+    """Result of a run: paths, cells and tables; notebooks show its ranking."""
+
+    store: str
+    scores: str | None
+    """Path of the scores (Parquet); None if nothing could be evaluated."""
+    report: str | None
+    """Path of the page (HTML)."""
+    cells: CellResults
+    """The grid: dataset x backbone x method x train_set x seed."""
+    stage_cells: CellResults
+    """The cells of every stage."""
+    tables: list[TextTable]
+    usages: list[StageUsage] = field(default_factory=list)
+    """Duration and load of each stage that computed something."""
+
+    @property
+    def failed(self) -> CellResults:
+        """The failed cells of every stage."""
+        return self.stage_cells.failed
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that ``benchmark run --json`` prints."""
+        return {
+            "store": self.store,
+            "scores": self.scores,
+            "report": self.report,
+            "cells": [result.to_json() for result in self.cells],
+            "usage": usage_to_json(self.usages),
+        }
+
+    def __repr__(self) -> str:
+        return f"<RunResult: {self._counts}; {self.report or self.store}>"
+
+    def _repr_html_(self) -> str:
+        tables = [
+            html_table(item.columns, item.rows, title=item.title, notes=item.notes)
+            for item in self.tables
+        ]
+        if self.failed:
+            tables.append(self.failed._repr_html_())
+        summary = html_table((self._counts,), [(self.report or self.store,)])
+        return "".join([*tables, summary])
+
+    @property
+    def _counts(self) -> str:
+        num_done = sum(item.status == "complete" for item in self.cells)
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"{num_done} of {len(self.cells)} cells complete{failed}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page of an experiment; notebooks show it."""
+
+    path: str
+    """Its path or URI."""
+    html: str = field(repr=False)
+    """Its content."""
+
+    def _repr_html_(self) -> str:
+        return html_page(self.html)
