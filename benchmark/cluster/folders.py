@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 
 from benchmark.errors import UsageError, one_line
 
-MAX_SOCKET_PATH = 107
-"""Bytes of a socket's path that Linux takes (``sun_path`` of unix(7), without its last zero)."""
+MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+"""Bytes of a socket's path (``sun_path`` of unix(7) without its last zero; macOS takes fewer)."""
 SHORT_ROOTS = ("/tmp", "/var/tmp", "/dev/shm")
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 

@@ -24,6 +24,8 @@ PACKAGES = (
     "typer",
 )
 """The packages that the benchmark imports."""
+INSTALLED = ("site-packages", "dist-packages")
+"""Names of the folders of installed packages."""
 
 
 def check_imports(names: Iterable[str] = PACKAGES) -> None:
@@ -36,10 +38,11 @@ def check_imports(names: Iterable[str] = PACKAGES) -> None:
         UsageError: one does, or the current folder was deleted.
     """
     check_folder()
-    for folder in dict.fromkeys(_split_path()[1]):
+    others, own = _split_path()
+    for folder in dict.fromkeys(own):
         for name, file in _modules_of(folder, names):
-            found = PathFinder.find_spec(name)
-            if found is not None and found.origin == file:
+            found, installed = PathFinder.find_spec(name), PathFinder.find_spec(name, others)
+            if found is not None and found.origin == file and installed is not None:
                 raise UsageError(
                     f"{file} hides the module '{name}', which the benchmark needs: rename this file"
                 )
@@ -62,8 +65,10 @@ def worker_path(*, is_local: bool) -> list[str]:
 
 def _split_path() -> tuple[list[str], list[str]]:
     """Return the path of this process, without and only with the script's and current folder."""
-    script = Path(os.path.realpath(sys.argv[0] if sys.argv else ""))
-    unsafe = {os.path.realpath(os.curdir), str(script.parent)}
+    script = os.path.realpath(sys.argv[0] if sys.argv else "")
+    folders = {Path(os.path.realpath(os.curdir)), Path(script).parent}
+    # The script of a notebook's kernel is an installed module.
+    unsafe = {str(folder) for folder in folders if folder.name not in INSTALLED}
     parts: tuple[list[str], list[str]] = ([], [])
     for entry in sys.path:
         folder = os.path.realpath(entry)

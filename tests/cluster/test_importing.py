@@ -77,6 +77,30 @@ def test_a_file_that_hides_a_package_is_named(started: tuple[str, str]) -> None:
     check_imports()
 
 
+def test_the_only_copy_of_a_package_hides_nothing(
+    started: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody works on the package, and starts in its folder."""
+    Path(started[0], "torchgeo").mkdir()
+    Path(started[0], "torchgeo/__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [started[0]])
+    check_imports()
+
+
+def test_the_kernel_of_a_notebook_is_no_script_of_the_user(
+    started: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a module of site-packages, whose packages hide nothing."""
+    import numpy
+
+    site = Path(numpy.__file__).parents[1]
+    monkeypatch.setattr(sys, "argv", [str(site / "ipykernel_launcher.py")])
+    check_imports()
+    path = inserted(worker_path(is_local=True))
+    assert path.index(str(site)) < path.index(started[1]) == len(path) - 1
+    assert worker_path(is_local=False) == [started[1]]
+
+
 def test_what_comes_behind_a_package_does_not_hide_it(started: tuple[str, str]) -> None:
     Path(started[0], "pandas.py").touch()
     sys.path.append(sys.path.pop(0))
