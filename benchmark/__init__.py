@@ -13,25 +13,50 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.api import RunResult, aggregate, load, load_head, run, scores, status
+    from benchmark.api import (
+        RunResult,
+        aggregate,
+        check,
+        load,
+        load_head,
+        register,
+        run,
+        scores,
+        status,
+    )
+    from benchmark.catalog.own.records import Records
     from benchmark.config import Experiment
     from benchmark.errors import BenchmarkError, CellError, UsageError
+    from benchmark.specs import Backbone, Dataset, Found, Head, Images, Metric, Problem
 
 __all__ = [
+    "Backbone",
     "BenchmarkError",
     "CellError",
+    "Dataset",
     "Experiment",
+    "Found",
+    "Head",
+    "Images",
+    "Metric",
+    "Problem",
+    "Records",
     "RunResult",
     "UsageError",
     "aggregate",
+    "check",
     "load",
     "load_head",
+    "register",
     "run",
     "scores",
     "status",
 ]
 
 _MODULES = {
+    **dict.fromkeys(("Backbone", "Dataset", "Found", "Head", "Images"), "specs"),
+    **dict.fromkeys(("Metric", "Problem"), "specs"),
+    "Records": "catalog.own.records",
     "BenchmarkError": "errors",
     "CellError": "errors",
     "Experiment": "config",

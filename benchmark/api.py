@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import config
+from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.metrics import METRICS
-from benchmark.catalog.names import check_names, resolve_backbones
+from benchmark.catalog.names import (
+    check_names,
+    resolve_backbones,
+    resolve_dataset,
+    resolve_heads,
+    resolve_metrics,
+)
+from benchmark.catalog.own import lookup
+from benchmark.catalog.own.trust import foreign_types
 from benchmark.cluster.connection import Cluster
 from benchmark.cluster.metering import MeteredProgress
 from benchmark.config import Experiment
@@ -33,11 +42,13 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from benchmark.catalog.contracts.checks import Checked
+    from benchmark.catalog.own.making import Kind
     from benchmark.experiment.cells import TextTable
+    from benchmark.specs import Backbone, Dataset, Head, Metric
     from benchmark.stages.base import StageResult
 
-TRUSTED_TYPES = frozenset({"sklearn.neural_network._stochastic_optimizers.AdamOptimizer"})
-"""Types in a saved MLP that skops does not trust by default."""
+CATALOGS = (BACKBONES, HEADS, METRICS, DATASETS)
 
 
 @dataclass(frozen=True)
@@ -102,10 +113,10 @@ def open_context(
     with Cluster(address) as cluster:
         context = Context(
             experiment=experiment,
-            dataset=DATASETS.get(experiment.dataset.name),
+            dataset=resolve_dataset(experiment),
             backbones=resolve_backbones(experiment),
-            heads=tuple(HEADS.get(name) for name in experiment.heads),
-            metrics=tuple(METRICS),
+            heads=resolve_heads(experiment),
+            metrics=resolve_metrics(experiment),
             store=Store(store or experiment.store),
             cluster=cluster,
             progress=MeteredProgress(progress or LoggedProgress(), experiment=experiment.name),
@@ -318,11 +329,54 @@ def _path_of(context: Context, stage: str) -> str | None:
     return artefact.file_uri(name) if name else artefact.uri
 
 
-def load_head(artefact: str | Path) -> Any:
-    """Load the fitted head of a cell: a scikit-learn pipeline with ``predict_proba``.
+def register(entry: Backbone | Head | Metric | Dataset) -> None:
+    """Add an entry of one's own for this process; experiments can name it.
+
+    It replaces a registered entry of the same name. Its functions may be those of a notebook; what
+    they reach is part of the fingerprint.
+
+    Args:
+        entry: a ``bm.Backbone``, ``bm.Head``, ``bm.Metric`` or ``bm.Dataset``.
+
+    Raises:
+        UsageError: it is no entry, or its name is taken by another one.
+    """
+    lookup.register(entry, CATALOGS)
+
+
+def check(
+    entry: Backbone | Head | Metric | Dataset | str,
+    *,
+    kind: Kind | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[Checked]:
+    """Run the contract tests of an entry, as scikit-learn's ``check_estimator`` does.
+
+    Args:
+        entry: an entry, or a name as in an experiment file.
+        kind: ``backbone``, ``head``, ``metric`` or ``dataset``; None: found from the entry.
+        settings: keyword arguments of its function; for a data set also those of ``[dataset]``.
+
+    Returns: one result for each check: ``name``, ``is_ok`` and ``reason``.
+
+    Raises:
+        UsageError: the name is unknown, or the code or a setting is wrong.
+    """
+    from benchmark.catalog.contracts.checking import check_entry
+
+    return check_entry(entry, CATALOGS, kind=kind, settings=settings or {})
+
+
+def load_head(artefact: str | Path, *, trusted: Iterable[str] = ()) -> Any:
+    """Load the fitted head of a cell: a scikit-learn classifier with ``predict_proba``.
+
+    The file is data of types that are trusted: those of skops and scikit-learn, and classes of own
+    code that this process has loaded because an experiment names it.
 
     Args:
         artefact: the cell's folder on a local disk, as printed by ``benchmark status``.
+        trusted: further packages whose classes may be built, or names like
+            ``mypackage.heads:Forest``.
 
     Raises:
         UsageError: the head is missing, damaged or contains a type that is not trusted.
@@ -339,9 +393,13 @@ def load_head(artefact: str | Path) -> Any:
         raise UsageError(f"{path}: no such head; give a folder that `benchmark status` prints")
     try:
         untrusted = skops.io.get_untrusted_types(file=path)
-        foreign = [name for name in untrusted if name not in TRUSTED_TYPES]
+        foreign = foreign_types(untrusted, trusted)
         if foreign:
-            raise UsageError(f"{path}: contains types that are not trusted: {', '.join(foreign)}")
+            tops = sorted({name.partition(".")[0] for name in foreign})
+            raise UsageError(
+                f"{path}: contains types that are not trusted: {', '.join(foreign)}; if you trust "
+                f"the file's author: bm.load_head(folder, trusted={tops})"
+            )
         return skops.io.load(path, trusted=untrusted)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path}: not a saved head, or damaged: {one_line(error)}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from benchmark.errors import UsageError, did_you_mean, tidy
+from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import (
     BackboneName,
     BackboneNames,
@@ -32,6 +32,7 @@ from benchmark.fields import (
     Names,
     Norm,
     NumpySeed,
+    OwnSettings,
     PatchCount,
     PathText,
     PixelValue,
@@ -50,6 +51,7 @@ from benchmark.fields import (
     shown,
     tuple_of_array,
 )
+from benchmark.problems import NAMED, first_problem, options_place
 
 MAX_CELLS = 1_000_000
 """Backbones times heads times seeds; a dry run lists them all."""
@@ -87,6 +89,8 @@ class DatasetConfig(Section):
     """Names of an image folder's bands, if its files do not define them."""
     value_range: tuple[PixelValue, PixelValue] | None = None
     """Pixel values that are mapped to 0 and 255, for images that are not uint8."""
+    settings: OwnSettings = {}
+    """Keyword arguments of a reader of one's own."""
 
     _range_of_floats = field_validator("value_range", mode="before")(finite_floats)
 
@@ -105,6 +109,8 @@ class BackboneOptions(Section):
     """Input bands, in order; None: the backbone's own."""
     trust_remote_code: bool = False
     """Whether Python code from a checkpoint may run."""
+    settings: OwnSettings = {}
+    """Keyword arguments of a function of one's own."""
 
     _bands_differ = field_validator("bands")(refuse_duplicates)
 
@@ -113,6 +119,13 @@ class BackboneOptions(Section):
         if self.pooling == "pooler" and self.layer != -1:
             raise ValueError("the pooler takes the last hidden state: remove layer or pooling")
         return self
+
+
+class OwnOptions(Section):
+    """``[head."NAME"]``, ``[metric."NAME"]``: options of own code."""
+
+    settings: OwnSettings = {}
+    """Keyword arguments of its function."""
 
 
 class EmbedConfig(Section):
@@ -193,6 +206,10 @@ class EvaluateConfig(Section):
     num_resamples: Count = 1000
     confidence: Fraction = 0.95
     seed: NumpySeed = 0
+    metrics: Names = ()
+    """Metrics of one's own, beside those of the package."""
+
+    _metrics_differ = field_validator("metrics")(refuse_duplicates)
 
 
 class ReportConfig(Section):
@@ -243,6 +260,8 @@ class Experiment(Section):
     store: PathText = "runs"
     backbone: Annotated[Mapping[BackboneName, BackboneOptions], Field(max_length=1000)] = {}
     """Options of backbones, by name."""
+    head: Annotated[Mapping[Name, OwnOptions], Field(max_length=1000)] = {}
+    metric: Annotated[Mapping[Name, OwnOptions], Field(max_length=1000)] = {}
     embed: EmbedConfig = EmbedConfig()
     tune: TuneConfig = TuneConfig()
     finetune: FinetuneConfig | None = None
@@ -296,19 +315,22 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
     """
     if "path" in content:
         raise UsageError(f"{where}: unknown setting 'path'.")
-    if not isinstance(content.get("backbone", {}), Mapping):
-        # A list was meant: the table of options and the list differ by one letter.
-        raise UsageError(f"{where}: unknown setting 'backbone'. Did you mean 'backbones'?")
+    for kind in ("backbone", "head"):
+        if not isinstance(content.get(kind, {}), Mapping):
+            # A list was meant: the table of options and the list differ by one letter.
+            raise UsageError(f"{where}: unknown setting '{kind}'. Did you mean '{kind}s'?")
     try:
         experiment = Experiment.model_validate({**content, "path": where})
     except ValidationError as error:
-        raise UsageError(_first_problem(error, where)) from None
-    for name in experiment.backbone:
-        if name not in experiment.backbones:
-            raise UsageError(
-                f"{where} {options_place(name)}: '{name}' is not among the experiment's backbones."
-                f"{did_you_mean(name, experiment.backbones)}"
-            )
+        raise UsageError(first_problem(error, Experiment, where)) from None
+    listed = (experiment.backbones, experiment.heads, experiment.evaluate.metrics)
+    for kind, names in zip(NAMED, listed, strict=True):
+        for name in getattr(experiment, kind):
+            if name not in names:
+                raise UsageError(
+                    f"{where} {options_place(name, kind)}: '{name}' is not among the experiment's "
+                    f"{kind}s.{did_you_mean(name, names)}"
+                )
     _check_regions(experiment.dataset, where)
     num_cells = len(experiment.backbones) * len(experiment.heads) * len(experiment.seeds)
     if num_cells > MAX_CELLS:
@@ -331,62 +353,3 @@ def _check_regions(dataset: DatasetConfig, where: str) -> None:
                 f"{where} [dataset]: region {shown(region, 100)} is in 'val_regions' = "
                 f"{shown(list(val))} and in 'test_regions' = {shown(list(test))}; keep it in one"
             )
-
-
-def options_place(name: str) -> str:
-    """Return the header of the table of a backbone's options in the file."""
-    return f'[backbone."{name}"]'
-
-
-def _first_problem(error: ValidationError, where: str) -> str:
-    problems = error.errors(include_url=False)
-    # An unknown key often explains a missing one: report it first.
-    problems.sort(key=lambda item: item["type"] != "extra_forbidden")
-    first = problems[0]
-    names = [tidy(part, 200) for part in first["loc"] if isinstance(part, str)]
-    num_names = len(names)
-    model: type[BaseModel] = Experiment
-    section = ""
-    if names[:1] == ["backbone"] and len(names) > 1:
-        if names[2:] == ["[key]"]:
-            return f"{where} [backbone]: name {shown(first['input'])}: {_plain(first['msg'])}"
-        model, section = BackboneOptions, options_place(names[1])[1:-1]
-        names = names[2:]
-    else:
-        while names and (inner := _table_of(model, names[0])):
-            model, section = inner, f"{section}.{names.pop(0)}".lstrip(".")
-    place = f"{where} [{section}]" if section else where
-    if not names and model is BackboneOptions:
-        return f"{place}: {_plain(first['msg'])}"
-    key = names[0] if names else section
-    depth = num_names - len(names) + 1
-    if first["type"] == "extra_forbidden":
-        known = set(model.model_fields) - {"path"}
-        return f"{place}: unknown setting '{key}'.{did_you_mean(key, known)}"
-    if first["type"] == "missing" and first["loc"] and isinstance(first["loc"][-1], str):
-        what = f"setting '{key}'" if names else f"section [{key}]"
-        return f"{place}: the {what} is missing"
-    if first["type"] in ("invalid_key", "string_unicode") and not names:
-        # The location leaves out a key that is no text.
-        return f"{place}: key {shown(first['input'])}: {_plain(first['msg'])}"
-    # A union has one problem for each of its types; other settings and items have other inputs.
-    kinds = [
-        item
-        for item in problems
-        if item["input"] is first["input"] and item["loc"][:depth] == first["loc"][:depth]
-    ]
-    message = " or ".join(dict.fromkeys(_plain(item["msg"]) for item in kinds))
-    return f"{place}: '{key}' = {shown(first['input'])}: {message}"
-
-
-def _table_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """Return the model of a table; an optional one is a union of its model and None."""
-    field = model.model_fields.get(name)
-    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-    tables = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return tables[0] if tables else None
-
-
-def _plain(message: str) -> str:
-    message = message.removeprefix("Value error, ").removeprefix("Input ")
-    return message[0].lower() + message[1:]

@@ -150,6 +150,25 @@ FilePathText = Annotated[str, AfterValidator(check_file_path)]
 Title = Annotated[str, AfterValidator(_check_title)]
 """Text of one or several lines."""
 
+
+def _check_settings(value: dict[str, Any]) -> dict[str, Any]:
+    waiting: list[Any] = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (list, tuple)):
+            waiting += item
+        elif isinstance(item, dict):
+            waiting += [*item, *item.values()]
+        elif isinstance(item, str):
+            _check_printable(item, _CONTROL_BUT_SPACE)
+        elif not isinstance(item, (int, float)) or not -(2.0**63) < item < 2.0**63:
+            raise ValueError(f"{shown(item, 100)} is no text, number, boolean, list or table")
+    return value
+
+
+OwnSettings = Annotated[dict[str, Any], Field(max_length=100), AfterValidator(_check_settings)]
+"""Keyword arguments of a user's function."""
+
 # --- numbers ---
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]

@@ -54,8 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 FACE = {"benchmark", "benchmark.api"}
 VOCABULARY = {
-    *("config", "environment", "errors", "fields", "progress", "registry", "regular", "specs"),
-    "tables",
+    *("config", "environment", "errors", "fields", "problems", "progress", "registry"),
+    *("regular", "specs", "tables"),
 }
 """The modules at the root that every wing may use."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from benchmark.catalog.efficientnet import LITES, NUM_PARAMETERS, build_random, 
 from benchmark.catalog.handcrafted import HANDCRAFTED
 from benchmark.catalog.huggingface.resolve import PREFIX, resolve_huggingface
 from benchmark.catalog.options import FED, check_applicable, feed
+from benchmark.catalog.own.lookup import FORM, find_own, more_names
 from benchmark.catalog.timm.models import TIMM_PREFIX, resolve_timm
 from benchmark.catalog.torchgeo.models import TORCHGEO_PREFIX, resolve_torchgeo
 from benchmark.errors import UsageError
@@ -84,14 +85,19 @@ SOURCES: Mapping[str, str] = {
 
 
 def find_backbone(
-    name: str, *, where: str = "", options: BackboneOptions | None = None
+    name: str,
+    *,
+    where: str = "",
+    options: BackboneOptions | None = None,
+    folders: Sequence[str] | None = None,
 ) -> Backbone:
-    """Return a backbone by name: an entry, or a model of one of the ``SOURCES``.
+    """Return a backbone by name: an entry, a model of one of the ``SOURCES``, or own code.
 
     Args:
         name: what the user wrote.
         where: the place, e.g. ``experiments/x.toml``; the message starts with it.
         options: how it is used; None: the defaults.
+        folders: searched for own code after installed packages; None: the current folder.
 
     Raises:
         UsageError: the name is unknown, the model cannot be used, or an option does not apply.
@@ -102,11 +108,16 @@ def find_backbone(
         return resolve_timm(name, where=where, options=options)
     if name.startswith(TORCHGEO_PREFIX):
         return resolve_torchgeo(name, where=where, options=options)
+    settings = options.settings if options else {}
+    own = find_own(BACKBONES, name, where=where, folders=folders, settings=settings)
+    if own is not None:
+        check_applicable(name, options, FED | {"settings"}, where=where)
+        return own if options is None else feed(own, options, where=where)
     try:
-        entry = BACKBONES.get(name, where=where)
+        entry = BACKBONES.get(name, where=where, more=more_names("backbone"))
     except UsageError as error:
         known = ", ".join(SOURCES)
-        raise UsageError(f"{error} Models of other sources: {known}.") from None
+        raise UsageError(f"{error} Models of other sources: {known}. Own code: {FORM}.") from None
     # Backbones that do not resize patches have no image size to change.
     applicable = FED if entry.image_size is not None else FED - {"image_size"}
     check_applicable(name, options, applicable, where=where)

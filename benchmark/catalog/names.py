@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
+from benchmark.catalog.metrics import METRICS
+from benchmark.catalog.own.lookup import find_entry
+from benchmark.catalog.own.source import search_folders
 from benchmark.config import Experiment, FinetuneConfig
 from benchmark.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from benchmark.specs import Backbone
+    from benchmark.specs import Backbone, Dataset, Head, Metric
 
 COMMON_DATASET_SETTINGS = frozenset(
     {"name", "root", "patch_size", "seed", "per_region", "per_class", "on_error"}
@@ -26,13 +29,13 @@ def check_names(experiment: Experiment) -> None:
         UsageError: a name is unknown, or a setting does not apply to the data set.
     """
     where = experiment.path
-    dataset = DATASETS.get(experiment.dataset.name, where=f"{where} [dataset]")
+    dataset = resolve_dataset(experiment, where=f"{where} [dataset]")
     backbones = resolve_backbones(experiment, where=where)
-    for name in experiment.heads:
-        HEADS.get(name, where=where)
+    resolve_heads(experiment, where=where)
+    resolve_metrics(experiment, where=f"{where} [evaluate]")
     if experiment.finetune is not None:
         _check_finetune(experiment.finetune, backbones, where=f"{where} [finetune]")
-    allowed = COMMON_DATASET_SETTINGS | dataset.settings
+    allowed = COMMON_DATASET_SETTINGS | dataset.settings | {"settings"}
     for key in sorted(experiment.dataset.model_fields_set - allowed):
         raise UsageError(
             f"{where} [dataset]: '{key}' does not apply to the data set '{dataset.name}'; remove it"
@@ -45,9 +48,61 @@ def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backb
     Raises:
         UsageError: a name or an option is wrong.
     """
-    options = experiment.backbone
+    options, folders = experiment.backbone, search_folders(experiment.path)
     return tuple(
-        find_backbone(name, where=where, options=options.get(name)) for name in experiment.backbones
+        find_backbone(name, where=where, options=options.get(name), folders=folders)
+        for name in experiment.backbones
+    )
+
+
+def resolve_heads(experiment: Experiment, *, where: str = "") -> tuple[Head, ...]:
+    """Return the entries of an experiment's heads.
+
+    Raises:
+        UsageError: a name or a setting is wrong.
+    """
+    options, folders = experiment.head, search_folders(experiment.path)
+    return tuple(
+        find_entry(
+            HEADS,
+            name,
+            where=where,
+            folders=folders,
+            settings=options[name].settings if name in options else None,
+        )
+        for name in experiment.heads
+    )
+
+
+def resolve_metrics(experiment: Experiment, *, where: str = "") -> tuple[Metric, ...]:
+    """Return all metrics of the package, and those that the experiment adds.
+
+    Raises:
+        UsageError: a name or a setting is wrong, or a metric is one of the package.
+    """
+    options, folders = experiment.metric, search_folders(experiment.path)
+    found = []
+    for name in experiment.evaluate.metrics:
+        if name in METRICS:
+            raise UsageError(f"{where}: metric '{name}' is always computed; list your own alone")
+        given = options[name].settings if name in options else None
+        found.append(find_entry(METRICS, name, where=where, folders=folders, settings=given))
+    return (*METRICS, *found)
+
+
+def resolve_dataset(experiment: Experiment, *, where: str = "") -> Dataset:
+    """Return the entry of an experiment's data set.
+
+    Raises:
+        UsageError: its name or a setting is wrong.
+    """
+    config = experiment.dataset
+    return find_entry(
+        DATASETS,
+        config.name,
+        where=where,
+        folders=search_folders(experiment.path),
+        settings=config.settings,
     )
 
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from benchmark.config import BackboneOptions, options_place
+from benchmark.config import BackboneOptions
 from benchmark.errors import UsageError
+from benchmark.problems import options_place
 from benchmark.specs import Backbone
 
 FED = frozenset({"image_size", "bands"})

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from benchmark.cli import checking  # noqa: F401  (adds its command)
 from benchmark.cli.app import (
     AddressOption,
     DryRunOption,

@@ -9,9 +9,9 @@ from typing import Any
 from benchmark.catalog.huggingface.documents import explained
 from benchmark.catalog.huggingface.files import CONFIG, PROCESSOR, Checkpoint
 from benchmark.catalog.huggingface.sizes import bounded, check_totals
-from benchmark.config import options_place
 from benchmark.errors import UsageError
 from benchmark.fields import shown
+from benchmark.problems import options_place
 
 TOWERS = frozenset({"clip", "siglip"})
 """Models of images and text with a separate vision model."""

@@ -1,0 +1,85 @@
+"""The one line that a user reads when an experiment file is wrong."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+
+from benchmark.errors import did_you_mean, tidy
+from benchmark.fields import shown
+
+NAMED = ("backbone", "head", "metric")
+"""Tables of tables, by the name of an entry."""
+
+
+def options_place(name: str, kind: str = "backbone") -> str:
+    """Return the header of the table of an entry's options in the file."""
+    return f'[{kind}."{name}"]'
+
+
+def first_problem(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """Return the message of the problem of an experiment that the user should mend first.
+
+    Args:
+        error: from pydantic.
+        model: of the experiment.
+        where: start of the message.
+    """
+    problems = error.errors(include_url=False)
+    # An unknown key often explains a missing one: report it first.
+    problems.sort(key=lambda item: item["type"] != "extra_forbidden")
+    first = problems[0]
+    names = [tidy(part, 200) for part in first["loc"] if isinstance(part, str)]
+    num_names = len(names)
+    section = ""
+    is_named = len(names) > 1 and names[0] in NAMED
+    if is_named:
+        if names[2:] == ["[key]"]:
+            return f"{where} [{names[0]}]: name {shown(first['input'])}: {_plain(first['msg'])}"
+        model, section = _table_in(model, names[0]), options_place(names[1], names[0])[1:-1]
+        names = names[2:]
+    else:
+        while names and (inner := _table_of(model, names[0])):
+            model, section = inner, f"{section}.{names.pop(0)}".lstrip(".")
+    place = f"{where} [{section}]" if section else where
+    if not names and is_named:
+        return f"{place}: {_plain(first['msg'])}"
+    key = names[0] if names else section
+    depth = num_names - len(names) + 1
+    if first["type"] == "extra_forbidden":
+        known = set(model.model_fields) - {"path"}
+        return f"{place}: unknown setting '{key}'.{did_you_mean(key, known)}"
+    if first["type"] == "missing" and first["loc"] and isinstance(first["loc"][-1], str):
+        what = f"setting '{key}'" if names else f"section [{key}]"
+        return f"{place}: the {what} is missing"
+    if first["type"] in ("invalid_key", "string_unicode") and not names:
+        # The location leaves out a key that is no text.
+        return f"{place}: key {shown(first['input'])}: {_plain(first['msg'])}"
+    # A union has one problem for each of its types; other settings and items have other inputs.
+    kinds = [
+        item
+        for item in problems
+        if item["input"] is first["input"] and item["loc"][:depth] == first["loc"][:depth]
+    ]
+    message = " or ".join(dict.fromkeys(_plain(item["msg"]) for item in kinds))
+    return f"{place}: '{key}' = {shown(first['input'])}: {message}"
+
+
+def _table_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """Return the model of a table; an optional one is a union of its model and None."""
+    field = model.model_fields.get(name)
+    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+    tables = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return tables[0] if tables else None
+
+
+def _table_in(model: type[BaseModel], name: str) -> type[BaseModel]:
+    """Return the model of the tables in a table of tables."""
+    found: type[BaseModel] = get_args(model.model_fields[name].annotation)[1]
+    return found
+
+
+def _plain(message: str) -> str:
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    return message[0].lower() + message[1:]
