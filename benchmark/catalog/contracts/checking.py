@@ -70,7 +70,7 @@ def iterate_checks(
         found = find_entry(registry, entry, where="check", settings=rest)
     elif rest and kind != "dataset":
         raise UsageError("check: settings are for a function that is named, not for an entry")
-    return _RUNNERS[kind](found, options, rest)
+    yield from _RUNNERS[kind](found, options, rest)
 
 
 def find_kind(name: str, catalogs: Sequence[Registry[Any]]) -> Kind:

@@ -129,7 +129,8 @@ def refer(target: Target, folders: tuple[str, ...], *, where: str) -> Reference:
     if place.is_installed:
         return Reference(target, place, "")
     source = read_source(target.module, place.root)
-    if not source.modules:
+    stem = target.module.replace(".", "/")
+    if not {f"{stem}.py", f"{stem}/__init__.py"} & source.modules.keys():
         raise UsageError(f"{where}: there is no module '{target.module}' in {place.root}")
     return Reference(target, place, source.digest)
 

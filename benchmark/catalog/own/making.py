@@ -244,7 +244,7 @@ def _make_metric(name: str, reference: Reference, settings: dict[str, Any], plac
         description=f"own code: {describe(reference.target)}",
         compute=OwnMetric(name, reference, takes_labels, is_per_class, settings),
         is_per_class=is_per_class,
-        direction=direction,
+        direction="lower" if direction == "lower" else "higher",
         own={**identity(reference), **identify_settings(settings)},
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.folder.splits import SPLIT_NAMES, SPLITS, Group, check_classes, draw_splits
-from benchmark.errors import UsageError, blame, did_you_mean
+from benchmark.errors import CellError, UsageError, blame, did_you_mean
 from benchmark.fields import shown
 from benchmark.specs import Found, Images, Problem
 
@@ -130,7 +130,7 @@ class RecordSource:
             try:
                 image = np.asarray(self.reader(self.records[key]))
                 if image.dtype != np.uint8 or image.shape != shape:
-                    raise ValueError(
+                    raise CellError(
                         f"read type {image.dtype}, shape {image.shape}; return uint8 {shape}"
                     )
             except Exception as error:  # own code raises what it likes

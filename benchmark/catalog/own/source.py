@@ -10,12 +10,13 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark.errors import UsageError, is_own_file, tidy
+from benchmark.errors import PACKAGE, UsageError, is_own_file, tidy
 
 MAX_LITERAL = 255
 """Characters of a text in the code that may be the name of a file."""
@@ -145,7 +146,7 @@ def read_source(module: str, root: str) -> Source:
         while waiting:
             path = waiting.pop()
             name = path.relative_to(base).as_posix()
-            if name in modules:
+            if name in modules or str(path).startswith(PACKAGE):
                 continue
             content = path.read_bytes()
             modules[name] = hashlib.blake2b(content, digest_size=16).hexdigest()
@@ -156,7 +157,8 @@ def read_source(module: str, root: str) -> Source:
                 continue
             waiting += _imported(tree, path, base)
             for file in _named_files(tree, path.parent, base):
-                data[_name_of(file, base)] = digest_file(file)
+                with suppress(OSError):
+                    data[_name_of(file, base)] = digest_file(file)
     except (OSError, UnicodeError) as error:
         raise UsageError(f"own code '{module}' cannot be read: {error}") from None
     return Source(modules, data, fingerprint([sorted(modules.items()), sorted(data.items())]))
