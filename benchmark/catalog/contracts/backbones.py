@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmark.catalog.contracts.checks import Check, expect, pickles
+from benchmark.networks.classifier import check_embeddings
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder, Preprocessing
 
@@ -118,7 +119,7 @@ def returns_float32(case: Case) -> None:
     fed = Preprocessing(case.backbone, case.bands)(torch.from_numpy(case.patches.copy()))
     with torch.inference_mode():
         found = case.embedder._network.backbone(fed)
-    expect(isinstance(found, torch.Tensor), f"it returned a {type(found).__name__}")
+    check_embeddings(found, len(fed), name=case.backbone.name)
     expect(found.dtype == torch.float32, f"it returned {found.dtype}; return torch.float32")
 
 
