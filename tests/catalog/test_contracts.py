@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import benchmark as bm
 from benchmark.catalog.backbones import BACKBONES
+from benchmark.catalog.contracts.datasets import CHECKS as DATASET_CHECKS
+from benchmark.catalog.contracts.datasets import Case as DatasetCase
+from benchmark.catalog.datasets import DATASETS
 from benchmark.cli.commands import invoke
+from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from tests.strangers import FILES, write, write_arrays
 
@@ -235,6 +240,22 @@ def test_a_broken_reader_fails_its_check(folder: Path) -> None:
     assert "(3, 32, 32); return uint8 (3, 16, 16)" in found["reads uint8"]
     with pytest.raises(UsageError, match="a data set needs its folder: --set root=DIR"):
         bm.check("stranger.data:open_arrays")
+
+
+@pytest.mark.parametrize("check", DATASET_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", ["chesapeake", "folder"])
+def test_built_in_data_sets_keep_the_contract(
+    name: str, check: Any, scenes: Path, tmp_path: Path
+) -> None:
+    root, settings = scenes, {"patch_size": 32}
+    if name == "folder":
+        root = tmp_path
+        for number in range(12):
+            folder = tmp_path / ("water" if number % 2 else "trees")
+            folder.mkdir(exist_ok=True)
+            Image.new("RGB", (32, 32), (20 * number, 9, 9)).save(folder / f"{number}.png")
+    config = DatasetConfig(name=name, root=str(root), **settings)
+    check(DatasetCase(DATASETS.get(name), config))
 
 
 def test_built_in_entries_and_entries_of_python_are_checked(own_folder: Path) -> None:
