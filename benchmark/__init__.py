@@ -13,17 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.api import (
-        RunResult,
-        aggregate,
-        check,
-        load,
-        load_head,
-        register,
-        run,
-        scores,
-        status,
-    )
+    from benchmark.api import RunResult, aggregate, load, load_head, run, scores, status
+    from benchmark.catalog.own.public import check, register
     from benchmark.catalog.own.records import Records
     from benchmark.config import Experiment
     from benchmark.errors import BenchmarkError, CellError, UsageError
@@ -57,6 +48,8 @@ _MODULES = {
     **dict.fromkeys(("Backbone", "Dataset", "Found", "Head", "Images"), "specs"),
     **dict.fromkeys(("Metric", "Problem"), "specs"),
     "Records": "catalog.own.records",
+    "check": "catalog.own.public",
+    "register": "catalog.own.public",
     "BenchmarkError": "errors",
     "CellError": "errors",
     "Experiment": "config",

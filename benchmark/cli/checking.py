@@ -27,15 +27,15 @@ def check(
     as_json: JsonOption = False,
 ) -> int:
     """Run the contract tests on a backbone, head, metric or data set of your own."""
-    from benchmark import api
     from benchmark.catalog.contracts.checking import iterate_checks
+    from benchmark.catalog.own.public import CATALOGS
     from benchmark.fields import apply_override
 
     given: dict[str, object] = {}
     for item in settings or ():
         apply_override(given, item)
     results = []
-    for result in iterate_checks(entry, api.CATALOGS, kind=kind, settings=given):  # type: ignore[arg-type]
+    for result in iterate_checks(entry, CATALOGS, kind=kind, settings=given):  # type: ignore[arg-type]
         results.append(result)
         if not as_json:
             what = f"{'ok    ' if result.is_ok else 'failed'}  {result.name}"

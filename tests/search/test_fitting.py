@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import benchmark as bm
 from benchmark.catalog.heads import HEADS
-from benchmark.errors import UsageError
+from benchmark.errors import CellError, UsageError
 from benchmark.search.bookkeeping import Segment
 from benchmark.search.fitting import Rows, fit_segment, refit, scores_of_all
 from benchmark.specs import Head
@@ -279,3 +279,20 @@ def test_a_learning_head_is_ahead_of_the_floor() -> None:
         best[head.name] = max(fitted.scores)
     assert best["majority"] == pytest.approx(1 / K)
     assert all(score > 0.6 for name, score in best.items() if name != "majority")
+
+
+def build_svc(params: Any, seed: int) -> Any:
+    from sklearn.svm import SVC
+
+    return SVC()
+
+
+@pytest.mark.parametrize("kind", ["fit", "refit"])
+def test_a_head_without_probabilities_is_named(kind: Any) -> None:
+    head = dataclasses.replace(HEADS.get("majority"), name="svc", build=build_svc)
+    segment = Segment(kind, 0, {}, 0, 0)
+    with pytest.raises(CellError, match=r"^head 'svc' needs predict_proba, and its 'SVC' has"):
+        if kind == "fit":
+            fit_segment(head, ROWS, segment, seed=0)
+        else:
+            refit(head, ROWS, segment, seed=0, on="train")

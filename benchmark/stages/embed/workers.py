@@ -146,7 +146,8 @@ class EmbedActor:
 
     def _hold(self, number: int, pixels: NDArray[np.uint8]) -> Any:
         if self._number != number:
-            self._embedder = None
+            # A backbone that does not start leaves none, so that the last one starts anew.
+            self._number = self._embedder = None
             job = self._jobs[number]
             self._embedder, self._setup_s = _start(job, pixels)
             self._number = number
