@@ -151,22 +151,21 @@ Title = Annotated[str, AfterValidator(_check_title)]
 """Text of one or several lines."""
 
 
-def _check_settings(value: dict[str, Any]) -> dict[str, Any]:
-    waiting: list[Any] = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, (list, tuple)):
-            waiting += item
-        elif isinstance(item, dict):
-            waiting += [*item, *item.values()]
-        elif isinstance(item, str):
-            _check_printable(item, _CONTROL_BUT_SPACE)
-        elif not isinstance(item, (int, float)) or not -(2.0**63) < item < 2.0**63:
-            raise ValueError(f"{shown(item, 100)} is no text, number, boolean, list or table")
+def _check_json(value: Any, depth: int = 4) -> Any:
+    if isinstance(value, (list, tuple, dict)):
+        if depth == 0 or len(value) > MAX_ITEMS // 100:
+            raise ValueError("is nested too deeply or too long")
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_json(item, depth - 1)
+    elif isinstance(value, str):
+        _check_title(value)
+    elif not isinstance(value, (int, float)) or not -(2.0**63) < value < 2.0**63:
+        raise ValueError(f"{shown(value, 100)} is no text, number, boolean, list or table")
     return value
 
 
-OwnSettings = Annotated[dict[str, Any], Field(max_length=100), AfterValidator(_check_settings)]
+Json = Annotated[Any, AfterValidator(_check_json)]
+OwnSettings = Annotated[dict[Name, Json], Field(max_length=100)]
 """Keyword arguments of a user's function."""
 
 # --- numbers ---
