@@ -16,32 +16,45 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benchmark.api import build
     from benchmark.catalog.arrays.data import from_arrays
+    from benchmark.catalog.own.public import check, register
+    from benchmark.catalog.own.records import Records
     from benchmark.config import Experiment
     from benchmark.errors import BenchmarkError, CellError, UsageError
     from benchmark.exporting.predicting import predict
+    from benchmark.exporting.saved import load_head
     from benchmark.frames import aggregate
     from benchmark.interactive import export, load, prepare, report, run, scores, status
     from benchmark.results import CellResults, Report, RunResult
-    from benchmark.search.saved import load_head
+    from benchmark.specs import Backbone, Dataset, Found, Head, Images, Metric, Problem
 
     __version__: str
 
 __all__ = [
+    "Backbone",
     "BenchmarkError",
     "CellError",
     "CellResults",
+    "Dataset",
     "Experiment",
+    "Found",
+    "Head",
+    "Images",
+    "Metric",
+    "Problem",
+    "Records",
     "Report",
     "RunResult",
     "UsageError",
     "aggregate",
     "build",
+    "check",
     "export",
     "from_arrays",
     "load",
     "load_head",
     "predict",
     "prepare",
+    "register",
     "report",
     "run",
     "scores",
@@ -49,6 +62,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    **dict.fromkeys(("Backbone", "Dataset", "Found", "Head", "Images"), "specs"),
+    **dict.fromkeys(("Metric", "Problem"), "specs"),
+    "Records": "catalog.own.records",
+    "check": "catalog.own.public",
+    "register": "catalog.own.public",
     "BenchmarkError": "errors",
     "CellError": "errors",
     "CellResults": "results",
@@ -61,7 +79,7 @@ _MODULES = {
     "export": "interactive",
     "from_arrays": "catalog.arrays.data",
     "load": "interactive",
-    "load_head": "search.saved",
+    "load_head": "exporting.saved",
     "predict": "exporting.predicting",
     "prepare": "interactive",
     "report": "interactive",

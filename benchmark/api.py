@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import config
-from benchmark.catalog.datasets import DATASETS
-from benchmark.catalog.heads import HEADS
-from benchmark.catalog.metrics import METRICS
-from benchmark.catalog.names import check_names, resolve_backbones
+from benchmark.catalog.names import (
+    check_names,
+    resolve_backbones,
+    resolve_dataset,
+    resolve_heads,
+    resolve_metrics,
+)
 from benchmark.cluster.connection import Cluster
 from benchmark.cluster.metering import MeteredProgress
 from benchmark.config import Experiment
@@ -82,10 +85,10 @@ def open_context(
     with nullcontext(address) if isinstance(address, Cluster) else Cluster(address) as cluster:
         context = Context(
             experiment=experiment,
-            dataset=DATASETS.get(experiment.dataset.name),
+            dataset=resolve_dataset(experiment),
             backbones=resolve_backbones(experiment),
-            heads=tuple(HEADS.get(name) for name in experiment.heads),
-            metrics=tuple(METRICS),
+            heads=resolve_heads(experiment),
+            metrics=resolve_metrics(experiment),
             store=Store(store or experiment.store),
             cluster=cluster,
             progress=MeteredProgress(progress or LoggedProgress(), experiment=experiment.name),

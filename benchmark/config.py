@@ -29,6 +29,7 @@ from benchmark.fields import (
     Names,
     Norm,
     NumpySeed,
+    OwnSettings,
     PatchCount,
     PathText,
     PixelValue,
@@ -44,9 +45,8 @@ from benchmark.fields import (
     parse_toml,
     read_experiment_file,
     refuse_duplicates,
-    shown,
 )
-from benchmark.problems import describe_problem, options_place
+from benchmark.problems import NAMED, check_regions, first_problem, options_place
 from benchmark.section import Origin, Section, describe, settings_table
 
 MAX_CELLS = 1_000_000
@@ -89,6 +89,8 @@ class DatasetConfig(Section):
     """Names of an image folder's bands, if its files do not define them."""
     value_range: tuple[PixelValue, PixelValue] | None = None
     """Pixel values that are mapped to 0 and 255, for images that are not uint8."""
+    settings: OwnSettings = Field(default={})
+    """Keyword arguments of a reader of your own."""
 
     _range_of_floats = field_validator("value_range", mode="before")(finite_floats)
 
@@ -110,6 +112,8 @@ class BackboneOptions(Section):
     """Input bands, in order; unset: the backbone's own."""
     trust_remote_code: bool = False
     """Whether Python code from a checkpoint may run."""
+    settings: OwnSettings = Field(default={})
+    """Keyword arguments of a function of your own."""
 
     _bands_differ = field_validator("bands")(refuse_duplicates)
 
@@ -118,6 +122,13 @@ class BackboneOptions(Section):
         if self.pooling == "pooler" and self.layer != -1:
             raise ValueError("the pooler takes the last hidden state: remove layer or pooling")
         return self
+
+
+class OwnOptions(Section):
+    """``[head."NAME"]``, ``[metric."NAME"]``: options of own code."""
+
+    settings: OwnSettings = Field(default={})
+    """Keyword arguments of its function."""
 
 
 class EmbedConfig(Section):
@@ -215,6 +226,10 @@ class EvaluateConfig(Section):
     """Level of intervals; verdicts have the error rate 1 minus this level."""
     seed: NumpySeed = 0
     """Seed of the draws of intervals and tests."""
+    metrics: Names = ()
+    """Metrics of your own, beside those of the package."""
+
+    _metrics_differ = field_validator("metrics")(refuse_duplicates)
 
 
 class ReportConfig(Section):
@@ -265,6 +280,10 @@ class Experiment(Section):
     """Folder or URI (``s3://...``) where everything computed is kept."""
     backbone: Annotated[Mapping[BackboneName, BackboneOptions], Field(max_length=1000)] = {}
     """Options of backbones, by name."""
+    head: Annotated[Mapping[Name, OwnOptions], Field(max_length=1000)] = {}
+    """Options of heads of your own, by name."""
+    metric: Annotated[Mapping[Name, OwnOptions], Field(max_length=1000)] = {}
+    """Options of metrics of your own, by name."""
     embed: EmbedConfig = EmbedConfig()
     tune: TuneConfig = TuneConfig()
     finetune: FinetuneConfig | None = None
@@ -301,8 +320,7 @@ class Experiment(Section):
         try:
             experiment = validate(content)
         except ValidationError as error:
-            problem = describe_problem(error, where, root=cls, options=BackboneOptions)
-            raise UsageError(problem) from None
+            raise UsageError(first_problem(error, cls, where)) from None
         _check_whole(experiment, where)
         return experiment
 
@@ -345,38 +363,27 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
     """
     if "path" in content:
         raise UsageError(f"{where}: unknown setting 'path'.")
-    if not isinstance(content.get("backbone", {}), Mapping):
-        # A list was meant: the table of options and the list differ by one letter.
-        raise UsageError(f"{where}: unknown setting 'backbone'. Did you mean 'backbones'?")
+    for kind in ("backbone", "head"):
+        if not isinstance(content.get(kind, {}), Mapping):
+            # A list was meant: the table of options and the list differ by one letter.
+            raise UsageError(f"{where}: unknown setting '{kind}'. Did you mean '{kind}s'?")
     return Experiment.model_validate({**content, "path": where})
 
 
 def _check_whole(experiment: Experiment, where: str) -> None:
-    """Refuse options of other backbones, too many cells, and regions in two splits."""
-    for name in experiment.backbone:
-        if name not in experiment.backbones:
-            raise UsageError(
-                f"{where} {options_place(name)}: '{name}' is not among the experiment's backbones."
-                f"{did_you_mean(name, experiment.backbones)}"
-            )
-    _check_regions(experiment.dataset, where)
+    """Refuse options of other entries, too many cells, and regions in two splits."""
+    listed = (experiment.backbones, experiment.heads, experiment.evaluate.metrics)
+    for kind, names in zip(NAMED, listed, strict=True):
+        for name in getattr(experiment, kind):
+            if name not in names:
+                raise UsageError(
+                    f"{where} {options_place(name, kind)}: '{name}' is not among the experiment's "
+                    f"{kind}s.{did_you_mean(name, names)}"
+                )
+    check_regions(experiment.dataset.val_regions, experiment.dataset.test_regions, where)
     num_cells = len(experiment.backbones) * len(experiment.heads) * len(experiment.seeds)
     if num_cells > MAX_CELLS:
         raise UsageError(
             f"{where}: backbones x heads x seeds are {num_cells:,} cells, more than "
             f"{MAX_CELLS:,}; split the experiment"
         )
-
-
-def _check_regions(dataset: DatasetConfig, where: str) -> None:
-    """Refuse a split without regions, and regions in two splits."""
-    val, test = dataset.val_regions, dataset.test_regions
-    for key, regions in (("val_regions", val), ("test_regions", test)):
-        if not regions:
-            raise UsageError(f"{where} [dataset]: '{key}' = []: list at least one region")
-    for region in val:
-        if region in test:
-            raise UsageError(
-                f"{where} [dataset]: region {shown(region, 100)} is in 'val_regions' = "
-                f"{shown(list(val))} and in 'test_regions' = {shown(list(test))}; keep it in one"
-            )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 MAX_MESSAGE = 2000
 """Characters of a message; a longer one loses its middle."""
@@ -11,6 +14,12 @@ MAX_COMPARED = 100
 """Characters of a name that is compared with the known ones; the comparison is quadratic."""
 MAX_LISTED = 20
 """Known names that a message lists."""
+
+PACKAGE = str(Path(__file__).resolve().parent) + os.sep
+LIBRARY = str(Path(os.__file__).resolve().parent) + os.sep
+"""Folder of Python's standard library."""
+INSTALLED = ("site-packages", "dist-packages")
+"""Names of the folders of installed packages."""
 
 RAYS_HINTS = ("Failed to ", "This looks like an AWS", "To change retry attempts")
 """Starts of the lines that Ray Data appends to a task's error, after its reason."""
@@ -103,3 +112,43 @@ def first_line(text: object, *, limit: int = 300) -> str:
 
 def _lines(text: object) -> list[str]:
     return [line.strip() for line in str(text).splitlines() if line.strip()]
+
+
+def blame(error: BaseException, *, limit: int = 400) -> str:
+    """Return an error of a user's own code as one line with its file and line.
+
+    The place is the last one in the traceback outside this package, the standard library and
+    installed packages, e.g. ``mypackage/nets.py, line 12: ValueError: ...``. Errors of this
+    package, and errors that never were in own code, are returned as by ``one_line``.
+    """
+    if isinstance(error, BenchmarkError):
+        return str(error)
+    frames: list[tuple[str, int | None]] = []
+    step = error.__traceback__
+    while step is not None:
+        frames.append((step.tb_frame.f_code.co_filename, step.tb_lineno))
+        step = step.tb_next
+    if isinstance(error, SyntaxError) and error.filename:
+        frames.append((error.filename, error.lineno))
+    own = [(name, line) for name, line in frames if is_own_file(name)]
+    if not own:
+        return one_line(error, limit=limit)
+    name, line = own[-1]
+    message = error.msg if isinstance(error, SyntaxError) else tidy(error)
+    reason = f"{type(error).__name__}: {message}".removesuffix(": ")
+    return tidy(f"{_below_path(name)}, line {line}: {reason}", limit)
+
+
+def is_own_file(name: str) -> bool:
+    """Return whether a file of code belongs neither to this package nor to an installed one."""
+    if name.startswith(("<frozen", "<string>")):
+        return False
+    parts = Path(name).parts
+    return not (name.startswith((PACKAGE, LIBRARY)) or any(part in parts for part in INSTALLED))
+
+
+def _below_path(name: str) -> str:
+    """Return the path of a module's file below the folder from which it is imported."""
+    folders = [f"{folder}{os.sep}" for folder in sys.path if folder]
+    inside = [folder for folder in folders if name.startswith(folder)]
+    return name.removeprefix(max(inside, key=len, default=""))

@@ -14,6 +14,7 @@ import os
 import re
 import reprlib
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,6 +156,24 @@ FilePathText = Annotated[str, AfterValidator(check_file_path)]
 Title = Annotated[str, AfterValidator(_check_title)]
 """Text of one or several lines."""
 
+
+def _check_json(value: Any, depth: int = 4) -> Any:
+    if isinstance(value, (list, tuple, dict)):
+        if depth == 0 or len(value) > MAX_ITEMS // 100:
+            raise ValueError("is nested too deeply or too long")
+        for item in (*value, *(value.values() if isinstance(value, dict) else ())):
+            _check_json(item, depth - 1)
+    elif isinstance(value, str):
+        _check_title(value)
+    elif not isinstance(value, (int, float)) or not -(2.0**63) < value < 2.0**63:
+        raise ValueError(f"{shown(value, 100)} is no text, number, boolean, list or table")
+    return value
+
+
+Json = Annotated[Any, AfterValidator(_check_json)]
+OwnSettings = Annotated[dict[Name, Json], Field(max_length=100)]
+"""Keyword arguments of a user's function."""
+
 # --- numbers ---
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
@@ -207,11 +226,7 @@ def tuple_of_array(value: Any) -> Any:
 
 
 def finite_floats(value: Any) -> Any:
-    """Return a list of integers as floats; other values unchanged.
-
-    Raises:
-        ValueError: an integer is larger than any float.
-    """
+    """Return a list of integers as floats; other values unchanged; ValueError: one is too large."""
     if isinstance(value, (list, tuple)) and all(type(item) is int for item in value):
         try:
             return tuple(float(item) for item in value)
@@ -222,11 +237,9 @@ def finite_floats(value: Any) -> Any:
 
 def refuse_duplicates(value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     """Return a list unchanged; raise ValueError if an item is listed twice."""
-    seen = set()
-    for item in value or ():
-        if item in seen:
+    for item, count in Counter(value or ()).items():
+        if count > 1:
             raise ValueError(f"{shown(item, 100)} is listed twice")
-        seen.add(item)
     return value
 
 

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 
-from benchmark.errors import did_you_mean, tidy
+from benchmark.errors import UsageError, did_you_mean, tidy
 from benchmark.fields import shown
 
-
-def options_place(name: str) -> str:
-    """Return the header of the table of a backbone's options in the file."""
-    return f'[backbone."{name}"]'
+NAMED = ("backbone", "head", "metric")
+"""Tables of tables, by the name of an entry."""
 
 
-def describe_problem(
-    error: ValidationError, where: str, *, root: type[BaseModel], options: type[BaseModel]
-) -> str:
-    """Return the first problem that pydantic found in an experiment.
+def options_place(name: str, kind: str = "backbone") -> str:
+    """Return the header of the table of an entry's options in the file."""
+    return f'[{kind}."{name}"]'
+
+
+def first_problem(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """Return the message of the problem of an experiment that the user should mend first.
 
     Args:
-        error: holds all problems.
-        where: names the file.
-        root: the model of the file.
-        options: the model of the tables below ``[backbone]``.
+        error: from pydantic.
+        model: of the experiment.
+        where: start of the message.
     """
     problems = error.errors(include_url=False)
     # An unknown key often explains a missing one: report it first.
@@ -32,18 +33,18 @@ def describe_problem(
     first = problems[0]
     names = [tidy(part, 200) for part in first["loc"] if isinstance(part, str)]
     num_names = len(names)
-    model = root
     section = ""
-    if names[:1] == ["backbone"] and len(names) > 1:
+    is_named = len(names) > 1 and names[0] in NAMED
+    if is_named:
         if names[2:] == ["[key]"]:
-            return f"{where} [backbone]: name {shown(first['input'])}: {_plain(first['msg'])}"
-        model, section = options, options_place(names[1])[1:-1]
+            return f"{where} [{names[0]}]: name {shown(first['input'])}: {_plain(first['msg'])}"
+        model, section = _table_in(model, names[0]), options_place(names[1], names[0])[1:-1]
         names = names[2:]
     else:
         while names and (inner := _table_of(model, names[0])):
             model, section = inner, f"{section}.{names.pop(0)}".lstrip(".")
     place = f"{where} [{section}]" if section else where
-    if not names and model is options:
+    if not names and is_named:
         return f"{place}: {_plain(first['msg'])}"
     key = names[0] if names else section
     depth = num_names - len(names) + 1
@@ -66,12 +67,35 @@ def describe_problem(
     return f"{place}: '{key}' = {shown(first['input'])}: {message}"
 
 
+def check_regions(val: Sequence[str], test: Sequence[str], where: str) -> None:
+    """Refuse a split without regions, and regions in two splits.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    for key, regions in (("val_regions", val), ("test_regions", test)):
+        if not regions:
+            raise UsageError(f"{where} [dataset]: '{key}' = []: list at least one region")
+    for region in val:
+        if region in test:
+            raise UsageError(
+                f"{where} [dataset]: region {shown(region, 100)} is in 'val_regions' = "
+                f"{shown(list(val))} and in 'test_regions' = {shown(list(test))}; keep it in one"
+            )
+
+
 def _table_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     """Return the model of a table; an optional one is a union of its model and None."""
     field = model.model_fields.get(name)
     kinds = () if field is None else (field.annotation, *get_args(field.annotation))
     tables = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
     return tables[0] if tables else None
+
+
+def _table_in(model: type[BaseModel], name: str) -> type[BaseModel]:
+    """Return the model of the tables in a table of tables."""
+    found: type[BaseModel] = get_args(model.model_fields[name].annotation)[1]
+    return found
 
 
 def _plain(message: str) -> str:

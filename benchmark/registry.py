@@ -45,12 +45,13 @@ class Registry(Generic[T]):
         """Return the names in the order of the catalog."""
         return list(self._entries)
 
-    def get(self, name: str, *, where: str = "") -> T:
+    def get(self, name: str, *, where: str = "", more: Iterable[str] = ()) -> T:
         """Return the entry of that name.
 
         Args:
             name: what the user wrote.
             where: the place, e.g. ``experiments/x.toml``; the message starts with it.
+            more: names known from elsewhere, which the message may suggest.
 
         Raises:
             UsageError: the name is unknown; suggests the nearest one.
@@ -59,5 +60,5 @@ class Registry(Generic[T]):
             return self._entries[name]
         except KeyError:
             prefix = f"{where}: " if where else ""
-            hint = did_you_mean(name, self._entries)
+            hint = did_you_mean(name, [*self._entries, *more])
             raise UsageError(f"{prefix}unknown {self.kind} '{name}'.{hint}") from None

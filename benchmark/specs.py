@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+MAX_SLUG = 60
+"""Characters of the name of a data set or head in a file name, which has at most 255 bytes."""
+
+
+def slug_of(name: str) -> str:
+    """Return a name with letters, digits, ``.``, ``_`` and ``-`` alone."""
+    return re.sub(r"(\.\.|[^A-Za-z0-9._])+", "-", name).strip("-.")
+
 
 class Problem(NamedTuple):
     """An input file that could not be used, and the reason."""
@@ -115,6 +123,14 @@ class Dataset:
     """``prepare(root, *, progress, **options)``: download or write the source; returns the
     folder."""
     license: str = ""
+    own: Mapping[str, Any] | None = None
+    """Identity of code from outside this package, as JSON: the digest of its source, its version
+    and settings; part of the fingerprint. None: an entry of this package."""
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of file names."""
+        return slug_of(self.name)[:MAX_SLUG]
 
 
 class TrainPatches(Protocol):
@@ -243,6 +259,9 @@ class Backbone:
     """The model's name, if ``name`` is the user's own; None: ``name`` is the model's."""
     version: int = 1
     """Raised by hand when the output of ``build`` changes."""
+    own: Mapping[str, Any] | None = None
+    """Identity of code from outside this package, as JSON: the digest of its source, its version
+    and settings; part of the fingerprint. None: an entry of this package."""
 
     @property
     def model(self) -> str:
@@ -252,7 +271,7 @@ class Backbone:
     @property
     def slug(self) -> str:
         """``model`` as a part of file names: letters, digits, ``.``, ``_`` and ``-``."""
-        return re.sub(r"(\.\.|[^A-Za-z0-9._])+", "-", self.model).strip("-.")
+        return slug_of(self.model)
 
 
 class Publication(NamedTuple):
@@ -289,6 +308,14 @@ class Head:
     patience: int = 10
     """Epochs without a better val score after which an iterative head stops."""
     version: int = 1
+    own: Mapping[str, Any] | None = None
+    """Identity of code from outside this package, as JSON: the digest of its source, its version
+    and settings; part of the fingerprint. None: an entry of this package."""
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of file names."""
+        return slug_of(self.name)[:MAX_SLUG]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,3 +333,6 @@ class Metric:
     direction: Literal["higher", "lower"] = "higher"
     version: int = 1
     """Raised by hand when the output of ``compute`` changes."""
+    own: Mapping[str, Any] | None = None
+    """Identity of code from outside this package, as JSON: the digest of its source, its version
+    and settings; part of the fingerprint. None: an entry of this package."""

@@ -24,7 +24,7 @@ An experiment is a file in TOML. Each setting can also be given on the command l
 types and values outside the limits are refused before anything runs. `auto` means that the
 benchmark chooses.
 """
-PLACES = {"backbone": '[backbone."NAME"]'}
+PLACES = {name: f'[{name}."NAME"]' for name in ("backbone", "head", "metric")}
 """Headers of tables whose name the user chooses."""
 
 
@@ -88,7 +88,8 @@ def plain_text(text: str) -> str:
 
 def tables_of(value: Mapping[str, Any]) -> list[str]:
     """Return the name of the model of a setting that is a table; empty for other settings."""
-    options = (value, *value.get("anyOf", ()), value.get("additionalProperties") or {})
+    inner = value.get("additionalProperties")
+    options = (value, *value.get("anyOf", ()), inner if isinstance(inner, dict) else {})
     return [item["$ref"].rpartition("/")[2] for item in options if "$ref" in item]
 
 

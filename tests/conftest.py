@@ -175,3 +175,15 @@ def open_small(
 ) -> Callable[..., Context]:
     """Open such a context, by default on a store of the test's own."""
     return partial(open_small_session, **{"store": tmp_path / "runs"})
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, new, for own code; what is imported from it is forgotten."""
+    from tests.strangers import forgotten
+
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with forgotten():
+        yield folder

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +16,7 @@ from benchmark.errors import (
     BenchmarkError,
     CellError,
     UsageError,
+    blame,
     did_you_mean,
     one_line,
     tidy,
@@ -112,3 +116,25 @@ def test_a_long_text_is_cut() -> None:
     assert len(text) == 50
     assert text.endswith("x…")
     assert one_line(CellError("x" * 50), limit=50) == "x" * 50
+
+
+def test_blame_names_the_place_in_own_code_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("import json\n\ndef read():\n    return json.loads('{')\n")
+    space: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), space)
+    with pytest.raises(ValueError, match="Expecting property name") as caught:
+        space["read"]()
+    # This test is own code as well, but not the last.
+    assert blame(caught.value).startswith(f"{path}, line 4: JSONDecodeError: Expecting property")
+    sys.path.append(str(tmp_path))
+    try:
+        assert blame(caught.value).startswith("mine.py, line 4: JSONDecodeError: ")
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert len(blame(caught.value, limit=50)) <= 50
+
+
+def test_blame_leaves_errors_of_the_package_and_of_libraries_as_they_are() -> None:
+    assert blame(CellError("as it is")) == "as it is"
+    assert blame(ValueError("no place")) == "ValueError: no place"

@@ -23,16 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "submission": {"catalog", "cluster", "store", "vocabulary"},
     "face": {
-        *(
-            "stages",
-            "exporting",
-            "catalog",
-            "search",
-            "statistics",
-            "experiment",
-            "cluster",
-            "store",
-        ),
+        *("stages", "exporting", "catalog", "statistics", "experiment", "cluster", "store"),
         "vocabulary",
     },
     "stages": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from benchmark.catalog.efficientnet import (
 from benchmark.catalog.handcrafted import HANDCRAFTED
 from benchmark.catalog.huggingface.resolve import PREFIX, resolve_huggingface
 from benchmark.catalog.options import FED, READ, check_applicable, feed, options_where
+from benchmark.catalog.own.lookup import FORM, find_own, more_names
 from benchmark.catalog.timm.layers import read_layer
 from benchmark.catalog.timm.models import TIMM_PREFIX, resolve_timm
 from benchmark.catalog.torchgeo.models import TORCHGEO_PREFIX, resolve_torchgeo
@@ -93,31 +94,41 @@ SOURCES: Mapping[str, str] = {
 
 
 def find_backbone(
-    name: str, *, where: str = "", options: BackboneOptions | None = None
+    name: str,
+    *,
+    where: str = "",
+    options: BackboneOptions | None = None,
+    folders: Sequence[str] | None = None,
 ) -> Backbone:
-    """Return a backbone by name: an entry, or a model of one of the ``SOURCES``.
+    """Return a backbone by name: an entry, a model of one of the ``SOURCES``, or own code.
 
     Args:
         name: what the user wrote; with ``options.model``, a name of the user's own.
         where: the place, e.g. ``experiments/x.toml``; the message starts with it.
         options: how it is used; None: the defaults.
+        folders: searched for own code after installed packages; None: the current folder.
 
     Raises:
         UsageError: the name is unknown, the model cannot be used, or an option does not apply.
     """
     if options is not None and options.model is not None:
-        return _find_own(name, options.model, where=where, options=options)
+        return _find_alias(name, options, where=where, folders=folders)
     if name.startswith(PREFIX):
         return resolve_huggingface(name, where=where, options=options)
     if name.startswith(TIMM_PREFIX):
         return resolve_timm(name, where=where, options=options)
     if name.startswith(TORCHGEO_PREFIX):
         return resolve_torchgeo(name, where=where, options=options)
+    settings = options.settings if options else {}
+    own = find_own(BACKBONES, name, where=where, folders=folders, settings=settings)
+    if own is not None:
+        check_applicable(name, options, FED | {"settings"}, where=where)
+        return own if options is None else feed(own, options, where=where)
     try:
-        entry = BACKBONES.get(name, where=where)
+        entry = BACKBONES.get(name, where=where, more=more_names("backbone"))
     except UsageError as error:
         known = ", ".join(SOURCES)
-        raise UsageError(f"{error} Models of other sources: {known}.") from None
+        raise UsageError(f"{error} Models of other sources: {known}. Own code: {FORM}.") from None
     # Backbones that do not resize patches have no image size to change.
     applicable = FED if entry.image_size is not None else FED - {"image_size"}
     network = untrained(name)
@@ -128,17 +139,19 @@ def find_backbone(
     return fed if network is None else read_layer(fed, options, network, where=where)
 
 
-def _find_own(name: str, model: str, *, where: str, options: BackboneOptions) -> Backbone:
+def _find_alias(
+    name: str, options: BackboneOptions, *, where: str, folders: Sequence[str] | None
+) -> Backbone:
     """Return a model under the user's own name."""
+    model = options.model or ""
     if name in BACKBONES.names():
         raise UsageError(
             f"{options_where(name, where)}: 'model' is set, but '{name}' is a backbone of the "
             "catalog; choose another name"
         )
     try:
-        entry = find_backbone(
-            model, where=where, options=options.model_copy(update={"model": None})
-        )
+        own = options.model_copy(update={"model": None})
+        entry = find_backbone(model, where=where, options=own, folders=folders)
     except UsageError as error:
         # The options lie in the table of the user's name.
         text = str(error).replace(options_place(model), options_place(name))

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
+from benchmark.catalog.metrics import METRICS
 from benchmark.catalog.options import options_where
+from benchmark.catalog.own.lookup import find_entry
+from benchmark.catalog.own.source import search_folders
 from benchmark.config import Experiment, FinetuneConfig
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import shown
 
 if TYPE_CHECKING:
-    from benchmark.specs import Backbone
+    from benchmark.specs import Backbone, Dataset, Head, Metric
 
 COMMON_DATASET_SETTINGS = frozenset(
     {"name", "root", "patch_size", "seed", "per_region", "per_class", "on_error"}
@@ -28,13 +31,13 @@ def check_names(experiment: Experiment) -> None:
         UsageError: a name is unknown, or a setting does not apply to the data set.
     """
     where = experiment.path
-    dataset = DATASETS.get(experiment.dataset.name, where=f"{where} [dataset]")
+    dataset = resolve_dataset(experiment, where=f"{where} [dataset]")
     backbones = resolve_backbones(experiment, where=where)
-    for name in experiment.heads:
-        HEADS.get(name, where=where)
+    resolve_heads(experiment, where=where)
+    resolve_metrics(experiment, where=f"{where} [evaluate]")
     if experiment.finetune is not None:
         _check_finetune(experiment.finetune, backbones, where=f"{where} [finetune]")
-    allowed = COMMON_DATASET_SETTINGS | dataset.settings | dataset.digested
+    allowed = COMMON_DATASET_SETTINGS | dataset.settings | dataset.digested | {"settings"}
     has_labels = experiment.dataset.labels is not None
     allowed |= dataset.beside_labels if has_labels else frozenset()
     for key in sorted(experiment.dataset.model_fields_set - allowed):
@@ -51,13 +54,15 @@ def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backb
     Raises:
         UsageError: a name or an option is wrong, or two names are the same model and options.
     """
-    options = experiment.backbone
+    options, folders = experiment.backbone, search_folders(experiment.path)
     for name in options:
         _check_model(experiment, name, where=where)
     found: dict[tuple[Any, ...], Backbone] = {}
     for name in experiment.backbones:
-        backbone = find_backbone(name, where=where, options=options.get(name))
-        twin = found.setdefault((backbone.model, backbone.options), backbone)
+        backbone = find_backbone(name, where=where, options=options.get(name), folders=folders)
+        twin = found.setdefault(
+            (backbone.model, repr(backbone.options), repr(backbone.own)), backbone
+        )
         if twin is not backbone:
             raise UsageError(
                 f"{where}: backbones '{twin.name}' and '{name}' are the same model "
@@ -80,6 +85,57 @@ def _check_model(experiment: Experiment, name: str, *, where: str) -> None:
         raise UsageError(
             f"{place}: 'model' = {shown(model)} is a name of this file; write the model itself"
         )
+
+
+def resolve_heads(experiment: Experiment, *, where: str = "") -> tuple[Head, ...]:
+    """Return the entries of an experiment's heads.
+
+    Raises:
+        UsageError: a name or a setting is wrong.
+    """
+    options, folders = experiment.head, search_folders(experiment.path)
+    return tuple(
+        find_entry(
+            HEADS,
+            name,
+            where=where,
+            folders=folders,
+            settings=options[name].settings if name in options else None,
+        )
+        for name in experiment.heads
+    )
+
+
+def resolve_metrics(experiment: Experiment, *, where: str = "") -> tuple[Metric, ...]:
+    """Return all metrics of the package, and those that the experiment adds.
+
+    Raises:
+        UsageError: a name or a setting is wrong, or a metric is one of the package.
+    """
+    options, folders = experiment.metric, search_folders(experiment.path)
+    found = []
+    for name in experiment.evaluate.metrics:
+        if name in METRICS:
+            raise UsageError(f"{where}: metric '{name}' is always computed; list your own alone")
+        given = options[name].settings if name in options else None
+        found.append(find_entry(METRICS, name, where=where, folders=folders, settings=given))
+    return (*METRICS, *found)
+
+
+def resolve_dataset(experiment: Experiment, *, where: str = "") -> Dataset:
+    """Return the entry of an experiment's data set.
+
+    Raises:
+        UsageError: its name or a setting is wrong.
+    """
+    config = experiment.dataset
+    return find_entry(
+        DATASETS,
+        config.name,
+        where=where,
+        folders=search_folders(experiment.path),
+        settings=config.settings,
+    )
 
 
 def _check_finetune(config: FinetuneConfig, backbones: Sequence[Backbone], *, where: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from benchmark.cluster.connection import Cluster, Resources
 from benchmark.cluster.scheduling import Ledger, lanes_of, within
 from benchmark.config import Experiment
-from benchmark.errors import CellError
+from benchmark.errors import CellError, UsageError
 from benchmark.experiment.cells import TRAIN_SET, Cell
 from benchmark.experiment.former import FormerResults
 from benchmark.experiment.usage import StageUsage
@@ -81,7 +81,12 @@ class Context:
     @cached_property
     def source(self) -> Source:
         """The opened data set; raises UsageError if it is missing or has the wrong layout."""
-        return self.dataset.open(self.experiment.dataset)
+        try:
+            return self.dataset.open(self.experiment.dataset)
+        except CellError as error:
+            # Own code that cannot open its data is its user's to mend.
+            where = f"{self.experiment.path} [dataset]"
+            raise UsageError(f"{where}: data set '{self.dataset.name}': {error}") from None
 
     @cached_property
     def dataset_digest(self) -> str:
@@ -169,12 +174,13 @@ class Context:
                 if key in applied
             },
             "version": CODE_VERSIONS["patches"],
+            **own_inputs(self.dataset),
         }
 
     @cached_property
     def patches(self) -> Artefact:
         """The table ``patches``."""
-        return self.store.artefact("patches", self.dataset.name, fingerprint(self.patches_inputs))
+        return self.store.artefact("patches", self.dataset.slug, fingerprint(self.patches_inputs))
 
     @property
     def num_train(self) -> int:
@@ -198,7 +204,7 @@ class Context:
             inputs["options"] = dict(backbone.options)
         if backbone.crops_like_torchvision:
             inputs["crops_like_torchvision"] = True
-        return inputs
+        return {**inputs, **own_inputs(backbone)}
 
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
         """The identity of the embeddings of a backbone."""
@@ -215,7 +221,7 @@ class Context:
         """The table ``embeddings`` of a backbone."""
         return self.store.artefact(
             "embed",
-            f"{self.dataset.name}-{backbone.slug}",
+            f"{self.dataset.slug}-{backbone.slug}",
             fingerprint(self.embeddings_inputs(backbone)),
         )
 
@@ -229,6 +235,7 @@ class Context:
                 "version": head.version,
                 "num_epochs": head.num_epochs,
                 "patience": head.patience,
+                **own_inputs(head),
             },
             "num_trials": tune.num_trials if head.is_searched else 1,
             "pruning": tune.pruning if head.num_epochs else None,
@@ -242,7 +249,7 @@ class Context:
         """The table ``predictions`` of a tuned head."""
         return self.store.artefact(
             "tune",
-            f"{self.dataset.name}-{backbone.slug}-{head.name}-seed{seed}",
+            f"{self.dataset.slug}-{backbone.slug}-{head.slug}-seed{seed}",
             fingerprint(self.predictions_inputs(backbone, head, seed)),
         )
 
@@ -285,7 +292,7 @@ class Context:
         """A fine-tuned backbone: weights, learning curve and the table ``predictions``."""
         return self.store.artefact(
             FINETUNE,
-            f"{self.dataset.name}-{backbone.slug}-{FINETUNE}-seed{seed}",
+            f"{self.dataset.slug}-{backbone.slug}-{FINETUNE}-seed{seed}",
             fingerprint(self.finetuned_inputs(backbone, seed)),
         )
 
@@ -334,8 +341,11 @@ class Context:
         return {
             "patches": self.patches.fingerprint,
             "predictions": complete,
-            "metrics": [[metric.name, metric.version] for metric in self.metrics],
-            "settings": self.experiment.evaluate.model_dump(mode="json"),
+            "metrics": [
+                [metric.name, metric.version, *own_inputs(metric).values()]
+                for metric in self.metrics
+            ],
+            "settings": self.experiment.evaluate.model_dump(mode="json", exclude={"metrics"}),
             "version": CODE_VERSIONS["evaluate"],
         }
 
@@ -364,3 +374,8 @@ class Context:
         return self.store.artefact(
             "report", self.experiment.name, fingerprint(self.report_inputs())
         )
+
+
+def own_inputs(entry: Backbone | Dataset | Head | Metric) -> dict[str, Any]:
+    """Return the part of an identity that only entries of own code have."""
+    return {"own": dict(entry.own)} if entry.own else {}

@@ -18,8 +18,8 @@ from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.exporting.card import write_card
 from benchmark.exporting.running import PIPELINE, write_description
+from benchmark.exporting.saved import HEAD
 from benchmark.networks.bands import band_indices
-from benchmark.search.saved import HEAD
 from benchmark.specs import Backbone, Publication
 from benchmark.store.artefacts import Artefact
 

@@ -35,10 +35,10 @@ from benchmark.exporting.running import (
     write_description,
 )
 from benchmark.exporting.samples import read_samples
+from benchmark.exporting.saved import HEAD, load_head
 from benchmark.networks.bands import band_indices
 from benchmark.networks.embedder import Network
 from benchmark.networks.fitted import read_fitted
-from benchmark.search.saved import HEAD, load_head
 from benchmark.specs import Publication
 
 if TYPE_CHECKING:

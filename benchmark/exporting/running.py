@@ -248,9 +248,9 @@ class _PackageModel(_Described):
 
     def __init__(self, folder: Path, description: Mapping[str, Any], trust_code: bool) -> None:
         from benchmark.catalog.backbones import find_backbone
+        from benchmark.exporting.saved import load_head
         from benchmark.networks.devices import plan_device
         from benchmark.networks.embedder import Embedder
-        from benchmark.search.saved import load_head
 
         super().__init__(folder, description)
         config = json.loads((folder / CONFIG).read_text())

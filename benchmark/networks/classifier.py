@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from benchmark.errors import CellError
 from benchmark.specs import Backbone
+
+EXAMPLE_SIZE = 64
+"""Side in px of an image that tries a backbone without a fixed size."""
 
 
 def head_prefix(model: torch.nn.Module) -> str | tuple[str, ...]:
@@ -43,7 +47,38 @@ def build_classifier(backbone: Backbone, num_bands: int, num_classes: int) -> to
     if backbone.build_classifier is not None:
         return backbone.build_classifier(num_bands, num_classes)
     body = backbone.build(num_bands)
-    dim = backbone.dim
-    if dim is None:
-        raise ValueError(f"backbone '{backbone.name}': the length of its embedding is unknown")
+    dim = backbone.dim or measure_dim(body, num_bands, backbone)
     return LinearClassifier(body, dim, num_classes)
+
+
+def measure_dim(body: torch.nn.Module, num_bands: int, backbone: Backbone) -> int:
+    """Return the length D of the embedding of a network, by running it on one grey image.
+
+    Raises:
+        CellError: the network returns no embeddings (B, D).
+    """
+    size = backbone.image_size or EXAMPLE_SIZE
+    was_training = body.training
+    body.eval()
+    with torch.inference_mode():
+        found = body(torch.zeros(1, num_bands, size, size))
+    body.train(was_training)
+    check_embeddings(found, 1, name=backbone.name)
+    return int(found.shape[1])
+
+
+def check_embeddings(found: object, count: int, *, name: str) -> None:
+    """Refuse an output of a network that is not one floating point vector for each image.
+
+    Raises:
+        CellError: says what was returned instead.
+    """
+    if not isinstance(found, torch.Tensor):
+        raise CellError(
+            f"backbone '{name}' returned a {type(found).__name__}; return a tensor (B, D)"
+        )
+    if found.ndim != 2 or found.shape[0] != count or not found.is_floating_point():
+        raise CellError(
+            f"backbone '{name}' returned {found.dtype} of shape {tuple(found.shape)} for {count} "
+            f"images; return float32 ({count}, D)"
+        )

@@ -16,15 +16,13 @@ import torch.nn.functional as F
 
 from benchmark.errors import CellError, one_line
 from benchmark.networks.bands import band_indices
+from benchmark.networks.classifier import EXAMPLE_SIZE, check_embeddings
 from benchmark.networks.devices import DevicePlan, keep_compiled
 from benchmark.networks.folding import fold_batch_norms
 from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-EXAMPLE_SIZE = 64
-"""Side in px of the input that checks folding, for backbones without a fixed size."""
 
 
 class Preprocessing(torch.nn.Module):
@@ -291,6 +289,7 @@ class Embedder:
             x = x.contiguous(memory_format=_layout(plan))
             with torch.autocast(plan.device, dtype=self._dtype, enabled=self._dtype is not None):
                 embeddings = self._model(x)
+            check_embeddings(embeddings, len(x), name=self.name)
             return embeddings[:count].float()
 
 

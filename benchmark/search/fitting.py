@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 import time
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from benchmark.errors import CellError
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.specs import Head
 
@@ -62,12 +64,28 @@ def fit_segment(
         # An unconverged fit is a bad trial: its val score shows that.
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
-            model = _build(head, segment, seed, len(rows.x_train))
+            model = build_estimator(head, segment.params, seed, len(rows.x_train))
             model.fit(rows.x_train, rows.y_train)
             scores, is_stopped, state = [_val_score(model.predict(rows.x_val), rows)], True, None
         else:
             scores, is_stopped, state = _fit_epochs(head, rows, segment, seed, state)
     return Outcome(scores, time.perf_counter() - began, is_stopped), state
+
+
+def build_estimator(head: Head, params: Mapping[str, Any], seed: int, num_rows: int) -> Any:
+    """Build the unfitted estimator of a head for a number of rows.
+
+    Raises:
+        CellError: it has no ``predict_proba``.
+    """
+    model = head.build(params, seed)
+    if not hasattr(model, "predict_proba"):
+        raise CellError(
+            f"head '{head.name}' needs predict_proba, and its '{type(model).__name__}' has none"
+        )
+    if head.adapt is not None:
+        head.adapt(model, num_rows)
+    return model
 
 
 def refit(
@@ -88,7 +106,7 @@ def refit(
     x, y = rows.x_train, rows.y_train
     if on == "train+val":
         x, y = np.concatenate([x, rows.x_val]), np.concatenate([y, rows.y_val])
-    model = _build(head, segment, seed, len(x))
+    model = build_estimator(head, segment.params, seed, len(x))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
@@ -113,13 +131,6 @@ def scores_of_all(
     return spread
 
 
-def _build(head: Head, segment: Segment, seed: int, num_rows: int) -> Any:
-    model = head.build(segment.params, seed)
-    if head.adapt is not None:
-        head.adapt(model, num_rows)
-    return model
-
-
 def _fit_epochs(
     head: Head, rows: Rows, segment: Segment, seed: int, state: State | None
 ) -> tuple[list[float], bool, State | None]:
@@ -128,7 +139,11 @@ def _fit_epochs(
         model, best, best_epoch = copy.deepcopy(state)
         x_train = model[:-1].transform(rows.x_train) if len(model) > 1 else rows.x_train
     else:
-        model, best, best_epoch = _build(head, segment, seed, len(rows.x_train)), -1.0, 0
+        model, best, best_epoch = (
+            build_estimator(head, segment.params, seed, len(rows.x_train)),
+            -1.0,
+            0,
+        )
         x_train = _fit_scaler(model, rows.x_train)
     x_val = model[:-1].transform(rows.x_val) if len(model) > 1 else rows.x_val
     classes = np.unique(rows.y_train)

@@ -24,11 +24,10 @@ from benchmark.store.uris import check_uri
 from benchmark.submission.jobserver import JobServer
 from benchmark.submission.preflight import Finding, check
 from benchmark.submission.probing import describe_python
-from benchmark.submission.shipping import Shipment
+from benchmark.submission.shipping import SOURCES, Shipment
 
 RuntimeEnv = Literal["none", "pip", "uv"]
 
-SOURCES = ("hf:", "timm:", "torchgeo:")
 PROBE_TIMEOUT_S = 120.0
 INSTALL_TIMEOUT_S = 1200.0
 """For clusters that install packages first."""

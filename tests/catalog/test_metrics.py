@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
     recall_score,
 )
 
+from benchmark.catalog.contracts.metrics import CHECKS, Case
 from benchmark.catalog.metrics import HEADLINE, METRICS
 from benchmark.errors import UsageError
+from benchmark.specs import Metric
 from benchmark.statistics.counts import Statistics, summarise
 
 K = 5
@@ -198,28 +201,18 @@ def test_averaging_balanced_accuracy_over_shards_is_another_number() -> None:
     assert averaged == pytest.approx((0.9 + (0.9 + 0.1) / 2) / 2)
 
 
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("metric", list(METRICS), ids=METRICS.names())
-def test_contract(metric) -> None:  # type: ignore[no-untyped-def]
-    rng = np.random.default_rng(0)
-    y_true, y_pred = rng.integers(0, K, 200), rng.integers(0, K, 200)
-    score = rng.dirichlet(np.ones(K), 200)
-    groups = rng.integers(0, 6, 200)
-    grouped = summarise(y_true, y_pred, score, groups=groups, num_classes=K)
-    found = metric.compute(grouped)
-    assert found.shape == ((6, K) if metric.is_per_class else (6,))
-    alone = [
-        metric.compute(
-            summarise(y_true[groups == g], y_pred[groups == g], score[groups == g], num_classes=K)
-        )
-        for g in range(6)
-    ]
-    np.testing.assert_allclose(found, alone)
+def test_every_metric_keeps_the_contract(metric: Metric, check: Any) -> None:
+    check(Case(metric))
+
+
+@pytest.mark.parametrize("metric", list(METRICS), ids=METRICS.names())
+def test_every_metric_is_a_share(metric: Metric) -> None:
+    found = metric.compute(Case(metric).grouped)
     defined = found[np.isfinite(found)]
     assert ((defined >= 0) & (defined <= 1)).all()
     assert pickle.loads(pickle.dumps(metric)) == metric
-    # No patch at all: undefined, neither 0 nor a warning.
-    nothing = summarise([], [], np.empty((0, K)), num_classes=K)
-    assert np.isnan(metric.compute(nothing)).all()
 
 
 def test_headline_and_directions() -> None:

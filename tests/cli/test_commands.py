@@ -21,7 +21,9 @@ from benchmark.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGS = ("datasets", "backbones", "heads", "metrics")
-COMMANDS = ("list", "init", "run", *STAGES.names(), "status", "submit", "prepare", "export")
+COMMANDS = (
+    *("list", "init", "check", "run", *STAGES.names(), "status", "submit", "prepare", "export"),
+)
 ON_EXPERIMENT = ("run", *STAGES.names(), "status", "submit")
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from benchmark.catalog.handcrafted import FitPca
 from benchmark.cluster.connection import Cluster
 from benchmark.config import BackboneOptions, DatasetConfig, Experiment, build
-from benchmark.errors import UsageError
+from benchmark.errors import CellError, UsageError
 from benchmark.experiment.context import CODE_VERSIONS, Context
 from benchmark.progress import LoggedProgress
 from benchmark.specs import Backbone, Dataset, Found, Head, Images, Metric, Source
@@ -253,9 +253,11 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
 }
 
 # They name another entry of a catalog, whose own fields are changed below.
-NOT_SETTINGS = {"dataset.name", "path"}
+NOT_SETTINGS = {"dataset.name", "evaluate.metrics", "path"}
 # They change the backbone that the context is given, whose fields are changed below.
 NOT_SETTINGS |= {f"backbone.{name}" for name in BackboneOptions.model_fields}
+# They are part of ``own`` of the entry that they make.
+NOT_SETTINGS |= {"dataset.settings", "head.settings", "metric.settings"}
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> set[str]:
@@ -295,6 +297,7 @@ def test_another_data_set_changes_every_stage(tmp_path: Path) -> None:
     for dataset in (
         dataclasses.replace(TOY, name="other"),
         dataclasses.replace(TOY, open=open_changed_toy),
+        dataclasses.replace(TOY, own={"code": "1"}),
     ):
         assert before.changed(prints(context(tmp_path, dataset=dataset))) == ALL
 
@@ -341,11 +344,13 @@ BACKBONE_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "is_trainable": (False, FROM_FINETUNE),
     "fit": (FitPca(num_components=5), OF_BACKBONE),
     "depict": (print, set()),
+    "build_foldable": (print, set()),
     "build_classifier": (torch.nn.Conv2d, set()),
     "publish": (print, set()),
     "options": ((("pooling", "cls"),), OF_BACKBONE),
     "alias_of": ("other", OF_BACKBONE),
     "version": (2, OF_BACKBONE),
+    "own": ({"code": "1"}, OF_BACKBONE),
 }
 
 
@@ -375,6 +380,7 @@ HEAD_CHANGES: dict[str, tuple[Any, bool]] = {
     "num_epochs": (21, True),
     "patience": (6, True),
     "version": (2, True),
+    "own": ({"code": "1"}, True),
 }
 
 
@@ -601,3 +607,26 @@ def test_a_backbone_without_weights_is_the_users_mistake(tmp_path: Path) -> None
     given = context(tmp_path, backbone=dataclasses.replace(BACKBONE, revision=no_weights))
     with pytest.raises(UsageError, match="weights are not installed"):
         given.prediction_cells()
+
+
+def worst(statistics: Any) -> Any:
+    del statistics
+
+
+def test_the_code_of_an_own_metric_changes_the_scores(tmp_path: Path) -> None:
+    plain = Metric(name="worst", description="a toy", compute=worst)
+    before = prints(context(tmp_path, metrics=[plain]))
+    own = dataclasses.replace(plain, own={"code": "1"})
+    after = prints(context(tmp_path, metrics=[own]))
+    assert before.changed(after) == FROM_EVALUATE
+    changed = dataclasses.replace(plain, own={"code": "2"})
+    assert after.changed(prints(context(tmp_path, metrics=[changed]))) == FROM_EVALUATE
+
+
+def test_what_an_own_reader_raises_on_opening_is_the_users_mistake(tmp_path: Path) -> None:
+    def fail(config: DatasetConfig) -> Source:
+        raise CellError("mine.py, line 3: KeyError: 'x'")
+
+    given = context(tmp_path, dataset=dataclasses.replace(TOY, open=fail))
+    with pytest.raises(UsageError, match=r"\[dataset\]: data set 'toy': mine\.py, line 3: KeyErr"):
+        _ = given.source

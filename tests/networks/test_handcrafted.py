@@ -12,6 +12,7 @@ from skimage.feature import graycomatrix, graycoprops, hog, local_binary_pattern
 from sklearn.decomposition import PCA
 
 from benchmark.catalog.backbones import BACKBONES
+from benchmark.catalog.contracts.backbones import TrainRows
 from benchmark.catalog.handcrafted import FitPca
 from benchmark.errors import CellError
 from benchmark.networks import principal
@@ -21,7 +22,6 @@ from benchmark.networks.handcrafted import Projected, depict_projected
 from benchmark.networks.principal import fit_components, is_exact_better
 from benchmark.store.artefacts import Artefact, Store
 from benchmark.store.names import FITTED
-from tests.fits import TrainRows
 
 RGB = ("red", "green", "blue")
 BANDS = (*RGB, "nir")

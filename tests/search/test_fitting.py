@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import benchmark as bm
 from benchmark.catalog.heads import HEADS
-from benchmark.errors import UsageError
+from benchmark.errors import CellError, UsageError
 from benchmark.search.bookkeeping import Segment
 from benchmark.search.fitting import Rows, fit_segment, refit, scores_of_all
 from benchmark.specs import Head
@@ -304,3 +304,20 @@ def test_as_many_neighbours_as_rows_or_fewer_change_nothing() -> None:
         _, val, test = refit(head, ROWS, whole(head, params), seed=SEED, on="train")
         np.testing.assert_array_equal(val, plain.predict_proba(ROWS.x_val).astype(np.float32))
         np.testing.assert_array_equal(test, plain.predict_proba(ROWS.x_test).astype(np.float32))
+
+
+def build_svc(params: Any, seed: int) -> Any:
+    from sklearn.svm import SVC
+
+    return SVC()
+
+
+@pytest.mark.parametrize("kind", ["fit", "refit"])
+def test_a_head_without_probabilities_is_named(kind: Any) -> None:
+    head = dataclasses.replace(HEADS.get("majority"), name="svc", build=build_svc)
+    segment = Segment(kind, 0, {}, 0, 0)
+    with pytest.raises(CellError, match=r"^head 'svc' needs predict_proba, and its 'SVC' has"):
+        if kind == "fit":
+            fit_segment(head, ROWS, segment, seed=0)
+        else:
+            refit(head, ROWS, segment, seed=0, on="train")

@@ -12,8 +12,8 @@ import pytest
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
 from benchmark.experiment.rates import Rates
+from benchmark.exporting.saved import load_head
 from benchmark.search.bookkeeping import Search
-from benchmark.search.saved import load_head
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.tune import TuneStage
 from benchmark.store.names import beside

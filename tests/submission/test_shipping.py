@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmark import config
+from benchmark.catalog.own.source import read_source
 from benchmark.config import Experiment
 from benchmark.errors import UsageError
 from benchmark.submission.shipping import MAX_BYTES, stage
+from tests.strangers import FILES, write
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """name = "mine"
@@ -124,3 +126,47 @@ def test_the_limit_is_that_of_ray() -> None:
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
     assert MAX_BYTES == GCS_STORAGE_MAX_SIZE
+
+
+OWN = TEXT.replace('["mean_color"]', '["stranger.nets:build"]').replace(
+    '"folder"', '"stranger.data:open_arrays"'
+)
+
+
+def test_own_code_is_shipped_beside_the_experiment(source: Path, own_folder: Path) -> None:
+    write(own_folder, {**FILES, "unused.py": "", "mine.toml": OWN})
+    (own_folder / "stranger/__pycache__").mkdir()
+    (own_folder / "stranger/__pycache__/nets.pyc").write_bytes(b"x")
+    out = own_folder / "out"
+    shipment = stage(config.load("mine.toml"), out, source=source)
+    own = {name for name in shipment.sizes if name.startswith("experiments/")}
+    assert own == {"experiments/mine.toml", *(f"experiments/{name}" for name in FILES)}
+    # A job has the folder of the experiment on its search path, and gets equal fingerprints.
+    here, there = (
+        read_source("stranger.nets", str(folder)).digest
+        for folder in (own_folder, out / "experiments")
+    )
+    assert here == there
+
+
+def test_own_code_in_the_folder_of_the_experiment_is_shipped(
+    source: Path, own_folder: Path
+) -> None:
+    write(own_folder, {f"exp/{name}": text for name, text in {**FILES, "mine.toml": OWN}.items()})
+    shipment = stage(config.load("exp/mine.toml"), own_folder / "out", source=source)
+    assert "experiments/stranger/nets.py" in shipment.sizes
+
+
+def test_too_much_own_code_is_refused(source: Path, own_folder: Path) -> None:
+    write(own_folder, {**FILES, "mine.toml": OWN})
+    (own_folder / "stranger/weights.bin").write_bytes(b"x" * 5000)
+    message = r"the largest files are .*stranger/weights\.bin"
+    with pytest.raises(UsageError, match=message):
+        stage(config.load("mine.toml"), own_folder / "out", source=source, max_bytes=4000)
+
+
+def test_installed_packages_are_not_shipped(source: Path, own_folder: Path) -> None:
+    text = f'{TEXT}\n[evaluate]\nmetrics = ["sklearn.metrics:cohen_kappa_score"]\n'
+    write(own_folder, {"mine.toml": text})
+    shipment = stage(config.load("mine.toml"), own_folder / "out", source=source)
+    assert [name for name in shipment.sizes if "sklearn" in name] == []

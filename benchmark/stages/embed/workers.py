@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmark.cluster.incidents import Toll, add_tolls, is_restarted
 from benchmark.cluster.metering import ForwardMeter
 from benchmark.cluster.ticks import Ticks
-from benchmark.errors import BenchmarkError, one_line
+from benchmark.errors import BenchmarkError, blame
 from benchmark.networks.devices import Asked, plan_device
 from benchmark.networks.fitted import read_fitted
 from benchmark.stages.embed.counting import item_of
@@ -122,9 +122,9 @@ class EmbedActor:
                 summary["toll"] = add_tolls(task["toll"], toll.to_json(), self._restarts)
                 row["summary"] = json.dumps(summary)
                 self._restarts = {}
-            except (BenchmarkError, RuntimeError, ValueError, OSError) as error:
+            except Exception as error:  # of any type: backbones are third-party code
                 # Out of memory, a broken weights file, a wrong shape: other backbones may work.
-                row["reason"] = self._reasons[number] = one_line(error)
+                row["reason"] = self._reasons[number] = blame(error)
         row["ended"] = time.time()
         return pa.table({key: [value] for key, value in row.items()})
 
@@ -152,7 +152,8 @@ class EmbedActor:
 
     def _hold(self, number: int, pixels: NDArray[np.uint8]) -> Any:
         if self._number != number:
-            self._embedder = None
+            # A backbone that does not start leaves none, so that the last one starts anew.
+            self._number = self._embedder = None
             job = self._jobs[number]
             self._embedder, self._setup_s = _start(job, pixels, self._tell)
             self._number = number

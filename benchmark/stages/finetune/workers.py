@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer, get_device
 from benchmark.cluster.incidents import Toll, add_tolls
 from benchmark.cluster.teams import Team
 from benchmark.config import FinetuneConfig
-from benchmark.errors import BenchmarkError, one_line
+from benchmark.errors import BenchmarkError, blame, one_line
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.stages.finetune.stream import StreamFeed
 from benchmark.stages.searching import outcome_row
@@ -153,7 +153,7 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
         if ranks.world > 1:
             # Perhaps caused by another worker's death: Ray restarts the group.
             raise
-        outcome = Outcome([], 0.0, error=one_line(error))
+        outcome = Outcome([], 0.0, error=blame(error))
     if outcome.error and ranks.world > 1 and not was_recorded:
         # The others may wait for this one: end the group; restarted, it finds the outcome.
         job.artefact.write_json(segment_name(segment), outcome._asdict())

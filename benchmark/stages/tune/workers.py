@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 
 from benchmark.cluster.incidents import Toll, add_tolls
-from benchmark.errors import BenchmarkError, one_line
+from benchmark.errors import BenchmarkError, blame, one_line
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.search.fitting import Rows, fit_segment, refit, scores_of_all
 from benchmark.stages.searching import outcome_row
@@ -44,8 +45,13 @@ class HeadTrial(tune.Trainable):
         self._toll_of_shelf: dict[str, int] = {}
         try:
             outcome = self._run(number, segment)
-        except (BenchmarkError, ValueError, ArithmeticError, MemoryError, OSError) as error:
+        except RayTaskError as error:
             outcome = Outcome([], time.time() - began, error=one_line(error))
+        except RayError:
+            # The object store or the shelf is lost: Ray Tune repeats the trial.
+            raise
+        except Exception as error:  # of any type: heads are third-party code
+            outcome = Outcome([], time.time() - began, error=blame(error))
         spent = add_tolls(toll.to_json(), self._toll_of_shelf)
         return outcome_row(outcome, began=began, ended=time.time(), toll=spent)
 
