@@ -15,6 +15,7 @@ from benchmark import api
 from benchmark.cli.commands import invoke
 from benchmark.cluster.connection import Cluster
 from benchmark.experiment.cells import Cell, CellResult
+from benchmark.results import CellResults, RunResult
 from benchmark.store.artefacts import Store
 from tests.cli.test_commands import write_experiment, write_images
 
@@ -40,19 +41,19 @@ class Runs:
         self.clusters: list[Any] = []
         self._failing = failing
 
-    def __call__(self, experiment: Any, **given: Any) -> api.RunResult:
+    def __call__(self, experiment: Any, **given: Any) -> RunResult:
         self.names.append(experiment.name)
         self.clusters.append(given["address"])
         artefact = Store("runs").artefact("tune", experiment.name, "0")
         cell = Cell(stage="tune", artefact=artefact, dataset="folder", method="knn", seed=0)
         status = "failed" if experiment.name == self._failing else "complete"
         result = CellResult(cell=cell, status=status, reason="no memory" if self._failing else "")
-        return api.RunResult(
+        return RunResult(
             store="runs",
             scores=None,
             report=f"runs/{experiment.name}.html",
-            cells=[result],
-            stage_cells=[result],
+            cells=CellResults([result]),
+            stage_cells=CellResults([result]),
             tables=[],
         )
 

@@ -20,10 +20,9 @@ RUN = """
 import sys, time
 import benchmark.api
 from benchmark.cli.commands import main
-from benchmark.cluster.connection import Cluster
 
 def run(_, *, address, **others):
-    with Cluster(address) as cluster:
+    with address as cluster:
         cluster.connect()
         from ray._private.ray_logging import stdout_deduplicator
         from ray._private.utils import publish_error_to_driver

@@ -32,6 +32,7 @@ from benchmark.exporting.folder import export
 from benchmark.exporting.running import open_model
 from benchmark.exporting.usage import summarise
 from benchmark.specs import Backbone
+from benchmark.store.names import FITTED, HEAD
 from tests.catalog.test_huggingface import MEAN, SIDES, STD, VIT, write_checkpoint
 from tests.exporting.cells import (
     CLASSES,
@@ -389,12 +390,12 @@ def test_a_damaged_head_and_a_lost_fit_name_their_artefact(
     context = alone(open_small, BACKBONES.get("pca"))
     write_cell(context)
     embeddings = context.embeddings(context.backbones[0])
-    embeddings.delete("fitted.safetensors")
+    embeddings.delete(FITTED)
     with pytest.raises(UsageError, match=r"holds no fitted.safetensors: run `benchmark embed`"):
         exported(context, tmp_path / "out")
     predictions = context.predictions(context.backbones[0], context.heads[0], 0)
-    predictions.write_bytes("head.skops", b"torn")
-    with pytest.raises(BenchmarkError, match=r"head.skops is damaged .*: delete this file"):
+    predictions.write_bytes(HEAD, b"torn")
+    with pytest.raises(BenchmarkError, match=r"_head.skops is damaged .*: delete this file"):
         exported(context, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
