@@ -18,6 +18,7 @@ from benchmark.submission import jobserver
 from benchmark.submission import plan as submission
 from benchmark.submission.jobserver import JobEnd, JobServer, check_address
 from benchmark.submission.shipping import Shipment
+from tests.strangers import FILES, write
 
 URL = "http://127.0.0.1:8265"
 
@@ -84,6 +85,15 @@ def test_models_of_other_sources_are_left_to_the_cluster(experiment: Path) -> No
     assert len(submission.plan(experiment, settings=[names]).experiment.backbones) == 2
     with pytest.raises(UsageError, match="unknown backbone 'mean_colour'"):
         submission.plan(experiment, settings=["backbones=['hf:org/not-here', 'mean_colour']"])
+
+
+def test_own_code_is_checked_before_anyone_is_asked(experiment: Path, own_folder: Path) -> None:
+    write(own_folder, FILES)
+    settings = ["backbones=['stranger.nets:build']", "heads=['stranger.heads:Forest']"]
+    plan = submission.plan(experiment, settings=settings)
+    assert "stranger.nets:build" in plan.entrypoint
+    with pytest.raises(UsageError, match=r"has no 'Forrest'\. Did you mean 'Forest'"):
+        submission.plan(experiment, settings=[*settings[:1], "heads=['stranger.heads:Forrest']"])
 
 
 def test_the_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
