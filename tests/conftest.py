@@ -61,6 +61,7 @@ LONGEST = (
     "test_photographs",
     "test_damaged_store",
     "test_running",
+    "test_own_code",
     "test_s3",
     "test_interruption",
     "test_gpus",

@@ -229,8 +229,9 @@ def prepare(
 ) -> None:
     """Download the source scenes of a data set, or write them for `synthetic`."""
     from benchmark.catalog.datasets import DATASETS
+    from benchmark.catalog.own.lookup import find_entry
 
-    entry = DATASETS.get(dataset, where="prepare")
+    entry = find_entry(DATASETS, dataset, where="prepare")
     if entry.prepare is None:
         raise UsageError(f"prepare: the data set '{dataset}' is your own data and needs no prepare")
     given = {"scenes": scenes, "size": size, "seed": seed}

@@ -261,6 +261,8 @@ def test_built_in_data_sets_keep_the_contract(
 def test_built_in_entries_and_entries_of_python_are_checked(own_folder: Path) -> None:
     assert all(item.is_ok for item in bm.check("accuracy"))
     wrong = replace(BACKBONES.get("mean_color"), name="other", num_parameters=3)
+    bm.register(wrong)
+    assert [item.is_ok for item in bm.check("other")].count(False) == 1
     (failed,) = [item for item in bm.check(wrong) if not item.is_ok]
     assert failed.reason == "the entry says 3 parameters, the network has 0"
 

@@ -18,6 +18,7 @@ from benchmark.submission import jobserver
 from benchmark.submission import plan as submission
 from benchmark.submission.jobserver import JobEnd, JobServer, check_address
 from benchmark.submission.shipping import Shipment
+from tests.strangers import FILES, write
 
 URL = "http://127.0.0.1:8265"
 
@@ -97,6 +98,15 @@ def test_a_model_under_a_name_of_ones_own_is_left_to_the_cluster_too(experiment:
     assert plan.experiment.model_of("late") == "hf:org/not-here"
     with pytest.raises(UsageError, match="unknown backbone 'mean_colour'"):
         submission.plan(experiment, settings=["backbones=['late', 'mean_colour']", model])
+
+
+def test_own_code_is_checked_before_anyone_is_asked(experiment: Path, own_folder: Path) -> None:
+    write(own_folder, FILES)
+    settings = ["backbones=['stranger.nets:build']", "heads=['stranger.heads:Forest']"]
+    plan = submission.plan(experiment, settings=settings)
+    assert "stranger.nets:build" in plan.entrypoint
+    with pytest.raises(UsageError, match=r"has no 'Forrest'\. Did you mean 'Forest'"):
+        submission.plan(experiment, settings=[*settings[:1], "heads=['stranger.heads:Forrest']"])
 
 
 def test_the_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.catalog.backbones import SOURCES, find_backbone
 from benchmark.catalog.contracts.checks import Checked, run_checks
+from benchmark.catalog.options import feed
 from benchmark.catalog.own.adapters import parameters_of
 from benchmark.catalog.own.loading import checked, refer
-from benchmark.catalog.own.lookup import FORM, GROUPS, find_entry, plugins
+from benchmark.catalog.own.lookup import FORM, GROUPS, find_entry, more_names
 from benchmark.catalog.own.making import KINDS, Kind
 from benchmark.catalog.own.source import parse, search_folders
-from benchmark.config import DatasetConfig, build
+from benchmark.config import BackboneOptions, DatasetConfig, build
 from benchmark.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -66,7 +68,10 @@ def iterate_checks(
     options, rest = _split(kind, settings)
     registry = next(item for item in catalogs if item.kind == kind)
     found = entry
-    if isinstance(entry, str):
+    if isinstance(entry, str) and kind == "backbone":
+        found = find_backbone(entry, where="check", options=_options(options, rest))
+        options = {}
+    elif isinstance(entry, str):
         found = find_entry(registry, entry, where="check", settings=rest)
     elif rest and kind != "dataset":
         raise UsageError("check: settings are for a function that is named, not for an entry")
@@ -79,7 +84,9 @@ def find_kind(name: str, catalogs: Sequence[Registry[Any]]) -> Kind:
     Raises:
         UsageError: the name is unknown, of several kinds, or the code does not tell its kind.
     """
-    kinds = [item.kind for item in catalogs if name in item or name in plugins(item.kind)]
+    if name.startswith(tuple(source.partition(":")[0] + ":" for source in SOURCES)):
+        return "backbone"
+    kinds = [item.kind for item in catalogs if name in item or name in more_names(item.kind)]
     if len(kinds) == 1:
         return kinds[0]  # type: ignore[return-value]
     target = parse(name)
@@ -121,19 +128,24 @@ def _split(kind: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict
     return options, {key: value for key, value in settings.items() if key not in ours}
 
 
+def _options(options: dict[str, Any], rest: dict[str, Any]) -> BackboneOptions:
+    """Return the options of a backbone.
+
+    Raises:
+        UsageError: one is of a wrong type.
+    """
+    table = {**options, **({"settings": rest} if rest else {})}
+    content = {"name": "x", "backbones": ["x"], "dataset": {"name": "x", "root": "x"}}
+    return build({**content, "backbone": {"x": table}}, where="check").backbone["x"]
+
+
 def _check_backbone(
     entry: Backbone, options: dict[str, Any], rest: dict[str, Any]
 ) -> Iterator[Checked]:
     from benchmark.catalog.contracts.backbones import CHECKS, case_of, kept_threads
-    from benchmark.catalog.options import feed
-    from benchmark.config import BackboneOptions
 
-    del rest
     if options:
-        content = {"name": "x", "backbones": ["x"], "dataset": {"name": "x", "root": "x"}}
-        given = build({**content, "backbone": {"x": options}}, where="check").backbone["x"]
-        assert isinstance(given, BackboneOptions)
-        entry = feed(entry, given, where="check")
+        entry = feed(entry, _options(options, rest), where="check")
     with kept_threads():
         yield from run_checks(CHECKS, case_of(entry))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from benchmark.catalog.own.loading import Reference, own_errors
+from benchmark.catalog.own.loading import Folders, Reference, own_errors
 from benchmark.catalog.own.records import Records, RecordSource
 from benchmark.errors import CellError
 
@@ -60,6 +60,12 @@ class ByValue:
     """A function that no module holds, e.g. of a notebook; Ray ships its code."""
 
     function: Any
+    folders: Folders = field(default_factory=Folders)
+    """Of the user's modules that it uses."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Unpickled in this order: the function may need the folders.
+        return _restore_value, (self.folders, self.function)
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         """Call the function; what it raises becomes a CellError with file and line."""
@@ -71,6 +77,10 @@ class ByValue:
         """The options of the entry's ``fit``."""
         found: Mapping[str, Any] = self.function.options
         return found
+
+
+def _restore_value(folders: Folders, function: Any) -> ByValue:
+    return ByValue(function, folders)
 
 
 @dataclass(frozen=True)

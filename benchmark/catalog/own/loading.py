@@ -114,6 +114,22 @@ def append_folder(folder: str) -> None:
         sys.path.append(folder)
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Folders that a process appends to its import path when it unpickles them."""
+
+    names: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_folders, (self.names,)
+
+
+def _restore_folders(names: tuple[str, ...]) -> Folders:
+    for name in names:
+        append_folder(name)
+    return Folders(names)
+
+
 def used_packages() -> frozenset[str]:
     """Return the top packages of own code that this process has imported because of its user."""
     return frozenset(_USED)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmark.catalog.own.source import Place, Target, locate, parse, search_folders
-from benchmark.errors import UsageError, is_own_file
+from benchmark.errors import UsageError
 from benchmark.fields import shown
 from benchmark.registry import Named, Registry
 
@@ -162,23 +161,24 @@ def register(entry: Any, registries: Sequence[Registry[Any]]) -> None:
 def _wrappers() -> tuple[Callable[[str, Any], Any], dict[str, Any]]:
     """Return a function that wraps the functions of an entry, and the identity that it fills."""
     from benchmark.catalog.own.adapters import ByValue
-    from benchmark.catalog.own.loading import Reference, identity, refer
-    from benchmark.catalog.own.values import digest_value
+    from benchmark.catalog.own.loading import Folders, Reference, identity, refer
+    from benchmark.catalog.own.values import folder_of, read_value
 
     own: dict[str, Any] = {}
 
     def wrap(field: str, value: Any) -> ByValue | Reference:
         target = _target_of(value)
         if target is not None:
-            folder = _folder_of(target.module)
+            folder = folder_of(target.module)
             reference = refer(target, (folder,) if folder else (), where="register")
             own[field] = {**identity(reference), "name": f"{target.module}:{target.attribute}"}
             return reference
         try:
-            own[field] = {"code": digest_value(value)}
+            found = read_value(value)
         except ValueError as error:
             raise UsageError(f"register: {field}: {error}; put it into a module") from None
-        return ByValue(value)
+        own[field] = {"code": found.digest}
+        return ByValue(value, Folders(found.folders))
 
     return wrap, own
 
@@ -192,16 +192,6 @@ def _target_of(value: Any) -> Target | None:
     for part in name.split("."):
         found = getattr(found, part, None)
     return Target(module, name) if found is value else None
-
-
-def _folder_of(module: str) -> str | None:
-    """Return the folder that holds the top package of an imported module of the user."""
-    file = getattr(sys.modules[module], "__file__", None)
-    if not file or not is_own_file(file):
-        return None
-    path = Path(file).resolve()
-    depth = module.count(".") + (path.name == "__init__.py")
-    return str(path.parents[depth])
 
 
 def own_targets(

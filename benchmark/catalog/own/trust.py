@@ -33,10 +33,12 @@ def foreign_types(names: Iterable[str], trusted: Iterable[str] = ()) -> list[str
 
 
 def _is_of_sklearn(name: str) -> bool:
-    if not name.startswith("sklearn."):
+    if not name.startswith("sklearn.") or name.startswith("sklearn.externals."):
         return False
     module, _, attribute = name.rpartition(".")
     try:
-        return isinstance(getattr(importlib.import_module(module), attribute, None), type)
+        found = getattr(importlib.import_module(module), attribute, None)
     except ImportError:
         return False
+    # Modules also hold classes that they import from elsewhere.
+    return isinstance(found, type) and found.__module__.startswith("sklearn.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 import subprocess
 import sys
 import threading
@@ -11,11 +12,14 @@ from typing import Any
 
 import pytest
 
-from benchmark.catalog.own.values import digest_value
+from benchmark.catalog.own.adapters import ByValue
+from benchmark.catalog.own.loading import Folders
+from benchmark.catalog.own.values import read_value
+from tests.strangers import write
 
 CELL = """
 import functools, numpy
-from benchmark.catalog.own.values import digest_value
+from benchmark.catalog.own.values import read_value
 WIDTH = {width}
 def helper(x):
     return x + {plus}
@@ -26,7 +30,7 @@ class Wide(Net):
     pass
 def build(num_bands, depth={depth}):
     return [numpy.sqrt(WIDTH) for _ in range(depth)], Wide()
-print(digest_value(build))
+print(read_value(build).digest)
 """
 PLAIN = {"width": 1, "plus": 1, "times": 1, "depth": 1}
 
@@ -57,15 +61,15 @@ def make(value: Any) -> Any:
 
 
 def test_captured_values_and_arguments_of_partial_functions_count() -> None:
-    assert digest_value(make(1)) == digest_value(make(1))
-    assert digest_value(make(1)) != digest_value(make(2))
+    assert read_value(make(1)).digest == read_value(make(1)).digest
+    assert read_value(make(1)).digest != read_value(make(2)).digest
     one, other = (functools.partial(make, value=value) for value in (1, 2))
-    assert digest_value(one) != digest_value(other)
+    assert read_value(one).digest != read_value(other).digest
 
 
 def test_a_value_that_cannot_be_shipped_is_named() -> None:
     with pytest.raises(ValueError, match=r"a lock cannot be pickled: TypeError"):
-        digest_value(make(threading.Lock()))
+        read_value(make(threading.Lock()))
 
 
 def test_functions_that_call_each_other_end() -> None:
@@ -75,4 +79,32 @@ def test_functions_that_call_each_other_end() -> None:
     def odd(n: int) -> bool:
         return n != 0 and even(n - 1)
 
-    assert digest_value(even) != digest_value(odd)
+    assert read_value(even).digest != read_value(odd).digest
+
+
+def test_a_module_of_the_user_counts_with_its_source_and_its_folder(own_folder: Path) -> None:
+    write(own_folder, {"mine.py": "import inner\n\ndef helper():\n    pass", "inner.py": "X = 1"})
+    sys.path.append(str(own_folder))
+    import mine  # type: ignore[import-not-found]
+
+    for value in (make(mine), make(mine.helper)):
+        write(own_folder, {"inner.py": "X = 1"})
+        before = read_value(value)
+        assert before.folders == (str(own_folder),)
+        write(own_folder, {"inner.py": "X = 2"})
+        assert read_value(value).digest != before.digest
+
+
+def test_another_process_finds_the_modules_of_a_function(own_folder: Path) -> None:
+    write(own_folder, {"mine.py": "def helper():\n    return 7"})
+    sys.path.append(str(own_folder))
+    import mine
+
+    shipped = ByValue(mine.helper, Folders((str(own_folder),)))
+    saved = own_folder / "value.pickle"
+    saved.write_bytes(pickle.dumps(shipped))
+    code = f"import pickle; print(pickle.loads(open({str(saved)!r}, 'rb').read())())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "7\n", done.stderr
