@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from benchmark.cluster.connection import Cluster, Resources
@@ -17,9 +17,10 @@ from benchmark.cluster.scheduling import Ledger, lanes_of, within
 from benchmark.config import Experiment
 from benchmark.errors import CellError
 from benchmark.experiment.cells import TRAIN_SET, Cell
+from benchmark.experiment.places import Place, Places
 from benchmark.experiment.usage import StageUsage
 from benchmark.progress import Progress
-from benchmark.specs import Backbone, Dataset, Head, Metric, Source
+from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric, Source
 from benchmark.store.artefacts import Artefact, Status, Store
 from benchmark.store.digest import fingerprint
 from benchmark.store.leases import Leases
@@ -38,17 +39,6 @@ Readiness = Literal["ready", "waiting", "blocked"]
 
 FINETUNE = "finetune"
 """The method's name; the other methods are the heads."""
-
-PREPROCESSING = (
-    "bands",
-    "image_size",
-    "resize_to",
-    "interpolation",
-    "is_rounded",
-    "mean",
-    "std",
-)
-"""The fields of a backbone that define its input."""
 
 FINETUNE_SAME_RESULT = frozenset(
     {"backbones", "num_workers", "micro_batch", "max_failures", "checkpoint_every_s"}
@@ -177,11 +167,21 @@ class Context:
         counts = self.patches.manifest()["class_counts"]
         return sum(sum(row["counts"].values()) for row in counts if row["split"] == "train")
 
-    def backbone_inputs(self, backbone: Backbone) -> dict[str, Any]:
-        """The identity of a backbone: its weights and its input."""
+    @cached_property
+    def places(self) -> Places:
+        """Where the artefacts of checkpoints' folders lie in the store."""
+        return Places(self.store, self.dataset.name)
+
+    def backbone_inputs(self, backbone: Backbone, identity: str | None = None) -> dict[str, Any]:
+        """The identity of a backbone: its weights and its input.
+
+        Args:
+            backbone: of the experiment.
+            identity: its name there; None: ``Backbone.identity``.
+        """
         preprocessing = {name: getattr(backbone, name) for name in PREPROCESSING}
         inputs = {
-            "name": backbone.model,
+            "name": backbone.identity if identity is None else identity,
             "version": backbone.version,
             "revision": backbone.revision(),
             **preprocessing,
@@ -197,18 +197,24 @@ class Context:
 
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
         """The identity of the embeddings of a backbone."""
+        return self._embeddings_inputs(backbone, self._embeddings_place(backbone).identity)
+
+    def _embeddings_inputs(self, backbone: Backbone, identity: str) -> dict[str, Any]:
         return {
             "patches": self.patches.fingerprint,
-            "backbone": self.backbone_inputs(backbone),
+            "backbone": self.backbone_inputs(backbone, identity),
             "precision": self.experiment.embed.precision,
             "version": CODE_VERSIONS["embed"],
         }
+
+    def _embeddings_place(self, backbone: Backbone) -> Place:
+        return self.places.find("embed", backbone, partial(self._embeddings_inputs, backbone))
 
     def embeddings(self, backbone: Backbone) -> Artefact:
         """The table ``embeddings`` of a backbone."""
         return self.store.artefact(
             "embed",
-            f"{self.dataset.name}-{backbone.slug}",
+            f"{self.dataset.name}-{self._embeddings_place(backbone).slug}",
             fingerprint(self.embeddings_inputs(backbone)),
         )
 
@@ -235,7 +241,7 @@ class Context:
         """The table ``predictions`` of a tuned head."""
         return self.store.artefact(
             "tune",
-            f"{self.dataset.name}-{backbone.slug}-{head.name}-seed{seed}",
+            f"{self.dataset.name}-{self._embeddings_place(backbone).slug}-{head.name}-seed{seed}",
             fingerprint(self.predictions_inputs(backbone, head, seed)),
         )
 
@@ -251,6 +257,14 @@ class Context:
 
     def finetuned_inputs(self, backbone: Backbone, seed: int) -> dict[str, Any]:
         """The identity of a fine-tuned backbone and its predictions."""
+        place = self._finetuned_place(backbone, seed)
+        return self._finetuned_inputs(backbone, seed, place.identity)
+
+    def _finetuned_place(self, backbone: Backbone, seed: int) -> Place:
+        inputs = partial(self._finetuned_inputs, backbone, seed)
+        return self.places.find(FINETUNE, backbone, inputs, f"-{FINETUNE}-seed{seed}")
+
+    def _finetuned_inputs(self, backbone: Backbone, seed: int, identity: str) -> dict[str, Any]:
         config = self.experiment.finetune
         if config is None:
             raise ValueError("the experiment does not fine-tune")
@@ -260,7 +274,7 @@ class Context:
         unused |= set() if config.num_trials > 1 else {"pruning"}
         return {
             "patches": self.patches.fingerprint,
-            "backbone": self.backbone_inputs(backbone),
+            "backbone": self.backbone_inputs(backbone, identity),
             "settings": {
                 key: value
                 for key, value in config.model_dump(mode="json").items()
@@ -276,7 +290,7 @@ class Context:
         """A fine-tuned backbone: weights, learning curve and the table ``predictions``."""
         return self.store.artefact(
             FINETUNE,
-            f"{self.dataset.name}-{backbone.slug}-{FINETUNE}-seed{seed}",
+            f"{self.dataset.name}-{self._finetuned_place(backbone, seed).slug}-{FINETUNE}-seed{seed}",
             fingerprint(self.finetuned_inputs(backbone, seed)),
         )
 

@@ -99,7 +99,8 @@ def resolve_huggingface(
     else:
         revision = partial(_digest, checkpoint)
     if holds_timm(config):
-        return describe_network(checkpoint, config, revision=revision, options=options)
+        network = describe_network(checkpoint, config, revision=revision, options=options)
+        return replace(network, folder=checkpoint.folder_name)
     model_type = _image_model(config, checkpoint)
     is_tower = config["model_type"] in TOWERS
     if is_tower:
@@ -126,6 +127,7 @@ def resolve_huggingface(
         license="as the checkpoint says",
         hub_id=checkpoint.repo or None,
         revision=revision,
+        folder=checkpoint.folder_name,
         **images.fields,
     )
     if num_channels != 3 and options is not None and options.bands is not None:
