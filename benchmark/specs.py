@@ -255,8 +255,8 @@ class Backbone:
     options: tuple[tuple[str, Any], ...] = ()
     """User options that change the embedding, by name, e.g. ``("pooling", "cls")``."""
     folder: str | None = None
-    """Last part of the path of its checkpoint's folder: its name is a place, ``revision`` identifies
-    it. None: its name identifies it, too."""
+    """Last part of the path of its checkpoint's folder: its name is a place, and ``revision``
+    identifies it. None: its name identifies it, too."""
     alias_of: str | None = None
     """The model's name, if ``name`` is the user's own; None: ``name`` is the model's."""
     version: int = 1

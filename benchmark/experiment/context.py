@@ -288,10 +288,11 @@ class Context:
 
     def finetuned(self, backbone: Backbone, seed: int) -> Artefact:
         """A fine-tuned backbone: weights, learning curve and the table ``predictions``."""
+        place = self._finetuned_place(backbone, seed)
         return self.store.artefact(
             FINETUNE,
-            f"{self.dataset.name}-{self._finetuned_place(backbone, seed).slug}-{FINETUNE}-seed{seed}",
-            fingerprint(self.finetuned_inputs(backbone, seed)),
+            f"{self.dataset.name}-{place.slug}-{FINETUNE}-seed{seed}",
+            fingerprint(self._finetuned_inputs(backbone, seed, place.identity)),
         )
 
     def prediction_cells(self) -> list[Cell]:

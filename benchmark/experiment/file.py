@@ -8,19 +8,21 @@ begins; edits during a run affect the next run.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import Experiment
-from benchmark.errors import BenchmarkError
+from benchmark.config import Experiment, build
+from benchmark.errors import BenchmarkError, UsageError
 from benchmark.experiment.context import Context
 from benchmark.experiment.toml import to_toml
-from benchmark.fields import parse_toml
+from benchmark.fields import apply_override, parse_toml
 from benchmark.store.artefacts import Store
 from benchmark.store.digest import fingerprint
+from benchmark.store.filesystems import join
 from benchmark.store.provenance import record
 
 FOLDER = "experiments"
@@ -29,7 +31,10 @@ MARK = "# Kept by benchmark"
 HEADER = f"""{MARK}: all settings of a run. `benchmark run` takes this file from any folder.
 # What it ran with (versions, code, data, weights) is in the .json file beside it.
 """
+RECORD = ".json"
+"""Ending of the record beside it."""
 ORIGINAL = "# The file as it was given:"
+OLDER_OVERRIDE = "# --set "
 MAX_ORIGINAL = 40_000
 """Characters of a given file that are repeated as comments; its lines are fewer."""
 MAX_RUNS = 20
@@ -52,15 +57,15 @@ def keep(context: Context) -> str:
     path = f"{FOLDER}/{experiment.name}-{digest}.toml"
     if not store.has(path):
         store.write(path, (HEADER + to_toml(settings) + _original(experiment)).encode())
-    _remember(context, path.removesuffix(".toml") + ".json")
+    _remember(context, path.removesuffix(".toml") + RECORD)
     return path
 
 
 def settings_of(context: Context) -> dict[str, Any]:
-    """Return all settings in effect, as JSON, with absolute paths; those without a value are absent.
+    """Return all settings in effect, as JSON, with absolute paths, without empty ones.
 
-    Of ``[dataset]`` and ``[backbone]``, settings that do not apply, or are as they are because
-    nobody set them, are absent, too.
+    Of ``[dataset]`` only those that apply, and of ``[backbone]`` only those that were set: some
+    mean something else if they are set to their default.
     """
     experiment = context.experiment
     found: dict[str, Any] = experiment.model_dump(mode="json", exclude_none=True)
@@ -120,11 +125,13 @@ def is_kept(text: str) -> bool:
 def relocated(experiment: Experiment) -> Experiment:
     """Return an experiment whose kept file lies in another store than it was written in.
 
-    Its store is the one it lies in, and paths into the former store lead into that; any other
-    experiment is returned unchanged.
+    Its store is the one it lies in, and paths into the former store lead into that. Any other
+    experiment is returned unchanged, and so is one whose kept file was copied without its record.
     """
-    folder = Path(experiment.path).absolute().parent
-    if not is_kept(experiment.text) or folder.name != FOLDER:
+    path = Path(experiment.path).absolute()
+    folder = path.parent
+    is_in_store = folder.name == FOLDER and path.with_suffix(RECORD).is_file()
+    if not is_in_store or not is_kept(experiment.text):
         return experiment
     was = str(parse_toml(experiment.text, where=experiment.path).get("store", ""))
     return moved(experiment, was, str(folder.parent))
@@ -155,8 +162,6 @@ def _remember(context: Context, path: str) -> None:
     except FileNotFoundError:
         runs = []
     others = [item for item in runs if _what(item) != _what(run)]
-    if runs and len(others) < len(runs) and _what(runs[-1]) == _what(run):
-        return
     content = {"runs": [*others, run][-MAX_RUNS:]}
     context.store.write(path, (json.dumps(content, indent=2) + "\n").encode())
 
@@ -186,6 +191,30 @@ def _revision(backbone: Any) -> str | None:
         return str(backbone.revision())
     except BenchmarkError:
         return None
+
+
+def read_kept(store: Store, path: str) -> Experiment:
+    """Return a kept experiment of a store, with the store's present place; also of older versions.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UsageError: it is no experiment.
+        CellError: the store cannot be read.
+    """
+    where = join(store.uri, path)
+    try:
+        text = store.read(path).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not UTF-8: {error}") from None
+    content = parse_toml(text, where=where)
+    if not is_kept(text):
+        # Older versions kept the given file, followed by overrides as comments.
+        lines = reversed(text.rstrip("\n").splitlines())
+        given = itertools.takewhile(lambda line: line.startswith(OLDER_OVERRIDE), lines)
+        for line in reversed(list(given)):
+            apply_override(content, line.removeprefix(OLDER_OVERRIDE))
+    experiment = build(content, where=where)
+    return moved(experiment, experiment.store, _store_of(store)) if is_kept(text) else experiment
 
 
 def describe_change(experiment: Experiment) -> str:
