@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from benchmark.experiment.upkeep import Kept, Stock, Waste
     from benchmark.store.artefacts import Store
     from benchmark.store.heartbeat import Owner
+    from benchmark.store.inventory import Entry
 
 NUM_SHOWN = 20
 """Rows of a table of artefacts; --all and --json have every one."""
-NO_EXPERIMENT = "none"
+NUM_USERS = 2
+"""Experiments named as users of one artefact; more are counted."""
 
 StoreArg = Annotated[
     str, typer.Argument(metavar="STORE", help="Store of the artefacts: a folder or s3://...")
@@ -217,11 +219,16 @@ def _artefacts(stock: Stock, show_all: bool) -> TextTable:
         (
             item.path,
             size_text(item.num_bytes),
-            ", ".join(user.label for user in stock.users(item)) or NO_EXPERIMENT,
+            _users(stock, item),
         )
         for item in shown
     ]
     return TextTable("By artefact", ("artefact", "size", "used by"), rows, _rest(found, shown))
+
+
+def _users(stock: Stock, entry: Entry) -> str:
+    labels = [user.label for user in stock.users(entry)] or ["none"]
+    return ", ".join(labels) if len(labels) <= NUM_USERS else f"{len(labels)} experiments"
 
 
 def _waste_table(waste: Sequence[Waste], show_all: bool) -> TextTable:
