@@ -23,6 +23,7 @@ from benchmark.fields import apply_override, parse_toml
 from benchmark.store.artefacts import Store
 from benchmark.store.digest import fingerprint
 from benchmark.store.filesystems import join
+from benchmark.store.inventory import list_files
 from benchmark.store.provenance import record
 
 FOLDER = "experiments"
@@ -162,8 +163,23 @@ def _remember(context: Context, path: str) -> None:
     except FileNotFoundError:
         runs = []
     others = [item for item in runs if _what(item) != _what(run)]
+    is_known = bool(runs) and _what(runs[-1]) == _what(run)
+    if is_known and _is_last(context, path):
+        # A run that changes nothing writes nothing.
+        return
     content = {"runs": [*others, run][-MAX_RUNS:]}
     context.store.write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _is_last(context: Context, path: str) -> bool:
+    """Return whether no other experiment of the name has run since this record was written."""
+    start = f"{FOLDER}/{context.experiment.name}-"
+    changed_s = {
+        item.path: item.changed_s
+        for item in list_files(context.store, FOLDER)
+        if item.path.startswith(start) and item.path.endswith(RECORD)
+    }
+    return changed_s.get(path, 0.0) == max(changed_s.values(), default=0.0)
 
 
 def read_runs(store: Store, path: str) -> list[dict[str, Any]]:

@@ -21,7 +21,10 @@ from benchmark.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGS = ("datasets", "backbones", "heads", "metrics")
-COMMANDS = ("list", "init", "run", *STAGES.names(), "status", "submit", "prepare", "export")
+COMMANDS = (
+    *("list", "init", "run", *STAGES.names(), "status", "submit", "prepare", "export"),
+    *("du", "clean"),
+)
 ON_EXPERIMENT = ("run", *STAGES.names(), "status", "submit")
 
 
