@@ -18,6 +18,8 @@ from benchmark.experiment.context import Context
 from benchmark.experiment.file import keep
 from benchmark.experiment.upkeep import Stock, check_labels, find_waste, look_through, older
 from benchmark.store.artefacts import Store
+from benchmark.store.inventory import delete_entries
+from tests.object_store import KEYS, serve_objects
 from tests.scenes import SMALLEST
 from tests.tiny_models import write_tiny
 
@@ -220,6 +222,28 @@ def test_arrays_are_used_or_waste(store: Store) -> None:
     # The same store somewhere else: the arrays in it are still the experiment's.
     moved = Path(store.root).rename(Path(store.root).with_name("moved"))
     assert list(waste(Store(str(moved)))) == [path]
+
+
+def test_a_store_in_a_bucket_is_looked_through_alike(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    with serve_objects() as objects:
+        store = Store(objects.uri("stores/runs"))
+        path = tmp_path / "small.toml"
+        path.write_text(SMALLEST.format(root=root))
+        label, folders = pretend(api.load(path, [f'store="{store.uri}"']))
+        store.artefact("report", "small", "0" * 16).commit({})
+        store.artefact("tune", "a-b", "0" * 16).commit({})
+        stock = look(store)
+        assert [item.label for item in stock.experiments] == [label]
+        assert stock.experiments[0].folders == set(folders)
+        found = find_waste(store, stock, forgotten=(), now_s=NOW_S)
+        assert len(found) == 2
+        assert len(list(delete_entries(store, [item.entry for item in found]))) == 2
+        assert {item.path for item in look(store).counted} == set(folders)
+        assert waste(store) == {}
 
 
 def test_a_store_without_experiments_is_left(root: Path, store: Store) -> None:
