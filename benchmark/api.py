@@ -41,13 +41,13 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """Load an experiment file and check every name in it.
 
     Args:
-        path: the TOML file.
+        path: the TOML file, or one that a run kept in its store (``STORE/experiments``).
         overrides: ``KEY=VALUE`` settings, e.g. ``embed.batch_size=64``.
 
     Raises:
         UsageError: the file, a setting or a name is wrong.
     """
-    experiment = config.load(path, overrides)
+    experiment = experiment_file.relocated(config.load(path, overrides))
     check_names(experiment)
     return experiment
 
@@ -116,7 +116,7 @@ def _open_recorded(
     with open_context(experiment, store=store, address=address, progress=progress) as context:
         context.store.check_writable()
         context.store.discards_damage = True
-        experiment_file.keep(experiment, context.store)
+        experiment_file.keep(context)
         yield context
         if text := experiment_file.describe_change(experiment):
             context.progress.message(text)

@@ -99,7 +99,8 @@ class BackboneOptions(Section):
     """``[backbone."NAME"]``: options of one backbone of the list."""
 
     model: BackboneName | None = None
-    """The model, if NAME is a name of your own; unset: NAME is the model's."""
+    """The model, if NAME is a name of your own, or the folder's present place, if NAME is
+    ``hf:FOLDER``; unset: NAME is the model's."""
     image_size: Side | None = None
     """Side in px to which whole patches are resized; unset: as its weights were trained."""
     pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"

@@ -31,6 +31,21 @@ def slug_of(name: str) -> str:
     return re.sub(r"(\.\.|[^A-Za-z0-9._])+", "-", name).strip("-.")
 
 
+FOLDER_IDENTITY = "hf:"
+"""The name in a fingerprint of a checkpoint's folder, which its revision identifies."""
+MAX_FOLDER_SLUG = 60
+PREPROCESSING = (
+    "bands",
+    "image_size",
+    "resize_to",
+    "interpolation",
+    "is_rounded",
+    "mean",
+    "std",
+)
+"""The fields of a backbone that define its input."""
+
+
 class Problem(NamedTuple):
     """An input file that could not be used, and the reason."""
 
@@ -255,6 +270,9 @@ class Backbone:
     loads; None: transformers has no class for it."""
     options: tuple[tuple[str, Any], ...] = ()
     """User options that change the embedding, by name, e.g. ``("pooling", "cls")``."""
+    folder: str | None = None
+    """Last part of the path of its checkpoint's folder: its name is a place, and ``revision``
+    identifies it. None: its name identifies it, too."""
     alias_of: str | None = None
     """The model's name, if ``name`` is the user's own; None: ``name`` is the model's."""
     version: int = 1
@@ -265,13 +283,20 @@ class Backbone:
 
     @property
     def model(self) -> str:
-        """The model's name, which identifies its artefacts whatever name the user gave it."""
+        """The model's name, whatever name the user gave it."""
         return self.alias_of or self.name
 
     @property
+    def identity(self) -> str:
+        """``model`` in a fingerprint: the same for a checkpoint's folder wherever it lies."""
+        return self.model if self.folder is None else FOLDER_IDENTITY
+
+    @property
     def slug(self) -> str:
-        """``model`` as a part of file names: letters, digits, ``.``, ``_`` and ``-``."""
-        return slug_of(self.model)
+        """Its part of file names; of a checkpoint's folder, without the path."""
+        if self.folder is None:
+            return slug_of(self.model)
+        return slug_of(f"hf-{self.folder}"[:MAX_FOLDER_SLUG])
 
 
 class Publication(NamedTuple):

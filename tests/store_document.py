@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from benchmark.experiment import file, usage
 from benchmark.stages.evaluate.schemas import COMPARISON, RANKING
-from benchmark.store import heartbeat, names
+from benchmark.store import heartbeat, inventory, names
 from benchmark.tables import (
     CALIBRATION,
     CANDIDATES,
@@ -159,7 +159,15 @@ KINDS = (
 )
 
 OTHER_FOLDERS = {
-    f"{file.FOLDER}/NAME-DIGEST.toml": "every experiment that ran here, as it was read",
+    f"{file.FOLDER}/NAME-DIGEST.toml": (
+        "every experiment that ran here, with all its settings and absolute paths: "
+        "`benchmark run` takes it from any folder"
+    ),
+    f"{file.FOLDER}/NAME-DIGEST.json": (
+        "what its runs were computed with, the last one last: versions, code, machine, digests of "
+        "data and weights"
+    ),
+    f"{inventory.ARRAYS}/NAME-DIGEST/": "arrays that an experiment got from memory",
     f"{usage.FOLDER}/NAME.json": "how long each stage took, and how busy the cluster was",
     f"{heartbeat.FOLDER}/": "which run computes which cell; gone when no run is left",
 }
@@ -294,6 +302,8 @@ def _artefacts() -> Iterator[str]:
     yield "Beside the artefacts lie:"
     yield ""
     yield from (f"- `{place}`: {meaning}." for place, meaning in OTHER_FOLDERS.items())
+    yield ""
+    yield "What of it nothing uses, `benchmark du` tells and `benchmark clean` deletes: UPKEEP.md."
     yield ""
     yield "Stores of version 0.1 have the same files without underscores and without `_tables`."
     yield "They are read as they are: nothing in them is computed again or renamed. What such a"

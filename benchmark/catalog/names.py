@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.heads import HEADS
+from benchmark.catalog.huggingface.resolve import PREFIX
 from benchmark.catalog.metrics import METRICS
 from benchmark.catalog.options import options_where
 from benchmark.catalog.own.lookup import find_entry
@@ -15,9 +16,7 @@ from benchmark.catalog.own.source import search_folders
 from benchmark.config import Experiment, FinetuneConfig
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import shown
-
-if TYPE_CHECKING:
-    from benchmark.specs import Backbone, Dataset, Head, Metric
+from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
 
 COMMON_DATASET_SETTINGS = frozenset(
     {"name", "root", "patch_size", "seed", "per_region", "per_class", "on_error"}
@@ -60,15 +59,24 @@ def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backb
     found: dict[tuple[Any, ...], Backbone] = {}
     for name in experiment.backbones:
         backbone = find_backbone(name, where=where, options=options.get(name), folders=folders)
-        twin = found.setdefault(
-            (backbone.model, repr(backbone.options), repr(backbone.own)), backbone
-        )
+        twin = found.setdefault(_identity(backbone), backbone)
         if twin is not backbone:
+            same = "checkpoint" if backbone.folder else f"model '{backbone.model}'"
             raise UsageError(
-                f"{where}: backbones '{twin.name}' and '{name}' are the same model "
-                f"'{backbone.model}' with the same options; remove one, or change its options"
+                f"{where}: backbones '{twin.name}' and '{name}' are the same {same} with the same "
+                "options; remove one, or change its options"
             )
     return tuple(found.values())
+
+
+def _identity(backbone: Backbone) -> tuple[Any, ...]:
+    """Return what tells backbones of one experiment apart: their artefacts are others."""
+    # Settings of own code hold lists and tables, which are no keys.
+    options = repr(backbone.options), repr(backbone.own)
+    if backbone.folder is None:
+        return backbone.model, *options
+    fields = tuple(getattr(backbone, name) for name in PREPROCESSING)
+    return backbone.identity, backbone.revision(), fields, *options
 
 
 def _check_model(experiment: Experiment, name: str, *, where: str) -> None:
@@ -76,7 +84,9 @@ def _check_model(experiment: Experiment, name: str, *, where: str) -> None:
     model, place = experiment.backbone[name].model, options_where(name, where)
     if model is None:
         return
-    if ":" in name:
+    # A folder may be given its new place, and keeps its name in the results.
+    is_place = name.startswith(PREFIX) and model.startswith(PREFIX) and model != name
+    if ":" in name and not is_place:
         raise UsageError(
             f"{place}: 'model' = {shown(model)}: names with ':' are models themselves; remove "
             "'model', or choose a name without ':'"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from benchmark.cluster.connection import Cluster, Resources
@@ -17,10 +17,10 @@ from benchmark.cluster.scheduling import Ledger, lanes_of, within
 from benchmark.config import Experiment
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.cells import TRAIN_SET, Cell
-from benchmark.experiment.former import FormerResults
+from benchmark.experiment.places import Place, Places
 from benchmark.experiment.usage import StageUsage
 from benchmark.progress import Progress
-from benchmark.specs import Backbone, Dataset, Head, Metric, Source
+from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric, Source
 from benchmark.store.artefacts import Artefact, Status, Store
 from benchmark.store.digest import fingerprint
 from benchmark.store.leases import Leases
@@ -39,17 +39,6 @@ Readiness = Literal["ready", "waiting", "blocked"]
 
 FINETUNE = "finetune"
 """The method's name; the other methods are the heads."""
-
-PREPROCESSING = (
-    "bands",
-    "image_size",
-    "resize_to",
-    "interpolation",
-    "is_rounded",
-    "mean",
-    "std",
-)
-"""The fields of a backbone that define its input."""
 
 FINETUNE_SAME_RESULT = frozenset(
     {"backbones", "num_workers", "micro_batch", "max_failures", "checkpoint_every_s"}
@@ -97,10 +86,6 @@ class Context:
     def leases(self) -> Leases:
         """The leases of this run; other runs do not compute these cells."""
         return Leases(self.store, group=self.experiment.name)
-
-    @cached_property
-    def _former(self) -> FormerResults:
-        return FormerResults(self.store)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -188,13 +173,23 @@ class Context:
         counts = self.patches.manifest()["class_counts"]
         return sum(sum(row["counts"].values()) for row in counts if row["split"] == "train")
 
-    def backbone_inputs(self, backbone: Backbone) -> dict[str, Any]:
-        """The identity of a backbone: its weights and its input."""
+    @cached_property
+    def places(self) -> Places:
+        """Where the artefacts of checkpoints' folders lie in the store."""
+        return Places(self.store, self.dataset.slug)
+
+    def backbone_inputs(self, backbone: Backbone, place: Place | None = None) -> dict[str, Any]:
+        """The identity of a backbone: its weights and its input.
+
+        Args:
+            backbone: of the experiment.
+            place: its name and revision there; None: those of today.
+        """
         preprocessing = {name: getattr(backbone, name) for name in PREPROCESSING}
         inputs = {
-            "name": backbone.model,
+            "name": backbone.identity if place is None else place.identity,
             "version": backbone.version,
-            "revision": backbone.revision(),
+            "revision": backbone.revision() if place is None else place.revision,
             **preprocessing,
         }
         # Keys are absent if unused: fingerprints from before these options remain valid.
@@ -208,20 +203,24 @@ class Context:
 
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
         """The identity of the embeddings of a backbone."""
-        inputs = {
+        return self._embeddings_inputs(backbone, self._embeddings_place(backbone))
+
+    def _embeddings_inputs(self, backbone: Backbone, place: Place) -> dict[str, Any]:
+        return {
             "patches": self.patches.fingerprint,
-            "backbone": self.backbone_inputs(backbone),
+            "backbone": self.backbone_inputs(backbone, place),
             "precision": self.experiment.embed.precision,
             "version": CODE_VERSIONS["embed"],
         }
-        name = f"{self.dataset.name}-{backbone.slug}"
-        return self._former.choose(inputs, backbone, stage="embed", name=name)
+
+    def _embeddings_place(self, backbone: Backbone) -> Place:
+        return self.places.find("embed", backbone, partial(self._embeddings_inputs, backbone))
 
     def embeddings(self, backbone: Backbone) -> Artefact:
         """The table ``embeddings`` of a backbone."""
         return self.store.artefact(
             "embed",
-            f"{self.dataset.slug}-{backbone.slug}",
+            f"{self.dataset.slug}-{self._embeddings_place(backbone).slug}",
             fingerprint(self.embeddings_inputs(backbone)),
         )
 
@@ -249,7 +248,7 @@ class Context:
         """The table ``predictions`` of a tuned head."""
         return self.store.artefact(
             "tune",
-            f"{self.dataset.slug}-{backbone.slug}-{head.slug}-seed{seed}",
+            f"{self.dataset.slug}-{self._embeddings_place(backbone).slug}-{head.slug}-seed{seed}",
             fingerprint(self.predictions_inputs(backbone, head, seed)),
         )
 
@@ -265,6 +264,14 @@ class Context:
 
     def finetuned_inputs(self, backbone: Backbone, seed: int) -> dict[str, Any]:
         """The identity of a fine-tuned backbone and its predictions."""
+        place = self._finetuned_place(backbone, seed)
+        return self._finetuned_inputs(backbone, seed, place)
+
+    def _finetuned_place(self, backbone: Backbone, seed: int) -> Place:
+        inputs = partial(self._finetuned_inputs, backbone, seed)
+        return self.places.find(FINETUNE, backbone, inputs, f"-{FINETUNE}-seed{seed}")
+
+    def _finetuned_inputs(self, backbone: Backbone, seed: int, place: Place) -> dict[str, Any]:
         config = self.experiment.finetune
         if config is None:
             raise ValueError("the experiment does not fine-tune")
@@ -272,9 +279,9 @@ class Context:
         unused |= set() if config.mode == "last_blocks" else {"num_blocks"}
         unused |= set() if config.mode == "lora" else {"lora_rank"}
         unused |= set() if config.num_trials > 1 else {"pruning"}
-        inputs = {
+        return {
             "patches": self.patches.fingerprint,
-            "backbone": self.backbone_inputs(backbone),
+            "backbone": self.backbone_inputs(backbone, place),
             "settings": {
                 key: value
                 for key, value in config.model_dump(mode="json").items()
@@ -285,15 +292,14 @@ class Context:
             "seed": seed,
             "version": CODE_VERSIONS[FINETUNE],
         }
-        name = f"{self.dataset.name}-{backbone.slug}-{FINETUNE}-seed{seed}"
-        return self._former.choose(inputs, backbone, stage=FINETUNE, name=name)
 
     def finetuned(self, backbone: Backbone, seed: int) -> Artefact:
         """A fine-tuned backbone: weights, learning curve and the table ``predictions``."""
+        place = self._finetuned_place(backbone, seed)
         return self.store.artefact(
             FINETUNE,
-            f"{self.dataset.slug}-{backbone.slug}-{FINETUNE}-seed{seed}",
-            fingerprint(self.finetuned_inputs(backbone, seed)),
+            f"{self.dataset.slug}-{place.slug}-{FINETUNE}-seed{seed}",
+            fingerprint(self._finetuned_inputs(backbone, seed, place)),
         )
 
     def prediction_cells(self) -> list[Cell]:

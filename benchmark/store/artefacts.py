@@ -38,12 +38,25 @@ class Store(Files):
         """Return the artefact with this identity; it need not exist."""
         return Artefact(store=self, stage=stage, name=name, fingerprint=fingerprint)
 
+    def names(self, stage: str) -> dict[str, str]:
+        """Return the names of a stage's artefacts, complete or not, by fingerprint.
+
+        Raises:
+            CellError: the store cannot be read.
+        """
+        pairs = (name.rpartition("-") for name in self._folders(stage))
+        return {fingerprint: name for name, _, fingerprint in pairs}
+
+    def _folders(self, stage: str) -> list[str]:
+        selector = pafs.FileSelector(f"{self.root}/{stage}", allow_not_found=True)
+        found = self.attempt(stage, "read", lambda: self.fs.get_file_info(selector))
+        return [info.base_name for info in found]
+
     def other_fingerprints(self, artefact: Artefact) -> list[str]:
         """Return the fingerprints of complete artefacts with the same name and other settings."""
         found = []
-        selector = pafs.FileSelector(f"{self.root}/{artefact.stage}", allow_not_found=True)
-        for info in self.attempt(artefact.stage, "read", lambda: self.fs.get_file_info(selector)):
-            name, _, fingerprint = info.base_name.rpartition("-")
+        for folder in self._folders(artefact.stage):
+            name, _, fingerprint = folder.rpartition("-")
             is_other = name == artefact.name and fingerprint != artefact.fingerprint
             if is_other and self.artefact(artefact.stage, name, fingerprint).is_complete:
                 found.append(fingerprint)

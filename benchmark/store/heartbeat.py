@@ -133,6 +133,39 @@ class Watch:
     _seen: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     """The last content of each heartbeat, and when it was first seen."""
 
+    def living(self) -> dict[str, Owner]:
+        """Return the runs that are alive, or may be, by id; write and delete nothing.
+
+        Raises:
+            CellError: the store cannot be read.
+        """
+        names = self.store.sizes(FOLDER)
+        ids = [name.removeprefix(f"{OWNER}.") for name in names if name.startswith(f"{OWNER}.")]
+        found = {owner_id: self.look_up(owner_id, only_looks=True) for owner_id in ids}
+        return {owner_id: owner for owner_id, owner in found.items() if owner is not None}
+
+    def active(self, sleep: Callable[[float], None]) -> list[Owner]:
+        """Return the runs that certainly are alive; wait for the heartbeats of the others.
+
+        It waits for at most the longest expiry of the runs.
+
+        Raises:
+            CellError: the store cannot be read.
+        """
+        found = self.living()
+        first = {owner_id: self._seen[owner_id][0] for owner_id in found}
+        while found:
+            alive = [
+                owner
+                for owner_id, owner in found.items()
+                if owner.process.is_alive or self._seen[owner_id][0] != first.get(owner_id)
+            ]
+            if alive:
+                return alive
+            sleep(min(owner.expiry_s for owner in found.values()) / (2 * BEATS_PER_EXPIRY))
+            found = self.living()
+        return []
+
     def look_up(self, owner_id: str, *, only_looks: bool = False) -> Owner | None:
         """Return a run, or None if it is dead, and then delete its heartbeat.
 

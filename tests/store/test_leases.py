@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.store.artefacts import Artefact, Store
-from benchmark.store.heartbeat import FOLDER, UNREADABLE_EXPIRY_S, heartbeat_path
+from benchmark.store.heartbeat import FOLDER, UNREADABLE_EXPIRY_S, Watch, heartbeat_path
 from benchmark.store.leases import Leases
 from benchmark.store.processes import Process
 
@@ -354,3 +354,33 @@ def test_a_thread_renews_the_heartbeat(store):
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert not list(Path(store.root).iterdir())
+
+
+def test_a_heartbeat_of_another_version_is_alive_while_it_changes(
+    store: Store, clock: Clock
+) -> None:
+    path = heartbeat_path("abc")
+    store.write(path, b'{"beat": 1}')
+    waited = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        clock.sleep(seconds)
+        if len(waited) == 3:
+            store.write(path, b'{"beat": 2}')
+
+    assert [str(item) for item in Watch(store, clock).active(sleep)] == [
+        "a run of another version of this package"
+    ]
+    assert len(waited) == 3
+    assert Watch(store, clock).active(clock.sleep) == []
+    assert clock.now >= UNREADABLE_EXPIRY_S
+    assert store.has(path)
+
+
+def test_a_process_of_this_machine_is_alive_or_gone() -> None:
+    this = Process.this()
+    assert (this.is_alive, this.is_gone) == (True, False)
+    other = replace(this, started="1")
+    assert (other.is_alive, other.is_gone) == (False, True)
+    assert (ELSEWHERE.is_alive, ELSEWHERE.is_gone) == (False, False)

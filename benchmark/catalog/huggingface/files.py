@@ -67,6 +67,11 @@ class Checkpoint:
         return f"folder {Path(self.path).name}" if self.path else f"{_HUB}/{self.repo}"
 
     @property
+    def folder_name(self) -> str | None:
+        """Last part of the folder's path; None: on the hub."""
+        return None if self.path is None else Path(self.path).name or "root"
+
+    @property
     def fetch_line(self) -> str:
         """The command that fetches it from the hub."""
         revision = f" --revision {self.revision}" if self.revision else ""

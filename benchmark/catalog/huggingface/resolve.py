@@ -101,7 +101,8 @@ def resolve_huggingface(
     else:
         revision = FileRevision(_files, (checkpoint,), has_names=True)
     if holds_timm(config):
-        return describe_network(checkpoint, config, revision=revision, options=options)
+        network = describe_network(checkpoint, config, revision=revision, options=options)
+        return replace(network, folder=checkpoint.folder_name)
     model_type = _image_model(config, checkpoint)
     is_tower = config["model_type"] in TOWERS
     if is_tower:
@@ -128,6 +129,7 @@ def resolve_huggingface(
         license="as the checkpoint says",
         hub_id=checkpoint.repo or None,
         revision=revision,
+        folder=checkpoint.folder_name,
         **images.fields,
     )
     if num_channels != 3 and options is not None and options.bands is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmark.catalog.backbones import BACKBONES
-from benchmark.experiment.former import FormerResults
+from benchmark.experiment.places import Place, Places
 from benchmark.specs import Backbone
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact, Store
@@ -40,7 +40,7 @@ def inputs_of(revision: str) -> dict[str, Any]:
 
 
 def artefact(store: Store, revision: str) -> Artefact:
-    return store.artefact("embed", "x", fingerprint(inputs_of(revision)))
+    return store.artefact("embed", "x-random", fingerprint(inputs_of(revision)))
 
 
 def chosen(store: Store, weights: Path) -> str:
@@ -48,10 +48,11 @@ def chosen(store: Store, weights: Path) -> str:
     backbone: Backbone = dataclasses.replace(
         BACKBONES.get("random"), revision=FileRevision(lambda: [weights])
     )
-    inputs = inputs_of(backbone.revision())
-    found = FormerResults(store).choose(inputs, backbone, stage="embed", name="x")
-    revision: str = found["backbone"]["revision"]
-    return revision
+    return find(store, backbone).revision
+
+
+def find(store: Store, backbone: Backbone) -> Place:
+    return Places(store, "x").find("embed", backbone, lambda place: inputs_of(place.revision))
 
 
 def later(manifest: dict[str, Any], by_s: float) -> dict[str, Any]:
@@ -97,6 +98,6 @@ def test_a_result_of_this_version_comes_first(store: Store, weights: Path) -> No
 def test_small_weights_and_other_revisions_have_one_identity(store: Store, weights: Path) -> None:
     weights.write_bytes(b"small")
     assert chosen(store, weights) == digest_file(weights)
-    inputs = inputs_of("commit")
-    found = FormerResults(store).choose(inputs, BACKBONES.get("random"), stage="embed", name="x")
-    assert found is inputs
+    plain = dataclasses.replace(BACKBONES.get("random"), revision=lambda: "commit")
+    assert find(store, plain) == Place("random", "commit", "random")
+    assert not Path(store.root).exists()
