@@ -76,11 +76,11 @@ def clean(
         )
     forgotten = check_labels(stock, forget or ()) | (older(stock) if latest else set())
     waste = find_waste(opened, stock, forgotten=forgotten, now_s=time.time())
-    deleted = []
+    deleted: set[str] = set()
     if yes and waste:
         _check_unchanged(opened, stock)
-        deleted = [item.path for item in delete_entries(opened, [item.entry for item in waste])]
-    num_bytes = sum(item.entry.num_bytes for item in waste)
+        deleted = {item.path for item in delete_entries(opened, [item.entry for item in waste])}
+    num_bytes = _sum([item.entry for item in waste])
     unknown = [item for item in stock.without(forgotten).experiments if item.problem]
     if as_json:
         print_json(
@@ -108,7 +108,8 @@ def clean(
     if running:
         say(f"{_names(running)} uses the store: nothing is deleted until it ends")
     if deleted:
-        say(f"deleted {size_text(num_bytes)} in {store}")
+        gone = [item.entry for item in waste if item.entry.path in deleted]
+        say(f"deleted {size_text(_sum(gone))} in {store}")
     elif waste:
         say(f"{size_text(num_bytes)} could be deleted in {store}; nothing was: add --yes")
     else:
