@@ -268,6 +268,21 @@ class Publication(NamedTuple):
     """Whether its last layer is a head on the embedding; otherwise it is fine-tuned."""
 
 
+class HeadMemory(NamedTuple):
+    """Memory that a trial of a head needs beside the embeddings that all trials share.
+
+    The default is an estimate for code that was not measured: a float64 and a float32 copy.
+    """
+
+    copies: float = 3.0
+    """Copies of the fitted rows, in multiples of their float32 size."""
+    bytes_per_score: int = 48
+    """Bytes for each row and class."""
+
+
+UNMEASURED = HeadMemory()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """A scikit-learn classifier on embeddings, and its search space."""
@@ -286,6 +301,7 @@ class Head:
     early on val; None: trained by one call of ``fit``."""
     patience: int = 10
     """Epochs without a better val score after which an iterative head stops."""
+    memory: HeadMemory = UNMEASURED
     version: int = 1
 
 

@@ -10,12 +10,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from benchmark.registry import Registry
-from benchmark.specs import Head
+from benchmark.specs import Head, HeadMemory
 
 if TYPE_CHECKING:
     import optuna
 
 SCALERS = ("none", "standard", "l2")
+
+COPY = HeadMemory(copies=1.0)
+"""The scaled rows. MEASURED"""
+SAVED_COPY = HeadMemory(copies=3.5)
+"""The scaled rows, which are a part of the head, and two more copies while it is saved."""
+NO_COPY = HeadMemory(copies=0.0)
 
 
 def suggest_logistic_regression(trial: optuna.Trial) -> dict[str, Any]:
@@ -112,12 +118,14 @@ HEADS: Registry[Head] = Registry(
             description="multinomial logistic regression: C, scaler, class weight",
             suggest=suggest_logistic_regression,
             build=build_logistic_regression,
+            memory=COPY,
         ),
         Head(
             name="mlp",
             description="feed-forward network: width, alpha, learning rate; stopped early on val",
             suggest=suggest_mlp,
             build=build_mlp,
+            memory=COPY,
             num_epochs=100,
         ),
         Head(
@@ -125,12 +133,14 @@ HEADS: Registry[Head] = Registry(
             description="k nearest neighbours: k, weights, scaler",
             suggest=suggest_knn,
             build=build_knn,
+            memory=SAVED_COPY,
         ),
         Head(
             name="majority",
             description="always the most frequent class of train",
             suggest=suggest_nothing,
             build=build_majority,
+            memory=NO_COPY,
             is_searched=False,
             is_floor=True,
         ),
