@@ -278,6 +278,8 @@ class HeadMemory(NamedTuple):
     """Copies of the fitted rows, in multiples of their float32 size."""
     bytes_per_score: int = 48
     """Bytes for each row and class."""
+    bytes_per_scored: int = 0
+    """Further bytes for each row that is scored at once, e.g. hidden layers."""
 
 
 UNMEASURED = HeadMemory()
@@ -302,6 +304,7 @@ class Head:
     patience: int = 10
     """Epochs without a better val score after which an iterative head stops."""
     memory: HeadMemory = UNMEASURED
+    """Decides how many trials run at once, and whether a machine can hold one."""
     version: int = 1
 
 

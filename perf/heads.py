@@ -3,9 +3,9 @@
 python -m perf.heads [--rows 100000 1000000] [--dim 768] [--heads mlp ...]
 
 SIMULATED embeddings: 20 classes, normally distributed around centres that lie so close that a
-logistic regression errs in about one case of ten. Each fit runs in a process of its own that maps
-the embeddings from a file, as trials map them from Ray's object store: what is printed as memory is
-what the process has beside them.
+logistic regression errs in about one case of ten. Each fit runs in a process of its own, with one
+thread as a trial has, that maps the embeddings from a file, as trials map them from Ray's object
+store: what is printed as memory is the largest private memory beside them, sampled every 5 ms.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ import numpy as np
 NUM_CLASSES = 20
 NUM_VAL = 20_000
 SAVED = ", refitted and saved"
-"""Cases that fit on train and val, score val and test, and write the head as the stage does."""
+"""Cases that fit on train and val, score few rows of val and test, and serialise the head as the
+stage does."""
+NUM_SCORED_IF_SAVED = 2_000
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "logistic_regression, scaled": (
         "logistic_regression", {"C": 1.0, "scaler": "standard", "class_weight": "none"},
@@ -45,7 +47,7 @@ CASES |= {name + SAVED: CASES[name] for name in ("logistic_regression, scaled", 
 def write_rows(folder: Path, num_rows: int, dim: int) -> None:
     """Write simulated train and val embeddings in blocks, so that memory stays small."""
     generator = np.random.default_rng(0)
-    centres = generator.normal(size=(NUM_CLASSES, dim)).astype(np.float32) * (5 / dim**0.5)
+    centres = generator.normal(size=(NUM_CLASSES, dim)).astype(np.float32) * (3.3 / dim**0.5)
     for name, count in (("train", num_rows), ("val", NUM_VAL)):
         labels = generator.integers(0, NUM_CLASSES, count, np.int32)
         np.save(folder / f"y_{name}.npy", labels)
@@ -78,9 +80,11 @@ def fit(folder: Path, case: str) -> None:
     began = time.perf_counter()
     head = HEADS.get(name)
     if case.endswith(SAVED):
-        model, val, _ = refit(head, rows, Segment("refit", 0, params, 0, 1), seed=0, on="train+val")
+        few = slice(NUM_SCORED_IF_SAVED)
+        rows = rows._replace(x_val=rows.x_val[few], y_val=rows.y_val[few], x_test=rows.x_test[few])
+        model, *_ = refit(head, rows, Segment("refit", 0, params, 0, 1), seed=0, on="train+val")
         skops.io.dumps(model)
-        score = float((val.argmax(axis=1) == rows.y_val).mean())
+        score = float("nan")
     else:
         outcome, _ = fit_segment(head, rows, Segment("fit", 0, params, 0, 1), seed=0)
         score = outcome.scores[-1]
@@ -151,8 +155,8 @@ def main() -> None:
                 found = json.loads(done.stdout)
                 print(
                     f"SIMULATED {num_rows:,} x {given.dim} ({found['rows_gib']:.2f} GiB): {case}: "
-                    f"{found['seconds']:.1f} s, {found['peak_gib']:.2f} GiB beside the embeddings, "
-                    f"val {found['score']:.4f}",
+                    f"{found['seconds']:.1f} s, {found['peak_gib']:.2f} GiB beside the embeddings"
+                    + ("" if case.endswith(SAVED) else f", val {found['score']:.4f}"),
                     flush=True,
                 )
 

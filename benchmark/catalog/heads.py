@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 SCALERS = ("none", "standard", "l2")
 
-COPY = HeadMemory(copies=1.0)
-"""The scaled rows. MEASURED"""
-SAVED_COPY = HeadMemory(copies=3.5)
-"""The scaled rows, which are a part of the head, and two more copies while it is saved."""
-NO_COPY = HeadMemory(copies=0.0)
+LINEAR_MEMORY = HeadMemory(copies=1.0, bytes_per_score=16)
+"""The scaled rows, predictions and gradients. This and the next three were measured with
+``python -m perf.heads``; docs/PERFORMANCE.md has the numbers."""
+MLP_MEMORY = HeadMemory(copies=1.0, bytes_per_score=24, bytes_per_scored=2 * 4 * 512)
+"""The scaled rows, labels as rows of K numbers, and two float32 hidden layers of the widest."""
+KNN_MEMORY = HeadMemory(copies=3.5, bytes_per_score=24)
+"""The scaled rows, which are a part of the head, and copies while that is written: its bytes, and
+the file's."""
+NO_MEMORY = HeadMemory(copies=0.0, bytes_per_score=24)
 
 
 def suggest_logistic_regression(trial: optuna.Trial) -> dict[str, Any]:
@@ -118,14 +122,14 @@ HEADS: Registry[Head] = Registry(
             description="multinomial logistic regression: C, scaler, class weight",
             suggest=suggest_logistic_regression,
             build=build_logistic_regression,
-            memory=COPY,
+            memory=LINEAR_MEMORY,
         ),
         Head(
             name="mlp",
             description="feed-forward network: width, alpha, learning rate; stopped early on val",
             suggest=suggest_mlp,
             build=build_mlp,
-            memory=COPY,
+            memory=MLP_MEMORY,
             num_epochs=100,
         ),
         Head(
@@ -133,14 +137,14 @@ HEADS: Registry[Head] = Registry(
             description="k nearest neighbours: k, weights, scaler",
             suggest=suggest_knn,
             build=build_knn,
-            memory=SAVED_COPY,
+            memory=KNN_MEMORY,
         ),
         Head(
             name="majority",
             description="always the most frequent class of train",
             suggest=suggest_nothing,
             build=build_majority,
-            memory=NO_COPY,
+            memory=NO_MEMORY,
             is_searched=False,
             is_floor=True,
         ),

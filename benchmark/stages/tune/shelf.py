@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from benchmark.cluster.incidents import Toll
+from benchmark.errors import CellError
 from benchmark.search.fitting import Rows, State
 from benchmark.search.lean import torch_kept_away
 from benchmark.stages.tune.job import Job
@@ -48,7 +50,8 @@ class Shelf:
         if path not in self._rows:
             while len(self._rows) >= BACKBONES_HELD:
                 self._rows.pop(next(iter(self._rows)))
-            self._rows[path] = ray.put(load_rows(job.patches, job.embeddings))
+            rows = load_rows(job.patches, job.embeddings)
+            self._rows[path] = share_rows(rows, what=job.embeddings.uri)
         return [self._rows[path]]
 
     def put_state(self, number: int, trial: int, state: State) -> None:
@@ -76,6 +79,24 @@ def _load_skops() -> Any:
     with torch_kept_away():
         import skops.io
     return skops.io
+
+
+def share_rows(rows: Rows, *, what: str) -> Any:
+    """Put rows into Ray's object store, and return the reference.
+
+    What its memory does not hold, Ray writes to its folder on disk; processes map either.
+
+    Raises:
+        CellError: neither holds them; the message starts with ``what``.
+    """
+    try:
+        return ray.put(rows)
+    except (ObjectStoreFullError, OutOfDiskError):
+        num_bytes = rows.x_train.nbytes + rows.x_val.nbytes + rows.x_test.nbytes
+        raise CellError(
+            f"{what}: its embeddings need {num_bytes / 1e9:.1f} GB in Ray's object store, which is "
+            "full, and so is the disk of Ray's temporary folder: free space there (RAY_TMPDIR)"
+        ) from None
 
 
 def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:
