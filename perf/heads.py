@@ -1,6 +1,6 @@
 """Time and memory of one fit of each head on many embeddings.
 
-python -m perf.heads [--rows 100000 1000000] [--dim 768] [--heads mlp ...]
+python -m perf.heads [--rows 100000 1000000] [--val-rows 20000] [--dim 768] [--heads mlp ...]
 
 SIMULATED embeddings: 20 classes, normally distributed around centres that lie so close that a
 logistic regression errs in about one case of ten. Each fit runs in a process of its own, with one
@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 
 NUM_CLASSES = 20
-NUM_VAL = 20_000
 SAVED = ", refitted and saved"
 """Cases that fit on train and val, score few rows of val and test, and serialise the head as the
 stage does."""
-NUM_SCORED_IF_SAVED = 2_000
+NUM_SCORED_IF_SAVED = 200
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "logistic_regression, scaled": (
         "logistic_regression", {"C": 1.0, "scaler": "standard", "class_weight": "none"},
@@ -44,11 +43,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 CASES |= {name + SAVED: CASES[name] for name in ("logistic_regression, scaled", "knn")}
 
 
-def write_rows(folder: Path, num_rows: int, dim: int) -> None:
+def write_rows(folder: Path, num_rows: int, dim: int, num_val: int) -> None:
     """Write simulated train and val embeddings in blocks, so that memory stays small."""
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(NUM_CLASSES, dim)).astype(np.float32) * (3.3 / dim**0.5)
-    for name, count in (("train", num_rows), ("val", NUM_VAL)):
+    for name, count in (("train", num_rows), ("val", num_val)):
         labels = generator.integers(0, NUM_CLASSES, count, np.int32)
         np.save(folder / f"y_{name}.npy", labels)
         shape = (count, dim)
@@ -131,6 +130,7 @@ def private_bytes() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--val-rows", type=int, default=20_000)
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--heads", nargs="+", default=[])
     parser.add_argument("--fit", nargs=2, metavar=("FOLDER", "CASE"), help=argparse.SUPPRESS)
@@ -140,7 +140,7 @@ def main() -> None:
         return
     for num_rows in given.rows:
         with tempfile.TemporaryDirectory(prefix="heads-") as folder:
-            write_rows(Path(folder), num_rows, given.dim)
+            write_rows(Path(folder), num_rows, given.dim, given.val_rows)
             for case in CASES:
                 if given.heads and not any(case.startswith(name) for name in given.heads):
                     continue

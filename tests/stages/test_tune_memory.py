@@ -176,7 +176,7 @@ def test_a_head_that_fits_nowhere_fails_alone_and_one_that_fits_once_runs(
         return searchers[-1]
 
     monkeypatch.setattr(searcher, "CellSearcher", watched)
-    context = open_small(store=store, heads=heads, tune={"num_trials": 6})
+    context = open_small(store=store, heads=heads, tune={"num_trials": 6, "max_concurrent": "auto"})
     monkeypatch.setattr(context.progress, "message", messages.append)
     result = TuneStage().run(context)
     found = {item.cell.method: (item.status, item.reason) for item in result.cells}

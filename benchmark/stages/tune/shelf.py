@@ -21,12 +21,13 @@ from benchmark.search.lean import torch_kept_away
 from benchmark.stages.tune.job import Job
 from benchmark.store.artefacts import Artefact
 from benchmark.store.damage import MISSING
-from benchmark.store.names import HEAD, PARTS
+from benchmark.store.names import HEAD
 from benchmark.tables import check_found, find_common, vectors_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+PART = "part-"
 BACKBONES_HELD = 3
 """Most backbones whose embeddings are in the object store at once."""
 
@@ -133,7 +134,7 @@ def read_vectors(
     """
     found: dict[str, NDArray[np.float32]] = {}
     is_read = {split: np.zeros(len(ids), np.bool_) for split, ids in wanted.items()}
-    for part in embeddings.tables(PARTS):
+    for part in embeddings.tables(PART):
         table = embeddings.read_table(columns=["patch_id", "embedding"], names=[part])
         ids, vectors = table["patch_id"].to_numpy(), vectors_array(table["embedding"])
         dim = vectors.shape[1]
@@ -147,7 +148,7 @@ def read_vectors(
             at, rows = find_common(mine, ids)
             found[split][at], is_read[split][at] = vectors[rows], True
     if not found:
-        raise embeddings.damage_of(f"{PARTS}*", MISSING)
+        raise embeddings.damage_of(f"{PART}*", MISSING)
     for split, mine in wanted.items():
         check_found(mine, is_read[split], what=embeddings.uri)
     return found
