@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -23,7 +24,7 @@ from benchmark.specs import UNMEASURED, HeadMemory
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.searching import CellSearcher
 from benchmark.stages.tune import TuneStage, searcher, shelf
-from benchmark.stages.tune.memory import Sizes, book_trial, estimate_trial, plan_memory
+from benchmark.stages.tune.memory import Booking, Sizes, book_trial, estimate_trial, plan_memory
 from benchmark.stages.tune.shelf import load_rows
 from benchmark.store.artefacts import Store
 from benchmark.tables import embeddings_column, vectors_array
@@ -38,8 +39,9 @@ def cluster(*nodes: tuple[float, float]) -> Resources:
     return Resources(sum(cpus for cpus, _ in nodes), 0.0, 0.0, nodes=machines)
 
 
-def plan(needed: float, resources: Resources, *, loaded: float = 0.0, slots: int = 99):
-    return plan_memory(1e9 * needed, 1e9 * loaded, resources, slots=slots, what="head 'x'")
+def plan(needed: float, resources: Resources, *, loaded: float = 0.0, most: float = math.inf):
+    found = plan_memory(1e9 * needed, 1e9 * loaded, resources, most_trials=most, what="head 'x'")
+    return found.num_bytes / 1e9, found.most
 
 
 @pytest.mark.parametrize("name", HEADS.names())
@@ -47,8 +49,9 @@ def plan(needed: float, resources: Resources, *, loaded: float = 0.0, slots: int
 def test_usual_sizes_book_nothing_on_a_small_machine(name: str, refit: str) -> None:
     needed = estimate_trial(HEADS.get(name).memory, USUAL, refit=refit)
     assert needed < 0.6e9
-    found = plan_memory(needed, USUAL.num_bytes, cluster((2, 4)), slots=2, what="")
-    assert found == (0.0, 2)
+    for machine in (cluster((2, 4)), cluster((64, 0.1))):
+        found = plan_memory(needed, USUAL.num_bytes, machine, most_trials=math.inf, what="")
+        assert found == Booking(0.0)
 
 
 def test_an_estimate_grows_with_rows_and_more_for_code_that_nobody_measured() -> None:
@@ -63,17 +66,20 @@ def test_an_estimate_grows_with_rows_and_more_for_code_that_nobody_measured() ->
     assert joined - estimate_trial(none, MILLION, refit="train") == 4 * 768 * 1_020_000
 
 
-def test_trials_book_memory_only_where_it_is_scarce() -> None:
-    assert plan(3, cluster((2, 6))) == (0.0, 99)
-    assert plan(3, cluster((8, 6)), slots=2) == (0.0, 2)
-    assert plan(3, cluster((8, 10))) == (10e9 // 3, 3)
+def test_trials_book_the_share_of_a_cpu_and_more_where_memory_is_scarce() -> None:
+    assert plan(3, cluster((2, 6))) == (3, 0)
+    assert plan(3, cluster((8, 80))) == (10, 0)
+    assert plan(3, cluster((8, 6)), most=2) == (3, 0)
+    assert plan(3, cluster((8, 10))) == (pytest.approx(10 / 3), 3)
     # Who loads the embeddings needs memory beside the trials.
-    assert plan(3, cluster((2, 8)), loaded=3) == (8e9, 1)
+    assert plan(3, cluster((2, 8)), loaded=3) == (8, 1)
+    # The share of the machine with the least for a CPU: each takes as many trials as CPUs.
+    assert plan(1, cluster((2, 10), (2, 3))) == (1.5, 0)
     # A small machine of the cluster takes none, or fewer.
-    assert plan(3, cluster((2, 10), (2, 2))) == (10e9 // 3, 3)
+    assert plan(3, cluster((2, 10), (2, 2))) == (pytest.approx(10 / 3), 3)
     # Machines without a CPU run no trials; where Ray does not tell, nothing is known.
-    assert plan(3, cluster((2, 6), (0, 1))) == (0.0, 99)
-    assert plan(3, cluster((2, 0))) == (0.0, 99)
+    assert plan(3, cluster((2, 6), (0, 1))) == (3, 0)
+    assert plan(3, cluster((2, 0))) == (0, 0)
 
 
 def test_a_head_that_no_machine_can_hold_is_refused_in_one_line() -> None:

@@ -14,6 +14,20 @@ from benchmark.specs import HeadMemory
 PROCESS_BYTES = 300e6
 """A trial's process with scikit-learn and Ray, without data: measured 144 MB private, 106 MB of
 files (``RssAnon``, ``RssFile``)."""
+SMALL_BYTES = 2 * PROCESS_BYTES
+"""A trial that needs less is never refused, and books nothing: its data are less than its process,
+and what is free changes by as much."""
+
+
+class Booking(NamedTuple):
+    """What a trial books on its machine."""
+
+    num_bytes: float
+    """0: nothing."""
+    is_scarce: bool = False
+    """Whether fewer trials run at once than CPUs allow."""
+    most: int = 0
+    """Trials at once on the largest machine, if memory is scarce."""
 
 
 class Sizes(NamedTuple):
@@ -56,25 +70,26 @@ def estimate_trial(memory: HeadMemory, sizes: Sizes, *, refit: str) -> float:
 
 
 def plan_memory(
-    needed: float, loaded: float, resources: Resources, *, slots: int, what: str
-) -> tuple[float, int]:
-    """Return the bytes that each trial shall book, and how many then fit on the largest machine.
+    needed: float, loaded: float, resources: Resources, *, most_trials: float, what: str
+) -> Booking:
+    """Return what each trial of a head books, so that Ray starts no more than fit on a machine.
 
-    Nothing is booked (0 bytes) where every machine has memory for as many trials as it has CPUs.
+    Where every machine has memory for as many trials as CPUs, a trial books the share of a CPU:
+    their number stays the same, and heads that need more find what is left.
 
     Args:
         needed: bytes of one trial.
         loaded: bytes of the embeddings, which the process that loads them holds for a moment.
         resources: of the cluster.
-        slots: trials that may run at once.
+        most_trials: ``[tune] max_concurrent``.
         what: the head and its data; the error begins with it.
 
     Raises:
         BenchmarkError: no machine has the memory for one trial.
     """
     nodes = [node for node in resources.nodes if node.memory and node.num_cpus >= 1]
-    if not nodes:
-        return 0.0, slots
+    if not nodes or needed < SMALL_BYTES:
+        return Booking(0.0)
     largest = max(nodes, key=lambda node: node.memory)
     most = _count(largest, needed, loaded)
     if most < 1:
@@ -84,9 +99,11 @@ def plan_memory(
             "without Ray's object store): take fewer patches ([dataset] per_class), another head, "
             "or a machine with more memory"
         )
-    if all(_count(node, needed, loaded) >= min(slots, int(node.num_cpus)) for node in nodes):
-        return 0.0, slots
-    return math.floor(largest.memory / most), most
+    slots = [min(most_trials, int(node.num_cpus)) for node in nodes]
+    pairs = list(zip(nodes, slots, strict=True))
+    if all(_count(node, needed, loaded) >= number for node, number in pairs):
+        return Booking(math.floor(min(node.memory / number for node, number in pairs)))
+    return Booking(math.floor(largest.memory / most), is_scarce=True, most=most)
 
 
 def book_trial(config: dict[str, Any]) -> Any:

@@ -48,7 +48,7 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
             commit=partial(commit, job),
             is_iterative=job.head.num_epochs is not None,
             needs=job.embeddings,
-            memory=partial(book_memory, context, cell, job, whole, slots),
+            memory=partial(book_memory, context, cell, job, whole),
         )
         for cell, job in zip(cells, jobs, strict=True)
     ]
@@ -99,8 +99,8 @@ def limit_trials(context: Context, whole: Resources) -> float:
     return math.inf if slots >= int(whole.num_cpus) else slots
 
 
-def book_memory(context: Context, cell: Cell, job: Job, whole: Resources, slots: int) -> float:
-    """Return the bytes that each trial of a cell books; 0 if memory is not scarce.
+def book_memory(context: Context, cell: Cell, job: Job, whole: Resources) -> float:
+    """Return the bytes that each trial of a cell books; 0 for small ones.
 
     Raises:
         BenchmarkError: no machine has the memory for one trial.
@@ -115,13 +115,20 @@ def book_memory(context: Context, cell: Cell, job: Job, whole: Resources, slots:
     )
     needed = estimate_trial(job.head.memory, sizes, refit=job.refit)
     what = f"head '{job.head.name}' on {sizes.num_rows:,} x {sizes.dim} embeddings"
-    booked, most = plan_memory(needed, sizes.num_bytes, whole, slots=slots, what=what)
-    if booked:
+    asked = context.experiment.tune.max_concurrent
+    booking = plan_memory(
+        needed,
+        sizes.num_bytes,
+        whole,
+        most_trials=math.inf if asked == "auto" else asked,
+        what=what,
+    )
+    if booking.is_scarce:
         context.progress.message(
             f"tune: {cell.label}: one trial needs about {needed / 1e9:.1f} GB: at most "
-            f"{count_of(most, 'trial')} at once on a machine"
+            f"{count_of(booking.most, 'trial')} at once on a machine"
         )
-    return booked
+    return booking.num_bytes
 
 
 def commit(job: Job, search: Search, refit: Outcome, account: Account) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PART = "part-"
+"""The beginning of the names of an artefact's tables."""
 BACKBONES_HELD = 3
 """Most backbones whose embeddings are in the object store at once."""
 
