@@ -312,6 +312,23 @@ class Publication(NamedTuple):
     """Whether its last layer is a head on the embedding; otherwise it is fine-tuned."""
 
 
+class HeadMemory(NamedTuple):
+    """Memory that a trial of a head needs beside the embeddings that all trials share.
+
+    The default is an estimate for code that was not measured: a float64 and a float32 copy.
+    """
+
+    copies: float = 3.0
+    """Copies of the fitted rows, in multiples of their float32 size."""
+    bytes_per_score: int = 48
+    """Bytes for each row and class."""
+    bytes_per_scored: int = 0
+    """Further bytes for each row that is scored at once, e.g. hidden layers."""
+
+
+UNMEASURED = HeadMemory()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """A scikit-learn classifier on embeddings, and its search space."""
@@ -332,6 +349,8 @@ class Head:
     early on val; None: trained by one call of ``fit``."""
     patience: int = 10
     """Epochs without a better val score after which an iterative head stops."""
+    memory: HeadMemory = UNMEASURED
+    """Decides how many trials run at once, and whether a machine can hold one."""
     version: int = 1
     own: Mapping[str, Any] | None = None
     """Identity of code from outside this package, as JSON: the digest of its source, its version

@@ -218,15 +218,38 @@ def find_rows(ids: NDArray[Any], wanted: NDArray[Any], *, what: str) -> NDArray[
     Raises:
         CellError: one is not among them; the message starts with ``what``.
     """
-    at = np.searchsorted(ids, wanted)
+    at, is_there = _locate(ids, wanted)
+    check_found(wanted, is_there, what=what)
+    return at
+
+
+def find_common(
+    ids: NDArray[Any], others: NDArray[Any]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return where sorted identities contain some of the others (M,), and which of those."""
+    at, is_there = _locate(ids, others)
+    return at[is_there], np.flatnonzero(is_there)
+
+
+def _locate(ids: NDArray[Any], others: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return the places of identities among the sorted ones, and whether each is there."""
+    at = np.searchsorted(ids, others)
     is_there = at < len(ids)
-    is_there[is_there] = ids[at[is_there]] == wanted[is_there]
+    is_there[is_there] = ids[at[is_there]] == others[is_there]
+    return at, is_there
+
+
+def check_found(wanted: NDArray[Any], is_there: NDArray[np.bool_], *, what: str) -> None:
+    """Check that every wanted identity (N,) was found.
+
+    Raises:
+        CellError: one was not; the message starts with ``what``.
+    """
     if not is_there.all():
         raise CellError(
             f"{what} lacks {(~is_there).sum()} of {len(wanted)} patches, first "
             f"'{wanted[~is_there][0]}': delete it and run again"
         )
-    return at
 
 
 def images_column(pixels: NDArray[np.uint8]) -> pa.Array:

@@ -10,12 +10,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from benchmark.registry import Registry
-from benchmark.specs import Head
+from benchmark.specs import Head, HeadMemory
 
 if TYPE_CHECKING:
     import optuna
 
 SCALERS = ("none", "standard", "l2")
+
+LINEAR_MEMORY = HeadMemory(copies=1.0, bytes_per_score=16)
+"""The scaled rows, predictions and gradients: 3.02 GiB for 1,000,000 x 768 and 20 classes, 2.86 of
+them scaled rows. This and the next two are rounded up from ``python -m perf.heads``
+(docs/PERFORMANCE.md)."""
+MLP_MEMORY = HeadMemory(copies=1.0, bytes_per_score=24, bytes_per_scored=2 * 4 * 512)
+"""The scaled rows, labels as rows of K numbers, and two float32 hidden layers of the widest:
+3.17 GiB for the same rows."""
+KNN_MEMORY = HeadMemory(copies=3.5, bytes_per_score=24)
+"""The scaled rows, which are a part of the head, and copies while that is written, its bytes and
+the file's: 3.0 times the fitted rows, measured with 1,000,000."""
+NO_MEMORY = HeadMemory(copies=0.0, bytes_per_score=24)
 
 
 def suggest_logistic_regression(trial: optuna.Trial) -> dict[str, Any]:
@@ -118,12 +130,14 @@ HEADS: Registry[Head] = Registry(
             description="multinomial logistic regression: C, scaler, class weight",
             suggest=suggest_logistic_regression,
             build=build_logistic_regression,
+            memory=LINEAR_MEMORY,
         ),
         Head(
             name="mlp",
             description="feed-forward network: width, alpha, learning rate; stopped early on val",
             suggest=suggest_mlp,
             build=build_mlp,
+            memory=MLP_MEMORY,
             num_epochs=100,
         ),
         Head(
@@ -132,12 +146,14 @@ HEADS: Registry[Head] = Registry(
             suggest=suggest_knn,
             build=build_knn,
             adapt=limit_neighbours,
+            memory=KNN_MEMORY,
         ),
         Head(
             name="majority",
             description="always the most frequent class of train",
             suggest=suggest_nothing,
             build=build_majority,
+            memory=NO_MEMORY,
             is_searched=False,
             is_floor=True,
         ),

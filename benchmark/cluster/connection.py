@@ -57,6 +57,8 @@ class Node(NamedTuple):
 
     num_cpus: float
     num_gpus: float
+    memory: float = 0.0
+    """Bytes for processes: what was free when Ray started, without its object store; 0: unknown."""
 
 
 class Resources(NamedTuple):
@@ -160,7 +162,7 @@ class Cluster:
                 logging.getLogger(name).setLevel(logging.ERROR)
         found = ray.cluster_resources()
         nodes = tuple(
-            Node(float(each["Resources"].get("CPU", 0.0)), float(each["Resources"].get("GPU", 0.0)))
+            Node(*(float(each["Resources"].get(name, 0.0)) for name in ("CPU", "GPU", "memory")))
             for each in ray.nodes()
             if each["Alive"]
         )

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from benchmark.cluster.connection import Node, Resources
+from benchmark.cluster.connection import Resources
 from benchmark.config import Experiment, StageLimit
 
 SIDE_BY_SIDE_CPUS = 8
@@ -148,7 +148,10 @@ def within(resources: Resources, budget: Budget) -> Resources:
         return resources
     share = budget.num_cpus / resources.num_cpus if resources.num_cpus else 1.0
     nodes = tuple(
-        Node(min(node.num_cpus, budget.num_cpus), min(node.num_gpus, budget.num_gpus))
+        node._replace(
+            num_cpus=min(node.num_cpus, budget.num_cpus),
+            num_gpus=min(node.num_gpus, budget.num_gpus),
+        )
         for node in resources.nodes
     )
     return Resources(

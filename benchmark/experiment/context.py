@@ -170,8 +170,15 @@ class Context:
     @property
     def num_train(self) -> int:
         """The number of train patches, from the manifest of the complete patches."""
-        counts = self.patches.manifest()["class_counts"]
-        return sum(sum(row["counts"].values()) for row in counts if row["split"] == "train")
+        return self.split_sizes.get("train", 0)
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """The number of patches of each split, from the manifest of the complete patches."""
+        sizes: dict[str, int] = {}
+        for row in self.patches.manifest()["class_counts"]:
+            sizes[row["split"]] = sizes.get(row["split"], 0) + sum(row["counts"].values())
+        return sizes
 
     @cached_property
     def places(self) -> Places:

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmark.errors import CellError
 from benchmark.search.bookkeeping import Outcome, Segment
+from benchmark.search.scaling import fit_pipeline, fit_scalers
 from benchmark.specs import Head
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def fit_segment(
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
             model = build_estimator(head, segment.params, seed, len(rows.x_train))
-            model.fit(rows.x_train, rows.y_train)
+            fit_pipeline(model, rows.x_train, rows.y_train)
             scores, is_stopped, state = [_val_score(model.predict(rows.x_val), rows)], True, None
         else:
             scores, is_stopped, state = _fit_epochs(head, rows, segment, seed, state)
@@ -104,15 +105,16 @@ def refit(
     follow ``classes_`` of the pipeline: the labels of train, sorted.
     """
     x, y = rows.x_train, rows.y_train
-    if on == "train+val":
+    is_own = on == "train+val"
+    if is_own:
         x, y = np.concatenate([x, rows.x_val]), np.concatenate([y, rows.y_val])
     model = build_estimator(head, segment.params, seed, len(x))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
-            model.fit(x, y)
+            fit_pipeline(model, x, y, overwrite=is_own)
         else:
-            scaled = _fit_scaler(model, x)
+            scaled = fit_scalers(model, x, overwrite=is_own)
             for _ in range(segment.last_epoch):
                 model[-1].partial_fit(scaled, y, classes=np.unique(y))
     val, test = (
@@ -139,12 +141,9 @@ def _fit_epochs(
         model, best, best_epoch = copy.deepcopy(state)
         x_train = model[:-1].transform(rows.x_train) if len(model) > 1 else rows.x_train
     else:
-        model, best, best_epoch = (
-            build_estimator(head, segment.params, seed, len(rows.x_train)),
-            -1.0,
-            0,
-        )
-        x_train = _fit_scaler(model, rows.x_train)
+        model = build_estimator(head, segment.params, seed, len(rows.x_train))
+        best, best_epoch = -1.0, 0
+        x_train = fit_scalers(model, rows.x_train)
     x_val = model[:-1].transform(rows.x_val) if len(model) > 1 else rows.x_val
     classes = np.unique(rows.y_train)
     scores: list[float] = []
@@ -156,11 +155,6 @@ def _fit_epochs(
         if epoch - best_epoch >= head.patience or best == 1.0:
             return scores, True, None
     return scores, False, State(model, best, best_epoch)
-
-
-def _fit_scaler(model: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    scaled: NDArray[np.float32] = model[:-1].fit_transform(x) if len(model) > 1 else x
-    return scaled
 
 
 def _val_score(y_pred: NDArray[np.int32], rows: Rows) -> float:

@@ -49,6 +49,9 @@ class CellSearch:
     """Called once the cell is leased, before its first trial."""
     needs: Artefact | None = None
     """The artefact that must be complete before the first trial; this run may still compute it."""
+    memory: Callable[[], float] | None = None
+    """Returns the bytes that each trial books (0: none); called once, after ``begin``. Raises
+    BenchmarkError if no machine has them."""
 
 
 def outcome_row(
@@ -70,7 +73,7 @@ def run_searches(
     searcher: CellSearcher,
     trainable: Any,
     *,
-    resources: Mapping[str, float],
+    resources: Mapping[str, float] | Callable[[dict[str, Any]], Any],
     slots: int,
     max_failures: int,
 ) -> None:
@@ -79,7 +82,8 @@ def run_searches(
     Args:
         searcher: suggests segments.
         trainable: Ray Tune's class or function that runs one segment.
-        resources: booked by one trial, e.g. ``{"cpu": 1}``.
+        resources: booked by one trial, e.g. ``{"cpu": 1}``, or a function of the trial's config
+            that returns a placement group.
         slots: number of trials that fit in parallel.
         max_failures: number of retries of a trial whose process died.
     """
@@ -88,7 +92,7 @@ def run_searches(
     _keep_keys_private()
     with tempfile.TemporaryDirectory(prefix="benchmark-search-") as folder:
         tune.Tuner(
-            tune.with_resources(trainable, dict(resources)),
+            tune.with_resources(trainable, resources if callable(resources) else dict(resources)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,
@@ -171,6 +175,7 @@ class CellSearcher(Searcher):
         )
         self._started: set[int] = set()
         self._refits: dict[int, Outcome] = {}
+        self._memory: dict[int, float] = {}
         self._accounts: dict[int, Account] = {}
         self._spans: list[tuple[float, float]] = []
         self._limit = limit
@@ -225,7 +230,11 @@ class CellSearcher(Searcher):
             segment = self._items[number].search.next()
             if segment is not None:
                 self._running[trial_id] = (number, segment)
-                return {"job": number, "segment": segment._asdict()}
+                return {
+                    "job": number,
+                    "segment": segment._asdict(),
+                    "memory": self._memory.get(number, 0.0),
+                }
         return None if self._open else Searcher.FINISHED
 
     def _is_ready(self, number: int) -> bool:
@@ -259,6 +268,8 @@ class CellSearcher(Searcher):
             account = self._accounts[number] = Account(item.cell.artefact, self._context.leases)
             if item.begin is not None:
                 item.begin(account)
+            if item.memory is not None:
+                self._memory[number] = item.memory()
         except BenchmarkError as error:
             self._end(number, str(error))
             return False

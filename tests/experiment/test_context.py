@@ -18,7 +18,7 @@ from benchmark.config import BackboneOptions, DatasetConfig, Experiment, build
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.context import CODE_VERSIONS, Context
 from benchmark.progress import LoggedProgress
-from benchmark.specs import Backbone, Dataset, Found, Head, Images, Metric, Source
+from benchmark.specs import Backbone, Dataset, Found, Head, HeadMemory, Images, Metric, Source
 from benchmark.stages import STAGES
 from benchmark.store.artefacts import Store
 
@@ -380,6 +380,7 @@ HEAD_CHANGES: dict[str, tuple[Any, bool]] = {
     "is_searched": (False, True),
     "is_floor": (True, False),
     "num_epochs": (21, True),
+    "memory": (HeadMemory(copies=9.0), False),
     "patience": (6, True),
     "version": (2, True),
     "own": ({"code": "1"}, True),

@@ -14,7 +14,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from benchmark.cluster.connection import Resources
+from benchmark.cluster.connection import Resources, count_of
 from benchmark.cluster.incidents import Account
 from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
@@ -22,6 +22,7 @@ from benchmark.experiment.context import Context
 from benchmark.search.bookkeeping import Outcome, Search, plan_rungs
 from benchmark.stages.searching import CellSearch, CellSearcher, run_searches
 from benchmark.stages.tune.job import Job
+from benchmark.stages.tune.memory import Sizes, book_trial, estimate_trial, plan_memory
 from benchmark.stages.tune.shelf import Shelf
 from benchmark.stages.tune.workers import HeadTrial
 from benchmark.store import provenance
@@ -38,6 +39,8 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
     """
     config = context.experiment.tune
     rungs = plan_rungs(context.num_train) if config.pruning else ()
+    whole = context.cluster.connect()
+    slots = count_slots(context, whole)
     items = [
         CellSearch(
             cell=cell,
@@ -45,6 +48,7 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
             commit=partial(commit, job),
             is_iterative=job.head.num_epochs is not None,
             needs=job.embeddings,
+            memory=partial(book_memory, context, cell, job, whole),
         )
         for cell, job in zip(cells, jobs, strict=True)
     ]
@@ -54,8 +58,6 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
         num_items=sum(item.search.num_trials for item in items),
         unit="trials",
     )
-    whole = context.cluster.connect()
-    slots = count_slots(context, whole)
     searcher = CellSearcher(context, items, progress, slots, partial(limit_trials, context, whole))
     first = searcher.wait()
     if first is None:
@@ -73,7 +75,7 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
         run_searches(
             searcher,
             tune.with_parameters(HeadTrial, jobs=list(jobs), shelf=shelf),
-            resources={"cpu": 1},
+            resources=book_trial,
             slots=slots,
             max_failures=MAX_FAILURES,
         )
@@ -95,6 +97,38 @@ def limit_trials(context: Context, whole: Resources) -> float:
     """Return the most trials to run at once; no limit if tune may book the whole cluster."""
     slots = count_slots(context, whole)
     return math.inf if slots >= int(whole.num_cpus) else slots
+
+
+def book_memory(context: Context, cell: Cell, job: Job, whole: Resources) -> float:
+    """Return the bytes that each trial of a cell books; 0 for small ones.
+
+    Raises:
+        BenchmarkError: no machine has the memory for one trial.
+    """
+    counts = context.split_sizes
+    sizes = Sizes(
+        num_train=counts.get("train", 0),
+        num_val=counts.get("val", 0),
+        num_test=counts.get("test", 0),
+        dim=job.embeddings.manifest()["dim"],
+        num_classes=job.num_classes,
+    )
+    needed = estimate_trial(job.head.memory, sizes, refit=job.refit)
+    what = f"head '{job.head.name}' on {sizes.num_rows:,} x {sizes.dim} embeddings"
+    asked = context.experiment.tune.max_concurrent
+    booking = plan_memory(
+        needed,
+        sizes.num_bytes,
+        whole,
+        most_trials=math.inf if asked == "auto" else asked,
+        what=what,
+    )
+    if booking.is_scarce:
+        context.progress.message(
+            f"tune: {cell.label}: one trial needs about {needed / 1e9:.1f} GB: at most "
+            f"{count_of(booking.most, 'trial')} at once on a machine"
+        )
+    return booking.num_bytes
 
 
 def commit(job: Job, search: Search, refit: Outcome, account: Account) -> None:

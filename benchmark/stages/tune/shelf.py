@@ -6,21 +6,29 @@ This module does not import Ray Tune, so that the actor starts as early as the t
 from __future__ import annotations
 
 import threading
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from benchmark.cluster.incidents import Toll
+from benchmark.errors import CellError
 from benchmark.search.fitting import Rows, State
 from benchmark.search.lean import torch_kept_away
 from benchmark.stages.tune.job import Job
 from benchmark.store.artefacts import Artefact
+from benchmark.store.damage import MISSING
 from benchmark.store.names import HEAD
-from benchmark.tables import find_rows, vectors_array
+from benchmark.tables import check_found, find_common, vectors_array
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PART = "part-"
+"""The beginning of the names of an artefact's tables."""
 BACKBONES_HELD = 3
 """Most backbones whose embeddings are in the object store at once."""
 
@@ -44,7 +52,8 @@ class Shelf:
         if path not in self._rows:
             while len(self._rows) >= BACKBONES_HELD:
                 self._rows.pop(next(iter(self._rows)))
-            self._rows[path] = ray.put(load_rows(job.patches, job.embeddings))
+            rows = load_rows(job.patches, job.embeddings)
+            self._rows[path] = share_rows(rows, what=job.embeddings.uri)
         return [self._rows[path]]
 
     def put_state(self, number: int, trial: int, state: State) -> None:
@@ -74,27 +83,73 @@ def _load_skops() -> Any:
     return skops.io
 
 
+def share_rows(rows: Rows, *, what: str) -> Any:
+    """Put rows into Ray's object store, and return the reference.
+
+    What its memory does not hold, Ray writes to its folder on disk; processes map either.
+
+    Raises:
+        CellError: neither holds them; the message starts with ``what``.
+    """
+    try:
+        return ray.put(rows)
+    except (ObjectStoreFullError, OutOfDiskError):
+        num_bytes = rows.x_train.nbytes + rows.x_val.nbytes + rows.x_test.nbytes
+        raise CellError(
+            f"{what}: its embeddings need {num_bytes / 1e9:.1f} GB in Ray's object store, which is "
+            "full, and so is the disk of Ray's temporary folder: free space there (RAY_TMPDIR)"
+        ) from None
+
+
 def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:
     """Join embeddings with the labels of train and val; test has no labels.
+
+    Parts are read one after another into the final arrays: besides these, only one is in memory.
 
     Raises:
         CellError: a patch has no embedding, or a table is damaged.
     """
     labelled = patches.read_table(columns=["patch_id", "split", "label"], splits=("train", "val"))
     test_ids = patches.read_table(columns=["patch_id", "split"], splits=("test",))["patch_id"]
-    table = embeddings.read_table(columns=["patch_id", "embedding"])
-    vectors = vectors_array(table["embedding"])
-    ids = table["patch_id"].to_numpy()
-    find = partial(find_rows, ids, what=embeddings.uri)
-    parts: dict[str, Any] = {}
     split = labelled["split"].to_numpy()
+    parts: dict[str, Any] = {}
+    wanted = {"test": test_ids.to_numpy()}
     for name in ("train", "val"):
         rows = labelled.filter(pa.array(split == name))
-        wanted = rows["patch_id"].to_numpy()
-        parts[f"x_{name}"] = vectors[find(wanted)]
+        wanted[name] = rows["patch_id"].to_numpy()
         parts[f"y_{name}"] = rows["label"].to_numpy()
-        parts[f"ids_{name}"] = wanted.astype(np.str_)
-    wanted = test_ids.to_numpy()
-    parts["x_test"], parts["ids_test"] = vectors[find(wanted)], wanted.astype(str)
-    del parts["ids_train"]
+    for name in ("val", "test"):
+        parts[f"ids_{name}"] = wanted[name].astype(np.str_)
+    for name, vectors in read_vectors(embeddings, wanted).items():
+        parts[f"x_{name}"] = vectors
     return Rows(**parts)
+
+
+def read_vectors(
+    embeddings: Artefact, wanted: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the embeddings (N, D) of patches by split, in the order of their sorted identities.
+
+    Raises:
+        CellError: a patch has no embedding, or a table is damaged.
+    """
+    found: dict[str, NDArray[np.float32]] = {}
+    is_read = {split: np.zeros(len(ids), np.bool_) for split, ids in wanted.items()}
+    for part in embeddings.tables(PART):
+        table = embeddings.read_table(columns=["patch_id", "embedding"], names=[part])
+        ids, vectors = table["patch_id"].to_numpy(), vectors_array(table["embedding"])
+        dim = vectors.shape[1]
+        if not found:
+            found = {
+                split: np.empty((len(mine), dim), np.float32) for split, mine in wanted.items()
+            }
+        for split, mine in wanted.items():
+            if found[split].shape[1] != dim:
+                raise embeddings.damage_of(part, "its embeddings have another length")
+            at, rows = find_common(mine, ids)
+            found[split][at], is_read[split][at] = vectors[rows], True
+    if not found:
+        raise embeddings.damage_of(f"{PART}*", MISSING)
+    for split, mine in wanted.items():
+        check_found(mine, is_read[split], what=embeddings.uri)
+    return found
