@@ -285,6 +285,7 @@ def _check_description(dataset: Any, *, num_pages: int) -> None:
 def _read_pages(pages: list[str], driver: str) -> Decoded:
     import numpy as np
     import rasterio
+    from rasterio.enums import ColorInterp
 
     images = []
     for number, page in enumerate(pages, 1):
@@ -294,7 +295,12 @@ def _read_pages(pages: list[str], driver: str) -> Decoded:
                     f"has {len(pages)} pages, and page {number} has {dataset.count} bands; a page "
                     "must be one band: write one page, or one file per page"
                 )
-            images.append(_read_bands(dataset, is_page=True))
+            if ColorInterp.palette in dataset.colorinterp:
+                raise ImageError(
+                    f"has {len(pages)} pages, and page {number} has a palette or white as 0; write "
+                    "one page with all bands"
+                )
+            images.append(_read_bands(dataset))
     shapes = {(image.pixels.dtype.name, *image.pixels.shape[1:]) for image in images}
     if len(shapes) > 1:
         (dtype, *size), (other, *second) = sorted(shapes, key=str)[:2]
@@ -320,7 +326,7 @@ def _read_pages(pages: list[str], driver: str) -> Decoded:
     return Decoded(pixels, (None,) * len(pixels), False, None, invalid, (PAGES,))
 
 
-def _read_bands(dataset: Any, *, is_page: bool = False) -> Decoded:
+def _read_bands(dataset: Any) -> Decoded:
     """Read all bands of one page; a palette becomes RGB."""
     import numpy as np
     from rasterio.enums import ColorInterp
@@ -328,7 +334,7 @@ def _read_bands(dataset: Any, *, is_page: bool = False) -> Decoded:
     pixels = dataset.read()
     invalid = _invalid(dataset, pixels)
     colors = tuple(dataset.colorinterp)
-    if colors == (ColorInterp.palette,) and not is_page:
+    if colors == (ColorInterp.palette,):
         palette = dataset.colormap(1)
         table = np.zeros((max(palette) + 1, 4), np.uint8)
         table[list(palette)] = list(palette.values())
@@ -349,12 +355,13 @@ def _invalid(dataset: Any, pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
     import numpy as np
     from rasterio.enums import MaskFlags
 
+    masks = list(zip(dataset.nodatavals, dataset.mask_flag_enums, strict=True))
+    if pixels.dtype.kind != "f" and all(flags == [MaskFlags.all_valid] for _, flags in masks):
+        return None
     invalid = np.zeros(pixels.shape, bool)
     if pixels.dtype.kind == "f":
         invalid |= ~np.isfinite(pixels)
-    for place, (nodata, flags) in enumerate(
-        zip(dataset.nodatavals, dataset.mask_flag_enums, strict=True)
-    ):
+    for place, (nodata, flags) in enumerate(masks):
         if nodata is not None and not math.isnan(nodata):
             # Of the largest float32, the tag holds a longer decimal form.
             value = np.float32(nodata) if pixels.dtype == np.float32 else nodata

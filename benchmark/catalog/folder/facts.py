@@ -41,6 +41,10 @@ MAX_INVALID = 0.5
 """Largest share of an image's values without data; images with more are left out."""
 THUMB_SHAPE = (16, 17)
 """(H, W) of the grey thumbnail: 16 differences in each of 16 rows."""
+MAX_THREADS = min(4, os.cpu_count() or 1)
+"""Images decoded at once: the largest takes some GiB."""
+CHUNK = 1024
+"""Images after which the cache is written: an interrupted opening goes on there."""
 SLOW_S = 5.0
 """Duration above which the log says what was done."""
 
@@ -113,11 +117,13 @@ def examine_images(
     with closing(_open_cache()) as cache:
         found = _recall(cache, paths.keys())
         todo = [key for key in paths if key not in found]
-        with without_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            results = pool.map(lambda key: _examine(root / paths[key]), todo)
-            fresh = {key: facts for key, facts in zip(todo, results, strict=True) if facts}
-        _remember(cache, fresh)
-    found |= fresh
+        with without_warnings(), ThreadPoolExecutor(MAX_THREADS) as pool:
+            for start in range(0, len(todo), CHUNK):
+                keys = todo[start : start + CHUNK]
+                results = pool.map(lambda key: _examine(root / paths[key]), keys)
+                fresh = {key: facts for key, facts in zip(keys, results, strict=True) if facts}
+                _remember(cache, fresh)
+                found |= fresh
     if (seconds := time.monotonic() - began) > SLOW_S:
         logger.info("%s: examined the pixels of %d images in %.0f s", where, len(todo), seconds)
     return {path: found[key] for path, key in key_of.items() if key in found}
@@ -146,7 +152,7 @@ def describe(image: Decoded) -> Facts:
         quantiles = np.quantile(sampled, np.linspace(0, 1, NUM_QUANTILES)).tolist()
     thumb, low, high = _thumbnail(pixels, invalid)
     state = blake2b(f"{image.pixels.dtype.str} {image.pixels.shape}".encode(), digest_size=16)
-    state.update(memoryview(np.ascontiguousarray(image.pixels)).cast("B"))
+    state.update(np.ascontiguousarray(image.pixels).data)
     return Facts(
         dtype=pixels.dtype.name,
         num_bands=len(image.pixels),

@@ -75,7 +75,7 @@ def open_reader(
         ("lab", "Images converted from L*a*b* to red, green, blue"),
     ):
         notes += _counted(text, [path for path, item in facts.items() if how in item.how])
-    return Opened(reader, notes, _marks(facts, reader))
+    return Opened(reader, notes, _marks(facts, reader, are_named=config.bands is not None))
 
 
 def _choose_bands(
@@ -250,13 +250,17 @@ def _counted(text: str, paths: Sequence[str]) -> list[str]:
     return [f"{text}: {len(paths)}, e.g. '{paths[0]}'."] if paths else []
 
 
-def _marks(facts: Mapping[str, Facts], reader: PatchReader) -> list[list[str]]:
-    """Return what sets the patches apart from those of plain files: bands in one order, no fill."""
+def _marks(facts: Mapping[str, Facts], reader: PatchReader, *, are_named: bool) -> list[list[str]]:
+    """Return what sets the patches apart from those of plain files, for the digest.
+
+    ``are_named``: whether the user names the bands, which is in the fingerprint by itself.
+    """
     marks = []
     floor = reader.value_range[0] if reader.value_range else 0.0
     first = next(iter(facts.values()))
     count = reader.num_file_bands
-    if reader.order and reader.order != band_names(tuple(first.descriptions[:count])):
+    assumed = band_names(tuple(first.descriptions[:count]))
+    if reader.order and not are_named and reader.order != assumed:
         marks.append(["bands", *reader.order])
     for name, item in facts.items():
         how = list(item.how)
