@@ -109,7 +109,9 @@ def _pairs(
     for start in range(0, len(order), _BLOCK):
         stop = min(start + _BLOCK, len(order))
         end = int(ends[start:stop].max())
-        differs = np.bitwise_count(hashes[start:stop, None] ^ hashes[None, start:end]).sum(axis=2)
+        differs = np.zeros((stop - start, end - start), np.uint16)
+        for word in range(hashes.shape[1]):
+            differs += np.bitwise_count(hashes[start:stop, None, word] ^ hashes[start:end, word])
         rows, cols = np.nonzero(differs <= MAX_BITS)
         rows, cols = rows + start, cols + start
         near = (rows < cols) & (kinds[rows] == kinds[cols])
