@@ -85,6 +85,9 @@ class DatasetConfig(Section):
     labels: PathText | None = None
     """Table of an image folder's labels (CSV or Parquet): columns path and label, and optionally
     split, scene and region; unset: each folder is a class."""
+    class_level: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Level of the folders that are the classes of an image folder; 1: those in the root. Unset:
+    the first level, or the second below folders called train, val and test."""
     bands: Names | None = None
     """Names of an image folder's bands, if its files do not define them."""
     value_range: tuple[PixelValue, PixelValue] | None = None

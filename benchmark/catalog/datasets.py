@@ -37,7 +37,7 @@ DATASETS: Registry[Dataset] = Registry(
             description="your own labelled images, one sub-folder per class, or a table of labels",
             open=open_folder,
             settings=frozenset({"val_fraction", "test_fraction", "bands", "value_range"}),
-            digested=frozenset({"labels"}),
+            digested=frozenset({"labels", "class_level"}),
             beside_labels=frozenset({"val_regions", "test_regions"}),
         ),
         Dataset(

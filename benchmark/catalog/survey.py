@@ -14,9 +14,10 @@ from benchmark.catalog.chesapeake.index import (
     list_scenes,
 )
 from benchmark.catalog.chesapeake.scenes import DRIVER, open_split_scenes
-from benchmark.catalog.folder.images import Decoded, ImageError, decode
+from benchmark.catalog.folder.decoding import Decoded, ImageError, decode
+from benchmark.catalog.folder.levels import split_folders
 from benchmark.catalog.folder.source import open_folder
-from benchmark.catalog.folder.splits import SPLIT_TABLE, SPLITS, split_folders
+from benchmark.catalog.folder.splits import SPLIT_TABLE, SPLITS
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 
@@ -94,8 +95,8 @@ def survey(root: str) -> Survey:
 
 
 def _survey_images(root: str) -> Survey:
-    # With a range, images of every pixel type are accepted.
-    config = DatasetConfig(name="folder", root=root, patch_size=MIN_SIDE, value_range=(0.0, 1.0))
+    # With a range, images of every pixel type are accepted; this one clips nothing.
+    config = DatasetConfig(name="folder", root=root, patch_size=MIN_SIDE, value_range=(-1e38, 1e38))
     source = open_folder(config)
     paths = source.candidates["patch_id"].to_pylist()
     images = list(_decoded(source.root, _spread(paths)))
@@ -160,7 +161,7 @@ def _seen(source: Source, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
         "smallest": ordered[0],
         "largest": ordered[-1],
         "num_looked_at": len(sizes),
-        "notes": tuple(note for note in source.notes if not note.startswith("value_range")),
+        "notes": tuple(note for note in source.notes if "value_range" not in note),
     }
 
 
@@ -193,16 +194,19 @@ def _patch_size(sizes: Sequence[tuple[int, int]]) -> Setting:
 
 
 def _value_range(images: Sequence[Decoded], num_bands: int) -> list[Setting]:
-    """Return the range of pixels that are not uint8, alpha left out, or nothing."""
+    """Return the range of pixels that are not uint8, without alpha and nodata, or nothing."""
     import numpy as np
 
-    others = [image.pixels for image in images if image.pixels.dtype.name != "uint8"]
+    others = []
+    for image in images:
+        pixels, invalid = image.data(keeps_alpha=len(image.pixels) == num_bands)
+        if pixels.dtype.name != "uint8":
+            valid = pixels.reshape(-1) if invalid is None else pixels[~invalid]
+            # At most a million pixels in all, at even distances.
+            others.append(valid[:: valid.size // 16384 + 1])
     if not others:
         return []
-    # At most a million pixels, at even distances.
-    thinned = [pixels[:num_bands].reshape(-1)[:: pixels.size // 16384 + 1] for pixels in others]
-    finite = np.concatenate(thinned)
-    finite = finite[np.isfinite(finite)]
+    finite = np.concatenate(others)
     low, high = np.percentile(finite, PERCENTILES).tolist() if finite.size else (0.0, 1.0)
     if np.issubdtype(others[0].dtype, np.integer):
         low, high = round(low), round(high)

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.arguments import check_type, path_text, refuse
+from benchmark.catalog.folder.bandnames import RGB, band_names
+from benchmark.catalog.folder.decoding import SUFFIXES, Decoded, ImageError, decode
 from benchmark.catalog.folder.images import (
-    RGB,
-    SUFFIXES,
-    ImageError,
-    band_names,
     crop_and_resize,
-    decode,
     observed_range,
     rgb_pixels,
     scale_pixels,
@@ -185,11 +182,7 @@ def _read(image: _Image, bands: tuple[str, ...]) -> tuple[NDArray[Any], tuple[st
 
     content = image.content
     if isinstance(content, (str, os.PathLike)):
-        found = decode(Path(content))
-        pixels, descriptions = found.pixels, found.descriptions
-        if found.has_alpha and len(pixels) != len(bands):
-            pixels, descriptions = pixels[:-1], descriptions[:-1]
-        return pixels, band_names(descriptions) if len(pixels) > 1 else ()
+        return _of_file(decode(Path(content)), bands)
     if _is_picture(content):
         if content.mode == "L" or content.mode[0] in "IF":
             return np.asarray(content)[None], ()
@@ -209,6 +202,25 @@ def _read(image: _Image, bands: tuple[str, ...]) -> tuple[NDArray[Any], tuple[st
             f"of shape {pixels.shape} can be read as (C, H, W) and as (H, W, C); give (N, C, H, W)"
         )
     return pixels.transpose(2, 0, 1) if is_last and not is_first else pixels, ()
+
+
+def _of_file(image: Decoded, bands: tuple[str, ...]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return the pixels (C, H, W) of a file, and the names of its bands; empty: unknown.
+
+    Values without data get the smallest value of their type, or NaN: they become 0.
+    """
+    import numpy as np
+
+    keeps_alpha = image.has_alpha and len(image.pixels) == len(bands)
+    pixels, invalid = image.data(keeps_alpha=keeps_alpha)
+    if invalid is not None:
+        is_float = pixels.dtype.kind == "f"
+        pixels = np.where(invalid, np.nan if is_float else np.iinfo(pixels.dtype).min, pixels)
+    if len(pixels) == 1:
+        return pixels, ()
+    if image.names is not None and len(image.names) == len(pixels):
+        return pixels, image.names
+    return pixels, band_names(image.descriptions[: len(pixels)])
 
 
 class _Sizes:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 DESCRIPTION = "benchmark.json"
 PROGRAM = "program.pt2"
@@ -45,8 +45,9 @@ class Classifier:
 
         Args:
             image: a file or a picture of Pillow; or a file `.npy`, uint8 (bands, height, width).
-                The centre of one that is larger or smaller than a patch is cropped to a square
-                and resized to a patch.
+                It is turned upright as its orientation (EXIF) says, and transparent pixels become
+                black, as in the training. The centre of one that is larger or smaller than a
+                patch is cropped to a square and resized to a patch.
 
         Returns: `{"label": ..., "score": ...}` of each class, the most probable first.
         """
@@ -88,8 +89,9 @@ class Classifier:
             picture = image if isinstance(image, Image.Image) else Image.open(image)
             if picture.mode[0] in "IF":
                 raise ValueError(f"{image}: its pixels are not 8-bit; scale them to 0...255 first")
+            picture = ImageOps.exif_transpose(picture)
             if bands in (1, 3):
-                picture = picture.convert("L" if bands == 1 else "RGB")
+                picture = without_transparent(picture).convert("L" if bands == 1 else "RGB")
             pixels = np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
         if pixels.ndim != 3 or pixels.dtype != np.uint8 or len(pixels) != bands:
             raise ValueError(
@@ -104,6 +106,20 @@ class Classifier:
         return np.stack(
             [np.asarray(Image.fromarray(b).resize((size, size), bilinear, box)) for b in pixels]
         )
+
+
+def without_transparent(picture: Image.Image) -> Image.Image:
+    """Return a picture whose transparent pixels are black, if its alpha is a mask.
+
+    Alpha of more than two values may be data, so it hides nothing, as in the training.
+    """
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture
+    rgba = np.array(picture.convert("RGBA"))
+    alpha = rgba[..., 3]
+    if np.isin(alpha, (0, alpha.max())).all():
+        rgba[alpha == 0] = 0
+    return Image.fromarray(rgba[..., :3])
 
 
 def prepare(pixels: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:

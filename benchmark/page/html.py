@@ -15,6 +15,9 @@ import jinja2
 import markupsafe
 import pandas as pd
 
+MAX_HEADING = 20
+"""Characters of a column's heading that stay together."""
+
 Section = Literal["ranking", "finetune", "classes", "confusion", "data", "embeddings", "cost"]
 
 SECTIONS: tuple[Section, ...] = get_args(Section)
@@ -241,12 +244,19 @@ def _template() -> jinja2.Template:
     environment.filters["seconds"] = _seconds
     environment.filters["missing"] = _is_missing
     environment.filters["breakable"] = _breakable
+    environment.filters["heading"] = _heading
     return environment.get_template("report.html.j2")
 
 
 def _breakable(text: str) -> markupsafe.Markup:
     """Let narrow columns break names at underscores, not inside words."""
     return markupsafe.Markup(markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>")))
+
+
+def _heading(text: str) -> markupsafe.Markup:
+    """Let a column break in its heading if that is long, e.g. the name of a class."""
+    parts = [text[start : start + MAX_HEADING] for start in range(0, len(text), MAX_HEADING)]
+    return markupsafe.Markup("<wbr>").join(parts)
 
 
 def _is_missing(value: Any) -> bool:

@@ -366,6 +366,20 @@ def test_candidates_of_two_scenes_are_refused(two_scenes: ChesapeakeSource) -> N
         two_scenes.read(both)
 
 
+def test_a_scene_whose_bands_are_in_another_order_is_a_problem(tmp_path: Path) -> None:
+    image, _ = add_scene(tmp_path, np.full((20, 20), 1))
+    source = open_chesapeake(config(tmp_path))
+    with rasterio.open(image, "r+") as dataset:
+        dataset.descriptions = ("Red", "Green", "Blue", "NIR")
+    assert source.find(source.units()[0]).problems == ()
+    with rasterio.open(image, "r+") as dataset:
+        dataset.descriptions = ("NIR", "Red", "Green", "Blue")
+    (problem,) = source.find(source.units()[0]).problems
+    assert problem.reason == (
+        "names its bands nir, red, green, blue, expected red, green, blue, nir"
+    )
+
+
 def test_a_scene_that_is_no_geotiff_inside_is_not_opened(tmp_path: Path) -> None:
     """A VRT under the name of a scene would read another file through it."""
     name, _ = add_scene(tmp_path, np.full((20, 20), 1))

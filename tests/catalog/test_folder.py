@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.enums import ColorInterp
 
-from benchmark.catalog.folder import images as folder_images
-from benchmark.catalog.folder.images import ImageError, crop_and_resize, decode, scale_pixels
+from benchmark.catalog.folder import decoding
+from benchmark.catalog.folder.bandnames import band_names
+from benchmark.catalog.folder.decoding import ImageError, decode
+from benchmark.catalog.folder.images import crop_and_resize, scale_pixels
 from benchmark.catalog.folder.listed import UNIT_SIZE
 from benchmark.catalog.folder.source import FolderSource, open_folder
 from benchmark.catalog.folder.splits import Group, draw_splits
@@ -174,12 +176,7 @@ def test_source_pickles_and_does_not_depend_on_the_directory(
 
 
 def test_units_cover_every_image_once(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        first = save_png(tmp_path / name / "000.png", noise(ord(name)))
-        for number in range(1, 150):
-            # Different contents at the cost of a copy: PNG readers ignore what follows the end.
-            (tmp_path / name / f"{number:03d}.png").write_bytes(first.read_bytes() + b"%d" % number)
+    fill(tmp_path, {"a": 150, "b": 150})
     source = open_folder(config(tmp_path))
     assert source.units() == ["00000", "00001"]
     sizes = [source.find(unit).num_examined for unit in source.units()]
@@ -659,8 +656,10 @@ def test_every_8_bit_png_becomes_rgb(tmp_path: Path, mode: str) -> None:
 def test_palette_with_transparency(tmp_path: Path) -> None:
     image = Image.fromarray(noise(5)).convert("P")
     image.save(tmp_path / "x.png", transparency=bytes([0, 10, 20]))
+    found = decode(tmp_path / "x.png")
+    assert found.has_alpha
     np.testing.assert_array_equal(
-        decode(tmp_path / "x.png").pixels, np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        found.pixels[:3], np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     )
 
 
@@ -720,7 +719,7 @@ def test_band_names_from_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_band_names(descriptions: tuple[str | None, ...], bands: tuple[str, ...]) -> None:
-    assert folder_images.band_names(descriptions) == bands
+    assert band_names(descriptions) == bands
 
 
 def test_bands_setting_must_match(tmp_path: Path) -> None:
@@ -786,8 +785,8 @@ def test_uint16_needs_a_range(tmp_path: Path) -> None:
         save_tiff(tmp_path / "a" / f"{number}.tif", pixels)
     with pytest.raises(
         UsageError,
-        match=r"'a/0.tif' holds uint16 pixels from 34 to 2871; set \[dataset\] "
-        r"value_range = \[34, 2871\], or wider",
+        match=r"6 images hold uint16 pixels from 34 to 2871 \(e.g. 'a/0.tif'\), nodata left out; "
+        r"set \[dataset\] value_range = \[34, 2871\], or a narrower one",
     ):
         open_images(tmp_path)
     source = open_images(tmp_path, value_range=(34.0, 2871.0))
@@ -835,10 +834,13 @@ def test_uint16_among_uint8_is_a_problem(tmp_path: Path) -> None:
     for number in range(2):
         save_png(tmp_path / "a" / f"00{number}.png", noise(number))
     save_tiff(tmp_path / "a" / "002.tif", np.full((3, 8, 8), 700, np.uint16))
-    images = read_one(open_images(tmp_path), "a/002.tif")
+    with pytest.raises(UsageError, match=r"5 of uint8 .*1 of uint16 \(e.g. 'a/002.tif'\); convert"):
+        open_images(tmp_path)
+    images = read_one(open_images(tmp_path, on_error="skip"), "a/002.tif")
     assert images.pixels.shape == (0, 3, 8, 8)
     assert images.problems[0].reason == (
-        "holds uint16 pixels from 700 to 700, but [dataset] value_range is not set"
+        "holds uint16 pixels from 700 to 700, but the folder's other images are uint8; convert it "
+        "to uint8"
     )
 
 
@@ -963,7 +965,7 @@ def test_decompression_bombs_are_problems(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ImageError, match="decompression bomb"):
         decode(tmp_path / "x.png")
-    monkeypatch.setattr(folder_images, "MAX_IMAGE_BYTES", 100)
+    monkeypatch.setattr(decoding, "MAX_IMAGE_BYTES", 100)
     with pytest.raises(ImageError, match="GiB decoded; an image is one patch"):
         decode(tmp_path / "x.tif")
 

@@ -269,7 +269,7 @@ def test_a_folder_whose_classes_have_another_order_has_another_digest(photos: Pa
 def test_fingerprints_of_folders_without_a_table_have_no_new_key() -> None:
     entry = DATASETS.get("folder")
     assert entry.settings == {"val_fraction", "test_fraction", "bands", "value_range"}
-    assert entry.digested == {"labels"}
+    assert entry.digested == {"labels", "class_level"}
     assert entry.beside_labels == {"val_regions", "test_regions"}
 
 

@@ -75,7 +75,7 @@ def second_revision() -> str:
     return "2" * 8
 
 
-ALL_SETTINGS = frozenset(DatasetConfig.model_fields) - {"name", "root", "labels"}
+ALL_SETTINGS = frozenset(DatasetConfig.model_fields) - {"name", "root", "labels", "class_level"}
 
 TOY = Dataset(name="toy", description="a toy", open=open_toy, settings=ALL_SETTINGS)
 
@@ -192,6 +192,7 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "dataset.root": ("there", set()),
     # The digest of the source covers the content of the table.
     "dataset.labels": ("labels.csv", set()),
+    "dataset.class_level": (2, set()),
     "dataset.patch_size": (64, ALL),
     "dataset.purity": (0.9, ALL),
     "dataset.per_region": (100, ALL),

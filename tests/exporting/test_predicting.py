@@ -267,3 +267,20 @@ def test_a_folder_that_was_not_exported_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(bm.UsageError, match=r"was not exported; give a folder that"):
         bm.predict(tmp_path, PIXELS)
+
+
+def test_values_without_data_are_black_as_in_the_experiment(tmp_path: Path) -> None:
+    import rasterio
+
+    from benchmark.catalog.folder.decoding import decode
+    from benchmark.exporting.predicting import _of_file
+
+    path = tmp_path / "x.tif"
+    pixels = np.array([[[5, 9]]] * 3, np.int16)
+    with rasterio.open(
+        path, "w", driver="GTiff", count=3, height=1, width=2, dtype="int16", nodata=9
+    ) as file:
+        file.write(pixels)
+    found, names = _of_file(decode(path), ("red", "green", "blue"))
+    assert names == ("red", "green", "blue")
+    assert found[:, 0].tolist() == [[5, -32768]] * 3

@@ -156,6 +156,14 @@ def test_names_are_escaped_everywhere() -> None:
     assert not [attrs for _, attrs in page.tags if "onload" in attrs]
 
 
+def test_a_long_name_of_a_class_does_not_widen_a_table() -> None:
+    name = "<" + 119 * "x"
+    table = Table(title="t", columns=("a_b", name), rows=(("m", 1.0),))
+    html = render_report(report(recalls=(table,)))
+    assert '<th scope="col">a_b</th>' in html
+    assert "&lt;" + 19 * "x" + "<wbr>" + 20 * "x" + "<wbr>" in html
+
+
 def test_the_page_loads_nothing() -> None:
     text = render_report(report())
     for address in Page(text).loads:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.catalog.folder.assignment import Given, assign, read_name, sort_classes
-from benchmark.catalog.folder.images import band_names, observed_range, scale_pixels
+from benchmark.catalog.folder.bandnames import band_names
+from benchmark.catalog.folder.images import observed_range, scale_pixels
 from benchmark.catalog.folder.splits import read_split
 from benchmark.config import DatasetConfig, build
 from benchmark.errors import UsageError, did_you_mean, one_line

@@ -22,6 +22,7 @@ from benchmark.catalog.chesapeake.index import (
     list_scenes,
     prepare_chesapeake,
 )
+from benchmark.catalog.folder.bandnames import name_bands
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError, one_line
 from benchmark.specs import Found, Images, Problem
@@ -250,6 +251,9 @@ def _runs(
 def _image_fault(image: Any, patch_size: int) -> str:
     if image.count != len(BANDS) or set(image.dtypes) != {"uint8"}:
         return f"{image.count} bands of {image.dtypes[0]}, expected {len(BANDS)} of uint8"
+    names = name_bands(image.descriptions, [color.name for color in image.colorinterp])
+    if names and names != BANDS:
+        return f"names its bands {', '.join(names)}, expected {', '.join(BANDS)}"
     if min(image.height, image.width) < patch_size:
         return f"{image.height} x {image.width} px is smaller than a patch of {patch_size} px"
     return ""

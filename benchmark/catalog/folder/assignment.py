@@ -68,12 +68,13 @@ def assign(
     *,
     where: str,
     unit: str,
+    alike_of: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Row], list[str]]:
     """Return the row of each image with its split, and notes for the report.
 
     A given split is kept. Else ``val_regions`` and ``test_regions`` decide, if they are set; all
-    other regions are train. Else splits are drawn: images of one scene, and identical ones, stay
-    together.
+    other regions are train. Else splits are drawn: images of one scene, and identical or nearly
+    identical ones, stay together.
 
     Args:
         given: of each image, sorted by its identity; a split or scene is given for all or for none.
@@ -81,6 +82,7 @@ def assign(
         config: gives the regions, the fractions and the seed.
         where: start of each message.
         unit: word for a row's number.
+        alike_of: the group of each image that is nearly the same as another one.
 
     Raises:
         UsageError: a setting contradicts the splits, a region is unknown, a scene is in two
@@ -101,13 +103,14 @@ def assign(
         split_of = _split_by_region(given, config, where, unit)
     elif any(item.scene for item in given.values()):
         scene_of = {image: item.scene for image, item in given.items()}
-        split_of = draw(join_scenes(groups, scene_of, class_of), config, where)
+        joined = join_scenes(join_scenes(groups, alike_of or {}, class_of), scene_of, class_of)
+        split_of = draw(joined, config, where)
         notes.append(
             f"The split into train, val and test is random by scene (seed {config.seed}): scenes "
             "of one place may be in different splits."
         )
     else:
-        split_of = draw(groups, config, where)
+        split_of = draw(join_scenes(groups, alike_of or {}, class_of), config, where)
         notes.append(random_note(config))
     rows = {
         image: Row(split_of[image], item.scene, item.region, item.number)
@@ -116,11 +119,31 @@ def assign(
     check_scenes(rows.values(), where, unit=unit)
     notes += check_classes(split_of, class_of, where=where, advice=ADVICE)
     notes += duplicate_notes(groups, split_of, class_of)
-    notes += _alike_notes(set(class_of.values()))
+    notes += alike_notes(alike_of or {}, split_of, class_of)
+    notes += similar_notes(set(class_of.values()))
     return rows, notes
 
 
-def _alike_notes(classes: Collection[str]) -> list[str]:
+def alike_notes(
+    alike_of: Mapping[str, str], split_of: Mapping[str, str], class_of: Mapping[str, str]
+) -> list[str]:
+    """Return notes on nearly identical images, and on those that differ in label or split."""
+    members: dict[str, list[str]] = {}
+    for image, name in alike_of.items():
+        members.setdefault(name, []).append(image)
+    if not members:
+        return []
+    one = next(iter(members.values()))
+    notes = [
+        f"Groups of nearly identical images (by difference hash), kept together by a random "
+        f"split: {len(members)} of {len(alike_of)} images, e.g. '{one[0]}' and '{one[1]}'."
+    ]
+    groups = [Group(tuple(paths), frozenset()) for paths in members.values()]
+    return notes + duplicate_notes(groups, split_of, class_of, what="nearly identical")
+
+
+def similar_notes(classes: Collection[str]) -> list[str]:
+    """Return notes on classes that are probably one."""
     alike: dict[str, list[str]] = {}
     for name in sorted(classes):
         alike.setdefault(" ".join(name.casefold().split()), []).append(name)
@@ -193,7 +216,12 @@ def random_note(config: DatasetConfig) -> str:
 def join_scenes(
     groups: Sequence[Group], scene_of: Mapping[str, str | None], class_of: Mapping[str, str]
 ) -> list[Group]:
-    """Return the groups joined where they share a scene, directly or through other groups."""
+    """Return the groups joined where they share a scene, directly or through other groups.
+
+    Images without a scene are joined with their group only.
+    """
+    if not scene_of:
+        return list(groups)
     leader: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -203,13 +231,13 @@ def join_scenes(
         return name
 
     for group in groups:
-        names = [scene_of[path] or path for path in group.paths]
+        names = [scene_of.get(path) or path for path in group.paths]
         first = find(names[0])
         for name in names[1:]:
             leader[find(name)] = first
     members: dict[str, list[str]] = {}
-    for path, scene in scene_of.items():
-        members.setdefault(find(scene or path), []).append(path)
+    for path in class_of:
+        members.setdefault(find(scene_of.get(path) or path), []).append(path)
     return [
         Group(tuple(paths), frozenset(class_of[path] for path in paths))
         for paths in members.values()

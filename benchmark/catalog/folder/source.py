@@ -9,13 +9,21 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmark.catalog.folder.assignment import (
+    alike_notes,
     assign,
     draw,
+    join_scenes,
     random_note,
+    similar_notes,
     sort_classes,
 )
-from benchmark.catalog.folder.images import SUFFIXES, ImageError, PatchReader, open_reader
+from benchmark.catalog.folder.contents import look_at, why_unreadable
+from benchmark.catalog.folder.decoding import ImageError
+from benchmark.catalog.folder.facts import Facts
+from benchmark.catalog.folder.formats import open_reader
+from benchmark.catalog.folder.images import PatchReader
 from benchmark.catalog.folder.labels import read_labels
+from benchmark.catalog.folder.levels import read_levels
 from benchmark.catalog.folder.listed import (
     ListedSource,
     Unusable,
@@ -23,6 +31,7 @@ from benchmark.catalog.folder.listed import (
     read_images,
     tabulate,
 )
+from benchmark.catalog.folder.listing import list_images
 from benchmark.catalog.folder.splits import (
     SPLIT_TABLE,
     Row,
@@ -30,7 +39,6 @@ from benchmark.catalog.folder.splits import (
     duplicate_notes,
     group_duplicates,
     read_split_table,
-    split_folders,
 )
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError, one_line
@@ -77,6 +85,7 @@ class _Labelled(NamedTuple):
     rows: Mapping[str, Row]
     class_of: Mapping[str, str]
     digest_of: Mapping[str, str | None]
+    facts: Mapping[str, Facts]
     notes: list[str]
 
 
@@ -104,22 +113,30 @@ def open_folder(config: DatasetConfig) -> FolderSource:
         what = "is not a folder" if root.exists() else "does not exist"
         holds = "one folder per class" if config.labels is None else "the images"
         raise UsageError(f"{where}: {what}; name the folder that holds {holds}")
+    if config.labels is not None and config.class_level is not None:
+        raise UsageError(
+            "[dataset] class_level is for classes that are folders, but labels is set; remove one"
+        )
     table = Path(os.path.relpath(Path(config.labels).resolve(), root)) if config.labels else None
-    listing = _list_images(root, where, table=table.as_posix() if table else "")
+    listing = list_images(root, where, table=table.as_posix() if table else "")
     if config.labels is None:
         found = _label_by_folder(root, listing.images, listing.folders, config, where)
     else:
         found = _label_by_table(root, listing.images, config, where)
-    reader, reader_notes = open_reader(root, found.rows, config, where=where)
+    known = {image: found.facts[image] for image in found.rows if image in found.facts}
+    unreadable = "" if known else why_unreadable(root, found.rows)
+    opened = open_reader(known, unreadable, config, where=where)
     names = set(found.class_of.values())
     classes = tuple(sorted(names)) if config.labels is None else sort_classes(names)
     return FolderSource(
         root=root,
         classes=classes,
         candidates=tabulate(found.rows, found.class_of, classes),
-        reader=reader,
-        notes=(*listing.notes, *found.notes, *reader_notes),
-        content_digest=digest_rows(found.rows, found.class_of, found.digest_of, classes=classes),
+        reader=opened.reader,
+        notes=(*listing.notes, *found.notes, *opened.notes),
+        content_digest=digest_rows(
+            found.rows, found.class_of, found.digest_of, classes=classes, more=opened.marks or None
+        ),
     )
 
 
@@ -145,25 +162,30 @@ def _label_by_folder(
                 f"e.g. '{example}'."
             )
     _check_images(images, where)
-    levels = split_folders(images, where=where)
-    depth = 1 if levels else 0
-    class_of = {image: PurePosixPath(image).parts[depth] for image in images}
+    found = read_levels(images, class_level=config.class_level, where=where)
+    notes += found.notes
+    levels, class_of = found.splits, found.class_of
     if not table:
-        notes += _empty_class_notes(folders, set(class_of.values()), depth)
-    digest_of = _digest_files(root, images, where)
-    groups = group_duplicates(digest_of, class_of)
+        used = {PurePosixPath(image).parts[found.depth] for image in images}
+        notes += _empty_class_notes(folders, used, found.depth)
+    looked_at = look_at(root, class_of, config, where)
+    notes += looked_at.notes
+    images, class_of = looked_at.images, {name: class_of[name] for name in looked_at.images}
+    groups = group_duplicates(looked_at.pixels_of, class_of)
     if table:
-        split_of = {image: row.split for image, row in table.items()}
+        split_of = {image: table[image].split for image in images}
     elif levels:
         _check_levels(levels, where)
         split_of = {image: levels[PurePosixPath(image).parts[0]] for image in images}
     else:
-        split_of = draw(groups, config, where)
+        split_of = draw(join_scenes(groups, looked_at.alike_of, class_of), config, where)
         notes.append(random_note(config))
     notes += check_classes(split_of, class_of, where=where)
     notes += duplicate_notes(groups, split_of, class_of)
+    notes += alike_notes(looked_at.alike_of, split_of, class_of)
+    notes += similar_notes(set(class_of.values()))
     rows = {image: table.get(image, Row(split_of[image], None, None, 0)) for image in images}
-    return _Labelled(rows, class_of, digest_of, notes)
+    return _Labelled(rows, class_of, looked_at.digest_of, looked_at.facts, notes)
 
 
 def _label_by_table(
@@ -173,72 +195,22 @@ def _label_by_table(
     if not listed:
         raise UsageError(f"{where}: holds no PNG, JPEG or TIFF images")
     labels = read_labels(str(config.labels), root, listed, config)
-    images = sorted(labels.given)
-    digest_of = _digest_files(root, images, where)
-    given = {image: labels.given[image] for image in images}
-    rows, notes = assign(given, digest_of, config, where=labels.where, unit=labels.unit)
+    class_of = {image: labels.given[image].label for image in sorted(labels.given)}
+    looked_at = look_at(root, class_of, config, where)
+    given = {image: labels.given[image] for image in looked_at.images}
+    rows, notes = assign(
+        given,
+        looked_at.pixels_of,
+        config,
+        where=labels.where,
+        unit=labels.unit,
+        alike_of=looked_at.alike_of,
+    )
     if os.path.lexists(root / SPLIT_TABLE):
         notes.append(f"{SPLIT_TABLE} is not read, because [dataset] labels is set.")
     class_of = {image: item.label for image, item in given.items()}
-    return _Labelled(rows, class_of, digest_of, [*labels.notes, *notes])
-
-
-class _Listing(NamedTuple):
-    images: list[str]
-    folders: list[str]
-    notes: list[str]
-
-
-def _list_images(root: Path, where: str, *, table: str) -> _Listing:
-    """List the images below the root; ``table`` is the relative path of the labels, if there."""
-    images: list[str] = []
-    folders: list[str] = []
-    ignored: list[str] = []
-    linked: list[str] = []
-    outside: list[str] = []
-
-    def fail(error: OSError) -> None:
-        raise UsageError(f"{where}: cannot be listed: {error}") from None
-
-    for folder, names, files in os.walk(root, onerror=fail):
-        here = Path(folder)
-        names[:] = [name for name in names if not name.startswith(".")]
-        for name in names:
-            path = here / name
-            (linked if path.is_symlink() else folders).append(path.relative_to(root).as_posix())
-        for name in files:
-            path = (here / name).relative_to(root)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-                ignored.append(path.as_posix())
-            else:
-                images.append(path.as_posix())
-                link = here / name
-                if link.is_symlink() and not _resolve(link).is_relative_to(root):
-                    outside.append(path.as_posix())
-    for path_text in images:
-        # Arrow and JSON hold UTF-8 only, and the path is the patch's identity.
-        try:
-            path_text.encode()
-        except UnicodeEncodeError:
-            raise UsageError(
-                f"{where}: the file name {path_text!a} is not UTF-8; rename it"
-            ) from None
-    ignored = [path for path in ignored if path not in (SPLIT_TABLE, table)]
-    found = (
-        ("Files ignored because they are hidden or not PNG, JPEG or TIFF", ignored),
-        ("Links to files outside the folder", outside),
-        ("Linked folders that were not followed", linked),
-    )
-    notes = [f"{what}: {len(paths)}, e.g. {min(paths)!a}." for what, paths in found if paths]
-    return _Listing(sorted(images), sorted(folders), notes)
-
-
-def _resolve(link: Path) -> Path:
-    """Return the target of a link, or the link if it is one of a loop: nothing can read it."""
-    try:
-        return follow_links(link)
-    except OSError:
-        return link
+    notes = [*labels.notes, *looked_at.notes, *notes]
+    return _Labelled(rows, class_of, looked_at.digest_of, looked_at.facts, notes)
 
 
 def _check_images(images: Sequence[str], where: str) -> None:
@@ -268,18 +240,3 @@ def _empty_class_notes(folders: Sequence[str], classes: set[str], depth: int) ->
     parts = [PurePosixPath(folder).parts for folder in folders]
     empty = sorted({part[depth] for part in parts if len(part) == depth + 1} - classes)
     return [f"Folders without images, not used as class: {', '.join(empty)}."] if empty else []
-
-
-def _digest_files(root: Path, images: Sequence[str], where: str) -> dict[str, str | None]:
-    """Return the digest of each file, or None if it is empty or cannot be opened."""
-    from benchmark.store.digest import digest_files
-
-    # A file without a digest is not an error here: reading it gives a Problem, and on_error
-    # decides how to handle that.
-    paths = {image: root / image for image in images}
-    usable = [path for path in paths.values() if os.access(path, os.R_OK) and path.stat().st_size]
-    try:
-        digest_of = digest_files(usable)
-    except OSError as error:
-        raise UsageError(f"{where}: cannot be read: {error}") from None
-    return {image: digest_of.get(path) for image, path in paths.items()}

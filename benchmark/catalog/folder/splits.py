@@ -16,10 +16,10 @@ from benchmark.fields import shown
 
 SPLIT_TABLE = "splits.csv"
 SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "val", "validation": "val"}
-"""Split by its accepted names, which are compared without case."""
-SPLIT_WORDS = SPLIT_NAMES | {
+SPLIT_WORDS = {name: name for name in SPLITS} | {
     "training": "train",
+    "valid": "val",
+    "validation": "val",
     "dev": "val",
     "development": "val",
     "testing": "test",
@@ -27,7 +27,7 @@ SPLIT_WORDS = SPLIT_NAMES | {
     "hold-out": "test",
     "held-out": "test",
 }
-"""Split by its accepted names in a table, where no class can have such a name."""
+"""Split by its accepted names in a table, which are compared without case."""
 
 
 class Row(NamedTuple):
@@ -98,44 +98,6 @@ def read_split(word: str, place: str) -> str:
     if split is None:
         raise UsageError(f"{place}: unknown split {shown(word, 100)}; write train, val or test")
     return split
-
-
-def split_folders(images: Iterable[str], *, where: str) -> dict[str, str]:
-    """Return the split of each folder in the root; empty if these folders are classes.
-
-    A folder that directly holds images is a class, even if it is called ``train`` and lies
-    beside other classes.
-
-    Raises:
-        UsageError: only some folders are named as splits, or all are and one directly holds
-            images.
-    """
-    folders, flat = set(), set()
-    for image in images:
-        folder, *rest = PurePosixPath(image).parts
-        folders.add(folder)
-        if len(rest) == 1:
-            flat.add(folder)
-    found = {
-        folder: SPLIT_NAMES[folder.casefold()]
-        for folder in sorted(folders)
-        if folder.casefold() in SPLIT_NAMES
-    }
-    if len(found) < len(folders):
-        levels = sorted(set(found) - flat)
-        if levels:
-            other = min(folders - set(found))
-            raise UsageError(
-                f"{where}: the split folder '{levels[0]}' lies beside '{other}'; put every "
-                f"class below train/, val/ or test/, or rename '{levels[0]}' if it is a class"
-            )
-        return {}
-    if flat:
-        raise UsageError(
-            f"{where}: images lie directly in '{min(flat)}'; put them into one folder per class "
-            f"('{min(flat)}/CLASS/image.png')"
-        )
-    return found
 
 
 def group_duplicates(
@@ -227,8 +189,11 @@ def check_classes(
                 f"images of a class) or {advice[1]}"
             )
         if absent and split == "train":
+            alike = [name for name in present if name.casefold() == absent[0].casefold()]
+            hint = f" (or rename it, if it is the class {shown(alike[0], 100)})" if alike else ""
             raise UsageError(
-                f"{where}: class '{absent[0]}' has no train images; add some or remove the class"
+                f"{where}: class {shown(absent[0], 200)} has no train images; add some or remove "
+                f"the class{hint}"
             )
         if absent:
             notes.append(f"Classes without {split} images: {', '.join(absent)}.")
@@ -236,9 +201,13 @@ def check_classes(
 
 
 def duplicate_notes(
-    groups: Iterable[Group], split_of: Mapping[str, str], class_of: Mapping[str, str]
+    groups: Iterable[Group],
+    split_of: Mapping[str, str],
+    class_of: Mapping[str, str],
+    *,
+    what: str = "identical",
 ) -> list[str]:
-    """Return notes on identical images with different labels or in different splits."""
+    """Return notes on groups of identical images with different labels or in different splits."""
     notes = []
     for by, text in ((class_of, "with different labels"), (split_of, "in different splits")):
         pairs = []
@@ -249,7 +218,7 @@ def duplicate_notes(
         if pairs:
             first, second = min(pairs)
             notes.append(
-                f"Groups of identical images {text}: {len(pairs)}, e.g. '{first}' and '{second}'."
+                f"Groups of {what} images {text}: {len(pairs)}, e.g. '{first}' and '{second}'."
             )
     return notes
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.catalog.folder.splits import SPLIT_NAMES, SPLITS, Group, check_classes, draw_splits
-from benchmark.errors import CellError, UsageError, blame, did_you_mean
+from benchmark.catalog.folder.splits import Group, check_classes, draw_splits, read_split
+from benchmark.errors import CellError, UsageError, blame
 from benchmark.fields import shown
 from benchmark.specs import Found, Images, Problem
 
@@ -200,12 +200,7 @@ def _splits(
     found = {}
     scene_of: dict[str, str] = {}
     for key, text in given.items():
-        split = SPLIT_NAMES.get(str(text).casefold())
-        if split is None:
-            raise UsageError(
-                f"{where}: {shown(key, 100)}: unknown split {shown(text, 100)}."
-                f"{did_you_mean(str(text), SPLITS)}"
-            )
+        split = read_split(str(text), f"{where}: {shown(key, 100)}")
         scene = records[key].get("scene")
         if scene is not None and scene_of.setdefault(str(scene), split) != split:
             raise UsageError(
