@@ -44,7 +44,7 @@ def submit(head: Head, folder: Path) -> tuple[int, str]:
 
 
 def fingerprints(store: Path, stage: str) -> set[str]:
-    return {path.parent.name for path in store.glob(f"{stage}/*/manifest.json")}
+    return {path.parent.name for path in store.glob(f"{stage}/*/_manifest.json")}
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_a_strangers_package_runs_as_a_job_and_a_change_in_it_is_noticed(
         "embed": 2,
         "tune": 4,
     }
-    scores = next(store.glob("evaluate/*/scores.csv")).read_text()
+    scores = next(store.glob("evaluate/*/_scores.csv")).read_text()
     assert "stranger.metrics:worst_recall" in scores
 
     # Only the cells of the changed network are computed again.

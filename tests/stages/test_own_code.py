@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import benchmark as bm
-from benchmark.api import load_head
 from benchmark.catalog.backbones import BACKBONES, find_backbone
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.own import loading
 from benchmark.catalog.own.lookup import find_entry
 from benchmark.errors import UsageError
+from benchmark.exporting.saved import load_head
 from benchmark.networks.classifier import build_classifier
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.tune import TuneStage
