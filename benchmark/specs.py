@@ -126,8 +126,8 @@ class Dataset:
     open: Callable[[DatasetConfig], Source]
     """Open the source; raises UsageError if it is absent, empty or of the wrong layout."""
     settings: frozenset[str]
-    """The optional ``[dataset]`` settings that apply to it, beside name, root, patch_size,
-    seed, per_region, per_class and on_error."""
+    """The optional ``[dataset]`` settings that apply to it, beside those of every data set
+    (``catalog.names.COMMON_DATASET_SETTINGS``)."""
     unit: Literal["images", "windows"] = "images"
     """What is examined: whole images, or windows of scenes."""
     digested: frozenset[str] = frozenset()
