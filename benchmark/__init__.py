@@ -23,8 +23,17 @@ if TYPE_CHECKING:
     from benchmark.exporting.predicting import predict
     from benchmark.exporting.saved import load_head
     from benchmark.frames import aggregate
-    from benchmark.interactive import export, load, prepare, report, run, scores, status
-    from benchmark.results import CellResults, Report, RunResult
+    from benchmark.interactive import (
+        describe,
+        export,
+        load,
+        prepare,
+        report,
+        run,
+        scores,
+        status,
+    )
+    from benchmark.results import CellResults, DataCard, Report, RunResult
     from benchmark.specs import Backbone, Dataset, Found, Head, Images, Metric, Problem
 
     __version__: str
@@ -34,6 +43,7 @@ __all__ = [
     "BenchmarkError",
     "CellError",
     "CellResults",
+    "DataCard",
     "Dataset",
     "Experiment",
     "Found",
@@ -48,6 +58,7 @@ __all__ = [
     "aggregate",
     "build",
     "check",
+    "describe",
     "export",
     "from_arrays",
     "load",
@@ -70,12 +81,14 @@ _MODULES = {
     "BenchmarkError": "errors",
     "CellError": "errors",
     "CellResults": "results",
+    "DataCard": "results",
     "Experiment": "config",
     "Report": "results",
     "RunResult": "results",
     "UsageError": "errors",
     "aggregate": "frames",
     "build": "api",
+    "describe": "interactive",
     "export": "interactive",
     "from_arrays": "catalog.arrays.data",
     "load": "interactive",

@@ -19,12 +19,13 @@ from benchmark.cluster.connection import Cluster
 from benchmark.cluster.metering import MeteredProgress
 from benchmark.config import Experiment
 from benchmark.environment import check_environment
+from benchmark.errors import CellError
 from benchmark.experiment import file as experiment_file
 from benchmark.experiment.cells import verified
 from benchmark.experiment.context import Context
 from benchmark.experiment.rates import Rates
 from benchmark.progress import LoggedProgress, Progress
-from benchmark.results import CellResults, RunResult
+from benchmark.results import CellResults, DataCard, RunResult
 from benchmark.stages import STAGES
 from benchmark.stages.estimating import Estimate, estimate
 from benchmark.stages.running import run_stages
@@ -182,6 +183,58 @@ def run_stage(
     with _open_recorded(experiment, store, address, progress) as context:
         result = entry.load().run(context)
         return result, _path_of(context, name) or join(context.store.uri, name)
+
+
+@contextmanager
+def open_patches(
+    experiment: Experiment,
+    *,
+    store: str | None = None,
+    address: str | Cluster | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Context]:
+    """Open a context whose patches are complete: the stage ``patches`` runs if they are not.
+
+    Raises:
+        UsageError: the user's input is wrong.
+        CellError: the patches cannot be computed.
+    """
+    with open_readable(experiment, store=store) as context:
+        is_complete = context.patches.is_complete
+    if not is_complete:
+        result, _ = run_stage(
+            "patches", experiment, store=store, address=address, progress=progress
+        )
+        for cell in result.cells:
+            if cell.status != "complete":
+                raise CellError(f"{experiment.path}: there are no patches: {cell.reason}")
+    with open_context(experiment, store=store, progress=progress) as context:
+        yield context
+
+
+def describe(
+    experiment: Experiment,
+    *,
+    store: str | None = None,
+    address: str | Cluster | None = None,
+    progress: Progress | None = None,
+) -> DataCard:
+    """Return the data card of an experiment's patches, which are sampled first if needed.
+
+    Args:
+        experiment: from ``load``.
+        store: overrides the experiment's.
+        address: of the cluster that samples the patches.
+        progress: receives the progress.
+
+    Raises:
+        UsageError: the user's input is wrong.
+        CellError: the patches cannot be computed, or are damaged.
+    """
+    from benchmark.stages.describing import describe as describe_patches
+
+    with open_patches(experiment, store=store, address=address, progress=progress) as context:
+        return DataCard(experiment.name, *describe_patches(context))
 
 
 def export(

@@ -18,7 +18,7 @@ from benchmark.catalog.datasets import DATASETS
 from benchmark.config import Experiment
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.frames import read_scores
-from benchmark.results import CellResults, Report, RunResult
+from benchmark.results import CellResults, DataCard, Report, RunResult
 
 if TYPE_CHECKING:
     import os
@@ -155,6 +155,33 @@ def report(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
     with api.open_readable(experiment, store=where) as context:
         artefact = context.report()
         return Report(artefact.file_uri(PAGE), artefact.read_verified(PAGE).decode())
+
+
+def describe(
+    experiment: Experiment,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    progress: Progress | bool | None = True,
+) -> DataCard:
+    """Return what an experiment's patches are: counts, pixel values, duplicates, examples, a map.
+
+    The patches are sampled first if they are not in the store; nothing is embedded.
+
+    Args:
+        experiment: from ``load``.
+        store: None: that of its last run in this process, else the experiment's.
+        progress: as for ``run``.
+
+    Returns: the card, which a notebook shows; ``write(FOLDER)`` writes it as a page and as JSON.
+
+    Raises:
+        UsageError: the user's input is wrong.
+        BenchmarkError: the patches cannot be computed.
+    """
+    where = _store_of("describe", experiment, store)
+    _check_progress("describe", progress)
+    with progress_of(progress) as receiver:
+        return api.describe(experiment, store=where, progress=receiver)
 
 
 def export(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from benchmark.stages.report.results import Results
+from benchmark.experiment.context import Context
 from benchmark.tables import images_array
 
 if TYPE_CHECKING:
@@ -17,13 +17,32 @@ if TYPE_CHECKING:
 EXAMPLE_SEED = 0
 
 
+class CompletePatches(Protocol):
+    """Complete patches: their context, their manifest and the names of their classes."""
+
+    @property
+    def context(self) -> Context:
+        """The experiment."""
+        ...
+
+    @property
+    def patches(self) -> dict[str, Any]:
+        """The manifest of the patches."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+        ...
+
+
 def pick_patches(
-    results: Results, count: int, *, splits: Sequence[str] | None = None
+    results: CompletePatches, count: int, *, splits: Sequence[str] | None = None
 ) -> list[NDArray[np.uint8]]:
     """Return uint8 (n, C, H, W) of each class, n <= ``count``, read from few parts.
 
     Args:
-        results: of the experiment.
+        results: with the patches of the experiment.
         count: patches per class.
         splits: splits to read; None: all.
     """
