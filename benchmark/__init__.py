@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from benchmark.interactive import (
         describe,
         export,
+        footprints,
         load,
         prepare,
         report,
@@ -60,6 +61,7 @@ __all__ = [
     "check",
     "describe",
     "export",
+    "footprints",
     "from_arrays",
     "load",
     "load_head",
@@ -90,6 +92,7 @@ _MODULES = {
     "build": "api",
     "describe": "interactive",
     "export": "interactive",
+    "footprints": "interactive",
     "from_arrays": "catalog.arrays.data",
     "load": "interactive",
     "load_head": "exporting.saved",

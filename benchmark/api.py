@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ from benchmark.store.filesystems import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import geopandas as gpd
 
     from benchmark.stages.base import StageResult
 
@@ -235,6 +237,36 @@ def describe(
 
     with open_patches(experiment, store=store, address=address, progress=progress) as context:
         return DataCard(experiment.name, *describe_patches(context))
+
+
+def footprints(
+    experiment: Experiment,
+    *,
+    cells: Sequence[str] | None = None,
+    store: str | None = None,
+    address: str | Cluster | None = None,
+    progress: Progress | None = None,
+) -> gpd.GeoDataFrame:
+    """Return an experiment's patches as a frame of shapes; they are sampled first if needed.
+
+    Args:
+        experiment: from ``load``.
+        cells: whose predictions and errors are joined: ``BACKBONE/METHOD``, of the first seed, or
+            ``BACKBONE/METHOD/seedN``; None: all complete cells of the first seed.
+        store: overrides the experiment's.
+        address: of the cluster that samples the patches.
+        progress: receives the progress.
+
+    Returns: as ``stages.footprints.read_footprints``.
+
+    Raises:
+        UsageError: a cell is unknown or not complete, or no patch has coordinates.
+        CellError: the patches cannot be computed, or a file cannot be read.
+    """
+    from benchmark.stages.footprints import find_cells, read_footprints
+
+    with open_patches(experiment, store=store, address=address, progress=progress) as context:
+        return read_footprints(context, find_cells(context, cells))
 
 
 def export(

@@ -23,6 +23,7 @@ from benchmark.results import CellResults, DataCard, Report, RunResult
 if TYPE_CHECKING:
     import os
 
+    import geopandas as gpd
     import pandas as pd
 
     from benchmark.progress import Progress
@@ -182,6 +183,47 @@ def describe(
     _check_progress("describe", progress)
     with progress_of(progress) as receiver:
         return api.describe(experiment, store=where, progress=receiver)
+
+
+def footprints(
+    experiment: Experiment,
+    *,
+    cells: Iterable[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    progress: Progress | bool | None = True,
+) -> gpd.GeoDataFrame:
+    """Return an experiment's patches as a frame of shapes, with predictions and errors of methods.
+
+    The patches are sampled first if they are not in the store.
+
+    Args:
+        experiment: from ``load``.
+        cells: methods whose predictions are joined: ``["BACKBONE/METHOD"]``, of the first seed, or
+            ``["BACKBONE/METHOD/seedN"]``; None: all complete cells of the first seed.
+        store: None: that of its last run in this process, else the experiment's.
+        progress: as for ``run``.
+
+    Returns:
+        One row per patch, sorted by ``patch_id``: ``class_name``, ``label``, ``split``, ``region``,
+        ``scene``, ``row`` and ``col`` (px in the scene), ``lon`` and ``lat`` (centre), ``purity``,
+        ``is_synthetic``, and for each cell ``pred_CELL``, ``confidence_CELL`` and ``error_CELL``,
+        null on patches that it does not predict. ``geometry`` (EPSG:4326) is the patch's outline,
+        or its centre if no outline is known.
+
+    Raises:
+        UsageError: a cell is unknown or not complete, or no patch has coordinates.
+        BenchmarkError: the patches cannot be computed.
+    """
+    where = _store_of("footprints", experiment, store)
+    _check_progress("footprints", progress)
+    advice = 'give a list of cells, e.g. ["mean_color/knn"]'
+    if isinstance(cells, (str, bytes)) or not isinstance(cells, Iterable | None):
+        raise refuse("footprints: cells", cells, advice)
+    given = None if cells is None else list(cells)
+    for item in given or ():
+        check_type("footprints: cells", item, str, advice)
+    with progress_of(progress) as receiver:
+        return api.footprints(experiment, cells=given, store=where, progress=receiver)
 
 
 def export(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from benchmark.config import DatasetConfig
 
@@ -114,6 +114,24 @@ class Source(Protocol):
 
     def read(self, candidates: pa.Table) -> Images:
         """Return the pixels of candidates of one unit, in the order of the rows given."""
+        ...
+
+
+@runtime_checkable
+class LocatedSource(Protocol):
+    """What a source has besides, if it knows the outlines of its patches on the ground."""
+
+    def corners(self, patches: pa.Table) -> NDArray[np.float64]:
+        """Return the corners of patches in degrees (EPSG:4326), (N, 4, 2); NaN: unknown.
+
+        Each corner is longitude and latitude; they go around the patch.
+
+        Args:
+            patches: the columns ``patch_id``, ``scene``, ``row`` and ``col`` of patches.
+
+        Raises:
+            CellError: a scene cannot be read.
+        """
         ...
 
 
