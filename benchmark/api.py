@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,7 +242,7 @@ def describe(
 def footprints(
     experiment: Experiment,
     *,
-    cells: Sequence[str] | None = None,
+    cell: str | None = None,
     store: str | None = None,
     address: str | Cluster | None = None,
     progress: Progress | None = None,
@@ -251,8 +251,8 @@ def footprints(
 
     Args:
         experiment: from ``load``.
-        cells: whose predictions and errors are joined: ``BACKBONE/METHOD``, of the first seed, or
-            ``BACKBONE/METHOD/seedN``; None: all complete cells of the first seed.
+        cell: whose predictions and errors are joined: ``BACKBONE/METHOD``, of the first seed, or
+            ``BACKBONE/METHOD/seedN``; None: the leader, or none if nothing is evaluated.
         store: overrides the experiment's.
         address: of the cluster that samples the patches.
         progress: receives the progress.
@@ -260,13 +260,13 @@ def footprints(
     Returns: as ``stages.footprints.read_footprints``.
 
     Raises:
-        UsageError: a cell is unknown or not complete, or no patch has coordinates.
+        UsageError: the cell is unknown or not complete, or no patch has coordinates.
         CellError: the patches cannot be computed, or a file cannot be read.
     """
-    from benchmark.stages.footprints import find_cells, read_footprints
+    from benchmark.stages.footprints import find_cell, read_footprints
 
     with open_patches(experiment, store=store, address=address, progress=progress) as context:
-        return read_footprints(context, find_cells(context, cells))
+        return read_footprints(context, find_cell(context, cell))
 
 
 def export(

@@ -188,42 +188,38 @@ def describe(
 def footprints(
     experiment: Experiment,
     *,
-    cells: Iterable[str] | None = None,
+    cell: str | None = None,
     store: str | os.PathLike[str] | None = None,
     progress: Progress | bool | None = True,
 ) -> gpd.GeoDataFrame:
-    """Return an experiment's patches as a frame of shapes, with predictions and errors of methods.
+    """Return an experiment's patches as a frame of shapes, with predictions and errors of a cell.
 
     The patches are sampled first if they are not in the store.
 
     Args:
         experiment: from ``load``.
-        cells: methods whose predictions are joined: ``["BACKBONE/METHOD"]``, of the first seed, or
-            ``["BACKBONE/METHOD/seedN"]``; None: all complete cells of the first seed.
+        cell: whose predictions and errors are joined: ``BACKBONE/METHOD``, of the first seed, or
+            ``BACKBONE/METHOD/seedN``; None: the leader, or none if nothing is evaluated.
         store: None: that of its last run in this process, else the experiment's.
         progress: as for ``run``.
 
     Returns:
         One row per patch, sorted by ``patch_id``: ``class_name``, ``label``, ``split``, ``region``,
         ``scene``, ``row`` and ``col`` (px in the scene), ``lon`` and ``lat`` (centre), ``purity``,
-        ``is_synthetic``, and for each cell ``pred_CELL``, ``confidence_CELL`` and ``error_CELL``,
+        ``is_synthetic``; with a cell also ``cell``, ``predicted``, ``confidence`` and ``is_error``,
         null on patches that it does not predict. ``geometry`` (EPSG:4326) is the patch's outline,
         or its centre if no outline is known.
 
     Raises:
-        UsageError: a cell is unknown or not complete, or no patch has coordinates.
+        UsageError: the cell is unknown or not complete, or no patch has coordinates.
         BenchmarkError: the patches cannot be computed.
     """
     where = _store_of("footprints", experiment, store)
     _check_progress("footprints", progress)
-    advice = 'give a list of cells, e.g. ["mean_color/knn"]'
-    if isinstance(cells, (str, bytes)) or not isinstance(cells, Iterable | None):
-        raise refuse("footprints: cells", cells, advice)
-    given = None if cells is None else list(cells)
-    for item in given or ():
-        check_type("footprints: cells", item, str, advice)
+    if cell is not None:
+        check_type("footprints: cell", cell, str, 'give BACKBONE/METHOD, e.g. "mean_color/knn"')
     with progress_of(progress) as receiver:
-        return api.footprints(experiment, cells=given, store=where, progress=receiver)
+        return api.footprints(experiment, cell=cell, store=where, progress=receiver)
 
 
 def export(

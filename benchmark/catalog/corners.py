@@ -15,7 +15,8 @@ def window_corners(
     """Return the corners of square windows in degrees (EPSG:4326), float64 (N, 4, 2).
 
     Each corner is longitude and latitude; their order is upper left, lower left, lower right, upper
-    right of the raster. Each one is reprojected; edges are straight in degrees.
+    right of the raster. Each one is reprojected; edges are straight in degrees. A window across the
+    antimeridian goes on beyond 180 degrees.
 
     Args:
         transform: of the raster: from (column, row) to coordinates of its ``crs``.
@@ -34,7 +35,10 @@ def window_corners(
     if not x.size:
         return np.empty((0, 4, 2))
     lon, lat = warp(crs, "EPSG:4326", x.ravel().tolist(), y.ravel().tolist())
-    return np.stack([lon, lat], axis=-1).reshape(*x.shape, 2)
+    found = np.stack([lon, lat], axis=-1).reshape(*x.shape, 2)
+    is_split = np.ptp(found[..., 0], axis=1) > 180
+    found[is_split, :, 0] %= 360
+    return found
 
 
 def centre_corners(path: Path) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,10 @@ from benchmark.cli.app import (
     StoreOption,
     app,
 )
-from benchmark.cli.printing import LogFormat, open_stderr_progress, print_json, say
+from benchmark.cli.printing import LogFormat, open_stderr_progress, print_json, print_tables, say
+
+if TYPE_CHECKING:
+    from benchmark.experiment.cells import TextTable
 
 
 @app.command()
@@ -49,12 +52,11 @@ def describe(
 def footprints(
     experiment: ExperimentArg,
     out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="The GeoParquet file.")],
-    cells: Annotated[
-        list[str] | None,
+    cell: Annotated[
+        str | None,
         typer.Option(
-            "--cell",
             metavar="BACKBONE/METHOD[/seedN]",
-            help="Whose predictions are joined; default: all complete cells of the first seed.",
+            help="Whose predictions are joined; default: the leader.",
         ),
     ] = None,
     settings: SetOption = None,
@@ -65,23 +67,36 @@ def footprints(
 ) -> None:
     """Write the outlines of the patches, with predictions and errors, as GeoParquet.
 
-    The patches are sampled first if they are not in the store.
+    The patches are sampled first if they are not in the store. With predictions, the hardest scenes
+    and regions of test are ranked, here and in FILE-hardest.csv.
     """
     from benchmark import api
     from benchmark.stages.footprints import check_path, summarise, write_footprints
+    from benchmark.stages.hardest import hardest_tables, rank_hardest, write_hardest
 
     check_path(out)
     loaded = api.load(experiment, settings or ())
     with open_stderr_progress() as progress:
-        frame = api.footprints(loaded, cells=cells, store=store, address=address, progress=progress)
+        frame = api.footprints(loaded, cell=cell, store=store, address=address, progress=progress)
     write_footprints(frame, out)
-    found = summarise(frame)
+    found: dict[str, Any] = {"path": str(out), **summarise(frame), "hardest": None}
+    tables: list[TextTable] = []
+    if found["cell"]:
+        ranked = rank_hardest(frame, confidence=loaded.evaluate.confidence)
+        tables = hardest_tables(ranked, found["cell"])
+        found["hardest"] = str(write_hardest(ranked, out))
+        found["ranking"] = ranked.to_dict("records")
     if as_json:
-        print_json({"path": str(out), **found})
+        print_json(found)
         return
-    cells_text = (
-        f"predictions of {', '.join(found['cells'])}" if found["cells"] else "no predictions"
-    )
+    print_tables(tables)
     unplaced = f", {found['num_unplaced']:,} without coordinates" if found["num_unplaced"] else ""
-    say(f"{found['num_patches']:,} patches as {found['shapes']}{unplaced}, with {cells_text}")
+    joined = (
+        f"with predictions of {found['cell']}"
+        if found["cell"]
+        else "without predictions: the experiment is not evaluated (benchmark run, or --cell)"
+    )
+    say(f"{found['num_patches']:,} patches as {found['shapes']}{unplaced}, {joined}")
+    if found["hardest"]:
+        say(found["hardest"])
     say(str(out))

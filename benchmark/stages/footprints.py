@@ -1,9 +1,7 @@
-"""Patches as outlines on the ground, with the predictions and errors of methods."""
+"""Patches as outlines on the ground, with the predictions and errors of one cell."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,8 @@ from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.fields import shown
-from benchmark.specs import LocatedSource, slug_of
+from benchmark.specs import LocatedSource
+from benchmark.store.names import beside
 from benchmark.tables import find_common, vectors_array
 
 if TYPE_CHECKING:
@@ -27,20 +26,19 @@ COLUMNS = ("patch_id", "label", "split", "region", "scene", "row", "col", "lon",
 SUFFIX = ".parquet"
 
 
-def read_footprints(context: Context, cells: Sequence[Cell] = ()) -> gpd.GeoDataFrame:
+def read_footprints(context: Context, cell: Cell | None = None) -> gpd.GeoDataFrame:
     """Return the complete patches of an experiment as a frame of shapes, sorted by ``patch_id``.
 
     Args:
         context: of the experiment.
-        cells: complete cells whose predictions are joined.
+        cell: complete; its predictions are joined.
 
     Returns:
-        One row per patch: its columns in the table ``patches`` without pixels, ``class_name``,
-        ``is_synthetic``, and for each cell ``pred_CELL`` (name of the predicted class),
-        ``confidence_CELL`` (its score, 0 to 1) and ``error_CELL`` (whether it is wrong), null where
-        the cell predicts nothing, as on train; CELL is ``BACKBONE_METHOD``. ``geometry`` (EPSG:4326)
-        is a polygon of the patch's corners, or its centre if the data set tells no corners; None
-        where neither is known.
+        One row per patch: its columns in the table ``patches`` without pixels, ``class_name`` and
+        ``is_synthetic``; with a cell also ``cell`` (its name), ``predicted`` (name of a class),
+        ``confidence`` (score of that class, 0 to 1) and ``is_error``, the last three null where the
+        cell predicts nothing, as on train. ``geometry`` (EPSG:4326) is a polygon of the patch's
+        corners, or its centre if the data set tells no corners; None where neither is known.
 
     Raises:
         UsageError: no patch has coordinates.
@@ -51,60 +49,83 @@ def read_footprints(context: Context, cells: Sequence[Cell] = ()) -> gpd.GeoData
     manifest = context.patches.manifest()
     table = context.patches.read_table(columns=list(COLUMNS))
     classes = np.array(manifest["classes"], object)
-    labels = table["label"].to_numpy()
     frame = table.to_pandas()
-    frame.insert(1, "class_name", classes[labels])
+    frame.insert(1, "class_name", classes[frame["label"]])
     frame["is_synthetic"] = bool(manifest["is_synthetic"])
-    ids = table["patch_id"].to_numpy()
-    for suffix, cell in _suffixes(cells).items():
-        found = cell.artefact.read_table()
-        at, rows = find_common(ids, found["patch_id"].to_numpy())
-        predicted = found["y_pred"].to_numpy()[rows]
-        scores = vectors_array(found["y_score"])[rows].max(axis=1)
-        columns = {
-            "pred": pd.Series(classes[predicted], at, "string"),
-            "confidence": pd.Series(scores, at, "Float32"),
-            "error": pd.Series(predicted != labels[at], at, "boolean"),
-        }
-        for name, column in columns.items():
-            frame[f"{name}_{suffix}"] = column.reindex(frame.index)
-    return gpd.GeoDataFrame(frame, geometry=_shapes(context, table), crs=CRS)
+    shapes = _shapes(context, table)
+    if cell is not None:
+        frame = frame.assign(**_read_predictions(cell, frame, classes))
+    return gpd.GeoDataFrame(frame, geometry=shapes, crs=CRS)
 
 
-def find_cells(context: Context, wanted: Sequence[str] | None) -> list[Cell]:
-    """Return the cells whose predictions are asked for.
+def _read_predictions(
+    cell: Cell, frame: pd.DataFrame, classes: NDArray[Any]
+) -> dict[str, str | pd.Series]:
+    """Return the columns of a cell, null where it predicts nothing."""
+    found = cell.artefact.read_table()
+    at, rows = find_common(frame["patch_id"].to_numpy(), found["patch_id"].to_numpy())
+    predicted = found["y_pred"].to_numpy()[rows]
+    scores = vectors_array(found["y_score"])[rows].max(axis=1)
+    is_error = predicted != frame["label"].to_numpy()[at]
+    columns = {
+        "predicted": pd.Series(classes[predicted], at, "string"),
+        "confidence": pd.Series(scores, at, "Float32"),
+        "is_error": pd.Series(is_error, at, "boolean"),
+    }
+    return {
+        "cell": _name(cell),
+        **{name: column.reindex(frame.index) for name, column in columns.items()},
+    }
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.backbone}/{cell.method}/seed{cell.seed}"
+
+
+def find_cell(context: Context, wanted: str | None = None) -> Cell | None:
+    """Return the cell whose predictions are asked for.
 
     Args:
         context: of the experiment.
-        wanted: ``BACKBONE/METHOD`` for the first seed, or ``BACKBONE/METHOD/seedN``; None: all
-            complete cells of the first seed, or none if the weights of a backbone are missing.
+        wanted: ``BACKBONE/METHOD`` for the first seed, or ``BACKBONE/METHOD/seedN``; None: the
+            leader of the ranking, or no cell if the experiment is not evaluated.
 
     Raises:
         UsageError: there is no such cell, or it is not complete.
     """
-    first = context.experiment.seeds[0]
     if wanted is None:
+        return _find_leader(context)
+    known = {_name(cell): cell for cell in context.prediction_cells()}
+    cell = known.get(wanted) or known.get(f"{wanted}/seed{context.experiment.seeds[0]}")
+    if cell is None:
+        raise UsageError(
+            f"{context.experiment.path}: there is no cell {shown(wanted, 200)}; give "
+            f"BACKBONE/METHOD or BACKBONE/METHOD/seedN.{did_you_mean(wanted, known)}"
+        )
+    if not cell.artefact.is_complete:
+        raise UsageError(
+            f"{context.experiment.path}: cell '{_name(cell)}' has no predictions: "
+            f"{context.why_missing(cell.artefact)}"
+        )
+    return cell
+
+
+def _find_leader(context: Context) -> Cell | None:
+    """Return the first complete seed of the best method; None: nothing is evaluated."""
+    try:
+        scores = context.scores()
+    except BenchmarkError:
         # Where only patches were computed, the weights that identify cells may be missing.
-        with suppress(BenchmarkError):
-            cells = context.prediction_cells()
-            return [cell for cell in cells if cell.seed == first and cell.artefact.is_complete]
-        return []
-    known = {f"{c.backbone}/{c.method}/seed{c.seed}": c for c in context.prediction_cells()}
-    found = {}
-    for name in wanted:
-        cell = known.get(name) or known.get(f"{name}/seed{first}")
-        if cell is None:
-            raise UsageError(
-                f"{context.experiment.path}: there is no cell {shown(name, 200)}; give "
-                f"BACKBONE/METHOD or BACKBONE/METHOD/seedN.{did_you_mean(name, known)}"
-            )
-        if not cell.artefact.is_complete:
-            raise UsageError(
-                f"{context.experiment.path}: cell '{name}' has no predictions: "
-                f"{context.why_missing(cell.artefact)}"
-            )
-        found[cell.artefact.path] = cell
-    return list(found.values())
+        return None
+    if not scores.is_complete:
+        return None
+    best = scores.read_table(names=[beside("ranking")]).slice(0, 1).to_pylist()[0]
+    return next(
+        cell
+        for cell in context.prediction_cells()
+        if (cell.backbone, cell.method) == (best["backbone"], best["method"])
+        and cell.artefact.is_complete
+    )
 
 
 def check_path(path: str | Path) -> Path:
@@ -120,14 +141,14 @@ def check_path(path: str | Path) -> Path:
 
 
 def summarise(frame: gpd.GeoDataFrame) -> dict[str, Any]:
-    """Return what a frame of shapes holds: counts, the kind of shapes, and the cells."""
+    """Return what a frame of shapes holds: counts, the kind of shapes, and the cell."""
     kinds = frame.geometry.geom_type.dropna().unique().tolist()
     return {
         "num_patches": len(frame),
         "num_unplaced": int(frame.geometry.isna().sum()),
         "shapes": "polygons" if kinds == ["Polygon"] else "points",
         "crs": CRS,
-        "cells": [name.removeprefix("pred_") for name in frame.columns if name.startswith("pred_")],
+        "cell": frame["cell"].iloc[0] if "cell" in frame else None,
     }
 
 
@@ -150,18 +171,6 @@ def write_footprints(frame: gpd.GeoDataFrame, path: str | Path) -> Path:
     except OSError as error:
         raise UsageError(f"{target} cannot be written: {one_line(error)}") from None
     return target
-
-
-def _suffixes(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """Return the ends of the names of columns; a seed is named where cells differ in it alone."""
-    names = [slug_of(f"{cell.backbone}_{cell.method}") for cell in cells]
-    found: dict[str, Cell] = {}
-    for name, cell in zip(names, cells, strict=True):
-        name = f"{name}_seed{cell.seed}" if names.count(name) > 1 else name
-        # Names of backbones may differ in characters that a column does not keep.
-        number = sum(other == name or other.startswith(f"{name}_no") for other in found)
-        found[f"{name}_no{number + 1}" if number else name] = cell
-    return found
 
 
 def _shapes(context: Context, table: pa.Table) -> NDArray[Any]:
