@@ -36,7 +36,8 @@ def window_corners(
         return np.empty((0, 4, 2))
     lon, lat = warp(crs, "EPSG:4326", x.ravel().tolist(), y.ravel().tolist())
     found = np.stack([lon, lat], axis=-1).reshape(*x.shape, 2)
-    is_split = np.ptp(found[..., 0], axis=1) > 180
+    with np.errstate(invalid="ignore"):  # Corners that cannot be reprojected are infinite.
+        is_split = np.ptp(found[..., 0], axis=1) > 180
     found[is_split, :, 0] %= 360
     return found
 

@@ -17,6 +17,8 @@ from benchmark.tables import SPLITS
 
 MAX_SCENES = 100
 """Rows of the table of scenes; the document has all."""
+MAX_GROUPS = 20
+"""Rows of the table of duplicates."""
 NUM_SCENE_MAPS = 6
 MAX_CLASSES = 24
 """Classes of the map with a colour of their own; the rarest of more share one."""
@@ -68,7 +70,7 @@ def draw_page(
             notes=(*content["notes"], *_problem_notes(content)),
             chapters=tuple(chapter(data) for chapter in found),
             provenance={
-                **{key: str(value) for key, value in content["settings"].items()},
+                **{key: _setting(value) for key, value in content["settings"].items()},
                 "patches": content["patches"],
                 "patches fingerprint": content["fingerprint"],
                 "dataset digest": content["dataset_digest"],
@@ -76,6 +78,12 @@ def draw_page(
             },
         )
     )
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "unset" if value is None else str(value)
 
 
 def _summary(content: dict[str, Any]) -> str:
@@ -136,7 +144,8 @@ def _class_table(data: _Data) -> Table:
         title="Patches per class and split",
         columns=("class", *SPLITS, "all", *(f"candidates, {split}" for split in SPLITS)),
         rows=tuple(rows),
-        caption="The caps per_class and per_region draw the patches from the candidates.",
+        caption="per_class, per_region, sampling and rare_class_boost draw the patches from the "
+        "candidates.",
     )
 
 
@@ -267,20 +276,35 @@ def _pixels(data: _Data) -> Chapter:
 
 def _duplicates(data: _Data) -> Chapter:
     found = data.content["duplicates"]
+    more = "What the reader knows of similar and contradicting images is among the notes above."
     if not found["num_groups"]:
         text = "No two patches have the same pixels."
-    else:
-        text = (
-            f"{found['num_patches']:,} patches have the same pixels as another one, in "
-            f"{found['num_groups']:,} groups: {found['num_groups_in_several_splits']:,} groups are "
-            f"in several splits, {found['num_groups_with_several_labels']:,} have several labels."
-        )
-    more = "What the reader knows of similar and contradicting images is among the notes above."
-    return Chapter(anchor="duplicates", title="Duplicates", sentences=(text, more))
+        return Chapter(anchor="duplicates", title="Duplicates", sentences=(text, more))
+    text = (
+        f"{found['num_patches']:,} patches have the same pixels as another one, in "
+        f"{found['num_groups']:,} groups: {found['num_groups_in_several_splits']:,} groups are "
+        f"in several splits, {found['num_groups_with_several_labels']:,} have several labels."
+    )
+    table = Table(
+        title="Patches with the same pixels",
+        columns=("first patches", "patches", "splits", "classes"),
+        rows=tuple(
+            (
+                ", ".join(item["patch_ids"][:2]),
+                len(item["patch_ids"]),
+                ", ".join(item["splits"]),
+                ", ".join(item["classes"]),
+            )
+            for item in found["groups"][:MAX_GROUPS]
+        ),
+        caption="Groups with several labels come first, then those in several splits, then the "
+        f"largest; at most {MAX_GROUPS} are shown.",
+    )
+    return Chapter(anchor="duplicates", title="Duplicates", sentences=(text, more), tables=(table,))
 
 
 def _examples(data: _Data) -> Chapter:
-    patches = pick_patches(data, data.context.experiment.report.num_examples)
+    patches = pick_patches(data.context.patches, data.context.experiment.report.num_examples)
     shown = [as_rgb(images, data.patches["bands"]) for images in patches]
     title = "Example patches of each class"
     return Chapter(

@@ -21,6 +21,8 @@ from benchmark.tables import SPLITS, images_array
 FORMAT = 1
 """Raised by hand when keys of the document change their meaning."""
 PURITY_BIN = 0.01
+MAX_GROUPS = 100
+"""Groups of duplicates that the document names; all are counted."""
 
 
 class Described(NamedTuple):
@@ -149,14 +151,14 @@ def _read_pixels(context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
             if not part["num_rows"]:
                 continue
             table = context.patches.read_table(
-                names=[part["name"]], columns=["split", "label", "image"]
+                names=[part["name"]], columns=["patch_id", "split", "label", "image"]
             )
             images = images_array(table["image"], (len(bands), size, size))
             splits = table["split"].to_numpy()
             for split in set(splits.tolist()):
                 histograms[split] += count_values(images[splits == split])
             digests = [xxhash.xxh3_128_digest(image.data) for image in images]
-            seen.append(table.select(["split", "label"]).to_pandas().assign(digest=digests))
+            seen.append(table.drop_columns("image").to_pandas().assign(digest=digests))
             progress.advance(len(images))
         progress.done(context.dataset.name)
     finally:
@@ -167,16 +169,33 @@ def _read_pixels(context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
         for band, counts in zip(bands, of_band, strict=True)
         if counts.any()
     ]
-    return {"pixels": statistics, "duplicates": _count_duplicates(pd.concat(seen))}
-
-
-def _count_duplicates(frame: pd.DataFrame) -> dict[str, int]:
-    """Count the patches whose pixels equal those of another one."""
-    twins = frame[frame.duplicated("digest", keep=False)]
-    groups = twins.groupby("digest")
     return {
-        "num_groups": int(groups.ngroups),
+        "pixels": statistics,
+        "duplicates": _find_duplicates(pd.concat(seen), manifest["classes"]),
+    }
+
+
+def _find_duplicates(frame: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
+    """Return the patches whose pixels equal those of another one, the gravest groups first."""
+    twins = frame[frame.duplicated("digest", keep=False)].sort_values("patch_id")
+    groups = [
+        {
+            "patch_ids": rows["patch_id"].tolist(),
+            "splits": [split for split in SPLITS if split in set(rows["split"])],
+            "classes": [classes[label] for label in sorted(set(rows["label"]))],
+        }
+        for _, rows in twins.groupby("digest")
+    ]
+    groups.sort(
+        key=lambda item: (
+            *(-len(item[key]) for key in ("classes", "splits", "patch_ids")),
+            item["patch_ids"],
+        )
+    )
+    return {
+        "num_groups": len(groups),
         "num_patches": len(twins),
-        "num_groups_in_several_splits": int((groups["split"].nunique() > 1).sum()),
-        "num_groups_with_several_labels": int((groups["label"].nunique() > 1).sum()),
+        "num_groups_in_several_splits": sum(len(item["splits"]) > 1 for item in groups),
+        "num_groups_with_several_labels": sum(len(item["classes"]) > 1 for item in groups),
+        "groups": groups[:MAX_GROUPS],
     }
