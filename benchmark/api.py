@@ -34,7 +34,7 @@ from benchmark.store.filesystems import join
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import geopandas as gpd
+    import geopandas as gpd  # type: ignore[import-untyped]
 
     from benchmark.stages.base import StageResult
 

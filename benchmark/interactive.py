@@ -23,7 +23,7 @@ from benchmark.results import CellResults, DataCard, Report, RunResult
 if TYPE_CHECKING:
     import os
 
-    import geopandas as gpd
+    import geopandas as gpd  # type: ignore[import-untyped]
     import pandas as pd
 
     from benchmark.progress import Progress

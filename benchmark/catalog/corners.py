@@ -60,7 +60,8 @@ def centre_corners(path: Path) -> NDArray[Any]:
             side = min(image.height, image.width)
             top, left = (image.height - side) // 2, (image.width - side) // 2
             if image.crs is not None and not image.transform.is_identity:
-                return window_corners(image.transform, image.crs, [top], [left], side)[0]
+                corners = window_corners(image.transform, image.crs, [top], [left], side)
+                return corners.reshape(4, 2)
     except (RasterioError, CRSError, OSError):
         pass
     return np.full((4, 2), np.nan)

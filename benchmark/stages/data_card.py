@@ -144,8 +144,8 @@ def _class_table(data: _Data) -> Table:
         title="Patches per class and split",
         columns=("class", *SPLITS, "all", *(f"candidates, {split}" for split in SPLITS)),
         rows=tuple(rows),
-        caption="per_class, per_region, sampling and rare_class_boost draw the patches from the "
-        "candidates.",
+        caption="The patches are drawn from the candidates by per_class, per_region, sampling and "
+        "rare_class_boost.",
     )
 
 

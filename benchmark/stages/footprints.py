@@ -18,7 +18,7 @@ from benchmark.store.names import beside
 from benchmark.tables import find_common, vectors_array
 
 if TYPE_CHECKING:
-    import geopandas as gpd
+    import geopandas as gpd  # type: ignore[import-untyped]
     from numpy.typing import NDArray
 
 CRS = "EPSG:4326"
@@ -179,7 +179,7 @@ def _shapes(context: Context, table: pa.Table) -> NDArray[Any]:
     Raises:
         UsageError: nothing is known of any patch.
     """
-    import shapely
+    import shapely  # type: ignore[import-untyped]
 
     shapes = np.full(table.num_rows, None, object)
     source: Any = context.source

@@ -159,7 +159,7 @@ def _short_notes(candidates: pa.Table, config: DatasetConfig, classes: Sequence[
     frame = candidates.select(["split", "label", "region"]).to_pandas()
     limits = _limits(config, classes)
     per_class = limits if isinstance(limits, dict) else dict.fromkeys(range(len(classes)), limits)
-    short = {
+    short: dict[str, list[tuple[str, int, int | None]]] = {
         "per_class": [
             (f"{split} {classes[label]}", count, per_class[label])
             for (split, label), count in frame.groupby(["split", "label"]).size().items()
