@@ -126,14 +126,15 @@ def _open_recorded(
 
 
 def check(experiment: Experiment, *, store: str | None = None) -> None:
-    """Check the data, the store and the bands of an experiment; start and compute nothing.
+    """Check the data, classes, store and bands of an experiment; start and compute nothing.
 
     Raises:
         UsageError: one of them is wrong.
     """
     with open_readable(experiment, store=store) as context:
         context.store.check_writable()
-        STAGES.get("embed").load().check(context)
+        for name in ("patches", "embed"):
+            STAGES.get(name).load().check(context)
 
 
 def run(
