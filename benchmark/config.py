@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from benchmark.errors import UsageError, did_you_mean, tidy
+from benchmark.errors import UsageError, tidy
 from benchmark.fields import (
     BackboneName,
     BackboneNames,
@@ -46,11 +46,10 @@ from benchmark.fields import (
     refuse_duplicates,
 )
 from benchmark.options import BackboneOptions, HeadOptions, OwnOptions
-from benchmark.problems import NAMED, check_regions, first_problem, options_place
+from benchmark.problems import check_whole, first_problem
 from benchmark.section import Origin, Section, describe, settings_table
 
-MAX_CELLS = 1_000_000
-"""Backbones times heads times seeds; a dry run lists them all."""
+Boost = Annotated[float, Field(gt=1.0, le=1e6, allow_inf_nan=False)]
 
 
 class DatasetConfig(Section):
@@ -68,8 +67,19 @@ class DatasetConfig(Section):
     """Smallest share of a window's pixels that one class must cover; nodata counts against it."""
     per_region: PatchCount | None = None
     """Largest number of patches per region, drawn uniformly from its candidates."""
-    per_class: PatchCount | None = None
-    """Largest number of patches per class and split, drawn uniformly."""
+    per_class: PatchCount | Annotated[Mapping[Name, PatchCount], Field(max_length=1000)] | None = (
+        None
+    )
+    """Largest number of patches per class and split, drawn uniformly: one number, or a table such
+    as ``{ water = 500, barren = 1000 }``; classes that it does not name have no limit."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """Class frequencies in train: those of the data, or ``balanced``: as many patches of each class
+    as of the rarest one. Val and test are not changed."""
+    rare_class_boost: Boost | Annotated[Mapping[Name, Boost], Field(max_length=1000)] | None = None
+    """Factor by which the share of candidates that train keeps is larger for rare classes than for
+    the others: a number for all classes with less than half an equal share of its candidates, or a
+    table by class. Within ``per_region`` the total stays; without it, the others are thinned. Val
+    and test are not changed."""
     seed: Seed = 0
     """Seed of the sampling, and of the split if the data have none."""
     on_error: Literal["fail", "skip"] = "fail"
@@ -288,7 +298,7 @@ class Experiment(Section):
             experiment = validate(content)
         except ValidationError as error:
             raise UsageError(first_problem(error, cls, where)) from None
-        _check_whole(experiment, where)
+        check_whole(experiment, where)
         return experiment
 
     def __repr__(self) -> str:
@@ -336,22 +346,3 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
             # A list was meant: the table of options and the list differ by one letter.
             raise UsageError(f"{where}: unknown setting '{kind}'. Did you mean '{kind}s'?")
     return Experiment.model_validate({**content, "path": where})
-
-
-def _check_whole(experiment: Experiment, where: str) -> None:
-    """Refuse options of other entries, too many cells, and regions in two splits."""
-    listed = (experiment.backbones, experiment.heads, experiment.evaluate.metrics)
-    for kind, names in zip(NAMED, listed, strict=True):
-        for name in getattr(experiment, kind):
-            if name not in names:
-                raise UsageError(
-                    f"{where} {options_place(name, kind)}: '{name}' is not among the experiment's "
-                    f"{kind}s.{did_you_mean(name, names)}"
-                )
-    check_regions(experiment.dataset.val_regions, experiment.dataset.test_regions, where)
-    num_cells = len(experiment.backbones) * len(experiment.heads) * len(experiment.seeds)
-    if num_cells > MAX_CELLS:
-        raise UsageError(
-            f"{where}: backbones x heads x seeds are {num_cells:,} cells, more than "
-            f"{MAX_CELLS:,}; split the experiment"
-        )

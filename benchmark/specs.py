@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from benchmark.config import DatasetConfig
 
@@ -117,6 +117,24 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class LocatedSource(Protocol):
+    """What a source has besides, if it knows the outlines of its patches on the ground."""
+
+    def corners(self, patches: pa.Table) -> NDArray[np.float64]:
+        """Return the corners of patches in degrees (EPSG:4326), (N, 4, 2); NaN: unknown.
+
+        Each corner is longitude and latitude; they go around the patch.
+
+        Args:
+            patches: the columns ``patch_id``, ``scene``, ``row`` and ``col`` of patches.
+
+        Raises:
+            CellError: a scene cannot be read.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A data set that can be benchmarked."""
@@ -126,8 +144,8 @@ class Dataset:
     open: Callable[[DatasetConfig], Source]
     """Open the source; raises UsageError if it is absent, empty or of the wrong layout."""
     settings: frozenset[str]
-    """The optional ``[dataset]`` settings that apply to it, beside name, root, patch_size,
-    seed, per_region, per_class and on_error."""
+    """The optional ``[dataset]`` settings that apply to it, beside those of every data set
+    (``catalog.names.COMMON_DATASET_SETTINGS``)."""
     unit: Literal["images", "windows"] = "images"
     """What is examined: whole images, or windows of scenes."""
     digested: frozenset[str] = frozenset()

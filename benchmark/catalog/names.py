@@ -19,7 +19,10 @@ from benchmark.fields import shown
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
 
 COMMON_DATASET_SETTINGS = frozenset(
-    {"name", "root", "patch_size", "seed", "per_region", "per_class", "on_error"}
+    {
+        *("name", "root", "patch_size", "seed", "on_error"),
+        *("per_region", "per_class", "sampling", "rare_class_boost"),
+    }
 )
 
 

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from benchmark.cli import beginning, checking, running, upkeep  # noqa: F401  # add their commands
+from benchmark.cli import (  # noqa: F401  # add their commands
+    beginning,
+    checking,
+    describing,
+    running,
+    upkeep,
+)
 from benchmark.cli.app import (
     ExperimentArg,
     ExperimentsArg,
