@@ -1,0 +1,228 @@
+"""Data sets of torchgeo by name, ``torchgeo:EuroSAT``: which there are, and how each is listed.
+
+A set has one label per image. torchgeo's folders of images (``NonGeoClassificationDataset``) are
+found from torchgeo itself; classes of another build are in ``FORMS``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.catalog.folder.bandnames import by_sensor
+from benchmark.catalog.folder.splits import SPLIT_WORDS
+from benchmark.errors import UsageError, did_you_mean, first_line, one_line
+from benchmark.fields import shown
+from benchmark.regular import follow_links
+
+PREFIX = "torchgeo:"
+
+
+def _advance(dataset: Any) -> list[tuple[str, str]]:
+    return [(item["image"], item["cls"]) for item in dataset.files]
+
+
+def _million_aid(dataset: Any) -> list[tuple[str, str]]:
+    return [(item["image"], item["label"][0]) for item in dataset.files]
+
+
+def _copernicus_eurosat(dataset: Any) -> list[tuple[str, str]]:
+    # The path and the class are made from the name as in torchgeo's ``__getitem__``.
+    folder = Path(dataset.root) / dataset.directory / "all_imgs"
+    labels = [name.partition("_")[0] for name in dataset.files]
+    files = [name.replace(".jpg", ".tif") for name in dataset.files]
+    return [(str(folder / label / file), label) for label, file in zip(labels, files, strict=True)]
+
+
+def _one_hot(dataset: Any) -> list[int]:
+    import h5py
+
+    with h5py.File(hdf5_file(dataset), "r") as file:
+        labels: list[int] = file["label"][:].argmax(axis=1).tolist()
+    return labels
+
+
+def _of_records(dataset: Any) -> list[int]:
+    return [item["label"] for item in dataset.data]
+
+
+def hdf5_file(dataset: Any) -> str:
+    """Return the HDF5 file of a data set."""
+    return str(dataset.fn if hasattr(dataset, "fn") else dataset.filepath)
+
+
+class Form(NamedTuple):
+    """How a class of torchgeo lists its images; one of ``files`` and ``labels`` is set."""
+
+    files: Callable[[Any], Sequence[tuple[str, str]]] | None = None
+    """Return the path and the class of each image file."""
+    labels: Callable[[Any], Sequence[int]] | None = None
+    """Return the label of each sample of an HDF5 file, which ``dataset[index]`` reads."""
+    splits: tuple[str, ...] | None = None
+    """Its names of the splits; None: as the class says."""
+    bands: tuple[str, ...] | None = None
+    """Names of its bands; None: as the class says."""
+
+
+FORMS: Mapping[str, Form] = {
+    "ADVANCE": Form(files=_advance),
+    "CopernicusBenchEuroSATS1": Form(files=_copernicus_eurosat),
+    "CopernicusBenchEuroSATS2": Form(files=_copernicus_eurosat),
+    "CopernicusBenchLCZS2": Form(labels=_one_hot),
+    # Its test images have no labels.
+    "MillionAID": Form(files=_million_aid, splits=("train",)),
+    "QuakeSet": Form(labels=_of_records, bands=("vv_before", "vh_before", "vv_after", "vh_after")),
+    "So2Sat": Form(labels=_one_hot, splits=("train", "validation", "test")),
+}
+"""Classes that are no folders of images."""
+
+
+class Named(NamedTuple):
+    """One data set of torchgeo."""
+
+    name: str
+    """Its class, e.g. ``EuroSAT``."""
+    root: str
+
+    @property
+    def where(self) -> str:
+        """Start of each message."""
+        return f"[dataset] name = '{PREFIX}{self.name}', root = '{self.root}'"
+
+    def open(self, split: str | None, **arguments: Any) -> Any:
+        """Return torchgeo's data set of one of its splits; None: it has none.
+
+        Raises:
+            UsageError: it is not in the root, cannot be read, or needs a package.
+        """
+        given = {} if split is None else {"split": split}
+        with self.explained():
+            return find_sets()[self.name](self.root, **given, **arguments)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what torchgeo raises while a data set is opened into one line.
+
+        Raises:
+            UsageError: with what to do.
+        """
+        from torchgeo.datasets import DatasetNotFoundError
+        from torchgeo.datasets.errors import DependencyNotFoundError
+
+        try:
+            yield
+        except UsageError:
+            raise
+        except DatasetNotFoundError:
+            raise UsageError(f"{self.where}: is not there; {self.how_to_prepare()}") from None
+        except DependencyNotFoundError as error:
+            package = first_line(error).partition(" ")[0]
+            raise UsageError(
+                f"{self.where}: needs the package {package}; run `pip install {package}`"
+            ) from None
+        except Exception as error:  # torchgeo and the libraries below it raise what they like
+            raise UsageError(
+                f"{self.where}: torchgeo cannot open it: {one_line(error)}; remove what is "
+                f"incomplete, and {self.how_to_prepare()}"
+            ) from None
+
+    def how_to_prepare(self) -> str:
+        """Return how the data set gets into its root."""
+        if self.is_downloaded:
+            return f"run `benchmark prepare {PREFIX}{self.name} --root {self.root}`"
+        return (
+            "torchgeo does not download it: put its files there as the documentation of "
+            f"torchgeo.datasets.{self.name} says"
+        )
+
+    @property
+    def is_downloaded(self) -> bool:
+        """Whether torchgeo downloads it."""
+        return "download" in inspect.signature(find_sets()[self.name]).parameters
+
+    def splits(self) -> dict[str | None, str]:
+        """Return train, val or test by torchgeo's names of the splits; None: there is one."""
+        found = find_sets()[self.name]
+        if "split" not in inspect.signature(found).parameters:
+            return {None: "train"}
+        names = (
+            form_of(self.name).splits or getattr(found, "splits", None) or ("train", "val", "test")
+        )
+        return {name: SPLIT_WORDS[name] for name in names}
+
+
+def form_of(name: str) -> Form:
+    """Return how a class lists its images."""
+    return FORMS.get(name, Form(files=_image_folder))
+
+
+def _image_folder(dataset: Any) -> list[tuple[str, str]]:
+    return [(path, dataset.classes[label]) for path, label in dataset.samples]
+
+
+def find_sets() -> dict[str, Any]:
+    """Return torchgeo's classes of images with one label each, by name; imports torchgeo."""
+    from torchgeo import datasets
+
+    folders = datasets.NonGeoClassificationDataset
+    found = {}
+    for name in sorted(datasets.__all__):
+        item = getattr(datasets, name)
+        is_folder = inspect.isclass(item) and issubclass(item, folders) and item is not folders
+        if is_folder or name in FORMS:
+            found[name] = item
+    return found
+
+
+def check_name(name: str, where: str) -> None:
+    """Check that a data set of torchgeo can be benchmarked.
+
+    Args:
+        name: without the prefix.
+        where: start of the message.
+
+    Raises:
+        UsageError: torchgeo has no such class, or its images have no single label.
+    """
+    sets = find_sets()
+    if name in sets:
+        return
+    from torchgeo import datasets
+
+    what = f"{where}: dataset '{PREFIX}{name}'".lstrip(": ")
+    if name in datasets.__all__:
+        raise UsageError(
+            f"{what}: torchgeo's {name} is no set of images with one label each; those are: "
+            f"{', '.join(sets)}"
+        )
+    raise UsageError(
+        f"{what}: torchgeo has no data set {shown(name, 100)}.{did_you_mean(name, sets)}"
+    )
+
+
+def open_root(name: str, root: str) -> Named:
+    """Return a data set in a folder, whose links are followed: workers run in other folders."""
+    try:
+        return Named(name, str(follow_links(Path(root))))
+    except OSError as error:
+        raise UsageError(
+            f"{Named(name, root).where}: cannot be opened: {one_line(error)}"
+        ) from None
+
+
+def band_names(name: str) -> tuple[str, ...] | None:
+    """Return the names of a set's bands as this package calls them; None: torchgeo has none.
+
+    Codes of Sentinel-2 become names (``B04``: ``red``); others are in lower case.
+    """
+    found = find_sets()[name]
+    given = getattr(found, "all_band_names", None) or getattr(found, "all_bands", None)
+    if given is None:
+        return form_of(name).bands
+    optical = [text.removeprefix("S2_") for text in given if not text.startswith("S1_")]
+    sensed = by_sensor(optical)
+    names = dict(zip(optical, sensed.names, strict=True)) if sensed else {}
+    return tuple(names.get(text.removeprefix("S2_"), text.lower()) for text in given)
