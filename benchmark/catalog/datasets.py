@@ -9,8 +9,11 @@ from benchmark.catalog.arrays.source import open_arrays
 from benchmark.catalog.chesapeake.scenes import open_split_scenes, prepare_chesapeake
 from benchmark.catalog.folder.source import open_folder
 from benchmark.catalog.own.lookup import find_entry
+from benchmark.catalog.parquet.named import PREFIX as PARQUET_PREFIX
+from benchmark.catalog.parquet.named import resolve_parquet
 from benchmark.catalog.synthetic.scenes import write_scenes
 from benchmark.catalog.torchgeo.named import resolve_set
+from benchmark.catalog.torchgeo.sets import FORMS
 from benchmark.catalog.torchgeo.sets import PREFIX as TORCHGEO_PREFIX
 from benchmark.errors import UsageError
 from benchmark.registry import Registry
@@ -58,12 +61,14 @@ DATASETS: Registry[Dataset] = Registry(
 )
 
 SOURCES: Mapping[str, str] = {
-    "torchgeo:NAME": "public data sets of torchgeo, e.g. torchgeo:EuroSAT: docs/NAMED_DATA.md",
+    "torchgeo:NAME": f"public data sets of torchgeo: {', '.join(FORMS)}",
+    "hf-datasets:ORG/NAME": "labelled images in Parquet files of the Hugging Face hub",
 }
 """Names of public data sets that are not entries: their form, and their meaning."""
 
 _RESOLVERS: Mapping[str, Callable[..., Dataset]] = {
     TORCHGEO_PREFIX: resolve_set,
+    PARQUET_PREFIX: resolve_parquet,
 }
 
 

@@ -19,7 +19,7 @@ from benchmark.catalog.folder.source import FolderSource
 from benchmark.catalog.folder.splits import Row, check_classes, duplicate_notes, group_duplicates
 from benchmark.catalog.torchgeo.listing import ADVICE, Listed, list_of
 from benchmark.catalog.torchgeo.ranges import band_ranges, choose_bands, ranges_note, spread
-from benchmark.catalog.torchgeo.sets import Named, band_names, form_of
+from benchmark.catalog.torchgeo.sets import FORMS, Named, band_names
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 
@@ -71,7 +71,7 @@ def open_files(named: Named, config: DatasetConfig) -> FolderSource:
 
 def _list_files(named: Named) -> tuple[Path, Listed]:
     """Return the common folder of all images, and the images by their paths below it."""
-    list_files = form_of(named.name).files
+    list_files = FORMS[named.name].files
     assert list_files is not None
     split_of: dict[str, str] = {}
     class_of: dict[str, str] = {}

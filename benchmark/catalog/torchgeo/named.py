@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from benchmark.catalog.torchgeo.sets import PREFIX, check_name, form_of, open_root
+from benchmark.catalog.torchgeo.sets import FORMS, PREFIX, check_name, open_root
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.specs import Dataset, Source
@@ -55,7 +55,7 @@ def open_set(name: str, config: DatasetConfig) -> Source:
             f"{named.where}: value_range = {list(value_range)} is not a range; write [low, high] "
             "with low < high"
         )
-    return open_files(named, config) if form_of(name).files else open_samples(named, config)
+    return open_files(named, config) if FORMS[name].files else open_samples(named, config)
 
 
 def prepare_set(name: str, root: Path, *, progress: Progress | None = None) -> Path:

@@ -20,7 +20,7 @@ from benchmark.catalog.folder.listed import (
 from benchmark.catalog.folder.splits import Group, Row, check_classes
 from benchmark.catalog.torchgeo.listing import ADVICE, list_of
 from benchmark.catalog.torchgeo.ranges import band_ranges, choose_bands, ranges_note, spread
-from benchmark.catalog.torchgeo.sets import Named, band_names, form_of, hdf5_file
+from benchmark.catalog.torchgeo.sets import FORMS, Named, band_names, hdf5_file
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError, one_line
 from benchmark.specs import Images
@@ -72,7 +72,7 @@ def open_samples(named: Named, config: DatasetConfig) -> SampleSource:
     """
     from benchmark.store.digest import digest_files
 
-    label_of = form_of(named.name).labels
+    label_of = FORMS[named.name].labels
     assert label_of is not None
     split_of: dict[str, str] = {}
     class_of: dict[str, str] = {}

@@ -1,8 +1,4 @@
-"""Data sets of torchgeo by name, ``torchgeo:EuroSAT``: which there are, and how each is listed.
-
-A set has one label per image. torchgeo's folders of images (``NonGeoClassificationDataset``) are
-found from torchgeo itself; classes of another build are in ``FORMS``.
-"""
+"""Data sets of torchgeo by name, ``torchgeo:EuroSAT``: which there are, and how each is listed."""
 
 from __future__ import annotations
 
@@ -19,6 +15,10 @@ from benchmark.fields import shown
 from benchmark.regular import follow_links
 
 PREFIX = "torchgeo:"
+
+
+def _image_folder(dataset: Any) -> list[tuple[str, str]]:
+    return [(path, dataset.classes[label]) for path, label in dataset.samples]
 
 
 def _advance(dataset: Any) -> list[tuple[str, str]]:
@@ -72,12 +72,19 @@ FORMS: Mapping[str, Form] = {
     "CopernicusBenchEuroSATS1": Form(files=_copernicus_eurosat),
     "CopernicusBenchEuroSATS2": Form(files=_copernicus_eurosat),
     "CopernicusBenchLCZS2": Form(labels=_one_hot),
+    "EuroSAT": Form(files=_image_folder),
+    "EuroSAT100": Form(files=_image_folder),
+    "EuroSATSpatial": Form(files=_image_folder),
+    "FireRisk": Form(files=_image_folder),
     # Its test images have no labels.
     "MillionAID": Form(files=_million_aid, splits=("train",)),
+    "PatternNet": Form(files=_image_folder),
     "QuakeSet": Form(labels=_of_records, bands=("vv_before", "vh_before", "vv_after", "vh_after")),
+    "RESISC45": Form(files=_image_folder),
     "So2Sat": Form(labels=_one_hot, splits=("train", "validation", "test")),
+    "UCMerced": Form(files=_image_folder),
 }
-"""Classes that are no folders of images."""
+"""torchgeo's classes of images with one label each."""
 
 
 class Named(NamedTuple):
@@ -92,15 +99,19 @@ class Named(NamedTuple):
         """Start of each message."""
         return f"[dataset] name = '{PREFIX}{self.name}', root = '{self.root}'"
 
-    def open(self, split: str | None, **arguments: Any) -> Any:
+    def build(self, split: str | None, **arguments: Any) -> Any:
+        """Return torchgeo's data set of one of its splits (None: it has none), or its error."""
+        given = {} if split is None else {"split": split}
+        return class_of(self.name)(self.root, **given, **arguments)
+
+    def open(self, split: str | None) -> Any:
         """Return torchgeo's data set of one of its splits; None: it has none.
 
         Raises:
             UsageError: it is not in the root, cannot be read, or needs a package.
         """
-        given = {} if split is None else {"split": split}
         with self.explained():
-            return find_sets()[self.name](self.root, **given, **arguments)
+            return self.build(split)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -119,15 +130,17 @@ class Named(NamedTuple):
         except DatasetNotFoundError:
             raise UsageError(f"{self.where}: is not there; {self.how_to_prepare()}") from None
         except DependencyNotFoundError as error:
-            package = first_line(error).partition(" ")[0]
-            raise UsageError(
-                f"{self.where}: needs the package {package}; run `pip install {package}`"
-            ) from None
+            raise self.lacks(error) from None
         except Exception as error:  # torchgeo and the libraries below it raise what they like
             raise UsageError(
                 f"{self.where}: torchgeo cannot open it: {one_line(error)}; remove what is "
                 f"incomplete, and {self.how_to_prepare()}"
             ) from None
+
+    def lacks(self, error: Exception) -> UsageError:
+        """Return the error for torchgeo's ``DependencyNotFoundError``."""
+        package = first_line(error).partition(" ")[0]
+        return UsageError(f"{self.where}: needs the package {package}; run `pip install {package}`")
 
     def how_to_prepare(self) -> str:
         """Return how the data set gets into its root."""
@@ -141,44 +154,28 @@ class Named(NamedTuple):
     @property
     def is_downloaded(self) -> bool:
         """Whether torchgeo downloads it."""
-        return "download" in inspect.signature(find_sets()[self.name]).parameters
+        return "download" in inspect.signature(class_of(self.name)).parameters
 
     def splits(self) -> dict[str | None, str]:
         """Return train, val or test by torchgeo's names of the splits; None: there is one."""
-        found = find_sets()[self.name]
+        found = class_of(self.name)
         if "split" not in inspect.signature(found).parameters:
             return {None: "train"}
         names = (
-            form_of(self.name).splits or getattr(found, "splits", None) or ("train", "val", "test")
+            FORMS[self.name].splits or getattr(found, "splits", None) or ("train", "val", "test")
         )
         return {name: SPLIT_WORDS[name] for name in names}
 
 
-def form_of(name: str) -> Form:
-    """Return how a class lists its images."""
-    return FORMS.get(name, Form(files=_image_folder))
-
-
-def _image_folder(dataset: Any) -> list[tuple[str, str]]:
-    return [(path, dataset.classes[label]) for path, label in dataset.samples]
-
-
-def find_sets() -> dict[str, Any]:
-    """Return torchgeo's classes of images with one label each, by name; imports torchgeo."""
+def class_of(name: str) -> Any:
+    """Return the class of a data set; imports torchgeo."""
     from torchgeo import datasets
 
-    folders = datasets.NonGeoClassificationDataset
-    found = {}
-    for name in sorted(datasets.__all__):
-        item = getattr(datasets, name)
-        is_folder = inspect.isclass(item) and issubclass(item, folders) and item is not folders
-        if is_folder or name in FORMS:
-            found[name] = item
-    return found
+    return getattr(datasets, name)
 
 
 def check_name(name: str, where: str) -> None:
-    """Check that a data set of torchgeo can be benchmarked.
+    """Check that a data set of torchgeo can be benchmarked; imports torchgeo if it cannot.
 
     Args:
         name: without the prefix.
@@ -187,8 +184,7 @@ def check_name(name: str, where: str) -> None:
     Raises:
         UsageError: torchgeo has no such class, or its images have no single label.
     """
-    sets = find_sets()
-    if name in sets:
+    if name in FORMS:
         return
     from torchgeo import datasets
 
@@ -196,11 +192,11 @@ def check_name(name: str, where: str) -> None:
     if name in datasets.__all__:
         raise UsageError(
             f"{what}: torchgeo's {name} is no set of images with one label each; those are: "
-            f"{', '.join(sets)}"
+            f"{', '.join(FORMS)}"
         )
-    raise UsageError(
-        f"{what}: torchgeo has no data set {shown(name, 100)}.{did_you_mean(name, sets)}"
-    )
+    same = [item for item in FORMS if item.casefold() == name.casefold()]
+    hint = f" Did you mean '{same[0]}'?" if same else did_you_mean(name, FORMS)
+    raise UsageError(f"{what}: torchgeo has no data set {shown(name, 100)}.{hint}")
 
 
 def open_root(name: str, root: str) -> Named:
@@ -218,10 +214,10 @@ def band_names(name: str) -> tuple[str, ...] | None:
 
     Codes of Sentinel-2 become names (``B04``: ``red``); others are in lower case.
     """
-    found = find_sets()[name]
+    found = class_of(name)
     given = getattr(found, "all_band_names", None) or getattr(found, "all_bands", None)
     if given is None:
-        return form_of(name).bands
+        return FORMS[name].bands
     optical = [text.removeprefix("S2_") for text in given if not text.startswith("S1_")]
     sensed = by_sensor(optical)
     names = dict(zip(optical, sensed.names, strict=True)) if sensed else {}

@@ -1,0 +1,159 @@
+"""The Parquet shards of a data set and the split of each: from its card, or from their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from benchmark.catalog.folder.splits import SPLIT_WORDS, read_split
+from benchmark.errors import UsageError, one_line
+from benchmark.fields import shown
+
+CARD = "README.md"
+"""Its YAML header may list the shards of each split."""
+
+_STEM = re.compile(
+    r"(?P<word>.*?)(?:-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?|[-_.]?\d+)?"
+)
+"""Of a shard, e.g. ``train-00000-of-00003``, ``train_2``, ``0000``."""
+
+
+class Shard(NamedTuple):
+    """One Parquet file of a data set."""
+
+    path: str
+    """Relative to the root, POSIX."""
+    split: str | None
+    """train, val or test; None: no shard tells a split."""
+
+
+def list_shards(root: Path, where: str, advice: str) -> list[Shard]:
+    """Return the shards of a data set, sorted by path.
+
+    The splits are those that the card lists, else those that the names of the shards or of their
+    folders say: ``data/validation-00000-of-00002.parquet``, ``test.parquet``, ``train/0.parquet``.
+
+    Args:
+        root: the data set's folder.
+        where: start of each message.
+        advice: how to get all shards.
+
+    Raises:
+        UsageError: there are no shards, one is missing, they are in several folders, the card
+            cannot be read, or a split is unknown.
+    """
+    found = (path.relative_to(root) for path in sorted(root.rglob("*.parquet")) if path.is_file())
+    paths = [path.as_posix() for path in found if not any(p.startswith(".") for p in path.parts)]
+    if not paths:
+        raise UsageError(f"{where}: holds no Parquet files; {advice}")
+    listed = _read_card(root, paths, where, advice)
+    _check_whole(listed or paths, where, advice)
+    if listed:
+        return [Shard(path, listed[path]) for path in sorted(listed)]
+    folders = sorted({_folder_of(path) for path in paths})
+    if len(folders) > 1:
+        raise UsageError(
+            f"{where}: its Parquet files are in the folders {shown(folders, 200)}; name the one "
+            "that holds your data set as root"
+        )
+    words = {path: _words_of(path) for path in paths}
+    known = {
+        path: next((item for item in given if item.casefold() in SPLIT_WORDS), None)
+        for path, given in words.items()
+    }
+    if not any(known.values()) and len({given[0] for given in words.values()}) == 1:
+        return [Shard(path, None) for path in paths]
+    return [
+        Shard(path, read_split(known[path] or words[path][0], f"{where}: '{path}'"))
+        for path in paths
+    ]
+
+
+def _stem(path: str) -> Mapping[str, str]:
+    found = _STEM.fullmatch(PurePosixPath(path).stem)
+    assert found is not None
+    return found.groupdict(default="")
+
+
+def _words_of(path: str) -> list[str]:
+    """Return the words that may be a split: of the name, then of the folders from the inner one."""
+    return [_stem(path)["word"], *reversed(PurePosixPath(path).parts[:-1])]
+
+
+def _folder_of(path: str) -> str:
+    """Return the folder of a shard without those that are splits."""
+    parts = PurePosixPath(path).parts[:-1]
+    return "/".join(part for part in parts if part.casefold() not in SPLIT_WORDS) or "."
+
+
+def _check_whole(paths: Sequence[str] | Mapping[str, str], where: str, advice: str) -> None:
+    """Refuse ``train-00000-of-00002`` without ``train-00001-of-00002``."""
+    numbers: dict[tuple[str, str, str], set[int]] = {}
+    for path in paths:
+        stem = _stem(path)
+        if stem["count"]:
+            key = str(PurePosixPath(path).parent), stem["word"], stem["count"]
+            numbers.setdefault(key, set()).add(int(stem["number"]))
+    for (folder, word, count), present in numbers.items():
+        absent = sorted({*range(int(count))} - present)
+        if absent:
+            raise UsageError(
+                f"{where}: {len(absent)} of {int(count)} Parquet files of '{word}' are missing in "
+                f"'{folder}', e.g. number {absent[0]:05d}; {advice}"
+            )
+
+
+def _read_card(root: Path, paths: Sequence[str], where: str, advice: str) -> dict[str, str]:
+    """Return the split of each shard that the card lists; empty: it lists none.
+
+    Raises:
+        UsageError: it cannot be read, lists several subsets or an unknown split, or a split has no
+            shards.
+    """
+    where = f"{where}: {CARD}"
+    if not (root / CARD).is_file():
+        return {}
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        configs = (metadata_load(root / CARD) or {}).get("configs") or []
+        data_files = _choose_subset(configs, where)
+        splits = [(item["split"], item["path"]) for item in data_files]
+        patterns = [(word, [path] if isinstance(path, str) else path) for word, path in splits]
+        found: dict[str, str] = {}
+        for word, globs in patterns:
+            split = read_split(str(word), where)
+            given = {
+                path.relative_to(root).as_posix() for glob in globs for path in root.glob(glob)
+            }
+            if not given & {*paths}:
+                raise UsageError(f"{where}: no Parquet file is {shown(globs, 200)}; {advice}")
+            found |= dict.fromkeys(given & {*paths}, split)
+    except UsageError:
+        raise
+    # The YAML may hold anything, and its parser raises errors of its own.
+    except Exception as error:
+        raise UsageError(
+            f"{where}: the data files that it lists cannot be read: {one_line(error)}; correct or "
+            "remove it"
+        ) from None
+    return found
+
+
+def _choose_subset(configs: Sequence[Mapping[str, Any]], where: str) -> Sequence[Mapping[str, Any]]:
+    """Return the data files of the only or the default subset; empty where it names no splits."""
+    default = [item for item in configs if item.get("default")] or [
+        item for item in configs if item["config_name"] == "default"
+    ]
+    if len(configs) > 1 and len(default) != 1:
+        names = [item["config_name"] for item in configs]
+        raise UsageError(
+            f"{where}: lists the subsets {shown(names, 200)} and none as the default; put the "
+            "Parquet files of one into a folder of its own, and name that as root"
+        )
+    for item in default or configs:
+        files: Any = item["data_files"]
+        return files if isinstance(files, list) and isinstance(files[0], dict) else []
+    return []
