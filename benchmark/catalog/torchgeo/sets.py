@@ -38,9 +38,9 @@ def _copernicus_eurosat(dataset: Any) -> list[tuple[str, str]]:
 
 
 def _one_hot(dataset: Any) -> list[int]:
-    import h5py
+    from torchgeo.datasets.utils import lazy_import
 
-    with h5py.File(hdf5_file(dataset), "r") as file:
+    with lazy_import("h5py").File(hdf5_file(dataset), "r") as file:
         labels: list[int] = file["label"][:].argmax(axis=1).tolist()
     return labels
 
