@@ -287,6 +287,10 @@ def _damaged(root: Path) -> None:
 
 SUBSETS = "configs:\n- config_name: a\n  data_files: x\n- config_name: b\n  data_files: y"
 NO_TEST = "configs:\n- config_name: a\n  data_files:\n  - split: test\n    path: data/test-*"
+TWICE = (
+    "configs:\n- config_name: a\n  data_files:\n  - split: train\n    path: '*'\n"
+    "  - split: test\n    path: x.parquet"
+)
 ODD_SPLIT = "configs:\n- config_name: a\n  data_files:\n  - split: extra\n    path: '*'"
 
 
@@ -310,6 +314,7 @@ ODD_SPLIT = "configs:\n- config_name: a\n  data_files:\n  - split: extra\n    pa
         (_files("x.parquet", card=SUBSETS), r"lists the subsets \['a', 'b'\] and none as the def"),
         (_files("x.parquet", card=NO_TEST), r"no Parquet file is \['data/test-\*'\]; run"),
         (_files("x.parquet", card=ODD_SPLIT), r"README.md: unknown split 'extra'; write train"),
+        (_files("x.parquet", card=TWICE), "'x.parquet' is in train and in test; correct the card"),
         (_files("x.parquet", card="configs: [1"), "data files that it lists cannot be read: "),
         (_files("x.parquet", card="configs: 7"), "data files that it lists cannot be read: "),
         (_two_images, r"the columns \['image', 'mask'\] hold images; write the data set with one"),
@@ -333,6 +338,12 @@ def test_what_cannot_be_used_is_one_line(
     with pytest.raises(UsageError, match=message) as caught:
         open_set(root)
     assert str(caught.value).startswith(f"[dataset] name = '{NAME}', root = '{root}'")
+
+
+def test_the_contract_can_be_checked_by_name(whole: Path) -> None:
+    assert all(item.is_ok for item in bm.check(NAME, settings={"root": str(whole)}))
+    with pytest.raises(UsageError, match="takes no settings; they are for own code"):
+        find_dataset(NAME, settings={"a": 1})
 
 
 def test_a_set_without_a_readable_image_says_why(tmp_path: Path) -> None:

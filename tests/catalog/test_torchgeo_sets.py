@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import pickle
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -361,11 +367,20 @@ def test_a_range_that_is_none_is_refused(roots: Callable[[str], Path]) -> None:
         open_named("EuroSAT", roots("EuroSAT"), value_range=[9.0, 1.0])
 
 
-def test_the_list_names_the_sources_without_torchgeo(capsys: pytest.CaptureFixture[str]) -> None:
-    assert invoke(["list", "datasets"]) == 0
-    out = capsys.readouterr().out
-    assert "torchgeo:NAME" in out
-    assert "package.module:attribute" in out
+def test_the_list_names_the_sources_without_torchgeo() -> None:
+    code = (
+        "import sys; from benchmark.catalog.datasets import find_dataset; "
+        "from benchmark.cli.commands import invoke; find_dataset('torchgeo:EuroSAT'); "
+        "find_dataset('hf-datasets:org/name'); invoke(['list', 'datasets']); "
+        "sys.exit('torchgeo' in sys.modules or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert (
+        f"torchgeo:NAME             public data sets of torchgeo: {', '.join(FORMS)}" in done.stdout
+    )
+    for form in ("hf-datasets:ORG/NAME", "package.module:attribute"):
+        assert form in done.stdout
 
 
 def test_the_contract_can_be_checked_by_name(
@@ -403,6 +418,39 @@ def test_prepare_downloads_whole_sets_with_checksums(
     assert len(rows_of(open_named("UCMerced", root))) == 24
     assert bm.prepare("torchgeo:UCMerced", root, progress=None) == root
     assert len(calls) == 3
+
+
+def test_torchgeos_own_download_is_unpacked_and_its_checksums_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchgeo.datasets import EuroSAT100
+
+    served = tmp_path / "served"
+    write_eurosat(served, "EuroSAT100", classes=("Forest", "River"))
+    archive = shutil.make_archive(str(served / "EuroSAT100"), "zip", served, "ds")
+    lists = {split: served / f"eurosat-100-{split}.txt" for split in ("train", "val", "test")}
+    monkeypatch.setattr(EuroSAT100, "split_md5s", {key: md5(path) for key, path in lists.items()})
+    with serving(served) as url:
+        monkeypatch.setattr(EuroSAT100, "url", url)
+        with pytest.raises(BenchmarkError, match=r"failed: RuntimeError: File not found or corr"):
+            bm.prepare("torchgeo:EuroSAT100", tmp_path / "new", progress=None)
+        monkeypatch.setattr(EuroSAT100, "md5", md5(Path(archive)))
+        root = bm.prepare("torchgeo:EuroSAT100", tmp_path / "new", progress=None)
+    assert len(rows_of(open_named("EuroSAT100", root))) == 16
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve a folder over HTTP on this machine; yields its address."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def test_a_failed_download_leaves_the_root_empty_and_says_so(

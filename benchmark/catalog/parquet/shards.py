@@ -154,6 +154,6 @@ def _choose_subset(configs: Sequence[Mapping[str, Any]], where: str) -> Sequence
             "Parquet files of one into a folder of its own, and name that as root"
         )
     for item in default or configs:
-        files: Any = item["data_files"]
+        files: Any = item.get("data_files")
         return files if isinstance(files, list) and isinstance(files[0], dict) else []
     return []

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 def download(named: Named, progress: Progress | None) -> Path:
     """Download and unpack a data set, with torchgeo's checksums, unless the root holds it.
 
-    Archives of an interrupted download are used again.
-
     Raises:
         UsageError: torchgeo does not download it, or the root is no folder.
         BenchmarkError: the download or the unpacking failed.
@@ -36,10 +34,9 @@ def download(named: Named, progress: Progress | None) -> Path:
     def fetch(folder: Path) -> None:
         from torchgeo.datasets.errors import DependencyNotFoundError
 
-        # torchgeo would take a folder that was unpacked in part for a whole one.
-        for item in folder.iterdir():
-            if item.is_dir():
-                shutil.rmtree(item)
+        # torchgeo would take what an interrupted download left for whole.
+        shutil.rmtree(folder)
+        folder.mkdir()
         # torchgeo prints; stdout is for the command's result.
         try:
             with redirect_stdout(sys.stderr):
