@@ -147,6 +147,21 @@ def test_splits_come_from_the_card_then_from_names_and_folders(tmp_path: Path) -
         assert sorted(found.values()) == ["test"] * 6 + ["train"] * 6 + ["val"] * 6
 
 
+def test_the_default_subset_of_a_card_is_read_and_a_card_without_splits_says_nothing(
+    tmp_path: Path,
+) -> None:
+    write_set(tmp_path)
+    write_shard(tmp_path / "other" / "train.parquet", rows_of(50, 6))
+    (tmp_path / "README.md").write_text(
+        CARD.replace("configs:", "configs:\n- config_name: other\n  data_files: other/*")
+    )
+    assert len(splits_of(open_set(tmp_path))) == 24
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: a\n  data_dir: b\n---\n")
+    with pytest.raises(UsageError, match="are in the folders"):
+        open_set(tmp_path)
+    assert len(splits_of(open_set(tmp_path / "data"))) == 24
+
+
 def test_missing_splits_are_drawn_and_equal_images_stay_together(tmp_path: Path) -> None:
     rows = rows_of(0, 30)
     for name in rows:

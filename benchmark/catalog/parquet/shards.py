@@ -119,18 +119,19 @@ def _read_card(root: Path, paths: Sequence[str], where: str, advice: str) -> dic
 
     try:
         configs = (metadata_load(root / CARD) or {}).get("configs") or []
-        data_files = _choose_subset(configs, where)
-        splits = [(item["split"], item["path"]) for item in data_files]
-        patterns = [(word, [path] if isinstance(path, str) else path) for word, path in splits]
         found: dict[str, str] = {}
-        for word, globs in patterns:
-            split = read_split(str(word), where)
-            given = {
-                path.relative_to(root).as_posix() for glob in globs for path in root.glob(glob)
-            }
-            if not given & {*paths}:
+        for item in _choose_subset(configs, where):
+            split, globs = read_split(str(item["split"]), where), item["path"]
+            globs = [globs] if isinstance(globs, str) else globs
+            given = [path.relative_to(root).as_posix() for it in globs for path in root.glob(it)]
+            shards = {*given} & {*paths}
+            if not shards:
                 raise UsageError(f"{where}: no Parquet file is {shown(globs, 200)}; {advice}")
-            found |= dict.fromkeys(given & {*paths}, split)
+            for path in sorted(shards):
+                if found.setdefault(path, split) != split:
+                    raise UsageError(
+                        f"{where}: '{path}' is in {found[path]} and in {split}; correct the card"
+                    )
     except UsageError:
         raise
     # The YAML may hold anything, and its parser raises errors of its own.
@@ -144,16 +145,15 @@ def _read_card(root: Path, paths: Sequence[str], where: str, advice: str) -> dic
 
 def _choose_subset(configs: Sequence[Mapping[str, Any]], where: str) -> Sequence[Mapping[str, Any]]:
     """Return the data files of the only or the default subset; empty where it names no splits."""
-    default = [item for item in configs if item.get("default")] or [
-        item for item in configs if item["config_name"] == "default"
-    ]
-    if len(configs) > 1 and len(default) != 1:
+    chosen = list(configs)
+    if len(configs) > 1:
+        marked = [item for item in configs if item.get("default")]
+        chosen = marked or [item for item in configs if item["config_name"] == "default"]
+    if len(configs) and len(chosen) != 1:
         names = [item["config_name"] for item in configs]
         raise UsageError(
             f"{where}: lists the subsets {shown(names, 200)} and none as the default; put the "
             "Parquet files of one into a folder of its own, and name that as root"
         )
-    for item in default or configs:
-        files: Any = item.get("data_files")
-        return files if isinstance(files, list) and isinstance(files[0], dict) else []
-    return []
+    files: Any = chosen[0].get("data_files") if chosen else None
+    return files if isinstance(files, list) and isinstance(files[0], dict) else []
