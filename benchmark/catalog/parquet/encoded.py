@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from benchmark.catalog.folder.decoding import ImageError
 
@@ -62,8 +64,9 @@ def digest_rows(path: Path, column: str, num_rows: int) -> list[str | None]:
     ]
 
 
-def write_image(data: bytes | None, folder: Path) -> Path:
-    """Write an encoded image to a file, whose suffix says how it is decoded.
+@contextmanager
+def as_file(data: bytes | None) -> Iterator[Path]:
+    """Yield a temporary file with an encoded image, whose suffix says how it is decoded.
 
     Raises:
         ImageError: there is none, or it is not PNG, JPEG or TIFF.
@@ -73,6 +76,7 @@ def write_image(data: bytes | None, folder: Path) -> Path:
     suffix = next((text for start, text in _SUFFIXES.items() if data.startswith(start)), None)
     if suffix is None:
         raise ImageError(f"is not PNG, JPEG or TIFF: it begins with {data[:12]!r}")
-    path = folder / f"image{suffix}"
-    path.write_bytes(data)
-    return path
+    with NamedTemporaryFile(prefix="benchmark-", suffix=suffix) as file:
+        file.write(data)
+        file.flush()
+        yield Path(file.name)

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmark.catalog.folder.assignment import complete_splits, similar_notes, sort_classes
 from benchmark.catalog.folder.decoding import ImageError, decode
@@ -70,24 +69,30 @@ class ParquetSource(ListedSource):
                 images |= _read_rows(self.root, shard, self.column, sorted(rows))
             except Exception as error:  # pyarrow raises many types on damaged files
                 damaged[shard] = f"cannot be read: {one_line(error)}"
-        with TemporaryDirectory() as folder:
-            read_one = partial(self._read_one, images, damaged, Path(folder))
-            return read_images(names, shape, read_one)
+        return read_images(names, shape, partial(self._read_one, images, damaged))
 
     def _read_one(
-        self,
-        images: Mapping[str, bytes | None],
-        damaged: Mapping[str, str],
-        folder: Path,
-        name: str,
+        self, images: Mapping[str, bytes | None], damaged: Mapping[str, str], name: str
     ) -> NDArray[np.uint8]:
         shard, row = _place_of(name)
         if shard in damaged:
             raise Unusable(str(self.root / shard), damaged[shard])
         try:
-            return self.reader.read(encoded.write_image(images[name], folder))
+            with encoded.as_file(images[name]) as path:
+                return self.reader.read(path)
         except ImageError as error:
             raise Unusable(f"{self.root / shard} row {row}", str(error)) from None
+
+
+class _Labelled(NamedTuple):
+    """The rows of all shards."""
+
+    columns: Columns
+    num_rows: dict[str, int]
+    """By shard."""
+    split_of: dict[str, str]
+    class_of: dict[str, str]
+    """By ``patch_id``, sorted."""
 
 
 def open_parquet(name: str, how: str, config: DatasetConfig) -> ParquetSource:
@@ -115,52 +120,66 @@ def open_parquet(name: str, how: str, config: DatasetConfig) -> ParquetSource:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise UsageError(f"{where}: {what}; {how}")
-    shards = list_shards(root, where, how)
-    opened = {
-        shard.path: open_shard(root / shard.path, f"{where}: '{shard.path}'", how)
-        for shard in shards
-    }
-    columns = _check_alike({path: found for path, (found, _) in opened.items()}, where)
-    split_of: dict[str, str] = {}
-    class_of: dict[str, str] = {}
-    for shard in shards:
-        for row, label in enumerate(opened[shard.path][1]):
-            class_of[_name_of(shard.path, row)] = label
-            split_of[_name_of(shard.path, row)] = shard.split or "train"
+    columns, num_rows, split_of, class_of = _label_rows(root, where, how)
     # Equal images matter where splits are drawn; to find them, all images are read once.
     is_drawn = {*split_of.values()} != {"train", "val", "test"}
     content_of: dict[str, str | None] = dict.fromkeys(class_of)
     if is_drawn:
-        content_of = _digest_images(root, opened, columns.image, where, how)
+        content_of = _digest_images(root, num_rows, columns.image, where, how)
     groups = group_duplicates(content_of, class_of)
     split_of, notes = complete_splits(split_of, class_of, groups, config, where)
     advice = ("add images with another label", how)
     notes += check_classes(split_of, class_of, where=where, advice=advice)
     notes += duplicate_notes(groups, split_of, class_of)
-    notes += similar_notes({*class_of.values()})
-    names = columns.names or sort_classes({*class_of.values()})
-    classes = tuple(item for item in names if item in {*class_of.values()})
-    if absent := [item for item in names if item not in classes]:
+    present = {*class_of.values()}
+    notes += similar_notes(present)
+    known = columns.names or sort_classes(present)
+    classes = tuple(item for item in known if item in present)
+    if absent := [item for item in known if item not in present]:
         notes.append(f"Classes without images: {', '.join(absent)}.")
-    facts, unreadable = _examine(root, opened, columns.image)
+    facts, unreadable = _examine(root, num_rows, columns.image)
     if len(facts) < len(class_of):
         notes.append(
             f"Of {len(class_of):,} images {len(facts)} were examined for their type, bands and "
             "nodata; the others are read like these."
         )
-    read = open_reader(facts, unreadable, config, where=where)
+    opened = open_reader(facts, unreadable, config, where=where)
     rows = {item: Row(split, None, None, 0) for item, split in split_of.items()}
-    file_digests = digest_files([root / shard.path for shard in shards])
-    digest_of = {item: file_digests[root / _place_of(item)[0]] for item in rows}
-    more = [columns.image, columns.label, *read.marks]
+    digests = digest_files(root / shard for shard in num_rows)
+    digest_of = {item: digests[root / _place_of(item)[0]] for item in rows}
+    more = [columns.image, columns.label, *opened.marks]
     return ParquetSource(
         classes=classes,
         candidates=tabulate(rows, class_of, classes),
-        notes=(*notes, *read.notes),
+        notes=(*notes, *opened.notes),
         content_digest=digest_rows(rows, class_of, digest_of, classes=classes, more=more),
         root=root,
         column=columns.image,
-        reader=read.reader,
+        reader=opened.reader,
+    )
+
+
+def _label_rows(root: Path, where: str, how: str) -> _Labelled:
+    """Return split and class of each row, read from all shards; without a split it is train.
+
+    Raises:
+        UsageError: as ``open_parquet``.
+    """
+    columns: dict[str, Columns] = {}
+    num_rows: dict[str, int] = {}
+    given: dict[str, tuple[str, str]] = {}
+    for shard in list_shards(root, where, how):
+        path = shard.path
+        columns[path], labels = open_shard(root / path, f"{where}: '{path}'", how)
+        num_rows[path] = len(labels)
+        split = shard.split or "train"
+        given |= {_name_of(path, row): (split, label) for row, label in enumerate(labels)}
+    names = sorted(given)
+    return _Labelled(
+        _check_alike(columns, where),
+        num_rows,
+        {name: given[name][0] for name in names},
+        {name: given[name][1] for name in names},
     )
 
 
@@ -197,17 +216,13 @@ def _check_alike(found: Mapping[str, Columns], where: str) -> Columns:
 
 
 def _digest_images(
-    root: Path,
-    opened: Mapping[str, tuple[Columns, list[str]]],
-    column: str,
-    where: str,
-    how: str,
+    root: Path, num_rows: Mapping[str, int], column: str, where: str, how: str
 ) -> dict[str, str | None]:
     """Return the digest of each image's encoded bytes by its ``patch_id``."""
     found: dict[str, str | None] = {}
-    for shard, (_, labels) in opened.items():
+    for shard, count in num_rows.items():
         try:
-            digests = encoded.digest_rows(root / shard, column, len(labels))
+            digests = encoded.digest_rows(root / shard, column, count)
         except Exception as error:  # pyarrow raises many types on damaged files
             raise UsageError(
                 f"{where}: '{shard}' is damaged: {one_line(error)}; remove it, and {how}"
@@ -216,24 +231,21 @@ def _digest_images(
     return found
 
 
-def _examine(
-    root: Path, opened: Mapping[str, tuple[Columns, list[str]]], column: str
-) -> tuple[dict[str, Facts], str]:
+def _examine(root: Path, num_rows: Mapping[str, int], column: str) -> tuple[dict[str, Facts], str]:
     """Return facts on some images by their ``patch_id``, and why the first of others has none."""
     facts: dict[str, Facts] = {}
     reasons = []
-    filled = [shard for shard, (_, labels) in opened.items() if labels]
-    with TemporaryDirectory() as folder:
-        for shard in filled[:: -(-len(filled) // MAX_SHARDS)]:
-            rows = range(min(MAX_FIRST, len(opened[shard][1])))
+    filled = [shard for shard, count in num_rows.items() if count]
+    for shard in filled[:: -(-len(filled) // MAX_SHARDS)]:
+        try:
+            images = _read_rows(root, shard, column, range(min(MAX_FIRST, num_rows[shard])))
+        except Exception as error:  # pyarrow raises many types on damaged files
+            reasons.append(f"'{shard}' cannot be read: {one_line(error)}")
+            continue
+        for name, data in images.items():
             try:
-                images = _read_rows(root, shard, column, rows)
-            except Exception as error:  # pyarrow raises many types on damaged files
-                reasons.append(f"'{shard}' cannot be read: {one_line(error)}")
-                continue
-            for name, data in images.items():
-                try:
-                    facts[name] = describe(decode(encoded.write_image(data, Path(folder))))
-                except ImageError as error:
-                    reasons.append(f"'{name}' {error}")
+                with encoded.as_file(data) as path:
+                    facts[name] = describe(decode(path))
+            except ImageError as error:
+                reasons.append(f"'{name}' {error}")
     return facts, reasons[0] if reasons else "there are none"
