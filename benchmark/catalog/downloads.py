@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,8 @@ def download_whole(root: Path, fetch: Callable[[Path], None], *, where: str) -> 
 
     Args:
         root: made if it does not exist.
-        fetch: downloads into the folder that it is given, which keeps what an interrupted
-            download left.
+        fetch: downloads into the folder that it is given, which is empty: what an interrupted
+            download left may be cut, or of another version.
         where: start of each message.
 
     Raises:
@@ -28,7 +29,9 @@ def download_whole(root: Path, fetch: Callable[[Path], None], *, where: str) -> 
         raise UsageError(f"--root {root}: is a file; name a folder")
     unfinished = root / UNFINISHED
     try:
-        unfinished.mkdir(parents=True, exist_ok=True)
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(parents=True)
         fetch(unfinished)
         for item in unfinished.iterdir():
             item.replace(root / item.name)

@@ -386,7 +386,7 @@ def test_prepare_fetches_once_and_whole(
     def fetch(repo: str, *, revision: str | None, local_dir: Path, **given: Any) -> None:
         calls.append((repo, revision, given["repo_type"]))
         if len(calls) == 1:
-            write_shard(local_dir / "data" / "train-00000-of-00002.parquet", rows_of(0, 6))
+            write_shard(local_dir / "data" / "train-00007-of-00008.parquet", rows_of(0, 6))
             raise OSError("the server stopped")
         write_set(local_dir)
 

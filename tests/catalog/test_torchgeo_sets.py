@@ -330,6 +330,7 @@ def test_what_is_absent_or_incomplete_is_one_line(
     ("name", "message"),
     [
         ("EuroSta", r"torchgeo has no data set 'EuroSta'\. Did you mean 'EuroSAT'"),
+        ("eurosat", r"torchgeo has no data set 'eurosat'\. Did you mean 'EuroSAT'"),
         ("LoveDA", "torchgeo's LoveDA is no set of images with one label each; those are: ADVANCE"),
         ("", r"torchgeo has no data set ''\. Known: ADVANCE"),
         ("NonGeoDataset", "is no set of images with one label each"),

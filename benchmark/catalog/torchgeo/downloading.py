@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -34,9 +33,6 @@ def download(named: Named, progress: Progress | None) -> Path:
     def fetch(folder: Path) -> None:
         from torchgeo.datasets.errors import DependencyNotFoundError
 
-        # torchgeo would take what an interrupted download left for whole.
-        shutil.rmtree(folder)
-        folder.mkdir()
         # torchgeo prints; stdout is for the command's result.
         try:
             with redirect_stdout(sys.stderr):
