@@ -142,7 +142,9 @@ def test_splits_come_from_the_card_then_from_names_and_folders(tmp_path: Path) -
         write_shard(tmp_path / "c" / place, rows_of(0, 6))
     for place in ("train.parquet", "val_0.parquet", "test-1.parquet"):
         write_shard(tmp_path / "d" / place, rows_of(0, 6))
-    for letter in "cd":
+    for place in ("name-train-00000-of-00001", "my_test_file", "validation1"):
+        write_shard(tmp_path / "e" / "test" / f"{place}.parquet", rows_of(0, 6))
+    for letter in "cde":
         found = splits_of(open_set(tmp_path / letter))
         assert sorted(found.values()) == ["test"] * 6 + ["train"] * 6 + ["val"] * 6
 
@@ -321,6 +323,8 @@ ODD_SPLIT = "configs:\n- config_name: a\n  data_files:\n  - split: extra\n    pa
             "1 of 3 Parquet files of 'train' are missing in 'data', e.g. number 00001; run",
         ),
         (_files("train.parquet", "tset.parquet"), "'tset.parquet': unknown split 'tset'; write tr"),
+        (_files("train_test.parquet", "val.parquet"), "unknown split 'train_test'; write train, v"),
+        (_files("default/partial-train/0000.parquet"), "the hub converted in part; fetch the data"),
         (_files("good.parquet", "bad.parquet"), "'bad.parquet': unknown split 'bad'"),
         (
             _files("rgb/train.parquet", "all/train.parquet"),

@@ -20,6 +20,11 @@ _STEM = re.compile(
 """Of a shard, e.g. ``train-00000-of-00003``, ``train_2``, ``0000``."""
 
 
+_WORD = re.compile("[a-z]+")
+_PARTIAL = "partial-"
+"""Begins the folders of splits that the hub converted in part."""
+
+
 class Shard(NamedTuple):
     """One Parquet file of a data set."""
 
@@ -32,8 +37,9 @@ class Shard(NamedTuple):
 def list_shards(root: Path, where: str, advice: str) -> list[Shard]:
     """Return the shards of a data set, sorted by path.
 
-    The splits are those that the card lists, else those that the names of the shards or of their
-    folders say: ``data/validation-00000-of-00002.parquet``, ``test.parquet``, ``train/0.parquet``.
+    The splits are those that the card lists, else, as on the hub, those that words in the names of
+    the shards or the names of their folders say: ``data/validation-00000-of-00002.parquet``,
+    ``my_test.parquet``, ``train/0.parquet``.
 
     Args:
         root: the data set's folder.
@@ -52,22 +58,25 @@ def list_shards(root: Path, where: str, advice: str) -> list[Shard]:
     _check_whole(listed or paths, where, advice)
     if listed:
         return [Shard(path, listed[path]) for path in sorted(listed)]
+    for path in paths:
+        if any(part.startswith(_PARTIAL) for part in PurePosixPath(path).parts):
+            raise UsageError(
+                f"{where}: '{path}' is of a split that the hub converted in part; fetch the data "
+                "set's own Parquet files"
+            )
     folders = sorted({_folder_of(path) for path in paths})
     if len(folders) > 1:
         raise UsageError(
             f"{where}: its Parquet files are in the folders {shown(folders, 200)}; name the one "
             "that holds your data set as root"
         )
-    words = {path: _words_of(path) for path in paths}
-    known = {
-        path: next((item for item in given if item.casefold() in SPLIT_WORDS), None)
-        for path, given in words.items()
-    }
-    if not any(known.values()) and len({given[0] for given in words.values()}) == 1:
+    splits = {path: _split_of(path) for path in paths}
+    words = {path: _stem(path)["word"] or PurePosixPath(path).parent.name for path in paths}
+    if not any(splits.values()) and len({*words.values()}) == 1:
         return [Shard(path, None) for path in paths]
     return [
-        Shard(path, read_split(known[path] or words[path][0], f"{where}: '{path}'"))
-        for path in paths
+        Shard(path, split or read_split(words[path], f"{where}: '{path}'"))
+        for path, split in splits.items()
     ]
 
 
@@ -77,9 +86,13 @@ def _stem(path: str) -> Mapping[str, str]:
     return found.groupdict(default="")
 
 
-def _words_of(path: str) -> list[str]:
-    """Return the words that may be a split: of the name, then of the folders from the inner one."""
-    return [_stem(path)["word"], *reversed(PurePosixPath(path).parts[:-1])]
+def _split_of(path: str) -> str | None:
+    """Return the split that a word of the name says, else the innermost folder; None: none does."""
+    *folders, name = PurePosixPath(path.casefold()).parts
+    found = {SPLIT_WORDS[word] for word in _WORD.findall(name) if word in SPLIT_WORDS}
+    if found:
+        return found.pop() if len(found) == 1 else None
+    return next((SPLIT_WORDS[folder] for folder in folders[::-1] if folder in SPLIT_WORDS), None)
 
 
 def _folder_of(path: str) -> str:
