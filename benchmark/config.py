@@ -24,7 +24,6 @@ from benchmark.fields import (
     FilePathText,
     Fraction,
     Gpus,
-    Layer,
     Name,
     Names,
     Norm,
@@ -46,6 +45,7 @@ from benchmark.fields import (
     read_experiment_file,
     refuse_duplicates,
 )
+from benchmark.options import BackboneOptions, HeadOptions, OwnOptions
 from benchmark.problems import NAMED, check_regions, first_problem, options_place
 from benchmark.section import Origin, Section, describe, settings_table
 
@@ -99,43 +99,6 @@ class DatasetConfig(Section):
     """Keyword arguments of a reader of your own."""
 
     _range_of_floats = field_validator("value_range", mode="before")(finite_floats)
-
-
-class BackboneOptions(Section):
-    """``[backbone."NAME"]``: options of one backbone of the list."""
-
-    model: BackboneName | None = None
-    """The model, if NAME is a name of your own, or the folder's present place, if NAME is
-    ``hf:FOLDER``; unset: NAME is the model's."""
-    image_size: Side | None = None
-    """Side in px to which whole patches are resized; unset: as its weights were trained."""
-    pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
-    """Source of the embedding: mean over tokens or positions, class token, both concatenated
-    (class token first), or the output of the model's own pooler. Networks of timm pool in their
-    own way if neither ``pooling`` nor ``layer`` is set; their mean leaves out the class token."""
-    layer: Layer = -1
-    """Hidden layer (block, or stage of a convolutional network) from the end; -1 is the last."""
-    bands: Annotated[Names, Field(min_length=1)] | None = None
-    """Input bands, in order; unset: the backbone's own."""
-    trust_remote_code: bool = False
-    """Whether Python code from a checkpoint may run."""
-    settings: OwnSettings = Field(default={})
-    """Keyword arguments of a function of your own."""
-
-    _bands_differ = field_validator("bands")(refuse_duplicates)
-
-    @model_validator(mode="after")
-    def _pooler_follows_the_last_layer(self) -> BackboneOptions:
-        if self.pooling == "pooler" and self.layer != -1:
-            raise ValueError("the pooler takes the last hidden state: remove layer or pooling")
-        return self
-
-
-class OwnOptions(Section):
-    """``[head."NAME"]``, ``[metric."NAME"]``: options of own code."""
-
-    settings: OwnSettings = Field(default={})
-    """Keyword arguments of its function."""
 
 
 class EmbedConfig(Section):
@@ -287,7 +250,7 @@ class Experiment(Section):
     """Folder or URI (``s3://...``) where everything computed is kept."""
     backbone: Annotated[Mapping[BackboneName, BackboneOptions], Field(max_length=1000)] = {}
     """Options of backbones, by name."""
-    head: Annotated[Mapping[Name, OwnOptions], Field(max_length=1000)] = {}
+    head: Annotated[Mapping[Name, HeadOptions], Field(max_length=1000)] = {}
     """Options of heads of your own, by name."""
     metric: Annotated[Mapping[Name, OwnOptions], Field(max_length=1000)] = {}
     """Options of metrics of your own, by name."""

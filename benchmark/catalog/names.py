@@ -111,6 +111,7 @@ def resolve_heads(experiment: Experiment, *, where: str = "") -> tuple[Head, ...
             where=where,
             folders=folders,
             settings=options[name].settings if name in options else None,
+            search=options[name].search if name in options else None,
         )
         for name in experiment.heads
     )

@@ -18,8 +18,9 @@ from benchmark.catalog.own.lookup import FORM, GROUPS, find_entry, more_names
 from benchmark.catalog.own.making import KINDS, Kind
 from benchmark.catalog.own.source import parse, search_folders
 from benchmark.catalog.torchgeo.models import RCF, TORCHGEO_PREFIX
-from benchmark.config import BackboneOptions, DatasetConfig, build
+from benchmark.config import DatasetConfig, build
 from benchmark.errors import UsageError, did_you_mean
+from benchmark.options import BackboneOptions
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry
