@@ -56,8 +56,9 @@ class DatasetConfig(Section):
     """``[dataset]``: the patches to classify, and how they are sampled."""
 
     name: Name
-    """How the data are read: ``folder`` (images in one folder per class), or ``chesapeake`` or
-    ``synthetic`` (scenes with label rasters); see ``benchmark list datasets``."""
+    """How the data are read: ``folder`` (images in one folder per class), ``chesapeake`` or
+    ``synthetic`` (scenes with label rasters), or a public data set, ``torchgeo:NAME`` or
+    ``hf-datasets:ORG/NAME``; see ``benchmark list datasets``."""
     root: PathText
     """Folder of the data."""
     patch_size: Side = 128
@@ -99,9 +100,11 @@ class DatasetConfig(Section):
     """Level of the folders that are the classes of an image folder; 1: those in the root. Unset:
     the first level, or the second below folders called train, val and test."""
     bands: Names | None = None
-    """Names of an image folder's bands, if its files do not define them."""
+    """Names of the images' bands, if the files do not define them; of a ``torchgeo:`` set, the
+    bands that are kept, in order."""
     value_range: tuple[PixelValue, PixelValue] | None = None
-    """Pixel values that are mapped to 0 and 255, for images that are not uint8."""
+    """Pixel values that are mapped to 0 and 255, for images that are not uint8; unset, bands of a
+    ``torchgeo:`` set are mapped from their 1st to 99th percentile on train."""
     settings: OwnSettings = Field(default={})
     """Keyword arguments of a reader of your own."""
 

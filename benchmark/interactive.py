@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from benchmark import api
 from benchmark.arguments import check_type, path_text, refuse
 from benchmark.bars import progress_of
-from benchmark.catalog.datasets import DATASETS
+from benchmark.catalog.datasets import find_dataset
 from benchmark.config import Experiment
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.frames import read_scores
@@ -297,7 +297,7 @@ def prepare(
     options = {key: value for key, value in given.items() if value is not None}
     for key, value in options.items():
         check_type(f"prepare: {key}", value, Integral, "give a number")
-    entry = DATASETS.get(dataset, where="prepare")
+    entry = find_dataset(dataset, where="prepare")
     if entry.prepare is None:
         raise UsageError(f"prepare: the data set '{dataset}' is your own data and needs no prepare")
     if options and dataset != "synthetic":

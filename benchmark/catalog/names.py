@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.catalog.backbones import find_backbone
-from benchmark.catalog.datasets import DATASETS
+from benchmark.catalog.datasets import find_dataset
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.huggingface.resolve import PREFIX
 from benchmark.catalog.metrics import METRICS
@@ -143,8 +143,7 @@ def resolve_dataset(experiment: Experiment, *, where: str = "") -> Dataset:
         UsageError: its name or a setting is wrong.
     """
     config = experiment.dataset
-    return find_entry(
-        DATASETS,
+    return find_dataset(
         config.name,
         where=where,
         folders=search_folders(experiment.path),
