@@ -51,7 +51,9 @@ def describe(
 @app.command()
 def footprints(
     experiment: ExperimentArg,
-    out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="The GeoParquet file.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="GeoParquet (.parquet) or GeoPackage (.gpkg).")
+    ],
     cell: Annotated[
         str | None,
         typer.Option(

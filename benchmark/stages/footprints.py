@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 CRS = "EPSG:4326"
 COLUMNS = ("patch_id", "label", "split", "region", "scene", "row", "col", "lon", "lat", "purity")
-SUFFIX = ".parquet"
+SUFFIXES = (".parquet", ".gpkg")
+"""GeoParquet, and GeoPackage for programs that do not read it."""
 
 
 def read_footprints(context: Context, cell: Cell | None = None) -> gpd.GeoDataFrame:
@@ -129,14 +130,15 @@ def _find_leader(context: Context) -> Cell | None:
 
 
 def check_path(path: str | Path) -> Path:
-    """Return the path of a GeoParquet file.
+    """Return the path of a GeoParquet or GeoPackage file.
 
     Raises:
         UsageError: its name has another ending, or it is a folder.
     """
     target = Path(path)
-    if target.suffix != SUFFIX or target.is_dir():
-        raise UsageError(f"footprints: {shown(str(path))} is no name of a file *{SUFFIX}; give one")
+    if target.suffix not in SUFFIXES or target.is_dir():
+        names = " or ".join(f"*{suffix}" for suffix in SUFFIXES)
+        raise UsageError(f"footprints: {shown(str(path))} is no name of a file {names}; give one")
     return target
 
 
@@ -153,18 +155,23 @@ def summarise(frame: gpd.GeoDataFrame) -> dict[str, Any]:
 
 
 def write_footprints(frame: gpd.GeoDataFrame, path: str | Path) -> Path:
-    """Write a frame of shapes as GeoParquet 1.1, whole or not at all.
+    """Write a frame of shapes as GeoParquet 1.1 or as GeoPackage, whole or not at all.
 
     Raises:
-        UsageError: the path does not end in ``.parquet`` or cannot be written.
+        UsageError: the path has another ending, or cannot be written.
     """
     target = check_path(path)
-    part = target.with_name(f".{target.name}.part")
+    part = target.with_name(f".part-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # The column of bounding boxes lets readers skip rows outside a view.
-            frame.to_parquet(part, index=False, schema_version="1.1.0", write_covering_bbox=True)
+            if target.suffix == ".gpkg":
+                frame.to_file(part, driver="GPKG", layer="footprints", index=False)
+            else:
+                # The column of bounding boxes lets readers skip rows outside a view.
+                frame.to_parquet(
+                    part, index=False, schema_version="1.1.0", write_covering_bbox=True
+                )
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)

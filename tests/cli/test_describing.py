@@ -70,9 +70,11 @@ def test_footprints_before_a_run_say_so(toml, call):
 
 
 def test_footprints_refuse_another_ending_before_they_begin(toml, call, tmp_path, capsys):
-    assert invoke(["footprints", str(toml), "--out", "map.gpkg"]) == 2
+    assert invoke(["footprints", str(toml), "--out", "map.shp"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "benchmark: footprints: 'map.gpkg' is no name of a file *.parquet; give one"
+    assert line == (
+        "benchmark: footprints: 'map.shp' is no name of a file *.parquet or *.gpkg; give one"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

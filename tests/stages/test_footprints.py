@@ -7,6 +7,7 @@ import json
 import geopandas as gpd
 import numpy as np
 import pyarrow.parquet as pq
+import pyogrio
 import pytest
 
 from benchmark.catalog.heads import HEADS
@@ -120,6 +121,23 @@ def test_the_file_is_geoparquet_and_opens_unchanged(scored, tmp_path):
     assert [item.name for item in path.parent.iterdir()] == ["map.parquet"]
 
 
+def test_a_geopackage_holds_the_same_and_gdal_reads_it(scored, tmp_path):
+    frame = read_footprints(scored, find_cell(scored))
+    path = write_footprints(frame, tmp_path / "map.gpkg")
+    again = gpd.read_file(path)
+    assert again.crs == "EPSG:4326"
+    assert again.geom_equals_exact(frame, 1e-9).all()
+    assert again.columns.tolist() == frame.columns.tolist()
+    for name in ("patch_id", "class_name", "predicted", "is_error", "label"):
+        assert again[name].isna().equals(frame[name].isna())
+        known = frame[name].notna()
+        assert again[name][known].tolist() == frame[name][known].tolist()
+    (layer, kind), *others = pyogrio.list_layers(path)
+    assert (layer, kind, others) == ("footprints", "Polygon", [])
+    assert pyogrio.read_info(path)["features"] == len(frame)
+    assert [item.name for item in tmp_path.iterdir()] == ["map.gpkg"]
+
+
 def test_a_cell_that_is_unknown_or_not_complete_is_one_line(scored):
     with pytest.raises(UsageError, match=r"small\.toml: there is no cell 'mean_color/kn'; give"):
         find_cell(scored, "mean_color/kn")
@@ -130,7 +148,7 @@ def test_a_cell_that_is_unknown_or_not_complete_is_one_line(scored):
 @pytest.mark.parametrize("name", ["map.json", "map", "folder.parquet"])
 def test_a_name_that_is_no_parquet_file_is_refused(tmp_path, name):
     (tmp_path / "folder.parquet").mkdir()
-    with pytest.raises(UsageError, match=r"footprints: '.*' is no name of a file \*\.parquet"):
+    with pytest.raises(UsageError, match=r"footprints: '.*' is no name of a file \*\.parquet or"):
         check_path(tmp_path / name)
 
 
