@@ -53,7 +53,7 @@ def choose(name: str, num_patches: int) -> None:
     began = time.perf_counter()
     with recall(backbone, default, pixels.shape[1:]) as (memory, _):
         calibration = Calibration(embedder, pixels, memory)
-        plan = calibration.plan(Asked(), num_patches, num_in_all=2 * num_patches, may_compile=True)
+        plan = calibration.plan(Asked(), num_patches, num_in_all=2 * num_patches, is_network=True)
     seconds = time.perf_counter() - began
     print(json.dumps({"plan": plan.to_json(), "seconds": seconds}))
 

@@ -140,7 +140,7 @@ def measure_device(
         began = time.perf_counter()
         chosen = Calibration(
             Embedder(backbone, BANDS, plan_device(device=device)), parts[0], Memory(None)
-        ).plan(Asked(), 1_000_000, num_in_all=1_000_000, may_compile=True)
+        ).plan(Asked(), 1_000_000, num_in_all=1_000_000, is_network=True)
         print(
             f"{name}: calibration for a million patches took {time.perf_counter() - began:.1f} s: "
             f"{chosen.precision}, compiled {chosen.is_compiled}, channels-last "

@@ -48,7 +48,7 @@ TRIAL_S = 0.3
 """Longest time to measure one mode, unless two batches take longer."""
 TRIAL_SHARE = 0.01
 """Share of the expected time to measure one mode."""
-BETTER = 1.05
+BETTER, BETTER_ON_GPU = 1.05, 1.02
 """Speed-up over the default from which a mode is preferred; less is noise."""
 WORTH_CHANGING = 1.02
 """Speed-up in total time from which a compiled model is used."""
@@ -185,7 +185,7 @@ class Calibration:
         self._trial_s = 0.0
 
     def plan(
-        self, asked: Asked, num_patches: int, *, num_in_all: int, may_compile: bool
+        self, asked: Asked, num_patches: int, *, num_in_all: int, is_network: bool
     ) -> DevicePlan:
         """Return the best mode for ``num_patches`` more patches, and switch the embedder to it.
 
@@ -193,7 +193,7 @@ class Calibration:
             asked: the user's settings, which are never changed.
             num_patches: number of patches that this process will embed.
             num_in_all: number of patches that all processes will embed.
-            may_compile: whether the backbone is a network that can be compiled.
+            is_network: whether the backbone is a network, which can be compiled and cast.
         """
         default = self._embedder.plan
         smallest = 1 if default.device != "cpu" else default.batch_size
@@ -202,13 +202,8 @@ class Calibration:
         few = f"{default.reason}; {num_in_all:,} patches are too few for a calibration"
         if num_in_all < MIN_PATCHES and default.precision == "float32":
             return self._end(default, few)
-        first = self._try(default)
-        if first.problem and asked.precision is None:
-            first = self._try(replace(default, precision="float32"))
-            default = first.plan
-        elif first.patches_per_s and first.problem:
-            logger.warning("%s: %s, but was requested", self._embedder.name, first.problem)
-            first = replace(first, problem="")
+        first = self._first(default, asked, is_network=is_network)
+        default = first.plan
         expected_s = first.seconds(num_patches)
         if num_in_all < MIN_PATCHES or expected_s < WORTH_S:
             return self._end(default, few)
@@ -221,7 +216,7 @@ class Calibration:
         best = self._sweep(first, asked, num_patches)
         num_usable = sum(not trial.problem for trial in self._memory.trials)
         reason = f"the best of {num_usable} modes at {best.patches_per_s:.1f} patches/s"
-        if may_compile and asked.is_compiled is None:
+        if is_network and asked.is_compiled is None:
             best, verdict = self._weigh(best, num_patches, smallest)
             reason = f"{reason if not best.plan.is_compiled else _name(best.plan)}; {verdict}"
         return self._end(best.plan, reason)
@@ -238,9 +233,26 @@ class Calibration:
             self._memory.add(replace(known, setup_s=time.perf_counter() - began))
         return self._embedder.plan
 
+    def _first(self, default: DevicePlan, asked: Asked, *, is_network: bool) -> Trial:
+        """Return the first usable precision: cast weights on a GPU, autocast, then float32."""
+        plans = [default]
+        if default.precision == "bfloat16" and default.device != "cpu" and is_network:
+            plans.insert(0, replace(default, is_cast=True))
+        if default.precision == "bfloat16" and asked.precision is None:
+            plans.append(replace(default, precision="float32"))
+        for plan in plans:
+            trial = self._try(plan)
+            if not trial.problem:
+                return trial
+        if trial.patches_per_s and asked.precision is not None:
+            logger.warning("%s: %s, but was requested", self._embedder.name, trial.problem)
+            trial = replace(trial, problem="")
+        return trial
+
     def _sweep(self, first: Trial, asked: Asked, num_patches: int) -> Trial:
         """Return the fastest of the uncompiled modes that can be measured in time."""
         best = first
+        better = BETTER if first.plan.device == "cpu" else BETTER_ON_GPU
         end = time.perf_counter() + SHARE * first.seconds(num_patches)
 
         def look(plan: DevicePlan) -> bool:
@@ -248,7 +260,7 @@ class Calibration:
             known = self._memory.find(plan)
             if known is None and time.perf_counter() < end:
                 known = self._try(plan)
-            margin = BETTER if best is first else 1.0
+            margin = better if best is first else 1.0
             if known is None or known.problem:
                 return False
             is_faster = known.patches_per_s > margin * best.patches_per_s
@@ -311,7 +323,7 @@ class Calibration:
         reference = None
         try:
             if plan.precision != "float32" or plan.is_compiled:
-                self._embedder.adopt(replace(plan, precision="float32", is_compiled=False))
+                self._embedder.adopt(_float32(plan))
                 reference = self._embed_few()
             trial = self._measure(plan.mode)
             if reference is not None:
@@ -369,7 +381,12 @@ def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.nan_to_num(distances, nan=np.inf).max(initial=0.0))
 
 
+def _float32(plan: DevicePlan) -> DevicePlan:
+    return replace(plan, precision="float32", is_compiled=False, is_cast=False)
+
+
 def _name(plan: DevicePlan) -> str:
     layout = "channels-last" if plan.channels_last else "channels-first"
     kind = "compiled" if plan.is_compiled else "not compiled"
-    return f"{plan.precision}, {kind}, {layout}, batches of {plan.batch_size}"
+    precision = f"{plan.precision} weights" if plan.is_cast else plan.precision
+    return f"{precision}, {kind}, {layout}, batches of {plan.batch_size}"

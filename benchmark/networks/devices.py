@@ -27,6 +27,8 @@ class DevicePlan:
     batch_size: int
     num_threads: int
     is_compiled: bool = False
+    is_cast: bool = False
+    """Whether bfloat16 weights are made once; else autocast makes them anew in each batch."""
     reason: str = ""
 
     @property

@@ -97,7 +97,7 @@ def choose(
     device: Device, num_patches: int, memory: Memory | None = None, **asked: Any
 ) -> DevicePlan:
     measured = Calibration(device, PIXELS, memory or Memory(None))  # type: ignore[arg-type]
-    return measured.plan(Asked(**asked), num_patches, num_in_all=2 * num_patches, may_compile=True)
+    return measured.plan(Asked(**asked), num_patches, num_in_all=2 * num_patches, is_network=True)
 
 
 def test_little_work_is_done_in_the_default_mode_at_once(clock: Clock) -> None:
@@ -132,7 +132,7 @@ def test_the_first_rate_is_told_before_the_search_for_a_faster_mode(clock: Clock
         Memory(None),
         lambda text: told.append((text, clock.now)),
     )
-    measured.plan(Asked(), 20_000, num_in_all=20_000, may_compile=False)
+    measured.plan(Asked(), 20_000, num_in_all=20_000, is_network=False)
     ((text, told_at),) = told
     assert text == "toy: 30 patches/s in one process; looking for a faster mode, for 20 s at most"
     assert told_at < 1.0 < clock.now

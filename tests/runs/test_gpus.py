@@ -42,7 +42,7 @@ def test_actors_that_share_a_gpu_embed_what_actors_without_one_do(
     for stage in ("patches", "embed"):
         result, _ = api.run_stage(stage, frozen, store=str(tmp_path / "without"))
         assert {cell.status for cell in result.cells} == {"complete"}
-    settings = settings.replace("num_actors = 1", 'num_actors = "auto"')
+    settings = settings.replace("num_actors = 1", 'num_actors = "auto"\nnum_gpus = 0.5')
     toml.write_text(settings.format(root=scenes) + FINETUNE)
 
     env = {**os.environ, **LAZY, "RAY_AUTH_MODE": "disabled"}
