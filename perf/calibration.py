@@ -44,9 +44,10 @@ def noise() -> np.ndarray:
 def choose(name: str, num_patches: int) -> None:
     """Print what the calibration chooses in a new process, and how long that takes it."""
     from benchmark.catalog.backbones import find_backbone
-    from benchmark.networks.calibration import Calibration, recall
+    from benchmark.networks.calibration import Calibration
     from benchmark.networks.devices import Asked, plan_device
     from benchmark.networks.embedder import Embedder
+    from benchmark.networks.trials import recall
 
     backbone, pixels, default = find_backbone(name), noise(), plan_device(device="cpu")
     embedder = Embedder(backbone, BANDS, default)

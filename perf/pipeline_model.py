@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from benchmark.stages.embed.calls import JOINED_BYTES, JOINED_ROWS, read_ahead_bytes
+from benchmark.stages.embed.calls import read_ahead_bytes, rows_of_call
 from benchmark.stages.patches.pipeline import rows_of_part
 
 
@@ -54,7 +54,7 @@ def simulate(
 ) -> Simulated:
     """Send all parts, joined as for GPUs, through the pipeline, each as early as servers allow."""
     rows = rows_of_part(num_patches, rates.patch_bytes)
-    rows *= max(1, min(JOINED_ROWS, JOINED_BYTES // rates.patch_bytes) // rows)
+    rows *= -(-rows_of_call(rates.patch_bytes) // rows)
     num_parts = -(-num_patches // rows)
     nodes = -(-num_gpus // gpus_per_node)
     part_bytes = rows * rates.patch_bytes

@@ -1,4 +1,4 @@
-"""Measure the fastest mode of a backbone on a device, and cache the result.
+"""Measure the fastest mode of a backbone on a device.
 
 Measuring and compiling cost time. Both are weighed against the number of patches to embed, so
 that neither a thousand nor a million patches take much longer than in the best mode. Results are
@@ -7,31 +7,29 @@ kept in the user's cache for the next run on a device of the same kind.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import filelock
 import numpy as np
 import torch
 
 from benchmark.errors import one_line
-from benchmark.networks.devices import Asked, DevicePlan, device_name, has_fast_bfloat16
-from benchmark.store.cache import cache_folder
+from benchmark.networks.devices import (
+    Asked,
+    Attention,
+    DevicePlan,
+    has_fast_bfloat16,
+)
+from benchmark.networks.trials import Memory, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmark.networks.embedder import Embedder
-    from benchmark.specs import Backbone
 
 logger = logging.getLogger("benchmark")
 
@@ -54,7 +52,7 @@ WORTH_CHANGING = 1.02
 """Speed-up in total time from which a compiled model is used."""
 EXPECTED_GAIN = 1.3
 """Speed-up expected of compiling before it is measured."""
-COMPILE_S = 40.0
+COMPILE_S, COMPILE_S_ON_GPU = 40.0, 15.0
 """Time expected for compiling before it is measured."""
 RELOAD_SHARE = 0.25
 """Share of the compile time that is expected if the compiler's cache holds the model."""
@@ -63,108 +61,8 @@ CPU_SIZES = ((2, 1), (8, 16))
 """Batch sizes to try, in two directions from the default. A direction ends at the first size that
 is not faster; the second is tried only if the first gave no gain."""
 GPU_SIZES = ((256, 512), (64, 16))
-
-
-@dataclass(frozen=True)
-class Trial:
-    """The measurement of one mode."""
-
-    plan: DevicePlan
-    patches_per_s: float = 0.0
-    setup_s: float = 0.0
-    """Time before the first batch: to compile, or to load from the compiler's cache."""
-    distance: float | None = None
-    """Largest cosine distance from float32, if the mode may change more than the last bits."""
-    problem: str = ""
-    """Reason why the mode cannot be used."""
-
-    def seconds(self, num_patches: int) -> float:
-        """Return the time for a number of patches in this mode, setup included."""
-        if self.problem or not self.patches_per_s:
-            return float("inf")
-        return self.setup_s + num_patches / self.patches_per_s
-
-
-class Memory:
-    """Trials of one backbone on one device, kept in a file of the user's cache."""
-
-    def __init__(self, path: Path | None) -> None:
-        """Read the file; start empty if it is None or unreadable."""
-        self._path = path
-        self._trials: dict[DevicePlan, Trial] = {}
-        if path is not None and path.is_file():
-            try:
-                for row in json.loads(path.read_text()):
-                    trial = Trial(**{**row, "plan": DevicePlan(**row["plan"])})
-                    self._trials[trial.plan] = trial
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                logger.warning("calibration cache %s is ignored: %s", path, one_line(error))
-
-    def find(self, plan: DevicePlan) -> Trial | None:
-        """Return the trial of a mode, or None."""
-        return self._trials.get(plan.mode)
-
-    def add(self, trial: Trial) -> None:
-        """Store a trial; it replaces an earlier one of the same mode."""
-        trial = replace(trial, plan=trial.plan.mode)
-        self._trials[trial.plan] = trial
-        if self._path is None:
-            return
-        target = self._path.with_suffix(f".{os.getpid()}.tmp")
-        with suppress(OSError):  # a full disk must not end a run
-            target.write_text(json.dumps(self.to_json(), indent=1))
-            target.replace(self._path)
-
-    @property
-    def trials(self) -> list[Trial]:
-        """All stored trials."""
-        return list(self._trials.values())
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return all trials as plain values."""
-        return [asdict(trial) for trial in self.trials]
-
-
-@contextmanager
-def recall(
-    backbone: Backbone, plan: DevicePlan, shape: Sequence[int]
-) -> Iterator[tuple[Memory, float]]:
-    """Open the memory of a backbone under a lock that other processes of this machine wait for.
-
-    One process measures, and the others read its result. If the cache cannot be written, each
-    process measures for itself.
-
-    Args:
-        backbone: the backbone to run.
-        plan: names the device and the threads.
-        shape: (C, H, W) of a patch.
-
-    Yields: the memory, and the time spent waiting for the lock (s).
-    """
-    facts = [
-        device_name(plan.device),
-        torch.__version__,
-        plan.num_threads,
-        backbone.model,
-        backbone.revision(),
-        backbone.version,
-        [list(option) for option in backbone.options],
-        [*shape, backbone.image_size],
-    ]
-    key = hashlib.blake2b(json.dumps(facts, default=str).encode(), digest_size=12).hexdigest()
-    began = time.perf_counter()
-    try:
-        path = cache_folder("calibration") / f"{backbone.slug}-{key}.json"
-        lock = filelock.FileLock(path.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as error:
-        logger.warning("the calibration is not cached: %s", one_line(error))
-        yield Memory(None), 0.0
-        return
-    try:
-        yield Memory(path), time.perf_counter() - began
-    finally:
-        lock.release()
+ATTENTIONS: tuple[Attention, ...] = ("cudnn", "efficient")
+"""Kernels to try on a GPU beside torch's own choice, which is not the fastest on every card."""
 
 
 class Calibration:
@@ -213,7 +111,7 @@ class Calibration:
                 f"looking for a faster mode, for {math.ceil(SHARE * expected_s)} s at most"
             )
         self._trial_s = min(TRIAL_S, TRIAL_SHARE * expected_s)
-        best = self._sweep(first, asked, num_patches)
+        best = self._sweep(first, asked, num_patches, is_network=is_network)
         num_usable = sum(not trial.problem for trial in self._memory.trials)
         reason = f"the best of {num_usable} modes at {best.patches_per_s:.1f} patches/s"
         if is_network and asked.is_compiled is None:
@@ -249,7 +147,7 @@ class Calibration:
             trial = replace(trial, problem="")
         return trial
 
-    def _sweep(self, first: Trial, asked: Asked, num_patches: int) -> Trial:
+    def _sweep(self, first: Trial, asked: Asked, num_patches: int, *, is_network: bool) -> Trial:
         """Return the fastest of the uncompiled modes that can be measured in time."""
         best = first
         better = BETTER if first.plan.device == "cpu" else BETTER_ON_GPU
@@ -281,6 +179,9 @@ class Calibration:
                         break
                 if best is not before:
                     break
+        if on_gpu and is_network:
+            for kernel in ATTENTIONS:
+                look(replace(best.plan, attention=kernel))
         if asked.channels_last is None:
             look(replace(best.plan, channels_last=not plan.channels_last))
         if asked.num_threads is None and plan.num_threads > 1 and not on_gpu:
@@ -297,10 +198,11 @@ class Calibration:
         plan = replace(best.plan, is_compiled=True, batch_size=size)
         known = self._memory.find(plan)
         eager_s = best.seconds(num_patches)
+        expected_s = COMPILE_S if plan.device == "cpu" else COMPILE_S_ON_GPU
         if known is None:
-            if eager_s * (1 - 1 / EXPECTED_GAIN) < COMPILE_S:
+            if eager_s * (1 - 1 / EXPECTED_GAIN) < expected_s:
                 return best, (
-                    f"compiling (about {COMPILE_S:.0f} s) does not pay for {num_patches:,} patches"
+                    f"compiling (about {expected_s:.0f} s) does not pay for {num_patches:,} patches"
                 )
             compiled = self._try(plan)
             spent_s = compiled.setup_s
@@ -348,12 +250,13 @@ class Calibration:
         batch = self._pixels[np.arange(size) % len(self._pixels)]
         self._embedder.adopt(plan)
         began = time.perf_counter()
-        self._embedder.run_batch(batch)
+        run = self._embedder.ready(batch)
+        run()
         setup_s = time.perf_counter() - began
         times: list[float] = []
         while len(times) < 2 or sum(times) < self._trial_s:
             began = time.perf_counter()
-            self._embedder.run_batch(batch)
+            run()
             times.append(time.perf_counter() - began)
         batch_s = min(times)
         setup_s = max(0.0, setup_s - batch_s) if plan.is_compiled else 0.0
@@ -382,11 +285,12 @@ def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def _float32(plan: DevicePlan) -> DevicePlan:
-    return replace(plan, precision="float32", is_compiled=False, is_cast=False)
+    return replace(plan, precision="float32", is_compiled=False, is_cast=False, attention="auto")
 
 
 def _name(plan: DevicePlan) -> str:
     layout = "channels-last" if plan.channels_last else "channels-first"
     kind = "compiled" if plan.is_compiled else "not compiled"
     precision = f"{plan.precision} weights" if plan.is_cast else plan.precision
-    return f"{precision}, {kind}, {layout}, batches of {plan.batch_size}"
+    kernel = "" if plan.attention == "auto" else f", {plan.attention} attention"
+    return f"{precision}, {kind}, {layout}{kernel}, batches of {plan.batch_size}"

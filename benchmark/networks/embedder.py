@@ -8,17 +8,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.errors import CellError, one_line
 from benchmark.networks.bands import band_indices
 from benchmark.networks.classifier import EXAMPLE_SIZE, check_embeddings
-from benchmark.networks.devices import DevicePlan, keep_compiled
+from benchmark.networks.devices import Attention, DevicePlan, keep_compiled
 from benchmark.networks.folding import fold_batch_norms
 from benchmark.networks.transfers import InputStats, Launched, Loaded, mark, to_host
 from benchmark.specs import Backbone
@@ -197,6 +199,7 @@ class Embedder:
         network = network or build_network(backbone, bands, state)
         self._network = network.to(plan.device)
         self._model: Callable[[torch.Tensor], torch.Tensor] = self._network.backbone
+        self._cast: torch.nn.Module | None = None
         self._mode: DevicePlan | None = None
         self._copies = None if plan.device == "cpu" else torch.cuda.Stream()
         self.adopt(plan)
@@ -214,8 +217,10 @@ class Embedder:
         self._network.to(memory_format=_layout(plan))
         model = self._network.backbone
         if plan.is_cast:
-            # A copy: calibration compares it with float32.
-            model = copy.deepcopy(model).to(torch.bfloat16)
+            if self._cast is None:
+                # A copy: calibration compares it with float32.
+                self._cast = copy.deepcopy(model).to(torch.bfloat16)
+            model = self._cast.to(memory_format=_layout(plan))
         self._model = model
         if plan.is_compiled:
             # Drop what the compiler keeps of another model.
@@ -308,12 +313,21 @@ class Embedder:
 
     def run_batch(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed one batch, uint8 (B, C, H, W) to float32 (B, D), without checking the values."""
+        return self.ready(pixels)()
+
+    def ready(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Return ``run_batch`` of a batch that is on the device already."""
         loaded = self.load(pixels)
         if loaded.arrived is not None:
             self._expect(loaded)
-        embeddings = self._forward(loaded.pixels, InputStats())
-        result: NDArray[np.float32] = embeddings.cpu().numpy()
-        return result
+
+        def run() -> NDArray[np.float32]:
+            embeddings: NDArray[np.float32] = (
+                self._forward(loaded.pixels, InputStats()).cpu().numpy()
+            )
+            return embeddings
+
+        return run
 
     def _expect(self, loaded: Loaded) -> None:
         """Let the device wait until the patches have arrived, and keep their memory until then."""
@@ -336,7 +350,8 @@ class Embedder:
                 x = x.to(torch.bfloat16)
             x = x.contiguous(memory_format=_layout(plan))
             is_lowered = plan.precision == "bfloat16" and not plan.is_cast
-            with torch.autocast(plan.device, dtype=torch.bfloat16, enabled=is_lowered):
+            lowered = torch.autocast(plan.device, dtype=torch.bfloat16, enabled=is_lowered)
+            with lowered, _kernels(plan.attention):
                 embeddings = self._model(x)
             check_embeddings(embeddings, len(x), name=self.name)
             return embeddings[:count].float()
@@ -344,3 +359,13 @@ class Embedder:
 
 def _layout(plan: DevicePlan) -> torch.memory_format:
     return torch.channels_last if plan.channels_last else torch.contiguous_format
+
+
+def _kernels(attention: Attention) -> AbstractContextManager[None]:
+    """Prefer a kernel of scaled-dot-product attention; where it cannot, torch takes another."""
+    if attention == "auto":
+        return nullcontext()
+    cudnn, efficient = SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
+    first = [cudnn, efficient] if attention == "cudnn" else [efficient, cudnn]
+    rest = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel([*first, *rest], set_priority=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +15,15 @@ import pytest
 import torch
 
 from benchmark.catalog.backbones import BACKBONES
-from benchmark.networks import calibration
+from benchmark.networks import calibration, trials
 from benchmark.networks.calibration import (
     MAX_DISTANCE,
     Calibration,
-    Memory,
     cosine_distance,
-    recall,
 )
 from benchmark.networks.devices import Asked, DevicePlan, plan_device
 from benchmark.networks.embedder import Embedder
+from benchmark.networks.trials import Memory, Trial, recall
 
 PIXELS = np.zeros((64, 3, 8, 8), np.uint8)
 
@@ -70,6 +70,9 @@ class Device:
         right = rng.normal(size=(len(pixels), 32))
         wrong = rng.normal(size=(len(pixels), 32))
         return (right + self.noise(self.plan) * wrong).astype(np.float32)
+
+    def ready(self, pixels: np.ndarray) -> Callable[[], np.ndarray]:
+        return partial(self.run_batch, pixels)
 
     def warm_up(self, pixels: np.ndarray) -> None:
         self.run_batch(pixels[: self.plan.batch_size])
@@ -232,7 +235,7 @@ def test_cosine_distance() -> None:
 def test_each_device_backbone_and_size_has_its_own_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "cache_folder", lambda name: tmp_path)
+    monkeypatch.setattr(trials, "cache_folder", lambda name: tmp_path)
     backbone, plan = BACKBONES.get("random"), plan_on_cpu()
     cases = [
         (backbone, plan, (3, 64, 64)),
@@ -243,7 +246,7 @@ def test_each_device_backbone_and_size_has_its_own_memory(
     for number, case in enumerate(cases):
         with recall(*case) as (memory, waited_s):
             assert memory.to_json() == [] and waited_s < 5
-            memory.add(calibration.Trial(plan=plan, patches_per_s=number + 1.0))
+            memory.add(Trial(plan=plan, patches_per_s=number + 1.0))
     for number, case in enumerate(cases):
         with recall(*case) as (memory, _):
             found = memory.find(plan)
@@ -257,7 +260,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_memory(
     def refuse(name: str) -> Path:
         raise PermissionError(13, "Permission denied", name)
 
-    monkeypatch.setattr(calibration, "cache_folder", refuse)
+    monkeypatch.setattr(trials, "cache_folder", refuse)
     with recall(BACKBONES.get("random"), plan_on_cpu(), (3, 8, 8)) as (memory, _):
         assert memory.to_json() == []
 

@@ -33,8 +33,16 @@ from benchmark.tables import embeddings_column, embeddings_schema, images_array
 if TYPE_CHECKING:
     from benchmark.networks.embedder import Embedder, Launched, Loaded, Network
 
-KEPT = ("batch_size", "channels_last", "precision", "num_threads", "is_compiled", "is_cast")
-KEPT += ("reason",)
+KEPT = (
+    "batch_size",
+    "channels_last",
+    "precision",
+    "num_threads",
+    "is_compiled",
+    "is_cast",
+    "attention",
+    "reason",
+)
 """Settings that an artefact keeps: other values would change the last bits of later parts."""
 
 
@@ -106,11 +114,10 @@ class EmbedActor:
         self._reasons: dict[int, str] = {}
         self._device = ThreadPoolExecutor(1, "device")
         self._builder = ThreadPoolExecutor(1, "builder")
-        self._built: tuple[int, Future[Network]] | None = None
+        self._built: tuple[int, Future[Network] | None] = 0, None
         self._meter = ForwardMeter()
         self._restarts = {"process_restarted": 1} if is_restarted() else {}
-        if self._order:
-            self._build(self._order[0])
+        self._build_ahead(self._order[:1])
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Return one row: the embeddings of a task's parts, their summary, or why it failed."""
@@ -192,23 +199,24 @@ class EmbedActor:
     def _change(self, number: int, pixels: NDArray[np.uint8]) -> None:
         # A backbone that does not start leaves none, so that the last one starts anew.
         self._number = self._embedder = None
-        built, self._built = self._built, None
-        network = built[1] if built is not None and built[0] == number else None
-        start = self._device.submit(_start, self._jobs[number], pixels, self._tell, network)
+        job, (ahead, network) = self._jobs[number], self._built
+        if network is None or ahead != number:
+            network = self._builder.submit(_build, job)
+        self._built = number, None
         try:
+            start = self._device.submit(_start, job, network.result(), pixels, self._tell)
             self._embedder, self._setup_s = start.result()
         except Exception as error:
             self._reasons[number] = blame(error)
             raise
         self._number = number
-        if number in self._order[:-1]:
-            self._build(self._order[self._order.index(number) + 1])
+        if number in self._order:
+            self._build_ahead(self._order[self._order.index(number) + 1 :])
 
-    def _build(self, number: int) -> None:
-        """Build a network beside what the device computes; on a CPU they would share its cores."""
-        job = self._jobs[number]
-        if job.uses_gpu:
-            self._built = number, self._builder.submit(_build, job)
+    def _build_ahead(self, order: Sequence[int]) -> None:
+        """Build the next network beside what a GPU computes; a CPU needs its cores itself."""
+        if order and self._jobs[order[0]].uses_gpu:
+            self._built = order[0], self._builder.submit(_build, self._jobs[order[0]])
 
     def _tell(self, text: str) -> None:
         self._ticks.note(f"embed: {text}")
@@ -230,25 +238,22 @@ def _build(job: Job) -> Network:
 
 
 def _start(
-    job: Job,
-    pixels: NDArray[np.uint8],
-    tell: Callable[[str], None],
-    built: Future[Network] | None = None,
+    job: Job, network: Network, pixels: NDArray[np.uint8], tell: Callable[[str], None]
 ) -> tuple[Embedder, float]:
     """Return the backbone in the mode of its artefact, and the seconds that its setup took.
 
     The first process of a new artefact measures the best mode and tells its first rate; all later
     processes, in this run and in the next, keep it.
     """
-    from benchmark.networks.calibration import Calibration, recall
+    from benchmark.networks.calibration import Calibration
     from benchmark.networks.embedder import Embedder
+    from benchmark.networks.trials import recall
 
     asked = asdict(job.asked)
     plan = plan_device(
         **{**asked, "num_threads": asked["num_threads"] or job.num_threads},
         device=None if job.uses_gpu else "cpu",
     )
-    network = _build(job) if built is None else built.result()
     embedder = Embedder(job.backbone, job.bands, plan, network=network)
     began = time.perf_counter()
     waited_s = 0.0
