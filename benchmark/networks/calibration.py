@@ -35,11 +35,13 @@ logger = logging.getLogger("benchmark")
 
 MAX_DISTANCE = 1e-3
 """Largest accepted cosine distance of an embedding from that of uncompiled float32."""
+NUM_COMPARED = 64
+"""Largest number of embeddings to compare with those of float32."""
 MIN_PATCHES = 1000
 """Smallest number of patches to calibrate for. For fewer, the gain is small, and noise in the
 timing must not decide the last bits of a result."""
-WORTH_S = 10.0
-"""Shortest expected time that is worth a calibration."""
+WORTH_S, WORTH_S_ON_GPU = 10.0, 5.0
+"""Shortest expected time that is worth a calibration; a GPU measures a mode in a moment."""
 SHARE = 0.03
 """Share of the expected time to spend on measuring uncompiled modes."""
 TRIAL_S = 0.3
@@ -57,10 +59,10 @@ COMPILE_S, COMPILE_S_ON_GPU = 40.0, 15.0
 RELOAD_SHARE = 0.25
 """Share of the compile time that is expected if the compiler's cache holds the model."""
 
-CPU_SIZES = ((2, 1), (8, 16))
-"""Batch sizes to try, in two directions from the default. A direction ends at the first size that
-is not faster; the second is tried only if the first gave no gain."""
-GPU_SIZES = ((256, 512), (64, 16))
+SMALLER_ON_GPU = (64, 16)
+CPU_SIZES, GPU_SIZES = ((2, 1), (8, 16)), ((512,), (256,), SMALLER_ON_GPU)
+"""Batch sizes to try, in several directions from the default. A direction ends at the first size
+that is not faster; the next is tried only if the ones before gave no gain."""
 ATTENTIONS: tuple[Attention, ...] = ("cudnn", "efficient")
 """Kernels to try on a GPU beside torch's own choice, which is not the fastest on every card."""
 
@@ -81,6 +83,7 @@ class Calibration:
         self._memory = memory
         self._tell = tell
         self._trial_s = 0.0
+        self._exact = np.empty((0, 0), np.float32)
 
     def plan(
         self, asked: Asked, num_patches: int, *, num_in_all: int, is_network: bool
@@ -103,7 +106,8 @@ class Calibration:
         first = self._first(default, asked, is_network=is_network)
         default = first.plan
         expected_s = first.seconds(num_patches)
-        if num_in_all < MIN_PATCHES or expected_s < WORTH_S:
+        worth_s = WORTH_S if default.device == "cpu" else WORTH_S_ON_GPU
+        if num_in_all < MIN_PATCHES or expected_s < worth_s:
             return self._end(default, few)
         if math.isfinite(expected_s):
             self._tell(
@@ -132,19 +136,27 @@ class Calibration:
         return self._embedder.plan
 
     def _first(self, default: DevicePlan, asked: Asked, *, is_network: bool) -> Trial:
-        """Return the first usable precision: cast weights on a GPU, autocast, then float32."""
+        """Return the first usable precision: cast weights on a GPU, autocast, then float32.
+
+        If none is, the default batch does not fit into a GPU: smaller ones are tried.
+        """
+        on_gpu = default.device != "cpu"
         plans = [default]
-        if default.precision == "bfloat16" and default.device != "cpu" and is_network:
+        if default.precision == "bfloat16" and on_gpu and is_network:
             plans.insert(0, replace(default, is_cast=True))
         if default.precision == "bfloat16" and asked.precision is None:
             plans.append(replace(default, precision="float32"))
-        for plan in plans:
-            trial = self._try(plan)
-            if not trial.problem:
-                return trial
-        if trial.patches_per_s and asked.precision is not None:
-            logger.warning("%s: %s, but was requested", self._embedder.name, trial.problem)
-            trial = replace(trial, problem="")
+        sizes = [default.batch_size]
+        if on_gpu and asked.batch_size is None:
+            sizes += SMALLER_ON_GPU
+        for size in sizes:
+            for plan in plans:
+                trial = self._try(replace(plan, batch_size=size))
+                if not trial.problem:
+                    return trial
+            if trial.patches_per_s and asked.precision is not None:
+                logger.warning("%s: %s, but was requested", self._embedder.name, trial.problem)
+                return replace(trial, problem="")
         return trial
 
     def _sweep(self, first: Trial, asked: Asked, num_patches: int, *, is_network: bool) -> Trial:
@@ -222,14 +234,13 @@ class Calibration:
         known = self._memory.find(plan)
         if known is not None:
             return known
-        reference = None
         try:
-            if plan.precision != "float32" or plan.is_compiled:
-                self._embedder.adopt(_float32(plan))
-                reference = self._embed_few()
+            is_exact = plan.precision == "float32" and not plan.is_compiled
+            reference = None if is_exact else self._embed_in_float32(plan)
             trial = self._measure(plan.mode)
             if reference is not None:
-                distance = cosine_distance(self._embed_few(), reference)
+                found = self._embedder.run_batch(self._pixels[: len(reference)])
+                distance = cosine_distance(found, reference)
                 trial = replace(trial, distance=distance)
                 if not distance <= MAX_DISTANCE:
                     trial = replace(
@@ -262,9 +273,13 @@ class Calibration:
         setup_s = max(0.0, setup_s - batch_s) if plan.is_compiled else 0.0
         return Trial(plan=plan, patches_per_s=size / batch_s, setup_s=setup_s)
 
-    def _embed_few(self) -> NDArray[np.float32]:
-        few = self._pixels[: self._embedder.plan.batch_size]
-        return self._embedder.run_batch(few)
+    def _embed_in_float32(self, plan: DevicePlan) -> NDArray[np.float32]:
+        """Return the first embeddings, at most a batch of the plan, computed once for all modes."""
+        few = self._pixels[: min(NUM_COMPARED, plan.batch_size)]
+        if len(self._exact) < len(few):
+            self._embedder.adopt(_float32(plan))
+            self._exact = self._embedder.run_batch(few)
+        return self._exact[: len(few)]
 
 
 def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -194,24 +194,79 @@ def test_a_mode_that_changes_embeddings_is_refused_and_named(clock: Clock) -> No
     assert "from float32 in cosine distance, more than 1e-03" in plan.reason
 
 
+ON_GPU = DevicePlan(
+    device="cuda", precision="bfloat16", channels_last=True, batch_size=128, num_threads=1
+)
+
+
 def gpu_cost(plan: DevicePlan) -> float:
-    return plan.batch_size / (2000 if plan.precision == "bfloat16" else 700)
+    rate = 2000 if plan.precision == "bfloat16" else 700
+    return plan.batch_size / (rate * (1.5 if plan.is_cast else 1.0))
+
+
+def test_weights_are_cast_once_where_the_network_takes_it(clock: Clock) -> None:
+    device = Device(ON_GPU, clock, gpu_cost)
+    plan = choose(device, 100_000)
+    assert (plan.precision, plan.is_cast) == ("bfloat16", True)
+    device = Device(ON_GPU, clock, gpu_cost)
+    device.error = lambda plan: "expected BFloat16, found Float" if plan.is_cast else ""
+    plan = choose(device, 100_000)
+    assert (plan.precision, plan.is_cast) == ("bfloat16", False)
+    assert "bfloat16 weights, not compiled" in plan.reason
+    assert "expected BFloat16, found Float" in plan.reason
+
+
+def test_what_is_no_network_is_not_cast(clock: Clock) -> None:
+    device = Device(ON_GPU, clock, gpu_cost)
+    measured = Calibration(device, PIXELS, Memory(None))  # type: ignore[arg-type]
+    plan = measured.plan(Asked(), 100_000, num_in_all=100_000, is_network=False)
+    assert (plan.precision, plan.is_cast, plan.attention) == ("bfloat16", False, "auto")
+
+
+@pytest.mark.parametrize("kernel", ["auto", "cudnn", "efficient"])
+def test_the_fastest_attention_and_batches_of_512_are_found_on_a_gpu(
+    clock: Clock, kernel: str
+) -> None:
+    def cost(plan: DevicePlan) -> float:
+        gain = 1.0 + 0.03 * plan.batch_size / 256 + 0.1 * (plan.attention == kernel)
+        return gpu_cost(plan) / gain
+
+    plan = choose(Device(ON_GPU, clock, cost), 1_000_000, is_compiled=False)
+    assert (plan.batch_size, plan.attention) == (512, kernel)
+
+
+@pytest.mark.parametrize(("num_patches", "is_compiled"), [(150_000, False), (350_000, True)])
+def test_compiling_pays_sooner_on_a_gpu(clock: Clock, num_patches: int, is_compiled: bool) -> None:
+    device = Device(ON_GPU, clock, lambda plan: gpu_cost(plan) / (1.5 if plan.is_compiled else 1))
+    device.compile_s = 12.0
+    plan = choose(device, num_patches)
+    assert plan.is_compiled == is_compiled
+    if not is_compiled:
+        assert "compiling (about 15 s) does not pay for 150,000 patches" in plan.reason
+
+
+@pytest.mark.parametrize("num_patches", [100, 100_000])
+def test_a_gpu_too_small_for_a_batch_takes_a_smaller_one_in_the_same_precision(
+    clock: Clock, num_patches: int
+) -> None:
+    device = Device(ON_GPU, clock, gpu_cost)
+    device.error = lambda plan: "CUDA out of memory" if plan.batch_size > 100 else ""
+    plan = choose(device, num_patches)
+    assert (plan.precision, plan.is_cast, plan.batch_size) == ("bfloat16", True, 64)
+    assert "CUDA out of memory" in plan.reason
 
 
 @pytest.mark.parametrize(("noise", "precision"), [(0.005, "bfloat16"), (0.2, "float32")])
 def test_bfloat16_is_used_where_embeddings_stay_what_they_are(
     clock: Clock, noise: float, precision: str
 ) -> None:
-    start = DevicePlan(
-        device="cuda", precision="bfloat16", channels_last=True, batch_size=128, num_threads=1
-    )
-    device = Device(start, clock, gpu_cost)
+    device = Device(ON_GPU, clock, gpu_cost)
     device.noise = lambda plan: noise if plan.precision == "bfloat16" else 0.0
     for num_patches in (100, 100_000):
         plan = choose(device, num_patches)
         assert plan.precision == precision
         assert ("bfloat16" in plan.reason) == (precision == "float32")
-        device.adopt(start)
+        device.adopt(ON_GPU)
     kept = choose(device, 100, precision="bfloat16")
     assert kept.precision == "bfloat16"
 
