@@ -72,8 +72,10 @@ class ReadParts:
     def __call__(self, task: Task) -> pa.Table:
         """Return one row: the task, and lists of the ids and images of its parts."""
         toll = Toll()
-        names = [name for name, _ in task.parts]
-        table = self._patches.read_table(names=names, columns=["patch_id", "image"])
+        columns = ["patch_id", "image"]
+        # One by one: together they would be sorted, and their rows mixed.
+        tables = [self._patches.read_table(names=[name], columns=columns) for name, _ in task.parts]
+        table = pa.concat_tables(tables)
         return pa.table(
             {
                 "task": [json.dumps({**asdict(task), "toll": toll.to_json()})],
