@@ -201,7 +201,9 @@ class Embedder:
         self._model: Callable[[torch.Tensor], torch.Tensor] = self._network.backbone
         self._cast: torch.nn.Module | None = None
         self._mode: DevicePlan | None = None
-        self._copies = None if plan.device == "cpu" else torch.cuda.Stream()
+        self._copies: torch.cuda.Stream | None = None
+        if plan.device != "cpu":
+            self._copies = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.adopt(plan)
 
     def adopt(self, plan: DevicePlan) -> bool:
@@ -281,8 +283,7 @@ class Embedder:
         """
         stats = InputStats()
         size, pixels = self.plan.batch_size, loaded.pixels
-        if loaded.arrived is not None:
-            self._expect(loaded)
+        loaded.expect()
         parts = []
         for start in range(0, len(pixels), size):
             parts.append(self._forward(pixels[start : start + size], stats))
@@ -318,8 +319,7 @@ class Embedder:
     def ready(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
         """Return ``run_batch`` of a batch that is on the device already."""
         loaded = self.load(pixels)
-        if loaded.arrived is not None:
-            self._expect(loaded)
+        loaded.expect()
 
         def run() -> NDArray[np.float32]:
             embeddings: NDArray[np.float32] = (
@@ -328,12 +328,6 @@ class Embedder:
             return embeddings
 
         return run
-
-    def _expect(self, loaded: Loaded) -> None:
-        """Let the device wait until the patches have arrived, and keep their memory until then."""
-        stream = torch.cuda.current_stream()
-        stream.wait_event(loaded.arrived)
-        loaded.pixels.record_stream(stream)
 
     def _forward(self, pixels: NDArray[np.uint8] | torch.Tensor, stats: InputStats) -> torch.Tensor:
         plan = self.plan

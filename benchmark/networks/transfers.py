@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def mark() -> torch.cuda.Event:
     """Return an event behind all that the current stream has to do."""
     # Blocking: a thread that waits for it needs no core.
-    event = torch.cuda.Event(blocking=True)
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     event.record()
     return event
 
@@ -71,6 +71,13 @@ class Loaded:
 
     pixels: NDArray[np.uint8] | torch.Tensor
     arrived: torch.cuda.Event | None = None
+
+    def expect(self) -> None:
+        """Let what the device does next wait for them; their memory is kept until it is done."""
+        if self.arrived is not None and isinstance(self.pixels, torch.Tensor):
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self.arrived)
+            self.pixels.record_stream(stream)
 
 
 @dataclass(frozen=True)

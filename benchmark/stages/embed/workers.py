@@ -31,7 +31,8 @@ from benchmark.store.artefacts import Artefact
 from benchmark.tables import embeddings_column, embeddings_schema, images_array
 
 if TYPE_CHECKING:
-    from benchmark.networks.embedder import Embedder, Launched, Loaded, Network
+    from benchmark.networks.embedder import Embedder, Network
+    from benchmark.networks.transfers import Launched, Loaded
 
 KEPT = (
     "batch_size",
@@ -187,9 +188,9 @@ class EmbedActor:
             self._turn.wait_for(lambda: self._number == number or not self._num_active)
             if number in self._reasons:
                 raise CellError(self._reasons[number])
-            if self._number != number or self._embedder is None:
-                self._change(number, pixels)
             embedder = self._embedder
+            if self._number != number or embedder is None:
+                embedder = self._change(number, pixels)
             self._num_active += 1
         try:
             yield embedder
@@ -198,7 +199,7 @@ class EmbedActor:
                 self._num_active -= 1
                 self._turn.notify_all()
 
-    def _change(self, number: int, pixels: NDArray[np.uint8]) -> None:
+    def _change(self, number: int, pixels: NDArray[np.uint8]) -> Embedder:
         # A backbone that does not start leaves none, so that the last one starts anew.
         self._number = self._embedder = None
         job, (ahead, network) = self._jobs[number], self._built
@@ -207,13 +208,14 @@ class EmbedActor:
         self._built = number, None
         try:
             start = self._device.submit(_start, job, network.result(), pixels, self._tell)
-            self._embedder, self._setup_s = start.result()
+            embedder, self._setup_s = start.result()
         except Exception as error:
             self._reasons[number] = blame(error)
             raise
-        self._number = number
+        self._number, self._embedder = number, embedder
         if number in self._order:
             self._build_ahead(self._order[self._order.index(number) + 1 :])
+        return embedder
 
     def _build_ahead(self, order: Sequence[int]) -> None:
         """Build the next network beside what a GPU computes; a CPU needs its cores itself."""
