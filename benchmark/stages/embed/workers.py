@@ -125,7 +125,6 @@ class EmbedActor:
     def __call__(self, block: pa.Table) -> pa.Table:
         """Return one row: the embeddings of a task's parts, their summary, or why it failed."""
         task = json.loads(block["task"][0].as_py())
-        number = int(task["job"])
         row: dict[str, Any] = {
             "task": block["task"][0].as_py(),
             "reason": "",
@@ -134,37 +133,31 @@ class EmbedActor:
             "began": time.time(),
         }
         try:
-            pixels = images_array(_from_one(block["image"]), self._jobs[number].shape)
-            with self._held(number, pixels) as embedder:
-                self._embed(number, item_of(number, task["parts"][0][0]), embedder, pixels, row)
+            self._embed(task, block, row)
         except Exception as error:  # of any type: backbones are third-party code
             # Out of memory, a broken weights file, a wrong shape: other backbones may work.
-            row["reason"] = self._reasons[number] = blame(error)
+            row["reason"] = self._reasons[task["job"]] = blame(error)
         row["ended"] = time.time()
         columns = {key: [value] for key, value in row.items()}
         return pa.table({**columns, "patch_id": block["patch_id"]})
 
-    def _embed(
-        self,
-        number: int,
-        item: str,
-        embedder: Embedder,
-        pixels: NDArray[np.uint8],
-        row: dict[str, Any],
-    ) -> None:
+    def _embed(self, task: dict[str, Any], block: pa.Table, row: dict[str, Any]) -> None:
         """Add embeddings and summary to the row."""
         toll = Toll()
-        loaded = embedder.load(pixels)
-        count = partial(self._ticks.count, item)
-        began, launched = self._device.submit(_launch, embedder, loaded, count).result()
-        embeddings, stats = embedder.fetch(launched)
-        with self._turn:
-            ended = time.perf_counter()
-            # A GPU begins a task when it has ended the last.
-            seconds = ended - max(began, self._ended)
-            self._ended = ended
-            setup_s, self._setup_s = self._setup_s, 0.0
-            restarts, self._restarts = self._restarts, {}
+        number = task["job"]
+        count = partial(self._ticks.count, item_of(number, task["parts"][0][0]))
+        pixels = images_array(_from_one(block["image"]), self._jobs[number].shape)
+        with self._held(number, pixels) as embedder:
+            loaded = embedder.load(pixels)
+            began, launched = self._device.submit(_launch, embedder, loaded, count).result()
+            embeddings, stats = embedder.fetch(launched)
+            with self._turn:
+                ended = time.perf_counter()
+                # A GPU begins a task when it has ended the last.
+                seconds = ended - max(began, self._ended)
+                self._ended = ended
+                setup_s, self._setup_s = self._setup_s, 0.0
+                restarts, self._restarts = self._restarts, {}
         self._meter.count(self._jobs[number].backbone.name, len(embeddings), seconds)
         row["embedding"] = embeddings.tobytes()
         row["began"] = time.time() - seconds
