@@ -11,6 +11,7 @@ the device waits between the two backbones. About 2 minutes on two cores.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from dataclasses import replace
@@ -26,6 +27,7 @@ from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder
 from benchmark.specs import Backbone
 from benchmark.stages.embed import EmbedStage
+from benchmark.stages.embed.calls import join_parts
 from benchmark.stages.patches import PatchesStage
 from benchmark.tables import images_array, vectors_array
 from perf.toys import UNIT_ROWS, Noise, open_noise
@@ -82,22 +84,30 @@ def measure(context, backbones: list[Backbone], log: str, expected: np.ndarray, 
         table = context.embeddings(backbone).read_table(columns=["embedding"])
         assert np.array_equal(vectors_array(table["embedding"]), expected)
     lines = [line.split() for line in Path(log).read_text().splitlines()]
-    # The warm-up is a batch of its own.
-    times = {b.name: [float(at) for name, at in lines if name == b.name][1:] for b in backbones}
+    calls = join_parts(
+        context.patches.manifest()["parts"],
+        len(context.source.bands) * context.source.patch_size**2,
+    )
+    count = sum(-(-sum(rows for _, rows in call) // batch_size) for call in calls)
+    # The batches before these warm up or calibrate.
+    times = {
+        b.name: [float(at) for name, at in lines if name == b.name][-count:] for b in backbones
+    }
     seconds = backbones[0].build.args[0]
     first, second = times.values()
     manifest = context.embeddings(backbones[0]).manifest()
     # The device works on the last batch while its embeddings, known before, are handed over.
     whole_s = manifest["seconds"]["this_run"] + seconds
-    stage, alone = len(expected) / whole_s, len(expected) / len(first) / seconds
-    busy = len(first) * seconds / (first[-1] + seconds - first[0])
+    stage, alone = len(expected) / whole_s, len(expected) / count / seconds
+    busy = count * seconds / (first[-1] + seconds - first[0])
     print(
         f"{len(expected):,} patches in batches of {batch_size}, {1000 * seconds:g} ms each: the "
         f"stage {stage:.0f} patches/s, the device alone {alone:.0f}, ratio {stage / alone:.3f}; "
         f"busy from first to last batch {busy:.3f}; first batch after {first[0] - began:.1f} s; "
         f"{second[0] - first[-1] - seconds:.2f} s to the second backbone, "
         f"{len(list(groupby(name for name, _ in lines))) - 2} more changes; peak "
-        f"{manifest['peak_memory_bytes'] / 2**20:.0f} MiB",
+        f"{manifest['peak_memory_bytes'] / 2**20:.0f} MiB; load of the machine "
+        f"{os.getloadavg()[0]:.0f}",
         flush=True,
     )
 
