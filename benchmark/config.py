@@ -119,7 +119,8 @@ class EmbedConfig(Section):
     num_actors: Count | Literal["auto"] = "auto"
     """Processes that embed."""
     num_gpus: Gpus | Literal["auto"] = "auto"
-    """GPUs that one actor books, if the cluster has GPUs; 0.5 puts two actors on one GPU."""
+    """GPUs that one actor books, if the cluster has GPUs; ``auto``: 1; 0.5 puts two actors on one
+    GPU."""
     num_threads: Count | Literal["auto"] = "auto"
     """Threads of one actor."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -128,6 +129,11 @@ class EmbedConfig(Section):
     """Whether channels are the last axis in memory, which is faster for some networks."""
     compile: bool | Literal["auto"] = "auto"
     """Whether ``torch.compile`` is used; ``auto``: if the number of patches is worth its cost."""
+
+    @property
+    def gpus_of_actor(self) -> float:
+        """GPUs that one actor books."""
+        return 1.0 if self.num_gpus == "auto" else self.num_gpus
 
 
 class TuneConfig(Section):

@@ -44,16 +44,17 @@ def noise() -> np.ndarray:
 def choose(name: str, num_patches: int) -> None:
     """Print what the calibration chooses in a new process, and how long that takes it."""
     from benchmark.catalog.backbones import find_backbone
-    from benchmark.networks.calibration import Calibration, recall
+    from benchmark.networks.calibration import Calibration
     from benchmark.networks.devices import Asked, plan_device
     from benchmark.networks.embedder import Embedder
+    from benchmark.networks.trials import recall
 
     backbone, pixels, default = find_backbone(name), noise(), plan_device(device="cpu")
     embedder = Embedder(backbone, BANDS, default)
     began = time.perf_counter()
     with recall(backbone, default, pixels.shape[1:]) as (memory, _):
         calibration = Calibration(embedder, pixels, memory)
-        plan = calibration.plan(Asked(), num_patches, num_in_all=2 * num_patches, may_compile=True)
+        plan = calibration.plan(Asked(), num_patches, num_in_all=2 * num_patches, is_network=True)
     seconds = time.perf_counter() - began
     print(json.dumps({"plan": plan.to_json(), "seconds": seconds}))
 

@@ -1,9 +1,10 @@
 """What a GPU gets out of the device path and of the stages: python -m perf.gpu
 
-Takes about 4 minutes on one GPU. BEiT-base and ConvNeXt-base have weights drawn at random and
+Takes about 5 minutes on one GPU. BEiT-base and ConvNeXt-base have weights drawn at random and
 patches are random numbers of 4 x 128 x 128: only speed is meant. ``device`` and ``training`` need
-no Ray: the path alone, against a bare loop over pixels that already lie on the device. ``stage``
-is the stage on Ray, which reads Parquet and writes Parquet, against the same bare loop.
+no Ray: the path alone, against a bare loop over pixels that already lie on the device, and against
+the card's own rate of multiplying matrices. ``stage`` is the stage on Ray, which reads Parquet and
+writes Parquet, against the best bare loop that is not compiled.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 
 BANDS = ("red", "green", "blue", "nir")
-PART = 256
+PART = 1024
 BATCH = 128
 CLASSES = 5
 
@@ -77,22 +79,56 @@ def rate(run: Callable[[], int], seconds: float, device: str) -> float:
     return count / (time.perf_counter() - began)
 
 
+def matmul_rate(device: str, seconds: float) -> float:
+    """Return FLOP/s of the product of two square matrices: bfloat16, on a CPU float32."""
+    size, dtype = (1024, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
+    a = torch.randn(size, size, dtype=dtype, device=device)
+
+    def run() -> int:
+        for _ in range(8):
+            torch.mm(a, a)
+        return 8
+
+    return 2 * size**3 * rate(run, seconds, device)
+
+
+def flops_of_patch(backbone: Any) -> int:
+    """Return the FLOPs of one patch: two for each multiplication with an addition."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from benchmark.networks.embedder import Network
+
+    network = Network(backbone, BANDS).eval()
+    x = network.preprocess(torch.from_numpy(noise(1)))
+    # Of attention on a CPU, the counter knows this kernel alone.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as it:
+        network.backbone(x)
+    return it.get_total_flops()
+
+
 def bare_loop(backbone: Any, plan: Any, seconds: float) -> float:
     """Return patches/s of the same network over pixels on the device, a part at a time."""
     from benchmark.networks.embedder import Network
 
     network = Network(backbone, BANDS).eval()
     network = network.to(plan.device, memory_format=torch.channels_last)
-    model = torch.compile(network.backbone, dynamic=False) if plan.is_compiled else network.backbone
+    model = network.backbone
+    if plan.is_cast:
+        model = model.to(torch.bfloat16)
+    if plan.is_compiled:
+        torch.compiler.reset()
+        model = torch.compile(model, dynamic=False)
     pixels = torch.from_numpy(noise(PART)).to(plan.device)
-    dtype = torch.bfloat16 if plan.precision == "bfloat16" else None
+    is_lowered = plan.precision == "bfloat16" and not plan.is_cast
+    dtype = torch.bfloat16 if plan.is_cast else torch.float32
 
     def run() -> int:
-        with torch.inference_mode(), torch.autocast(plan.device, dtype, dtype is not None):
-            for at in range(0, PART, BATCH):
-                with torch.autocast(plan.device, enabled=False):
-                    x = network.preprocess(pixels[at : at + BATCH])
-                model(x.contiguous(memory_format=torch.channels_last))
+        with torch.inference_mode():
+            for at in range(0, PART, plan.batch_size):
+                x = network.preprocess(pixels[at : at + plan.batch_size]).to(dtype)
+                with torch.autocast(plan.device, torch.bfloat16, is_lowered):
+                    model(x.contiguous(memory_format=torch.channels_last))
         return PART
 
     return rate(run, seconds, plan.device)
@@ -102,49 +138,73 @@ def modes(device: str, compiles: bool) -> Iterator[Any]:
     from benchmark.networks.devices import plan_device
 
     yield plan_device(device=device, precision="float32", batch_size=BATCH)
-    yield plan_device(device=device, precision="bfloat16", batch_size=BATCH)
+    plan = plan_device(device=device, precision="bfloat16", batch_size=BATCH)
+    yield plan
+    yield from cast_modes(plan)
     if compiles:
-        yield plan_device(device=device, precision="bfloat16", is_compiled=True, batch_size=BATCH)
+        yield replace(plan, is_cast=True, is_compiled=True, batch_size=4 * BATCH)
+
+
+def cast_modes(plan: Any) -> list[Any]:
+    """Return the plan with bfloat16 weights, in small and in large batches."""
+    return [replace(plan, is_cast=True, batch_size=size) for size in (BATCH, 4 * BATCH)]
+
+
+def describe(plan: Any) -> str:
+    weights = " weights" if plan.is_cast else ""
+    attention = "" if plan.attention == "auto" else f" {plan.attention} attention"
+    compiled = " compiled" if plan.is_compiled else ""
+    return f"{plan.precision}{weights}{attention}{compiled}, batches of {plan.batch_size}"
 
 
 def measure_device(
     names: list[str], folder: Path, device: str, seconds: float, compiles: bool
 ) -> None:
-    from benchmark.networks.calibration import Calibration, Memory, cosine_distance
+    from benchmark.networks.calibration import Calibration, cosine_distance
     from benchmark.networks.devices import Asked, plan_device
     from benchmark.networks.embedder import Embedder
+    from benchmark.networks.trials import Memory
 
-    parts = [noise(PART) for _ in range(4)]
+    matmul = matmul_rate(device, seconds)
+    print(f"matrices: {matmul / 1e12:.1f} TFLOP/s", flush=True)
+    parts = [noise(PART) for _ in range(2)]
+
+    def path_rate(embedder: Any) -> float:
+        embedder.warm_up(parts[0])
+        return rate(lambda: sum(len(embedder(part)[0]) for part in parts), seconds, device)
+
     for name in names:
         backbone = find(name, folder)
-        reference = None
+        share = flops_of_patch(backbone) / matmul
+        reference, best = None, 0.0
         for plan in modes(device, compiles):
             embedder = Embedder(backbone, BANDS, plan)
-            embedder.warm_up(parts[0])
-            bare = bare_loop(backbone, plan, seconds)
-
-            def run(embedder: Any = embedder) -> int:
-                return sum(len(embedder(part)[0]) for part in parts)
-
-            mine = rate(run, seconds, device)
+            mine = path_rate(embedder)
             embeddings, _ = embedder(parts[0])
             reference = embeddings if reference is None else reference
+            bare = bare_loop(backbone, plan, seconds)
+            best = max(best, bare)
             print(
-                f"{name} {plan.precision}{' compiled' if plan.is_compiled else ''}: device path "
-                f"{mine:.0f}, bare loop {bare:.0f} patches/s, ratio {mine / bare:.2f}; cosine "
-                f"distance from float32 {cosine_distance(embeddings, reference):.1e}",
+                f"{name} {describe(plan)}: device path {mine:.0f}, bare loop {bare:.0f} patches/s, "
+                f"ratio {mine / bare:.2f}; {mine * share:.2f} and {bare * share:.2f} of the matmul "
+                f"rate; cosine distance from float32 {cosine_distance(embeddings, reference):.1e}",
                 flush=True,
             )
-        if not compiles:
-            continue
+        embedder = Embedder(backbone, BANDS, plan_device(device=device))
         began = time.perf_counter()
-        chosen = Calibration(
-            Embedder(backbone, BANDS, plan_device(device=device)), parts[0], Memory(None)
-        ).plan(Asked(), 1_000_000, num_in_all=1_000_000, may_compile=True)
+        chosen = Calibration(embedder, parts[0], Memory(None)).plan(
+            Asked(is_compiled=None if compiles else False),
+            1_000_000,
+            num_in_all=1_000_000,
+            is_network=True,
+        )
+        spent = time.perf_counter() - began
+        mine = path_rate(embedder)
         print(
-            f"{name}: calibration for a million patches took {time.perf_counter() - began:.1f} s: "
-            f"{chosen.precision}, compiled {chosen.is_compiled}, channels-last "
-            f"{chosen.channels_last}, batches of {chosen.batch_size}: {chosen.reason}",
+            f"{name}: calibration for a million patches took {spent:.1f} s: {describe(chosen)}, "
+            f"channels-last {chosen.channels_last}: device path {mine:.0f} patches/s, "
+            f"{mine / best:.2f} of the best bare loop, {mine * share:.2f} of the matmul rate: "
+            f"{chosen.reason}",
             flush=True,
         )
 
@@ -231,7 +291,7 @@ def measure_stage(names: list[str], folder: Path, device: str, count: int, secon
     from benchmark.stages.patches import PatchesStage
     from perf.toys import open_noise
 
-    shares: tuple[Any, ...] = ("auto",) if device == "cpu" else (1.0, 0.5, 0.25)
+    shares: tuple[Any, ...] = ("auto",) if device == "cpu" else (1.0, 0.5)
     with tempfile.TemporaryDirectory() as store:
         context = open_noise(
             store,
@@ -239,14 +299,15 @@ def measure_stage(names: list[str], folder: Path, device: str, count: int, secon
             backbones=["random"],
             heads=["majority"],
             dataset={"name": "synthetic", "root": "noise"},
-            embed={"compile": False, "batch_size": BATCH},
+            embed={"compile": False},
         )
         with context.cluster:
             PatchesStage().run(context)
             for name in names:
                 backbone = find(name, folder)
                 plan = plan_device(device=device, batch_size=BATCH)
-                bare = bare_loop(backbone, plan, seconds)
+                plans = cast_modes(plan) if plan.precision == "bfloat16" else [plan]
+                bare = max(bare_loop(backbone, plan, seconds) for plan in plans)
                 for share in shares:
                     embed = context.experiment.embed.model_copy(update={"num_gpus": share})
                     context.experiment = context.experiment.model_copy(update={"embed": embed})
@@ -258,7 +319,7 @@ def measure_stage(names: list[str], folder: Path, device: str, count: int, secon
                     spent = manifest["seconds"]["this_run"]
                     mine = manifest["num_patches"] / spent
                     print(
-                        f"{name} stage, {plan.precision}, num_gpus {share}: "
+                        f"{name} stage, {manifest['plan']['reason']}, num_gpus {share}: "
                         f"{manifest['num_patches']:,} patches in {spent:.1f} s by "
                         f"{manifest['pool']['num_actors']} actors, {mine:.0f} patches/s, bare loop "
                         f"{bare:.0f}, ratio {mine / bare:.2f}; {manifest['seconds']}",
@@ -275,7 +336,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--count", type=int, default=30_000, help="patches of the stage")
     parser.add_argument(
-        "--compiled", action="store_true", help="compiled modes and calibration too: a minute each"
+        "--compiled", action="store_true", help="compiled modes too: a minute for each network"
     )
     parser.add_argument("--folder", default="", help="where checkpoints are kept")
     options = parser.parse_args()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from benchmark.stages.embed.pipeline import read_ahead_bytes
+from benchmark.stages.embed.calls import read_ahead_bytes, rows_of_call
 from benchmark.stages.patches.pipeline import rows_of_part
 
 
@@ -52,8 +52,9 @@ class Simulated:
 def simulate(
     num_patches: int, rates: Rates, *, num_gpus: int, gpus_per_node: int, cores_per_node: int
 ) -> Simulated:
-    """Send all parts through the pipeline, in order, each as early as its servers allow."""
+    """Send all parts, joined as for GPUs, through the pipeline, each as early as servers allow."""
     rows = rows_of_part(num_patches, rates.patch_bytes)
+    rows *= -(-rows_of_call(rates.patch_bytes) // rows)
     num_parts = -(-num_patches // rows)
     nodes = -(-num_gpus // gpus_per_node)
     part_bytes = rows * rates.patch_bytes

@@ -20,7 +20,8 @@ import torch
 
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.stages.embed import EmbedStage
-from benchmark.stages.embed.workers import ReadPart, Task
+from benchmark.stages.embed.calls import Task
+from benchmark.stages.embed.workers import ReadParts
 from benchmark.stages.patches import PatchesStage
 from benchmark.tables import embeddings_column
 from perf.pipeline_model import Rates, Simulated, simulate
@@ -85,10 +86,10 @@ def measure(context, seconds: float, num_actors: int, number: int = 0) -> tuple[
 def core_costs(context) -> tuple[float, float]:
     """Return the seconds of a core for reading a patch, and for writing its embedding."""
     parts = [part for part in context.patches.manifest()["parts"] if part["num_rows"]]
-    read = ReadPart(context.patches)
+    read = ReadParts(context.patches)
     began = time.perf_counter()
     for part in parts:
-        read(Task(0, part["name"], part["num_rows"]))
+        read(Task(0, ((part["name"], part["num_rows"]),), ()))
     read_s = (time.perf_counter() - began) / sum(part["num_rows"] for part in parts)
     size = parts[0]["num_rows"]
     vectors = np.random.default_rng(0).random((size, DIM), np.float32)

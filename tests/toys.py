@@ -118,21 +118,22 @@ def build_suicidal(flag: str, after: int, num_bands: int) -> torch.nn.Module:
 
 
 class _Mortal(_Pooled):
-    """Kills its process in its first pass, unless the file of the flag exists."""
+    """Kills its process once, after some passes, unless the file of the flag exists."""
 
-    def __init__(self, num_bands: int, flag: str) -> None:
+    def __init__(self, num_bands: int, flag: str, after: int) -> None:
         super().__init__(num_bands)
-        self.flag = Path(flag)
+        self.flag, self.left = Path(flag), after
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.flag.exists():
+        self.left -= 1
+        if self.left < 0 and not self.flag.exists():
             self.flag.write_text("")
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
 
 
-def build_mortal(flag: str, num_bands: int) -> torch.nn.Module:
-    return _Mortal(num_bands, flag)
+def build_mortal(flag: str, num_bands: int, after: int = 0) -> torch.nn.Module:
+    return _Mortal(num_bands, flag, after)
 
 
 class _Exact(_Pooled):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmark.cluster.connection import Node, Resources, count_of
@@ -11,12 +10,6 @@ from benchmark.errors import UsageError
 
 ACTOR_BYTES = 1_200_000_000
 """Memory to plan for an embedding actor on a CPU: torch, a model and its batches."""
-
-SMALL_PARAMETERS = 30_000_000
-"""A network with fewer leaves room on its GPU for a second process."""
-SMALL_SHARE = 0.5
-"""Of a GPU, for the actor of a small network: one actor computes while another hands over its
-batch."""
 
 
 class Pool(NamedTuple):
@@ -27,11 +20,6 @@ class Pool(NamedTuple):
     num_gpus: float
     num_threads: int
     reason: str
-
-
-def gpu_share(num_parameters: int) -> float:
-    """Return the share of a GPU that an actor books for a network of that size."""
-    return SMALL_SHARE if num_parameters < SMALL_PARAMETERS else 1.0
 
 
 def plan_pool(
@@ -87,7 +75,8 @@ def _plan_on_gpus(resources: Resources, *, num_actors: int | None, num_gpus: flo
     if count > most:
         raise UsageError(
             f"[embed] num_actors = {count}: the cluster has {count_of(gpus, 'GPU')}, "
-            f"{'one' if num_gpus == 1 else f'{num_gpus:g}'} for each actor"
+            f"{'one' if num_gpus == 1 else f'{num_gpus:g}'} for each actor "
+            "([embed] num_gpus)"
         )
     # An actor runs on the machine of its GPU, which may have few CPUs.
     beside = min(
@@ -104,14 +93,6 @@ def _slots(node: Node, num_gpus: float) -> int:
     """Return how many actors of ``num_gpus`` fit a machine; a share never spans two GPUs."""
     gpus = int(node.num_gpus)
     return int(gpus // num_gpus) if num_gpus >= 1 else gpus * int(1 / num_gpus)
-
-
-def group_by_share(shares: Sequence[float]) -> list[list[int]]:
-    """Return the indices of backbones that can share a pool, the order kept."""
-    groups: dict[float, list[int]] = {}
-    for number, share in enumerate(shares):
-        groups.setdefault(share, []).append(number)
-    return list(groups.values())
 
 
 def whole_cpus(resources: Resources) -> int:

@@ -1,4 +1,4 @@
-"""Measure the fastest mode of a backbone on a device, and cache the result.
+"""Measure the fastest mode of a backbone on a device.
 
 Measuring and compiling cost time. Both are weighed against the number of patches to embed, so
 that neither a thousand nor a million patches take much longer than in the best mode. Results are
@@ -7,164 +7,64 @@ kept in the user's cache for the next run on a device of the same kind.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import filelock
 import numpy as np
 import torch
 
 from benchmark.errors import one_line
-from benchmark.networks.devices import Asked, DevicePlan, device_name, has_fast_bfloat16
-from benchmark.store.cache import cache_folder
+from benchmark.networks.devices import (
+    Asked,
+    Attention,
+    DevicePlan,
+    has_fast_bfloat16,
+)
+from benchmark.networks.trials import Memory, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmark.networks.embedder import Embedder
-    from benchmark.specs import Backbone
 
 logger = logging.getLogger("benchmark")
 
 MAX_DISTANCE = 1e-3
 """Largest accepted cosine distance of an embedding from that of uncompiled float32."""
+NUM_COMPARED = 64
+"""Largest number of embeddings to compare with those of float32."""
 MIN_PATCHES = 1000
 """Smallest number of patches to calibrate for. For fewer, the gain is small, and noise in the
 timing must not decide the last bits of a result."""
-WORTH_S = 10.0
-"""Shortest expected time that is worth a calibration."""
+WORTH_S, WORTH_S_ON_GPU = 10.0, 5.0
+"""Shortest expected time that is worth a calibration; a GPU measures a mode in a moment."""
 SHARE = 0.03
 """Share of the expected time to spend on measuring uncompiled modes."""
 TRIAL_S = 0.3
 """Longest time to measure one mode, unless two batches take longer."""
 TRIAL_SHARE = 0.01
 """Share of the expected time to measure one mode."""
-BETTER = 1.05
+BETTER, BETTER_ON_GPU = 1.05, 1.02
 """Speed-up over the default from which a mode is preferred; less is noise."""
 WORTH_CHANGING = 1.02
 """Speed-up in total time from which a compiled model is used."""
 EXPECTED_GAIN = 1.3
 """Speed-up expected of compiling before it is measured."""
-COMPILE_S = 40.0
+COMPILE_S, COMPILE_S_ON_GPU = 40.0, 15.0
 """Time expected for compiling before it is measured."""
 RELOAD_SHARE = 0.25
 """Share of the compile time that is expected if the compiler's cache holds the model."""
 
-CPU_SIZES = ((2, 1), (8, 16))
-"""Batch sizes to try, in two directions from the default. A direction ends at the first size that
-is not faster; the second is tried only if the first gave no gain."""
-GPU_SIZES = ((256, 512), (64, 16))
-
-
-@dataclass(frozen=True)
-class Trial:
-    """The measurement of one mode."""
-
-    plan: DevicePlan
-    patches_per_s: float = 0.0
-    setup_s: float = 0.0
-    """Time before the first batch: to compile, or to load from the compiler's cache."""
-    distance: float | None = None
-    """Largest cosine distance from float32, if the mode may change more than the last bits."""
-    problem: str = ""
-    """Reason why the mode cannot be used."""
-
-    def seconds(self, num_patches: int) -> float:
-        """Return the time for a number of patches in this mode, setup included."""
-        if self.problem or not self.patches_per_s:
-            return float("inf")
-        return self.setup_s + num_patches / self.patches_per_s
-
-
-class Memory:
-    """Trials of one backbone on one device, kept in a file of the user's cache."""
-
-    def __init__(self, path: Path | None) -> None:
-        """Read the file; start empty if it is None or unreadable."""
-        self._path = path
-        self._trials: dict[DevicePlan, Trial] = {}
-        if path is not None and path.is_file():
-            try:
-                for row in json.loads(path.read_text()):
-                    trial = Trial(**{**row, "plan": DevicePlan(**row["plan"])})
-                    self._trials[trial.plan] = trial
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                logger.warning("calibration cache %s is ignored: %s", path, one_line(error))
-
-    def find(self, plan: DevicePlan) -> Trial | None:
-        """Return the trial of a mode, or None."""
-        return self._trials.get(plan.mode)
-
-    def add(self, trial: Trial) -> None:
-        """Store a trial; it replaces an earlier one of the same mode."""
-        trial = replace(trial, plan=trial.plan.mode)
-        self._trials[trial.plan] = trial
-        if self._path is None:
-            return
-        target = self._path.with_suffix(f".{os.getpid()}.tmp")
-        with suppress(OSError):  # a full disk must not end a run
-            target.write_text(json.dumps(self.to_json(), indent=1))
-            target.replace(self._path)
-
-    @property
-    def trials(self) -> list[Trial]:
-        """All stored trials."""
-        return list(self._trials.values())
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return all trials as plain values."""
-        return [asdict(trial) for trial in self.trials]
-
-
-@contextmanager
-def recall(
-    backbone: Backbone, plan: DevicePlan, shape: Sequence[int]
-) -> Iterator[tuple[Memory, float]]:
-    """Open the memory of a backbone under a lock that other processes of this machine wait for.
-
-    One process measures, and the others read its result. If the cache cannot be written, each
-    process measures for itself.
-
-    Args:
-        backbone: the backbone to run.
-        plan: names the device and the threads.
-        shape: (C, H, W) of a patch.
-
-    Yields: the memory, and the time spent waiting for the lock (s).
-    """
-    facts = [
-        device_name(plan.device),
-        torch.__version__,
-        plan.num_threads,
-        backbone.model,
-        backbone.revision(),
-        backbone.version,
-        [list(option) for option in backbone.options],
-        [*shape, backbone.image_size],
-    ]
-    key = hashlib.blake2b(json.dumps(facts, default=str).encode(), digest_size=12).hexdigest()
-    began = time.perf_counter()
-    try:
-        path = cache_folder("calibration") / f"{backbone.slug}-{key}.json"
-        lock = filelock.FileLock(path.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as error:
-        logger.warning("the calibration is not cached: %s", one_line(error))
-        yield Memory(None), 0.0
-        return
-    try:
-        yield Memory(path), time.perf_counter() - began
-    finally:
-        lock.release()
+SMALLER_ON_GPU = (64, 16)
+CPU_SIZES, GPU_SIZES = ((2, 1), (8, 16)), ((512,), (256,), SMALLER_ON_GPU)
+"""Batch sizes to try, in several directions from the default. A direction ends at the first size
+that is not faster; the next is tried only if the ones before gave no gain."""
+ATTENTIONS: tuple[Attention, ...] = ("cudnn", "efficient")
+"""Kernels to try on a GPU beside torch's own choice, which is not the fastest on every card."""
 
 
 class Calibration:
@@ -183,9 +83,10 @@ class Calibration:
         self._memory = memory
         self._tell = tell
         self._trial_s = 0.0
+        self._exact = np.empty((0, 0), np.float32)
 
     def plan(
-        self, asked: Asked, num_patches: int, *, num_in_all: int, may_compile: bool
+        self, asked: Asked, num_patches: int, *, num_in_all: int, is_network: bool
     ) -> DevicePlan:
         """Return the best mode for ``num_patches`` more patches, and switch the embedder to it.
 
@@ -193,7 +94,7 @@ class Calibration:
             asked: the user's settings, which are never changed.
             num_patches: number of patches that this process will embed.
             num_in_all: number of patches that all processes will embed.
-            may_compile: whether the backbone is a network that can be compiled.
+            is_network: whether the backbone is a network, which can be compiled and cast.
         """
         default = self._embedder.plan
         smallest = 1 if default.device != "cpu" else default.batch_size
@@ -202,15 +103,11 @@ class Calibration:
         few = f"{default.reason}; {num_in_all:,} patches are too few for a calibration"
         if num_in_all < MIN_PATCHES and default.precision == "float32":
             return self._end(default, few)
-        first = self._try(default)
-        if first.problem and asked.precision is None:
-            first = self._try(replace(default, precision="float32"))
-            default = first.plan
-        elif first.patches_per_s and first.problem:
-            logger.warning("%s: %s, but was requested", self._embedder.name, first.problem)
-            first = replace(first, problem="")
+        first = self._first(default, asked, is_network=is_network)
+        default = first.plan
         expected_s = first.seconds(num_patches)
-        if num_in_all < MIN_PATCHES or expected_s < WORTH_S:
+        worth_s = WORTH_S if default.device == "cpu" else WORTH_S_ON_GPU
+        if num_in_all < MIN_PATCHES or expected_s < worth_s:
             return self._end(default, few)
         if math.isfinite(expected_s):
             self._tell(
@@ -218,10 +115,10 @@ class Calibration:
                 f"looking for a faster mode, for {math.ceil(SHARE * expected_s)} s at most"
             )
         self._trial_s = min(TRIAL_S, TRIAL_SHARE * expected_s)
-        best = self._sweep(first, asked, num_patches)
+        best = self._sweep(first, asked, num_patches, is_network=is_network)
         num_usable = sum(not trial.problem for trial in self._memory.trials)
         reason = f"the best of {num_usable} modes at {best.patches_per_s:.1f} patches/s"
-        if may_compile and asked.is_compiled is None:
+        if is_network and asked.is_compiled is None:
             best, verdict = self._weigh(best, num_patches, smallest)
             reason = f"{reason if not best.plan.is_compiled else _name(best.plan)}; {verdict}"
         return self._end(best.plan, reason)
@@ -238,9 +135,34 @@ class Calibration:
             self._memory.add(replace(known, setup_s=time.perf_counter() - began))
         return self._embedder.plan
 
-    def _sweep(self, first: Trial, asked: Asked, num_patches: int) -> Trial:
+    def _first(self, default: DevicePlan, asked: Asked, *, is_network: bool) -> Trial:
+        """Return the first usable precision: cast weights on a GPU, autocast, then float32.
+
+        If none is, the default batch does not fit into a GPU: smaller ones are tried.
+        """
+        on_gpu = default.device != "cpu"
+        plans = [default]
+        if default.precision == "bfloat16" and on_gpu and is_network:
+            plans.insert(0, replace(default, is_cast=True))
+        if default.precision == "bfloat16" and asked.precision is None:
+            plans.append(replace(default, precision="float32"))
+        sizes = [default.batch_size]
+        if on_gpu and asked.batch_size is None:
+            sizes += SMALLER_ON_GPU
+        for size in sizes:
+            for plan in plans:
+                trial = self._try(replace(plan, batch_size=size))
+                if not trial.problem:
+                    return trial
+            if trial.patches_per_s and asked.precision is not None:
+                logger.warning("%s: %s, but was requested", self._embedder.name, trial.problem)
+                return replace(trial, problem="")
+        return trial
+
+    def _sweep(self, first: Trial, asked: Asked, num_patches: int, *, is_network: bool) -> Trial:
         """Return the fastest of the uncompiled modes that can be measured in time."""
         best = first
+        better = BETTER if first.plan.device == "cpu" else BETTER_ON_GPU
         end = time.perf_counter() + SHARE * first.seconds(num_patches)
 
         def look(plan: DevicePlan) -> bool:
@@ -248,7 +170,7 @@ class Calibration:
             known = self._memory.find(plan)
             if known is None and time.perf_counter() < end:
                 known = self._try(plan)
-            margin = BETTER if best is first else 1.0
+            margin = better if best is first else 1.0
             if known is None or known.problem:
                 return False
             is_faster = known.patches_per_s > margin * best.patches_per_s
@@ -269,6 +191,9 @@ class Calibration:
                         break
                 if best is not before:
                     break
+        if on_gpu and is_network:
+            for kernel in ATTENTIONS:
+                look(replace(best.plan, attention=kernel))
         if asked.channels_last is None:
             look(replace(best.plan, channels_last=not plan.channels_last))
         if asked.num_threads is None and plan.num_threads > 1 and not on_gpu:
@@ -285,10 +210,11 @@ class Calibration:
         plan = replace(best.plan, is_compiled=True, batch_size=size)
         known = self._memory.find(plan)
         eager_s = best.seconds(num_patches)
+        expected_s = COMPILE_S if plan.device == "cpu" else COMPILE_S_ON_GPU
         if known is None:
-            if eager_s * (1 - 1 / EXPECTED_GAIN) < COMPILE_S:
+            if eager_s * (1 - 1 / EXPECTED_GAIN) < expected_s:
                 return best, (
-                    f"compiling (about {COMPILE_S:.0f} s) does not pay for {num_patches:,} patches"
+                    f"compiling (about {expected_s:.0f} s) does not pay for {num_patches:,} patches"
                 )
             compiled = self._try(plan)
             spent_s = compiled.setup_s
@@ -308,14 +234,13 @@ class Calibration:
         known = self._memory.find(plan)
         if known is not None:
             return known
-        reference = None
         try:
-            if plan.precision != "float32" or plan.is_compiled:
-                self._embedder.adopt(replace(plan, precision="float32", is_compiled=False))
-                reference = self._embed_few()
+            is_exact = plan.precision == "float32" and not plan.is_compiled
+            reference = None if is_exact else self._embed_in_float32(plan)
             trial = self._measure(plan.mode)
             if reference is not None:
-                distance = cosine_distance(self._embed_few(), reference)
+                found = self._embedder.run_batch(self._pixels[: len(reference)])
+                distance = cosine_distance(found, reference)
                 trial = replace(trial, distance=distance)
                 if not distance <= MAX_DISTANCE:
                     trial = replace(
@@ -336,20 +261,25 @@ class Calibration:
         batch = self._pixels[np.arange(size) % len(self._pixels)]
         self._embedder.adopt(plan)
         began = time.perf_counter()
-        self._embedder.run_batch(batch)
+        run = self._embedder.ready(batch)
+        run()
         setup_s = time.perf_counter() - began
         times: list[float] = []
         while len(times) < 2 or sum(times) < self._trial_s:
             began = time.perf_counter()
-            self._embedder.run_batch(batch)
+            run()
             times.append(time.perf_counter() - began)
         batch_s = min(times)
         setup_s = max(0.0, setup_s - batch_s) if plan.is_compiled else 0.0
         return Trial(plan=plan, patches_per_s=size / batch_s, setup_s=setup_s)
 
-    def _embed_few(self) -> NDArray[np.float32]:
-        few = self._pixels[: self._embedder.plan.batch_size]
-        return self._embedder.run_batch(few)
+    def _embed_in_float32(self, plan: DevicePlan) -> NDArray[np.float32]:
+        """Return the first embeddings, at most a batch of the plan, computed once for all modes."""
+        few = self._pixels[: min(NUM_COMPARED, plan.batch_size)]
+        if len(self._exact) < len(few):
+            self._embedder.adopt(_float32(plan))
+            self._exact = self._embedder.run_batch(few)
+        return self._exact[: len(few)]
 
 
 def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -369,7 +299,13 @@ def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.nan_to_num(distances, nan=np.inf).max(initial=0.0))
 
 
+def _float32(plan: DevicePlan) -> DevicePlan:
+    return replace(plan, precision="float32", is_compiled=False, is_cast=False, attention="auto")
+
+
 def _name(plan: DevicePlan) -> str:
     layout = "channels-last" if plan.channels_last else "channels-first"
     kind = "compiled" if plan.is_compiled else "not compiled"
-    return f"{plan.precision}, {kind}, {layout}, batches of {plan.batch_size}"
+    precision = f"{plan.precision} weights" if plan.is_cast else plan.precision
+    kernel = "" if plan.attention == "auto" else f", {plan.attention} attention"
+    return f"{precision}, {kind}, {layout}{kernel}, batches of {plan.batch_size}"

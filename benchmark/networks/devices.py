@@ -11,6 +11,8 @@ from typing import Any, Literal
 from benchmark.store.cache import cache_folder
 
 Precision = Literal["float32", "bfloat16"]
+Attention = Literal["auto", "cudnn", "efficient"]
+"""The kernel of scaled-dot-product attention that is preferred; ``auto``: torch's own choice."""
 
 CPU_BATCH = 4
 """Largest batch whose activations stay in a core's cache: measured in docs/PERFORMANCE.md."""
@@ -27,6 +29,9 @@ class DevicePlan:
     batch_size: int
     num_threads: int
     is_compiled: bool = False
+    is_cast: bool = False
+    """Whether bfloat16 weights are made once; else autocast makes them anew in each batch."""
+    attention: Attention = "auto"
     reason: str = ""
 
     @property

@@ -5,20 +5,24 @@ Nothing here needs Ray: actors hold an ``Embedder``, and it can be timed alone.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.errors import CellError, one_line
 from benchmark.networks.bands import band_indices
 from benchmark.networks.classifier import EXAMPLE_SIZE, check_embeddings
-from benchmark.networks.devices import DevicePlan, keep_compiled
+from benchmark.networks.devices import Attention, DevicePlan, keep_compiled
 from benchmark.networks.folding import fold_batch_norms
+from benchmark.networks.transfers import InputStats, Launched, Loaded, mark, to_host
 from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
@@ -138,40 +142,36 @@ class Network(torch.nn.Module):
         return embeddings.float()
 
 
-class InputStats:
-    """Running minimum, mean and maximum of the input tensors of a backbone.
+def build_network(
+    backbone: Backbone, bands: Sequence[str], state: Mapping[str, torch.Tensor] | None = None
+) -> Network:
+    """Build a backbone on the CPU, with its weights, for inference.
 
-    The values stay on the device until ``summary``: reading a number waits for the device.
+    Args:
+        backbone: the backbone to build.
+        bands: of the data set.
+        state: the state learnt by the backbone's ``fit``, if it has one.
+
+    Raises:
+        UsageError: the data set lacks a band, or the weights are absent.
+        CellError: the backbone needs a fitted state and ``state`` is None.
     """
-
-    def __init__(self) -> None:
-        self._low: list[torch.Tensor] = []
-        self._high: list[torch.Tensor] = []
-        self._sums: list[torch.Tensor] = []
-        self._count = 0
-
-    def add(self, x: torch.Tensor) -> None:
-        """Add one batch."""
-        low, high = torch.aminmax(x)
-        self._low.append(low)
-        self._high.append(high)
-        self._sums.append(x.mean().double() * x.numel())
-        self._count += x.numel()
-
-    def summary(self) -> dict[str, float]:
-        """Return ``min``, ``mean``, ``max`` and ``count`` (of values)."""
-        if not self._count:
-            return {"min": math.inf, "mean": 0.0, "max": -math.inf, "count": 0.0}
-        return {
-            "min": float(torch.stack(self._low).min()),
-            "mean": float(torch.stack(self._sums).sum()) / self._count,
-            "max": float(torch.stack(self._high).max()),
-            "count": float(self._count),
-        }
+    keep_compiled()
+    network = Network(backbone, bands, state).eval()
+    size = backbone.image_size or EXAMPLE_SIZE
+    example = torch.linspace(-1, 1, network.num_bands * size**2)
+    network.backbone = fold_batch_norms(
+        network.backbone, example.reshape(1, network.num_bands, size, size)
+    )
+    return network
 
 
 class Embedder:
-    """One backbone on one device."""
+    """One backbone on one device.
+
+    ``load``, ``launch`` and ``fetch`` are the three steps of a call. Threads may load and fetch
+    while one thread, always the same, launches.
+    """
 
     def __init__(
         self,
@@ -179,6 +179,7 @@ class Embedder:
         bands: Sequence[str],
         plan: DevicePlan,
         state: Mapping[str, torch.Tensor] | None = None,
+        network: Network | None = None,
     ) -> None:
         """Build and load the backbone.
 
@@ -187,23 +188,22 @@ class Embedder:
             bands: of the data set.
             plan: how it runs.
             state: the state learnt by the backbone's ``fit``, if it has one.
+            network: what ``build_network`` has returned for all these; None: build it here.
 
         Raises:
             UsageError: the data set lacks a band, or the weights are absent.
             CellError: the backbone needs a fitted state and ``state`` is None.
         """
         self.name = backbone.name
-        keep_compiled()
         torch.set_num_threads(plan.num_threads)
-        network = Network(backbone, bands, state).eval()
-        size = backbone.image_size or EXAMPLE_SIZE
-        example = torch.linspace(-1, 1, network.num_bands * size**2)
-        network.backbone = fold_batch_norms(
-            network.backbone, example.reshape(1, network.num_bands, size, size)
-        )
+        network = network or build_network(backbone, bands, state)
         self._network = network.to(plan.device)
         self._model: Callable[[torch.Tensor], torch.Tensor] = self._network.backbone
+        self._cast: torch.nn.Module | None = None
         self._mode: DevicePlan | None = None
+        self._copies: torch.cuda.Stream | None = None
+        if plan.device != "cpu":
+            self._copies = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.adopt(plan)
 
     def adopt(self, plan: DevicePlan) -> bool:
@@ -217,12 +217,17 @@ class Embedder:
         self._mode = plan.mode
         torch.set_num_threads(plan.num_threads)
         self._network.to(memory_format=_layout(plan))
-        self._model = self._network.backbone
-        self._dtype = torch.bfloat16 if plan.precision == "bfloat16" else None
+        model = self._network.backbone
+        if plan.is_cast:
+            if self._cast is None:
+                # A copy: calibration compares it with float32.
+                self._cast = copy.deepcopy(model).to(torch.bfloat16)
+            model = self._cast.to(memory_format=_layout(plan))
+        self._model = model
         if plan.is_compiled:
             # Drop what the compiler keeps of another model.
             torch.compiler.reset()
-            self._model = torch.compile(self._network.backbone, dynamic=False)
+            self._model = torch.compile(model, dynamic=False)
         return True
 
     def warm_up(self, pixels: NDArray[np.uint8]) -> None:
@@ -253,15 +258,51 @@ class Embedder:
         Raises:
             CellError: an embedding is not finite.
         """
+        return self.fetch(self.launch(self.load(pixels), on_batch))
+
+    def load(self, pixels: NDArray[np.uint8]) -> Loaded:
+        """Begin to copy patches to a GPU, beside what it computes.
+
+        Args:
+            pixels: uint8 (N, C, H, W); may be a read-only view of shared memory.
+        """
+        if self._copies is None:
+            return Loaded(pixels)
+        # Copied once, into pinned pages that the device reads while this process continues.
+        pinned = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+        np.copyto(pinned.numpy(), pixels)
+        with torch.cuda.stream(self._copies):
+            return Loaded(pinned.to(self.plan.device, non_blocking=True), mark())
+
+    def launch(self, loaded: Loaded, on_batch: Callable[[int], None] | None = None) -> Launched:
+        """Queue all batches on the device; a CPU has computed them at the return.
+
+        Args:
+            loaded: the patches.
+            on_batch: gets the number of patches so far; a GPU may still be at work on some.
+        """
         stats = InputStats()
-        size = self.plan.batch_size
+        size, pixels = self.plan.batch_size, loaded.pixels
+        loaded.expect()
         parts = []
         for start in range(0, len(pixels), size):
             parts.append(self._forward(pixels[start : start + size], stats))
             if on_batch is not None:
                 on_batch(min(start + size, len(pixels)))
         # Copied once, so that the device never waits for this process between two batches.
-        embeddings: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+        embeddings = to_host(torch.cat(parts))
+        stats.send()
+        return Launched(embeddings, stats, None if self._copies is None else mark())
+
+    def fetch(self, launched: Launched) -> tuple[NDArray[np.float32], InputStats]:
+        """Wait for embeddings and check them; results as of a call.
+
+        Raises:
+            CellError: an embedding is not finite.
+        """
+        if launched.done is not None:
+            launched.done.synchronize()
+        embeddings: NDArray[np.float32] = launched.embeddings.numpy()
         finite = np.isfinite(embeddings).all(axis=1)
         if not finite.all():
             bad = int((~finite).sum())
@@ -269,39 +310,56 @@ class Embedder:
                 f"backbone '{self.name}': {bad} of {len(embeddings)} embeddings are not finite; "
                 'check its weights, or set [embed] precision = "float32"'
             )
-        return embeddings, stats
+        return embeddings, launched.stats
 
     def run_batch(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed one batch, uint8 (B, C, H, W) to float32 (B, D), without checking the values."""
-        result: NDArray[np.float32] = self._forward(pixels, InputStats()).cpu().numpy()
-        return result
+        return self.ready(pixels)()
 
-    def _forward(self, pixels: NDArray[np.uint8], stats: InputStats) -> torch.Tensor:
+    def ready(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Return ``run_batch`` of a batch that is on the device already."""
+        loaded = self.load(pixels)
+        loaded.expect()
+
+        def run() -> NDArray[np.float32]:
+            embeddings: NDArray[np.float32] = (
+                self._forward(loaded.pixels, InputStats()).cpu().numpy()
+            )
+            return embeddings
+
+        return run
+
+    def _forward(self, pixels: NDArray[np.uint8] | torch.Tensor, stats: InputStats) -> torch.Tensor:
         plan = self.plan
         count = len(pixels)
+        if isinstance(pixels, np.ndarray):
+            pixels = torch.from_numpy(np.array(pixels))
         with torch.inference_mode():
-            batch = _to_device(pixels, plan.device)
-            x = self._network.preprocess(batch)
+            x = self._network.preprocess(pixels)
             stats.add(x)
             if plan.is_compiled and count < plan.batch_size:
                 # Another size would need another compilation.
                 x = torch.cat([x, x[-1:].expand(plan.batch_size - count, -1, -1, -1)])
+            if plan.is_cast:
+                x = x.to(torch.bfloat16)
             x = x.contiguous(memory_format=_layout(plan))
-            with torch.autocast(plan.device, dtype=self._dtype, enabled=self._dtype is not None):
+            is_lowered = plan.precision == "bfloat16" and not plan.is_cast
+            lowered = torch.autocast(plan.device, dtype=torch.bfloat16, enabled=is_lowered)
+            with lowered, _kernels(plan.attention):
                 embeddings = self._model(x)
             check_embeddings(embeddings, len(x), name=self.name)
             return embeddings[:count].float()
 
 
-def _to_device(pixels: NDArray[np.uint8], device: str) -> torch.Tensor:
-    """Return a copy on the device; ``pixels`` may be a read-only view of shared memory."""
-    if device == "cpu":
-        return torch.from_numpy(np.array(pixels))
-    # Copied once, into pinned pages that the device reads while this process continues.
-    pinned = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
-    np.copyto(pinned.numpy(), pixels)
-    return pinned.to(device, non_blocking=True)
-
-
 def _layout(plan: DevicePlan) -> torch.memory_format:
     return torch.channels_last if plan.channels_last else torch.contiguous_format
+
+
+def _kernels(attention: Attention) -> AbstractContextManager[None]:
+    """Prefer a kernel of scaled-dot-product attention; where it cannot, torch takes another."""
+    if attention == "auto":
+        return nullcontext()
+    cudnn, efficient = SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
+    first = [cudnn, efficient] if attention == "cudnn" else [efficient, cudnn]
+    rest = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel([*first, *rest], set_priority=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from benchmark.cluster.connection import Node, Resources, count_of
-from benchmark.cluster.pools import SMALL_PARAMETERS, SMALL_SHARE, plan_pool
+from benchmark.cluster.pools import plan_pool
 from benchmark.cluster.teams import plan_team
 from benchmark.config import Experiment
 from benchmark.errors import UsageError
@@ -127,19 +127,12 @@ def _check_resources(
     text = f"{count_of(now['CPU'], 'CPU')}, {count_of(now['GPU'], 'GPU')}"
     if growth:
         text += f"; with the autoscaler up to {growth['CPU']:g} and {growth['GPU']:g}"
-    asked = experiment.embed.num_gpus
-    least = SMALL_SHARE if asked == "auto" else asked
-    lack = _lack(now, experiment, least)
+    lack = _lack(now, experiment)
     if not lack:
         yield Finding("ok", text)
-        if asked == "auto" and (lack := _lack(now, experiment, 1.0)):
-            yield Finding(
-                "warning",
-                f"{lack}; only networks of fewer than {SMALL_PARAMETERS:,} parameters share one",
-            )
     elif growth is None:
         yield Finding("error", lack)
-    elif growth and (lack_then := _lack(growth, experiment, least)):
+    elif growth and (lack_then := _lack(growth, experiment)):
         yield Finding("error", f"{lack_then}, even at the maximum of its autoscaler")
     else:
         yield Finding(
@@ -149,13 +142,12 @@ def _check_resources(
         )
 
 
-def _lack(resources: Mapping[str, Any], experiment: Experiment, num_gpus: float) -> str:
+def _lack(resources: Mapping[str, Any], experiment: Experiment) -> str:
     """Return why an experiment's request does not fit a cluster; empty if it fits.
 
     Args:
         resources: of the cluster.
         experiment: makes the request.
-        num_gpus: booked by an embedding actor.
     """
     found = Resources(
         num_cpus=resources["CPU"],
@@ -164,10 +156,11 @@ def _lack(resources: Mapping[str, Any], experiment: Experiment, num_gpus: float)
         node_cpus=resources["node_cpus"],
         nodes=tuple(Node(*shape) for shape in resources.get("shapes", ())),
     )
-    actors = experiment.embed.num_actors
+    embed = experiment.embed
+    actors = None if embed.num_actors == "auto" else embed.num_actors
     training = experiment.finetune
     try:
-        plan_pool(found, num_actors=None if actors == "auto" else actors, num_gpus=num_gpus)
+        plan_pool(found, num_actors=actors, num_gpus=embed.gpus_of_actor)
         if training is not None:
             workers = None if training.num_workers == "auto" else training.num_workers
             plan_team(found, num_workers=workers, num_trials=1)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.cluster.connection import Node, Resources
-from benchmark.cluster.pools import ACTOR_BYTES, gpu_share, group_by_share, plan_pool
+from benchmark.cluster.pools import ACTOR_BYTES, plan_pool
 from benchmark.errors import UsageError
 
 CPUS = st.integers(1, 256)
@@ -158,16 +158,10 @@ def test_actors_fit_beside_the_gpus_of_every_cluster(
     assert pool.num_actors * pool.num_cpus <= max(0.0, resources.num_cpus - 1)
 
 
-def test_two_small_networks_share_a_gpu_and_large_ones_do_not() -> None:
-    assert [gpu_share(number) for number in (4_000_000, 29_999_999, 86_000_000)] == [0.5, 0.5, 1.0]
+def test_actors_share_a_gpu_where_that_is_asked_for() -> None:
     pool = plan_pool(Resources(16.0, 2.0, 0.0), num_actors=None, num_gpus=0.5)
     assert (pool.num_actors, pool.num_gpus) == (4, 0.5)
     assert "2 GPUs: an actor on 0.5 of one" in pool.reason
-
-
-def test_backbones_of_one_share_go_through_one_pool_in_their_order() -> None:
-    assert group_by_share([0.5, 1.0, 0.5, 1.0]) == [[0, 2], [1, 3]]
-    assert group_by_share([]) == []
 
 
 def test_a_share_never_spans_two_gpus() -> None:

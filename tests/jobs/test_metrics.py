@@ -83,8 +83,9 @@ def test_metrics_of_a_run_come_out_of_the_endpoint(
     import ray
 
     from benchmark.stages.embed import EmbedStage
+    from benchmark.stages.embed.calls import Task
     from benchmark.stages.embed.pipeline import _jobs, _plan_pool
-    from benchmark.stages.embed.workers import EmbedActor, ReadPart, Task
+    from benchmark.stages.embed.workers import EmbedActor, ReadParts
 
     store = str(new_store())
     options = {"random": {"image_size": 32}}
@@ -99,9 +100,9 @@ def test_metrics_of_a_run_come_out_of_the_endpoint(
             replace(cell, artefact=replace(cell.artefact, name="again"))
             for cell in EmbedStage().cells(context)
         )
-        jobs = _jobs(context, [(context.backbones[0], cell)], _plan_pool(context, 1.0))
+        jobs = _jobs(context, [(context.backbones[0], cell)], _plan_pool(context))
         part = context.patches.manifest()["parts"][0]
-        block = ReadPart(context.patches)(Task(0, part["name"], part["num_rows"]))
+        block = ReadParts(context.patches)(Task(0, ((part["name"], part["num_rows"]),), ()))
         actor = ray.remote(EmbedActor).options(num_cpus=0).remote(jobs)
         # More than the whole stage embeds, so that no actor of the pipeline has the same count.
         times = num_patches // part["num_rows"] + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +15,15 @@ import pytest
 import torch
 
 from benchmark.catalog.backbones import BACKBONES
-from benchmark.networks import calibration
+from benchmark.networks import calibration, trials
 from benchmark.networks.calibration import (
     MAX_DISTANCE,
     Calibration,
-    Memory,
     cosine_distance,
-    recall,
 )
 from benchmark.networks.devices import Asked, DevicePlan, plan_device
 from benchmark.networks.embedder import Embedder
+from benchmark.networks.trials import Memory, Trial, recall
 
 PIXELS = np.zeros((64, 3, 8, 8), np.uint8)
 
@@ -71,6 +71,9 @@ class Device:
         wrong = rng.normal(size=(len(pixels), 32))
         return (right + self.noise(self.plan) * wrong).astype(np.float32)
 
+    def ready(self, pixels: np.ndarray) -> Callable[[], np.ndarray]:
+        return partial(self.run_batch, pixels)
+
     def warm_up(self, pixels: np.ndarray) -> None:
         self.run_batch(pixels[: self.plan.batch_size])
 
@@ -97,7 +100,7 @@ def choose(
     device: Device, num_patches: int, memory: Memory | None = None, **asked: Any
 ) -> DevicePlan:
     measured = Calibration(device, PIXELS, memory or Memory(None))  # type: ignore[arg-type]
-    return measured.plan(Asked(**asked), num_patches, num_in_all=2 * num_patches, may_compile=True)
+    return measured.plan(Asked(**asked), num_patches, num_in_all=2 * num_patches, is_network=True)
 
 
 def test_little_work_is_done_in_the_default_mode_at_once(clock: Clock) -> None:
@@ -132,7 +135,7 @@ def test_the_first_rate_is_told_before_the_search_for_a_faster_mode(clock: Clock
         Memory(None),
         lambda text: told.append((text, clock.now)),
     )
-    measured.plan(Asked(), 20_000, num_in_all=20_000, may_compile=False)
+    measured.plan(Asked(), 20_000, num_in_all=20_000, is_network=False)
     ((text, told_at),) = told
     assert text == "toy: 30 patches/s in one process; looking for a faster mode, for 20 s at most"
     assert told_at < 1.0 < clock.now
@@ -191,24 +194,79 @@ def test_a_mode_that_changes_embeddings_is_refused_and_named(clock: Clock) -> No
     assert "from float32 in cosine distance, more than 1e-03" in plan.reason
 
 
+ON_GPU = DevicePlan(
+    device="cuda", precision="bfloat16", channels_last=True, batch_size=128, num_threads=1
+)
+
+
 def gpu_cost(plan: DevicePlan) -> float:
-    return plan.batch_size / (2000 if plan.precision == "bfloat16" else 700)
+    rate = 2000 if plan.precision == "bfloat16" else 700
+    return plan.batch_size / (rate * (1.5 if plan.is_cast else 1.0))
+
+
+def test_weights_are_cast_once_where_the_network_takes_it(clock: Clock) -> None:
+    device = Device(ON_GPU, clock, gpu_cost)
+    plan = choose(device, 100_000)
+    assert (plan.precision, plan.is_cast) == ("bfloat16", True)
+    device = Device(ON_GPU, clock, gpu_cost)
+    device.error = lambda plan: "expected BFloat16, found Float" if plan.is_cast else ""
+    plan = choose(device, 100_000)
+    assert (plan.precision, plan.is_cast) == ("bfloat16", False)
+    assert "bfloat16 weights, not compiled" in plan.reason
+    assert "expected BFloat16, found Float" in plan.reason
+
+
+def test_what_is_no_network_is_not_cast(clock: Clock) -> None:
+    device = Device(ON_GPU, clock, gpu_cost)
+    measured = Calibration(device, PIXELS, Memory(None))  # type: ignore[arg-type]
+    plan = measured.plan(Asked(), 100_000, num_in_all=100_000, is_network=False)
+    assert (plan.precision, plan.is_cast, plan.attention) == ("bfloat16", False, "auto")
+
+
+@pytest.mark.parametrize("kernel", ["auto", "cudnn", "efficient"])
+def test_the_fastest_attention_and_batches_of_512_are_found_on_a_gpu(
+    clock: Clock, kernel: str
+) -> None:
+    def cost(plan: DevicePlan) -> float:
+        gain = 1.0 + 0.03 * plan.batch_size / 256 + 0.1 * (plan.attention == kernel)
+        return gpu_cost(plan) / gain
+
+    plan = choose(Device(ON_GPU, clock, cost), 1_000_000, is_compiled=False)
+    assert (plan.batch_size, plan.attention) == (512, kernel)
+
+
+@pytest.mark.parametrize(("num_patches", "is_compiled"), [(150_000, False), (350_000, True)])
+def test_compiling_pays_sooner_on_a_gpu(clock: Clock, num_patches: int, is_compiled: bool) -> None:
+    device = Device(ON_GPU, clock, lambda plan: gpu_cost(plan) / (1.5 if plan.is_compiled else 1))
+    device.compile_s = 12.0
+    plan = choose(device, num_patches)
+    assert plan.is_compiled == is_compiled
+    if not is_compiled:
+        assert "compiling (about 15 s) does not pay for 150,000 patches" in plan.reason
+
+
+@pytest.mark.parametrize("num_patches", [100, 100_000])
+def test_a_gpu_too_small_for_a_batch_takes_a_smaller_one_in_the_same_precision(
+    clock: Clock, num_patches: int
+) -> None:
+    device = Device(ON_GPU, clock, gpu_cost)
+    device.error = lambda plan: "CUDA out of memory" if plan.batch_size > 100 else ""
+    plan = choose(device, num_patches)
+    assert (plan.precision, plan.is_cast, plan.batch_size) == ("bfloat16", True, 64)
+    assert "CUDA out of memory" in plan.reason
 
 
 @pytest.mark.parametrize(("noise", "precision"), [(0.005, "bfloat16"), (0.2, "float32")])
 def test_bfloat16_is_used_where_embeddings_stay_what_they_are(
     clock: Clock, noise: float, precision: str
 ) -> None:
-    start = DevicePlan(
-        device="cuda", precision="bfloat16", channels_last=True, batch_size=128, num_threads=1
-    )
-    device = Device(start, clock, gpu_cost)
+    device = Device(ON_GPU, clock, gpu_cost)
     device.noise = lambda plan: noise if plan.precision == "bfloat16" else 0.0
     for num_patches in (100, 100_000):
         plan = choose(device, num_patches)
         assert plan.precision == precision
         assert ("bfloat16" in plan.reason) == (precision == "float32")
-        device.adopt(start)
+        device.adopt(ON_GPU)
     kept = choose(device, 100, precision="bfloat16")
     assert kept.precision == "bfloat16"
 
@@ -232,7 +290,7 @@ def test_cosine_distance() -> None:
 def test_each_device_backbone_and_size_has_its_own_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "cache_folder", lambda name: tmp_path)
+    monkeypatch.setattr(trials, "cache_folder", lambda name: tmp_path)
     backbone, plan = BACKBONES.get("random"), plan_on_cpu()
     cases = [
         (backbone, plan, (3, 64, 64)),
@@ -243,7 +301,7 @@ def test_each_device_backbone_and_size_has_its_own_memory(
     for number, case in enumerate(cases):
         with recall(*case) as (memory, waited_s):
             assert memory.to_json() == [] and waited_s < 5
-            memory.add(calibration.Trial(plan=plan, patches_per_s=number + 1.0))
+            memory.add(Trial(plan=plan, patches_per_s=number + 1.0))
     for number, case in enumerate(cases):
         with recall(*case) as (memory, _):
             found = memory.find(plan)
@@ -257,7 +315,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_memory(
     def refuse(name: str) -> Path:
         raise PermissionError(13, "Permission denied", name)
 
-    monkeypatch.setattr(calibration, "cache_folder", refuse)
+    monkeypatch.setattr(trials, "cache_folder", refuse)
     with recall(BACKBONES.get("random"), plan_on_cpu(), (3, 8, 8)) as (memory, _):
         assert memory.to_json() == []
 

@@ -42,7 +42,7 @@ def test_actors_that_share_a_gpu_embed_what_actors_without_one_do(
     for stage in ("patches", "embed"):
         result, _ = api.run_stage(stage, frozen, store=str(tmp_path / "without"))
         assert {cell.status for cell in result.cells} == {"complete"}
-    settings = settings.replace("num_actors = 1", 'num_actors = "auto"')
+    settings = settings.replace("num_actors = 1", 'num_actors = "auto"\nnum_gpus = 0.5')
     toml.write_text(settings.format(root=scenes) + FINETUNE)
 
     env = {**os.environ, **LAZY, "RAY_AUTH_MODE": "disabled"}
@@ -81,7 +81,9 @@ def test_a_process_that_has_booked_no_gpu_uses_none_that_it_sees(
     monkeypatch.setattr(embed_workers, "plan_device", plan)
     job = SimpleNamespace(uses_gpu=uses_gpu, uses_gpus=uses_gpu, asked=Asked(), num_threads=1)
     with pytest.raises(CellError, match="asked"):
-        embed_workers._start(cast(Any, job), np.zeros((1, 3, 8, 8), np.uint8), print)
+        embed_workers._start(
+            cast(Any, job), cast(Any, None), np.zeros((1, 3, 8, 8), np.uint8), print
+        )
     # None: a GPU where there is one.
     assert asked == [None if uses_gpu else "cpu"]
     if not uses_gpu:

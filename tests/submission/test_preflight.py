@@ -129,11 +129,12 @@ def test_more_gpus_than_there_are_are_refused(tables: dict[str, Any], message: s
     assert [text[: len(message or "")] for text in found] == ([message] if message else [])
 
 
-def test_actors_that_only_small_networks_share_gpus_for_are_a_warning() -> None:
-    (warned,) = find(make_answer(), "warning", embed={"num_actors": 3})
-    assert warned.startswith("[embed] num_actors = 3: the cluster has 2 GPUs, one for each actor")
-    assert "only networks of fewer than 30,000,000 parameters share one" in warned
-    assert find(make_answer(), "warning", embed={"num_actors": 3, "num_gpus": 0.5}) == []
+def test_more_actors_than_gpus_need_a_share_that_is_asked_for() -> None:
+    (refused,) = find(make_answer(), "error", embed={"num_actors": 3})
+    assert refused == (
+        "[embed] num_actors = 3: the cluster has 2 GPUs, one for each actor ([embed] num_gpus)"
+    )
+    assert find(make_answer(), "error", embed={"num_actors": 3, "num_gpus": 0.5}) == []
 
 
 def grown(**changes: float) -> dict[str, float]:
@@ -141,8 +142,8 @@ def grown(**changes: float) -> dict[str, float]:
 
 
 def test_what_an_autoscaler_may_start_counts() -> None:
-    asked = {"embed": {"num_actors": 5}}
-    text = "[embed] num_actors = 5: the cluster has 2 GPUs"
+    asked = {"embed": {"num_actors": 4}}
+    text = "[embed] num_actors = 4: the cluster has 2 GPUs"
     (refused,) = find(make_answer(growth=None), "error", **asked)
     assert refused.startswith(text)
     for growth in (grown(), {}):

@@ -1,8 +1,9 @@
 """One pipeline and one pool of actors that embed with all backbones of an experiment.
 
 An actor holds one backbone at a time and loads the next when its parts arrive, so that processes
-start once per run. A part of ``patches`` is one block, and batches never cross parts. So the
-results do not depend on the number of actors, and a finished part is never computed again.
+start once per run. On CPUs a part of ``patches`` is one block; on GPUs neighbouring parts are
+joined, the same ones in every run. Batches never cross blocks. So the results do not depend on the
+number of actors, nor on where an earlier run was interrupted.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from benchmark.cluster.incidents import Account
-from benchmark.cluster.pools import Pool, gpu_share, group_by_share, plan_pool
-from benchmark.cluster.streaming import READ_AHEAD_BYTES, TASK_CPUS, Items, read_items, status_rows
+from benchmark.cluster.pools import Pool, plan_pool
+from benchmark.cluster.streaming import TASK_CPUS, Items, read_items, status_rows
 from benchmark.cluster.ticks import watch
 from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
 from benchmark.experiment.cells import Cell
@@ -30,14 +30,20 @@ from benchmark.experiment.usage import StageUsage
 from benchmark.networks.devices import Asked
 from benchmark.networks.fitted import read_facts
 from benchmark.specs import Backbone
+from benchmark.stages.embed.calls import (
+    Parts,
+    Task,
+    actor_strategy,
+    join_parts,
+    read_ahead_bytes,
+)
 from benchmark.stages.embed.counting import PartCounts, PartKey
 from benchmark.stages.embed.learning import learn
 from benchmark.stages.embed.workers import (
     EmbedActor,
     Job,
-    ReadPart,
-    Task,
-    WritePart,
+    ReadParts,
+    WriteParts,
     read_part_summary,
 )
 from benchmark.store import provenance
@@ -51,14 +57,6 @@ RESTARTS: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
 """By default, Ray retries a batch that kills its process for ever."""
 
 NO_CUDA = "a GPU was booked but torch found none: check torch's build and the driver"
-
-BLOCKS_OF_ACTOR = 3
-"""One being embedded, one waiting, and one being read."""
-
-
-def read_ahead_bytes(num_actors: int, part_bytes: int) -> int:
-    """Return the bytes that may wait in the object store: enough for all actors of a pool."""
-    return max(READ_AHEAD_BYTES, BLOCKS_OF_ACTOR * num_actors * part_bytes)
 
 
 @dataclass
@@ -85,11 +83,7 @@ def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
     try:
         failures = learn(context, pending)
         # Planned after the fits, which hold every CPU.
-        on_gpu = context.resources("embed").num_gpus > 0
-        shares = [_gpus_of_actor(context, backbone) if on_gpu else 1.0 for backbone, _ in pending]
-        for group in group_by_share(shares):
-            mine = [pending[number] for number in group]
-            _embed(context, mine, shares[group[0]], parts, failures, progress)
+        _embed(context, pending, parts, failures, progress)
     finally:
         progress.close()
 
@@ -97,13 +91,11 @@ def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
 def _embed(
     context: Context,
     pending: Sequence[tuple[Backbone, Cell]],
-    num_gpus: float,
     parts: Sequence[dict[str, Any]],
     failures: dict[str, str],
     progress: StageProgress,
 ) -> None:
-    """Embed with backbones whose actors book the same share of a GPU."""
-    pool = _plan_pool(context, num_gpus)
+    pool = _plan_pool(context)
     jobs = _jobs(context, pending, pool)
     run = Run(context, jobs, parts, pool, progress)
     for number, job in enumerate(jobs):
@@ -113,7 +105,7 @@ def _embed(
     # A backbone that kills its process stops the pipeline: continue with one backbone at a time,
     # so that only the backbone at fault fails.
     for number in run.unfinished():
-        run.pool = _plan_pool(context, num_gpus)
+        run.pool = _plan_pool(context)
         run.stream([number])
     for number in run.unfinished():
         run.fail(number, run.why_broken)
@@ -151,13 +143,9 @@ def _asked(value: Any) -> Any:
     return None if value == "auto" else value
 
 
-def _gpus_of_actor(context: Context, backbone: Backbone) -> float:
-    asked = context.experiment.embed.num_gpus
-    return gpu_share(backbone.num_parameters) if asked == "auto" else asked
-
-
-def _plan_pool(context: Context, num_gpus: float) -> Pool:
+def _plan_pool(context: Context) -> Pool:
     """Plan the pool for the CPUs that are free now, unless ``num_actors`` is set."""
+    num_gpus = context.experiment.embed.gpus_of_actor
     resources = context.resources("embed")
     asked = context.experiment.embed.num_actors
     if asked != "auto":
@@ -183,6 +171,9 @@ class Run:
         self._parts = parts
         self.pool = pool
         self._progress = progress
+        self._groups: list[Parts] = [((part["name"], part["num_rows"]),) for part in parts]
+        if pool.num_gpus:
+            self._groups = join_parts(parts, self._bytes_per_patch())
         self._counts = PartCounts(progress.advance)
         self._tallies: dict[int, Tally] = {}
         self._accounts: dict[int, Account] = {}
@@ -233,11 +224,16 @@ class Run:
             job = self._jobs[number]
             self._progress.start(job.backbone.name)
             done = set(job.artefact.files("part-"))
-            todo = [part for part in self._parts if part["name"] not in done]
-            self._tallies[number] = Tally(wanted={part["name"] for part in todo})
+            wanted = {part["name"] for part in self._parts} - done
+            self._tallies[number] = Tally(wanted=set(wanted))
             self._open_account(number, len(done))
-            found |= {(number, p["name"]): p["num_rows"] for p in self._parts if p["name"] in done}
-            tasks += [Task(number, part["name"], part["num_rows"]) for part in todo]
+            for group in self._groups:
+                missing = tuple(name for name, _ in group if name in wanted)
+                task = Task(number, group, missing)
+                if missing:
+                    tasks.append(task)
+                else:
+                    found[number, task.name] = task.num_rows
         # At once, because the rate begins with the first count.
         self._counts.reach(found)
         try:
@@ -265,9 +261,9 @@ class Run:
 
     def _rows(self, tasks: Sequence[Task], channel: str) -> Any:
         pool = self.pool
-        part_bytes = self._bytes_per_patch() * max(task.num_rows for task in tasks)
-        source = Items("patches", tasks, ReadPart(self._context.patches), item_bytes=part_bytes)
-        strategy = ActorPoolStrategy(size=min(pool.num_actors, len(tasks)))
+        order = list(dict.fromkeys(task.job for task in tasks))
+        block_bytes = self._bytes_per_patch() * max(task.num_rows for task in tasks)
+        source = Items("patches", tasks, ReadParts(self._context.patches), item_bytes=block_bytes)
         with warnings.catch_warnings():
             # The only way to bound restarts; deprecated before it has a replacement.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
@@ -275,14 +271,14 @@ class Run:
                 source,
                 num_items=len(tasks),
                 most_cpus=self._most_cpus(),
-                read_ahead_bytes=read_ahead_bytes(pool.num_actors, part_bytes),
+                read_ahead_bytes=read_ahead_bytes(pool.num_actors, block_bytes),
             )
             dataset = reading.map_batches(
                 EmbedActor,
-                fn_constructor_args=(list(self._jobs), channel),
-                batch_size=1,  # a part is one row
+                fn_constructor_args=(list(self._jobs), channel, order),
+                batch_size=1,  # a task is one row
                 batch_format="pyarrow",
-                compute=strategy,
+                compute=actor_strategy(pool, len(tasks)),
                 num_cpus=pool.num_cpus,
                 num_gpus=pool.num_gpus or None,
                 udf_modifying_row_count=True,
@@ -290,7 +286,7 @@ class Run:
             )
         return status_rows(
             dataset.map_batches(
-                WritePart([job.artefact for job in self._jobs]),
+                WriteParts([job.artefact for job in self._jobs]),
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=TASK_CPUS,
@@ -316,8 +312,9 @@ class Run:
             self.fail(number, row["reason"])
             return
         self._accounts[number].add_toll(json.loads(row["toll"]))
-        tally.wanted.discard(row["part"])
-        tally.checksums[row["part"]] = row["checksum"]
+        checksums = json.loads(row["checksums"])
+        tally.wanted -= checksums.keys()
+        tally.checksums |= checksums
         tally.num_patches += row["num_rows"]
         self._busy_s += row["seconds"]
         self._num_patches += row["num_rows"]

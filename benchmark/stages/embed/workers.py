@@ -1,11 +1,14 @@
-"""The Ray tasks and actors: read a part of ``patches``, embed it, write its embeddings."""
+"""The Ray tasks and actors: read parts of ``patches``, embed them, write their embeddings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,9 +20,10 @@ from numpy.typing import NDArray
 from benchmark.cluster.incidents import Toll, add_tolls, is_restarted
 from benchmark.cluster.metering import ForwardMeter
 from benchmark.cluster.ticks import Ticks
-from benchmark.errors import BenchmarkError, blame
+from benchmark.errors import BenchmarkError, CellError, blame
 from benchmark.networks.devices import Asked, plan_device
 from benchmark.networks.fitted import read_fitted
+from benchmark.stages.embed.calls import Task
 from benchmark.stages.embed.counting import item_of
 from benchmark.stages.embed.learning import Lesson
 from benchmark.store import provenance
@@ -27,9 +31,19 @@ from benchmark.store.artefacts import Artefact
 from benchmark.tables import embeddings_column, embeddings_schema, images_array
 
 if TYPE_CHECKING:
-    from benchmark.networks.embedder import Embedder
+    from benchmark.networks.embedder import Embedder, Network
+    from benchmark.networks.transfers import Launched, Loaded
 
-KEPT = ("batch_size", "channels_last", "precision", "num_threads", "is_compiled", "reason")
+KEPT = (
+    "batch_size",
+    "channels_last",
+    "precision",
+    "num_threads",
+    "is_compiled",
+    "is_cast",
+    "attention",
+    "reason",
+)
 """Settings that an artefact keeps: other values would change the last bits of later parts."""
 
 
@@ -46,19 +60,10 @@ class Job(Lesson):
     """Whether an actor has booked (a share of) a GPU; its process also sees other GPUs."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """One part of one backbone: job number, file name and number of patches."""
+class ReadParts:
+    """Reads the parts of a task into one block of one row (a Ray Data read task).
 
-    job: int
-    part: str
-    num_rows: int
-
-
-class ReadPart:
-    """Reads one part of ``patches`` into one block of one row (a Ray Data read task).
-
-    Ray Data splits and merges blocks into batches of rows for actors on GPUs. A part is one row,
+    Ray Data splits and merges blocks into batches of rows for actors on GPUs. A task is one row,
     so that it is neither split nor merged.
     """
 
@@ -66,13 +71,15 @@ class ReadPart:
         self._patches = patches
 
     def __call__(self, task: Task) -> pa.Table:
-        """Return one row: the task, and lists of the ids and images of its part."""
+        """Return one row: the task, and lists of the ids and images of its parts."""
         toll = Toll()
-        table = self._patches.read_table(names=[task.part], columns=["patch_id", "image"])
-        metadata = {"job": str(task.job), "part": task.part, "toll": toll.to_json()}
+        columns = ["patch_id", "image"]
+        # One by one: together they would be sorted, and their rows mixed.
+        tables = [self._patches.read_table(names=[name], columns=columns) for name, _ in task.parts]
+        table = pa.concat_tables(tables)
         return pa.table(
             {
-                "task": [json.dumps(metadata)],
+                "task": [json.dumps({**asdict(task), "toll": toll.to_json()})],
                 "patch_id": _as_one(table["patch_id"]),
                 "image": _as_one(table["image"]),
             }
@@ -90,97 +97,161 @@ def _from_one(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 class EmbedActor:
-    """Holds one backbone at a time and embeds parts (a Ray Data actor)."""
+    """Holds one backbone at a time and embeds the parts of tasks (a Ray Data actor).
 
-    def __init__(self, jobs: list[Job], channel: str = "") -> None:
+    Several calls may run at once: while one thread, of the actor's own, has a device compute for
+    one call, the next unpacks its patches, and the last checks and hands over its embeddings.
+    """
+
+    def __init__(self, jobs: list[Job], channel: str = "", order: Sequence[int] = ()) -> None:
+        """Embed with ``jobs``, whose parts come in the ``order`` of their numbers."""
         self._jobs = jobs
+        self._order = list(order)
         self._ticks = Ticks(channel)
+        self._turn = threading.Condition()
         self._number: int | None = None
         self._embedder: Embedder | None = None
+        self._num_active = 0
         self._setup_s = 0.0
+        self._ended = 0.0
         self._reasons: dict[int, str] = {}
+        self._device = ThreadPoolExecutor(1, "device")
+        self._builder = ThreadPoolExecutor(1, "builder")
+        self._built: tuple[int, Future[Network] | None] = 0, None
         self._meter = ForwardMeter()
         self._restarts = {"process_restarted": 1} if is_restarted() else {}
+        self._build_ahead(self._order[:1])
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Return one row: the embeddings of a block's part, their summary, or why it failed."""
+        """Return one row: the embeddings of a task's parts, their summary, or why it failed."""
         task = json.loads(block["task"][0].as_py())
-        number = int(task["job"])
-        toll = Toll()
         row: dict[str, Any] = {
-            "job": number,
-            "part": task["part"],
-            "patch_id": _from_one(block["patch_id"]).to_pylist(),
-            "reason": self._reasons.get(number, ""),
+            "task": block["task"][0].as_py(),
+            "reason": "",
             "embedding": b"",
             "summary": "{}",
             "began": time.time(),
         }
-        if not row["reason"]:
-            try:
-                summary = self._embed(number, block, row)
-                summary["toll"] = add_tolls(task["toll"], toll.to_json(), self._restarts)
-                row["summary"] = json.dumps(summary)
-                self._restarts = {}
-            except Exception as error:  # of any type: backbones are third-party code
-                # Out of memory, a broken weights file, a wrong shape: other backbones may work.
-                row["reason"] = self._reasons[number] = blame(error)
+        try:
+            self._embed(task, block, row)
+        except Exception as error:  # of any type: backbones are third-party code
+            # Out of memory, a broken weights file, a wrong shape: other backbones may work.
+            row["reason"] = self._reasons[task["job"]] = blame(error)
         row["ended"] = time.time()
-        return pa.table({key: [value] for key, value in row.items()})
+        columns = {key: [value] for key, value in row.items()}
+        return pa.table({**columns, "patch_id": block["patch_id"]})
 
-    def _embed(self, number: int, block: pa.Table, row: dict[str, Any]) -> dict[str, Any]:
+    def _embed(self, task: dict[str, Any], block: pa.Table, row: dict[str, Any]) -> None:
+        """Add embeddings and summary to the row."""
+        toll = Toll()
+        number = task["job"]
+        count = partial(self._ticks.count, item_of(number, task["parts"][0][0]))
         pixels = images_array(_from_one(block["image"]), self._jobs[number].shape)
-        embedder = self._hold(number, pixels)
-        count = partial(self._ticks.count, item_of(number, row["part"]))
-        began = time.perf_counter()
-        embeddings, stats = embedder(pixels, on_batch=count)
-        seconds = time.perf_counter() - began
+        with self._held(number, pixels) as embedder:
+            loaded = embedder.load(pixels)
+            began, launched = self._device.submit(_launch, embedder, loaded, count).result()
+            embeddings, stats = embedder.fetch(launched)
+            with self._turn:
+                ended = time.perf_counter()
+                # A GPU begins a task when it has ended the last.
+                seconds = ended - max(began, self._ended)
+                self._ended = ended
+                setup_s, self._setup_s = self._setup_s, 0.0
+                restarts, self._restarts = self._restarts, {}
         self._meter.count(self._jobs[number].backbone.name, len(embeddings), seconds)
         row["embedding"] = embeddings.tobytes()
         row["began"] = time.time() - seconds
-        setup_s, self._setup_s = self._setup_s, 0.0
-        return {
-            "num_rows": len(embeddings),
-            "dim": embeddings.shape[1],
-            "seconds": seconds,
-            "setup_s": setup_s,
-            "input": stats.summary(),
-            "peak_memory_bytes": provenance.peak_memory_bytes(),
-            "distinct": _distinct_rows(embeddings),
-            "device": embedder.plan.to_json(),
-        }
+        row["summary"] = json.dumps(
+            {
+                "num_rows": len(embeddings),
+                "dim": embeddings.shape[1],
+                "seconds": seconds,
+                "setup_s": setup_s,
+                "input": stats.summary(),
+                "peak_memory_bytes": provenance.peak_memory_bytes(),
+                "device": embedder.plan.to_json(),
+                "toll": add_tolls(toll.to_json(), restarts),
+            }
+        )
 
-    def _hold(self, number: int, pixels: NDArray[np.uint8]) -> Any:
-        if self._number != number:
-            # A backbone that does not start leaves none, so that the last one starts anew.
-            self._number = self._embedder = None
-            job = self._jobs[number]
-            self._embedder, self._setup_s = _start(job, pixels, self._tell)
-            self._number = number
-        return self._embedder
+    @contextmanager
+    def _held(self, number: int, pixels: NDArray[np.uint8]) -> Iterator[Embedder]:
+        """Hold a backbone; calls for another one wait until all that use it have ended."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._number == number or not self._num_active)
+            if number in self._reasons:
+                raise CellError(self._reasons[number])
+            embedder = self._embedder
+            if self._number != number or embedder is None:
+                embedder = self._change(number, pixels)
+            self._num_active += 1
+        try:
+            yield embedder
+        finally:
+            with self._turn:
+                self._num_active -= 1
+                self._turn.notify_all()
+
+    def _change(self, number: int, pixels: NDArray[np.uint8]) -> Embedder:
+        # A backbone that does not start leaves none, so that the last one starts anew.
+        self._number = self._embedder = None
+        job, (ahead, network) = self._jobs[number], self._built
+        if network is None or ahead != number:
+            network = self._builder.submit(_build, job)
+        self._built = number, None
+        try:
+            start = self._device.submit(_start, job, network.result(), pixels, self._tell)
+            embedder, self._setup_s = start.result()
+        except Exception as error:
+            self._reasons[number] = blame(error)
+            raise
+        self._number, self._embedder = number, embedder
+        if number in self._order:
+            self._build_ahead(self._order[self._order.index(number) + 1 :])
+        return embedder
+
+    def _build_ahead(self, order: Sequence[int]) -> None:
+        """Build the next network beside what a GPU computes; a CPU needs its cores itself."""
+        if order and self._jobs[order[0]].uses_gpu:
+            self._built = order[0], self._builder.submit(_build, self._jobs[order[0]])
 
     def _tell(self, text: str) -> None:
         self._ticks.note(f"embed: {text}")
 
 
+def _launch(
+    embedder: Embedder, loaded: Loaded, count: Callable[[int], None]
+) -> tuple[float, Launched]:
+    """Return when the launch began (s, of ``perf_counter``), and what was launched."""
+    return time.perf_counter(), embedder.launch(loaded, count)
+
+
+def _build(job: Job) -> Network:
+    """Build the network of a job on the CPU."""
+    from benchmark.networks.embedder import build_network
+
+    state = None if job.backbone.fit is None else read_fitted(job.artefact)
+    return build_network(job.backbone, job.bands, state)
+
+
 def _start(
-    job: Job, pixels: NDArray[np.uint8], tell: Callable[[str], None]
+    job: Job, network: Network, pixels: NDArray[np.uint8], tell: Callable[[str], None]
 ) -> tuple[Embedder, float]:
     """Return the backbone in the mode of its artefact, and the seconds that its setup took.
 
     The first process of a new artefact measures the best mode and tells its first rate; all later
     processes, in this run and in the next, keep it.
     """
-    from benchmark.networks.calibration import Calibration, recall
+    from benchmark.networks.calibration import Calibration
     from benchmark.networks.embedder import Embedder
+    from benchmark.networks.trials import recall
 
     asked = asdict(job.asked)
     plan = plan_device(
         **{**asked, "num_threads": asked["num_threads"] or job.num_threads},
         device=None if job.uses_gpu else "cpu",
     )
-    state = None if job.backbone.fit is None else read_fitted(job.artefact)
-    embedder = Embedder(job.backbone, job.bands, plan, state)
+    embedder = Embedder(job.backbone, job.bands, plan, network=network)
     began = time.perf_counter()
     waited_s = 0.0
     is_warm = False
@@ -194,7 +265,7 @@ def _start(
                     job.asked,
                     job.num_patches,
                     num_in_all=job.num_in_all,
-                    may_compile=job.backbone.is_trainable,
+                    is_network=job.backbone.is_trainable,
                 )
                 is_warm = True
                 begun = job.artefact.begin({**chosen.to_json(), "trials": memory.to_json()})
@@ -204,37 +275,33 @@ def _start(
     return embedder, time.perf_counter() - began - waited_s
 
 
-class WritePart:
-    """Writes one part of ``embeddings`` and returns a status row (a Ray Data task)."""
+class WriteParts:
+    """Writes the missing parts of tasks and returns a status row of each (a Ray Data task)."""
 
     def __init__(self, artefacts: list[Artefact]) -> None:
         self._artefacts = artefacts
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Write the embeddings of each row's part; return status rows."""
+        """Write the embeddings of each row's parts; return status rows."""
         rows = [self._write(row) for row in block.to_pylist()]
         return pa.Table.from_pylist(rows)
 
     def _write(self, row: dict[str, Any]) -> dict[str, Any]:
         toll = Toll()
-        summary = json.loads(row["summary"])
-        reason, checksum = row["reason"], ""
+        task, summary = json.loads(row["task"]), json.loads(row["summary"])
+        reason = row["reason"]
+        checksums: dict[str, str] = {}
         if not reason:
-            shape = (summary["num_rows"], summary["dim"])
-            embeddings = np.frombuffer(row["embedding"], np.float32).reshape(shape)
-            schema = embeddings_schema(summary["dim"])
-            table = pa.table(
-                [pa.array(row["patch_id"], pa.string()), embeddings_column(embeddings)],
-                schema=schema.with_metadata({"summary": row["summary"]}),
-            )
+            artefact = self._artefacts[task["job"]]
             try:
-                checksum = self._artefacts[row["job"]].write_table(row["part"], table)
+                for name, table in _tables(task, summary, row):
+                    checksums[name] = artefact.write_table(name, table)
             except BenchmarkError as error:
                 reason = str(error)
         return {
-            "job": row["job"],
-            "part": row["part"],
-            "checksum": checksum,
+            "job": task["job"],
+            "part": task["parts"][0][0],
+            "checksums": json.dumps(checksums),
             "reason": reason,
             "num_rows": len(row["patch_id"]),
             "seconds": float(summary.get("seconds", 0.0)),
@@ -242,6 +309,39 @@ class WritePart:
             "ended": row["ended"],
             "toll": json.dumps(toll.to_json()),
         }
+
+
+def _tables(
+    task: dict[str, Any], summary: dict[str, Any], row: dict[str, Any]
+) -> Iterator[tuple[str, pa.Table]]:
+    """Yield name and table of each missing part; what the task cost goes to the first."""
+    count, dim = summary["num_rows"], summary["dim"]
+    embeddings = np.frombuffer(row["embedding"], np.float32).reshape(count, dim)
+    once = {"setup_s": summary["setup_s"], "toll": add_tolls(task["toll"], summary["toll"])}
+    end = 0
+    for name, rows in task["parts"]:
+        start, end = end, end + rows
+        if name not in task["missing"]:
+            continue
+        mine = embeddings[start:end]
+        fed = summary["input"]
+        share = {
+            **summary,
+            "num_rows": rows,
+            "seconds": summary["seconds"] * rows / count,
+            # Batches cross parts: minimum, mean and maximum are those of all.
+            "input": {**fed, "count": fed["count"] * rows / count},
+            "distinct": _distinct_rows(mine),
+            **once,
+        }
+        once = {"setup_s": 0.0, "toll": {}}
+        yield (
+            name,
+            pa.table(
+                [pa.array(row["patch_id"][start:end], pa.string()), embeddings_column(mine)],
+                schema=embeddings_schema(dim).with_metadata({"summary": json.dumps(share)}),
+            ),
+        )
 
 
 def read_part_summary(artefact: Artefact, name: str) -> dict[str, Any]:
