@@ -47,6 +47,7 @@ from benchmark.fields import (
     refuse_duplicates,
 )
 from benchmark.problems import NAMED, check_regions, first_problem, options_place
+from benchmark.raster_settings import RastersConfig
 from benchmark.section import Origin, Section, describe, settings_table
 
 MAX_CELLS = 1_000_000
@@ -57,8 +58,8 @@ class DatasetConfig(Section):
     """``[dataset]``: the patches to classify, and how they are sampled."""
 
     name: Name
-    """How the data are read: ``folder`` (images in one folder per class), or ``chesapeake`` or
-    ``synthetic`` (scenes with label rasters); see ``benchmark list datasets``."""
+    """How the data are read: ``folder`` (images in one folder per class), ``rasters`` (your own
+    scenes with labels), ``chesapeake`` or ``synthetic``; see ``benchmark list datasets``."""
     root: PathText
     """Folder of the data."""
     patch_size: Side = 128
@@ -92,6 +93,8 @@ class DatasetConfig(Section):
     """Names of an image folder's bands, if its files do not define them."""
     value_range: tuple[PixelValue, PixelValue] | None = None
     """Pixel values that are mapped to 0 and 255, for images that are not uint8."""
+    rasters: RastersConfig | None = None
+    """Imagery and labels of the data set ``rasters``: the table ``[dataset.rasters]``."""
     settings: OwnSettings = Field(default={})
     """Keyword arguments of a reader of your own."""
 

@@ -53,6 +53,20 @@ class Problem(NamedTuple):
     reason: str
 
 
+class Tally(NamedTuple):
+    """A count for the report's notes; equal texts are summed over all units."""
+
+    text: str
+    count: int
+
+
+class Remark(NamedTuple):
+    """What the report's notes count of a patch that was read, or left out on purpose."""
+
+    patch_id: str
+    text: str
+
+
 class Found(NamedTuple):
     """Content of one unit of a source.
 
@@ -63,14 +77,19 @@ class Found(NamedTuple):
     candidates: pa.Table
     num_examined: int
     problems: tuple[Problem, ...] = ()
+    tallies: tuple[Tally, ...] = ()
 
 
 class Images(NamedTuple):
-    """Pixels of candidates, uint8 (N, C, H, W), and the rows of the candidates that were read."""
+    """Pixels of candidates, uint8 (N, C, H, W), and the rows of the candidates that were read.
+
+    Each row that is left out has a Problem of its file, or a Remark.
+    """
 
     pixels: NDArray[np.uint8]
     rows: NDArray[np.int64]
     problems: tuple[Problem, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 class Source(Protocol):

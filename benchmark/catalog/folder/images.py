@@ -46,7 +46,7 @@ class PatchReader:
             )
         if (pixels.dtype.name == "uint8") != (self.value_range is None):
             raise ImageError(_other_type(pixels, self.value_range))
-        if places := _places(image.names, self.order):
+        if places := band_places(image.names, self.order):
             pixels = pixels[places]
             invalid = None if invalid is None else invalid[places]
         if self.value_range is not None:
@@ -58,7 +58,7 @@ class PatchReader:
         return patch.repeat(len(self.bands), axis=0) if len(patch) == 1 else patch
 
 
-def _places(names: tuple[str, ...] | None, order: tuple[str, ...] | None) -> list[int] | None:
+def band_places(names: tuple[str, ...] | None, order: tuple[str, ...] | None) -> list[int] | None:
     """Return the place in a file of each band of ``order``; None: they are in this order.
 
     Raises:
@@ -68,8 +68,7 @@ def _places(names: tuple[str, ...] | None, order: tuple[str, ...] | None) -> lis
         return None
     if {*names} != {*order}:
         raise ImageError(
-            f"names its bands {', '.join(names)}, but other images of the folder name "
-            f"{', '.join(order)}"
+            f"names its bands {', '.join(names)}, but other images name {', '.join(order)}"
         )
     return [names.index(name) for name in order]
 
