@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmark.catalog.arrays.source import open_arrays
 from benchmark.catalog.chesapeake.scenes import open_split_scenes, prepare_chesapeake
 from benchmark.catalog.folder.source import open_folder
+from benchmark.catalog.rasters.opening import open_rasters
 from benchmark.catalog.synthetic.scenes import write_scenes
 from benchmark.registry import Registry
 from benchmark.specs import Dataset
@@ -39,6 +40,14 @@ DATASETS: Registry[Dataset] = Registry(
             settings=frozenset({"val_fraction", "test_fraction", "bands", "value_range"}),
             digested=frozenset({"labels", "class_level"}),
             beside_labels=frozenset({"val_regions", "test_regions"}),
+        ),
+        Dataset(
+            name="rasters",
+            description="your own scenes with label rasters or polygons ([dataset.rasters])",
+            open=open_rasters,
+            settings=frozenset({"purity", "val_fraction", "test_fraction", "bands", "value_range"}),
+            digested=frozenset({"rasters", "val_regions", "test_regions"}),
+            unit="windows",
         ),
         Dataset(
             name="arrays",

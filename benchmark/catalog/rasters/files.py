@@ -24,7 +24,6 @@ DRIVERS = {
     ".tif": "GTiff",
     ".tiff": "GTiff",
     ".jp2": "JP2OpenJPEG",
-    ".png": "PNG",
 }
 """GDAL's driver by the suffix of a raster. Files of other formats, VRT first of all, may refer to
 other files or to URLs."""
@@ -81,7 +80,7 @@ def list_files(root: str, pattern: str) -> list[str]:
     ``*`` matches a part of one name; no other character is special. Hidden files are left out.
     """
     escaped = "*".join(glob.escape(part) for part in pattern.split("*"))
-    found = glob.glob(escaped, root_dir=root)
+    found = glob.glob(escaped, root_dir=root)  # noqa: PTH207 (Path.glob has no escape)
     return sorted(Path(path).as_posix() for path in found if is_file(root, path))
 
 
@@ -182,4 +181,3 @@ def vector_path(root: str, path: str) -> str:
         if not file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(magic):
             raise FileError("does not begin as a file of its format; it is damaged or renamed")
     return os.fspath(Path(root, path))
-

@@ -141,9 +141,7 @@ def _match(root: str, images: str, labels: str) -> Listed:
         pairs = [(texts, image, labels) for texts, image in found.items()]
         return Listed(tuple(_pair(images, *item) for item in pairs), [])
     label_of = _by_text(root, labels, "labels")
-    pairs = [
-        (texts, image, label_of[texts]) for texts, image in found.items() if texts in label_of
-    ]
+    pairs = [(texts, image, label_of[texts]) for texts, image in found.items() if texts in label_of]
     if not pairs:
         raise UsageError(
             f"{WHERE}: no image has labels: the first of {len(found)} images is "
@@ -184,7 +182,9 @@ def _pair(pattern: str, texts: tuple[str, ...], image: str, label: str) -> Pair:
 
 def _unpaired(what: str, paths: Iterable[str], lacking: str) -> list[str]:
     names = list(paths)
-    return [f"{what} without {lacking}, not used: {len(names)}, e.g. '{names[0]}'."] if names else []
+    return (
+        [f"{what} without {lacking}, not used: {len(names)}, e.g. '{names[0]}'."] if names else []
+    )
 
 
 def _checked(root: str, path: str, place: str) -> str:

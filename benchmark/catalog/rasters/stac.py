@@ -75,9 +75,7 @@ def _features(root: str, file: str, where: str, *, skips_others: bool) -> Iterat
         )
 
 
-def _read_item(
-    item: Any, folder: PurePosixPath, config: RastersConfig, place: str
-) -> Item:
+def _read_item(item: Any, folder: PurePosixPath, config: RastersConfig, place: str) -> Item:
     if not isinstance(item, Mapping) or not isinstance(item.get("assets"), Mapping):
         raise UsageError(f"{place}: is no STAC item: it has no assets")
     name, properties = item.get("id"), item.get("properties") or {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from benchmark.config import DatasetConfig
 from benchmark.errors import CellError, one_line
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
-from benchmark.specs import Problem, Source
+from benchmark.specs import Problem, Remark, Source, Tally
 from benchmark.stages.patches.sampling import check_splits, choose, count_classes
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
@@ -78,6 +79,7 @@ def compute(context: Context, artefact: Artefact) -> None:
         _report_problems(read.problems, config, context)
     written = artefact.read_table(columns=["patch_id", "split", "label", "scene", "region"])
     notes = [*source.notes, *check_splits(written, source.classes, context.experiment.path)]
+    notes += [*tally_notes(found.tallies), *remark_notes(read.remarks)]
     ended = time.monotonic()
     artefact.commit(
         {
@@ -146,6 +148,7 @@ class FoundAll:
     candidates: pa.Table
     num_examined: int
     problems: tuple[Problem, ...]
+    tallies: tuple[Tally, ...]
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class ReadAll:
     parts: list[dict[str, Any]]
     problems: tuple[Problem, ...]
     checksums: dict[str, str]
+    remarks: tuple[Remark, ...] = ()
 
 
 def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> pa.Table:
@@ -168,7 +172,11 @@ def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> p
     checked = check_table(found.candidates, CANDIDATES, what=f"candidates of {unit}")
     checked = checked.append_column(UNIT, pa.array([unit] * checked.num_rows, pa.string()))
     checked = checked.replace_schema_metadata(
-        {"num_examined": str(found.num_examined), "problems": _to_json(found.problems)}
+        {
+            "num_examined": str(found.num_examined),
+            "problems": _to_json(found.problems),
+            "tallies": json.dumps(found.tallies),
+        }
     )
     artefact.write_table(_candidates_name(index), checked)
     toll_json = json.dumps(toll.to_json())
@@ -190,13 +198,16 @@ def find_candidates(
             advance(row["num_examined"])
     tables, num_examined = [], 0
     problems: list[Problem] = []
+    tallies: list[Tally] = []
     for index in range(len(units)):
         table = artefact.read_table(names=[_candidates_name(index)])
         metadata = table.schema.metadata or {}
         num_examined += int(metadata.get(b"num_examined", b"0"))
         problems += _from_json(metadata.get(b"problems", b"[]"))
+        tallies += [Tally(*item) for item in json.loads(metadata.get(b"tallies", b"[]"))]
         tables.append(table.replace_schema_metadata(None))
-    return FoundAll(pa.concat_tables(tables).sort_by("patch_id"), num_examined, tuple(problems))
+    candidates = pa.concat_tables(tables).sort_by("patch_id")
+    return FoundAll(candidates, num_examined, tuple(problems), tuple(tallies))
 
 
 def _candidates_name(index: int) -> str:
@@ -240,10 +251,12 @@ def write_group(
     candidates = pa.concat_tables([part.candidates for part in group])
     tables: list[pa.Table] = []
     problems: list[Problem] = []
+    remarks: list[Remark] = []
     for unit in pc.unique(candidates["unit"]).to_pylist():
         rows = candidates.filter(pc.equal(candidates["unit"], unit))
         images = source.read(rows)
         problems += images.problems
+        remarks += images.remarks
         kept = rows.take(pa.array(images.rows)).select(CANDIDATES.names)
         tables.append(kept.append_column("image", images_column(images.pixels)))
     status = {"num_rows": 0, "problems": _to_json(problems)}
@@ -256,7 +269,10 @@ def write_group(
             schema = patches_schema(len(source.bands), size)
             table = check_table(found, schema, what=f"patches part {part.index}")
             lost = status["problems"] if table.num_rows < len(wanted) else "[]"
+            names = set(wanted.to_pylist())
+            said = [item for item in remarks if item.patch_id in names]
             metadata = {**(table.schema.metadata or {}), "problems": lost}
+            metadata |= {"remarks": json.dumps(said)} if said else {}
             table = table.replace_schema_metadata(metadata)
             checksums[part.file_name] = artefact.write_table(part.file_name, table)
         status["num_rows"] = read.num_rows
@@ -312,18 +328,39 @@ def write_parts(
         return ReadAll([], tuple(found), {})
     written: list[dict[str, Any]] = []
     problems: list[Problem] = []
+    remarks: list[Remark] = []
     for part in parts:
         name = part.file_name
         metadata = artefact.read_metadata(name)
-        stored = _from_json((metadata.metadata or {}).get(b"problems", b"[]"))
+        keys = metadata.metadata or {}
+        stored = _from_json(keys.get(b"problems", b"[]"))
         problems += stored
-        if metadata.num_rows < part.candidates.num_rows and not stored:
+        said = [Remark(*item) for item in json.loads(keys.get(b"remarks", b"[]"))]
+        remarks += said
+        if metadata.num_rows < part.candidates.num_rows and not (stored or said):
             raise CellError(
                 f"{artefact.file_uri(name)} has {metadata.num_rows} of "
                 f"{part.candidates.num_rows} rows: delete {artefact.uri} and run again"
             )
         written.append({"name": name, "num_rows": metadata.num_rows})
-    return ReadAll(written, tuple(dict.fromkeys(problems)), checksums)
+    return ReadAll(written, tuple(dict.fromkeys(problems)), checksums, tuple(remarks))
+
+
+def tally_notes(tallies: Sequence[Tally]) -> list[str]:
+    """Return the sums of the counts as notes."""
+    sums: Counter[str] = Counter()
+    for text, count in tallies:
+        sums[text] += count
+    return [f"{text}: {count:,}." for text, count in sums.items()]
+
+
+def remark_notes(remarks: Sequence[Remark]) -> list[str]:
+    """Return the number of patches of each remark as notes."""
+    first: dict[str, str] = {}
+    for patch_id, text in remarks:
+        first.setdefault(text, patch_id)
+    counts = Counter(text for _, text in remarks)
+    return [f"{text}: {counts[text]:,}, e.g. '{first[text]}'." for text in first]
 
 
 def _report_problems(problems: Sequence[Problem], config: DatasetConfig, context: Context) -> None:
