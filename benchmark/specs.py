@@ -57,7 +57,7 @@ class Tally(NamedTuple):
     """A count for the report's notes; equal texts are summed over all units."""
 
     text: str
-    count: int
+    num: int
 
 
 class Remark(NamedTuple):

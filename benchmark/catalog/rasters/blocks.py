@@ -19,7 +19,7 @@ from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
-    import shapely
+    import shapely  # type: ignore[import-untyped]
     from numpy.typing import NDArray
 
 MAX_BLOCKS = 20_000

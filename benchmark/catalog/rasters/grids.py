@@ -45,7 +45,8 @@ class Grid:
         if not x.size:
             return np.empty((*x.shape, 2))
         lon, lat = warp(self.crs, "EPSG:4326", x.ravel().tolist(), y.ravel().tolist())[:2]
-        return np.stack([lon, lat], axis=-1).reshape(*x.shape, 2)
+        points: NDArray[np.float64] = np.stack([lon, lat], axis=-1).reshape(*x.shape, 2)
+        return points
 
     def outlines(
         self,

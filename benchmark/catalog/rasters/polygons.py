@@ -29,7 +29,7 @@ from benchmark.fields import shown
 from benchmark.raster_settings import RastersConfig
 
 if TYPE_CHECKING:
-    import geopandas
+    import geopandas  # type: ignore[import-untyped]
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class PolygonLabels:
     def strip(self, top: int, height: int) -> NDArray[np.uint8]:
         """Return the codes of some rows, (height, W)."""
         import numpy as np
-        import shapely
+        import shapely  # type: ignore[import-untyped]
         from rasterio.features import rasterize
         from rasterio.transform import Affine
 
@@ -271,7 +271,7 @@ def _check_field(field: str, fields: list[str]) -> None:
 def _libraries() -> tuple[Any, Any]:
     try:
         import geopandas
-        import pyogrio
+        import pyogrio  # type: ignore[import-untyped]
     except ImportError as error:
         raise UsageError(
             f"[dataset.rasters]: polygons as labels need the package {error.name}; run `pip "

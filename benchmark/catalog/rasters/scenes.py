@@ -22,7 +22,7 @@ from benchmark.specs import Problem
 
 if TYPE_CHECKING:
     import rasterio
-    import shapely
+    import shapely  # type: ignore[import-untyped]
     from numpy.typing import NDArray
 
 MAX_THREADS = min(8, 4 * (os.cpu_count() or 1))

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Raised by hand when the same files and settings give other patches."""
-LISTING = frozenset({"images", "labels", "index", "image_asset", "label_asset", "classes"})
+LISTING = {"images", "labels", "index", "image_asset", "label_asset", "classes"}
 """Settings that only find the files, and ``classes``, whose order counts."""
 BLOCK = "#"
 """Between the scene and the block in a patch's ``scene``."""

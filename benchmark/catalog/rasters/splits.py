@@ -93,7 +93,7 @@ def assign_scenes(scenes: Mapping[str, Scene], config: DatasetConfig) -> Assigne
 def find_overlaps(outlines: Mapping[str, object]) -> list[Overlap]:
     """Return the scenes that overlap, by their outlines in degrees (shapely)."""
     import numpy as np
-    import shapely
+    import shapely  # type: ignore[import-untyped]
 
     names, shapes = list(outlines), np.array(list(outlines.values()), object)
     one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
