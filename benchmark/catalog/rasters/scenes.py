@@ -90,12 +90,9 @@ def examine(root: str, pairs: Sequence[Pair], config: DatasetConfig) -> Examined
         for pair, item in zip(pairs, found, strict=True)
         if isinstance(item, Problem)
     }
-    usual = Counter(scene.header.dtype for scene in scenes.values()).most_common(1)
-    for name, scene in list(scenes.items()):
-        if scene.header.dtype != usual[0][0]:
-            reason = f"holds {scene.header.dtype} pixels, but most images {usual[0][0]}; convert it"
-            problems[name] = Problem(scene.pair.image, reason)
-            del scenes[name]
+    for name, problem in {**_of_other_types(scenes), **_off_layers(scenes, layers)}.items():
+        problems[name] = problem
+        del scenes[name]
     if problems and config.on_error == "fail":
         first = next(iter(problems.values()))
         raise UsageError(
@@ -109,6 +106,34 @@ def examine(root: str, pairs: Sequence[Pair], config: DatasetConfig) -> Examined
             f"'{first.path}' {first.reason}"
         )
     return Examined(scenes, problems, layers)
+
+
+def _of_other_types(scenes: Mapping[str, Scene]) -> dict[str, Problem]:
+    types = Counter(scene.header.dtype for scene in scenes.values())
+    usual = max(types, key=lambda name: types[name], default="")
+    return {
+        name: Problem(
+            scene.pair.image,
+            f"holds {scene.header.dtype} pixels, but most images {usual}; convert it",
+        )
+        for name, scene in scenes.items()
+        if scene.header.dtype != usual
+    }
+
+
+def _off_layers(scenes: Mapping[str, Scene], layers: Mapping[str, Layer]) -> dict[str, Problem]:
+    """Return the scenes of the files whose polygons lie on none of their images."""
+    users: dict[str, list[Scene]] = {}
+    for scene in scenes.values():
+        users.setdefault(scene.pair.label, []).append(scene)
+    found = {}
+    for path, layer in layers.items():
+        own = users.get(path, [])
+        if not any(_overlap(layer.bounds, _bounds(scene.header.grid)) for scene in own):
+            images = f"the image '{own[0].pair.image}'" if len(own) == 1 else "any image"
+            problem = Problem(path, f"has no polygon on {images}; check its CRS")
+            found |= {scene.name: problem for scene in own}
+    return found
 
 
 def outline_of(grid: Grid) -> shapely.Polygon:
@@ -153,8 +178,6 @@ def _examine_pair(
         if layer is None:
             with open_raster(root, path) as file:
                 _check_label(file, header.grid, pair, resamples=rasters.gsd_m is not None)
-        elif not _overlap(layer.bounds, _bounds(header.grid)):
-            raise FileError(f"has no polygon on the image '{pair.image}'; check its CRS")
     except FileError as error:
         return Problem(path, str(error))
     return Scene(pair, header, grid)
