@@ -53,18 +53,13 @@ class Problem(NamedTuple):
     reason: str
 
 
-class Tally(NamedTuple):
-    """A count for the report's notes; equal texts are summed over all units."""
-
-    text: str
-    num: int
-
-
 class Remark(NamedTuple):
-    """What the report's notes count of a patch that was read, or left out on purpose."""
+    """A count for the notes of the report; equal texts are summed over the data set."""
 
-    patch_id: str
     text: str
+    num: int = 1
+    patch_id: str = ""
+    """The patch that it tells of, which was read, or left out on purpose."""
 
 
 class Found(NamedTuple):
@@ -77,13 +72,13 @@ class Found(NamedTuple):
     candidates: pa.Table
     num_examined: int
     problems: tuple[Problem, ...] = ()
-    tallies: tuple[Tally, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 class Images(NamedTuple):
-    """Pixels of candidates, uint8 (N, C, H, W), and the rows of the candidates that were read.
+    """Pixels of candidates, uint8 (N, C, H, W), and the rows of those that were read.
 
-    Each row that is left out has a Problem of its file, or a Remark.
+    A row that is left out has a Problem of its file, or a Remark.
     """
 
     pixels: NDArray[np.uint8]

@@ -126,7 +126,7 @@ def _off_layers(scenes: Mapping[str, Scene], layers: Mapping[str, Layer]) -> dic
     users: dict[str, list[Scene]] = {}
     for scene in scenes.values():
         users.setdefault(scene.pair.label, []).append(scene)
-    found = {}
+    found: dict[str, Problem] = {}
     for path, layer in layers.items():
         own = users.get(path, [])
         if not any(_overlap(layer.bounds, _bounds(scene.header.grid)) for scene in own):

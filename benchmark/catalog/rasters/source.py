@@ -36,7 +36,7 @@ from benchmark.catalog.rasters.values import (
 )
 from benchmark.errors import one_line
 from benchmark.raster_settings import RastersConfig
-from benchmark.specs import Found, Images, Problem, Remark, Tally
+from benchmark.specs import Found, Images, Problem, Remark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,8 +156,8 @@ class RasterSource:
             return Found(CANDIDATES.empty_table(), 0, (problem,))
         candidates = self._candidates(scene, windows, tallies)
         tops, lefts = self._starts(scene)
-        counted = tuple(Tally(text, count) for text, count in tallies.items() if count)
-        return Found(candidates, len(tops) * len(lefts), tallies=counted)
+        counted = tuple(Remark(text, count) for text, count in tallies.items() if count)
+        return Found(candidates, len(tops) * len(lefts), remarks=counted)
 
     def read(self, candidates: pa.Table) -> Images:
         """Return the pixels of windows, uint8 (N, C, P, P), in the order of the rows given.
@@ -202,7 +202,7 @@ class RasterSource:
         num_lost = int((~is_read).sum())
         names = candidates["patch_id"].to_pylist()
         remarks = tuple(
-            Remark(names[index], EMPTY if invalid[index] > MAX_INVALID else FILLED)
+            Remark(EMPTY if invalid[index] > MAX_INVALID else FILLED, patch_id=names[index])
             for index in np.flatnonzero(invalid > 0)
         )
         kept = np.flatnonzero(is_read & (invalid <= MAX_INVALID))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from benchmark.config import DatasetConfig
 from benchmark.errors import CellError, one_line
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
-from benchmark.specs import Problem, Remark, Source, Tally
+from benchmark.specs import Problem, Remark, Source
 from benchmark.stages.patches.sampling import check_splits, choose, count_classes
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
@@ -79,7 +79,7 @@ def compute(context: Context, artefact: Artefact) -> None:
         _report_problems(read.problems, config, context)
     written = artefact.read_table(columns=["patch_id", "split", "label", "scene", "region"])
     notes = [*source.notes, *check_splits(written, source.classes, context.experiment.path)]
-    notes += [*tally_notes(found.tallies), *remark_notes(read.remarks)]
+    notes += remark_notes([*found.remarks, *read.remarks])
     ended = time.monotonic()
     artefact.commit(
         {
@@ -148,7 +148,7 @@ class FoundAll:
     candidates: pa.Table
     num_examined: int
     problems: tuple[Problem, ...]
-    tallies: tuple[Tally, ...]
+    remarks: tuple[Remark, ...]
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> p
         {
             "num_examined": str(found.num_examined),
             "problems": _to_json(found.problems),
-            "tallies": json.dumps(found.tallies),
+            "remarks": json.dumps(found.remarks),
         }
     )
     artefact.write_table(_candidates_name(index), checked)
@@ -198,16 +198,16 @@ def find_candidates(
             advance(row["num_examined"])
     tables, num_examined = [], 0
     problems: list[Problem] = []
-    tallies: list[Tally] = []
+    remarks: list[Remark] = []
     for index in range(len(units)):
         table = artefact.read_table(names=[_candidates_name(index)])
         metadata = table.schema.metadata or {}
         num_examined += int(metadata.get(b"num_examined", b"0"))
         problems += _from_json(metadata.get(b"problems", b"[]"))
-        tallies += [Tally(*item) for item in json.loads(metadata.get(b"tallies", b"[]"))]
+        remarks += _remarks_of(metadata)
         tables.append(table.replace_schema_metadata(None))
     candidates = pa.concat_tables(tables).sort_by("patch_id")
-    return FoundAll(candidates, num_examined, tuple(problems), tuple(tallies))
+    return FoundAll(candidates, num_examined, tuple(problems), tuple(remarks))
 
 
 def _candidates_name(index: int) -> str:
@@ -220,6 +220,10 @@ def _to_json(problems: Sequence[Problem]) -> str:
 
 def _from_json(text: str | bytes) -> list[Problem]:
     return [Problem(**item) for item in json.loads(text)]
+
+
+def _remarks_of(metadata: Mapping[bytes, bytes]) -> list[Remark]:
+    return [Remark(*item) for item in json.loads(metadata.get(b"remarks", b"[]"))]
 
 
 def rows_of_part(num_patches: int, patch_bytes: int) -> int:
@@ -335,7 +339,7 @@ def write_parts(
         keys = metadata.metadata or {}
         stored = _from_json(keys.get(b"problems", b"[]"))
         problems += stored
-        said = [Remark(*item) for item in json.loads(keys.get(b"remarks", b"[]"))]
+        said = _remarks_of(keys)
         remarks += said
         if metadata.num_rows < part.candidates.num_rows and not (stored or said):
             raise CellError(
@@ -346,21 +350,14 @@ def write_parts(
     return ReadAll(written, tuple(dict.fromkeys(problems)), checksums, tuple(remarks))
 
 
-def tally_notes(tallies: Sequence[Tally]) -> list[str]:
-    """Return the sums of the counts as notes."""
-    sums: Counter[str] = Counter()
-    for text, count in tallies:
-        sums[text] += count
-    return [f"{text}: {count:,}." for text, count in sums.items()]
-
-
 def remark_notes(remarks: Sequence[Remark]) -> list[str]:
-    """Return the number of patches of each remark as notes."""
+    """Return the sum of each remark as a note, with its first patch as an example."""
+    sums: Counter[str] = Counter()
     first: dict[str, str] = {}
-    for patch_id, text in remarks:
-        first.setdefault(text, patch_id)
-    counts = Counter(text for _, text in remarks)
-    return [f"{text}: {counts[text]:,}, e.g. '{first[text]}'." for text in first]
+    for text, num, patch_id in remarks:
+        sums[text] += num
+        first.setdefault(text, f", e.g. '{patch_id}'" if patch_id else "")
+    return [f"{text}: {num:,}{first[text]}." for text, num in sums.items()]
 
 
 def _report_problems(problems: Sequence[Problem], config: DatasetConfig, context: Context) -> None:

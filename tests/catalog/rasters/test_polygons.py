@@ -77,7 +77,7 @@ def test_one_file_in_another_crs_serves_all_scenes(tmp_path: Path) -> None:
     source = opened(tmp_path, "all.gpkg")
     counts = [source.find(unit).candidates.num_rows for unit in source.units()]
     assert counts == [16, 16, 16, 0]
-    tallies = {tally.text: tally.num for tally in source.find("s3").tallies}
+    tallies = {tally.text: tally.num for tally in source.find("s3").remarks}
     assert tallies["Scenes without polygons"] == 1
 
 
@@ -120,7 +120,7 @@ def test_numbers_map_to_classes_and_overlaps_of_classes_belong_to_none(tmp_path:
         **{(row, 16): 0 for row in (32, 48)},
         **{(row, col): 1 for row in (0, 16) for col in (32, 48)},
     }
-    tallies = {tally.text.split(",")[0]: tally.num for tally in found.tallies}
+    tallies = {tally.text.split(",")[0]: tally.num for tally in found.remarks}
     assert tallies["Label pixels in polygons of different classes"] == 16 * 32
     assert tallies["Label pixels whose value is in ignore"] == 2 * 16 * 32
 
@@ -140,8 +140,8 @@ def test_polygons_outside_of_their_image_are_counted(tmp_path: Path) -> None:
         columns["geometry"].append(box(1000 * number + 65, 70, 5, 5))
         write_polygons(tmp_path / f"labels/s{number}.parquet", columns)
     source = opened(tmp_path, "labels/*.parquet")
-    (tally,) = [item for item in source.find("s0").tallies if "outside" in item.text]
-    assert tally == ("Polygons outside of their image, not used", 1)
+    (tally,) = [item for item in source.find("s0").remarks if "outside" in item.text]
+    assert tally[:2] == ("Polygons outside of their image, not used", 1)
 
 
 BOW = shapely.Polygon([(X, Y), (X + 20, Y - 20), (X + 20, Y), (X, Y - 20)])

@@ -13,9 +13,10 @@ from rasterio.enums import ColorInterp
 from benchmark.catalog.contracts.datasets import CHECKS, Case
 from benchmark.catalog.datasets import DATASETS
 from benchmark.catalog.rasters.opening import open_rasters
-from benchmark.catalog.rasters.source import RasterSource
+from benchmark.catalog.rasters.source import LISTING, RasterSource
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
+from benchmark.raster_settings import RastersConfig
 from tests.rasters import CLASSES, UTM, picture, stripes, write_pairs, write_raster
 
 PATTERNS = {"images": "images/*.tif", "labels": "labels/*.tif", "classes": CLASSES}
@@ -58,7 +59,7 @@ def test_windows_of_one_class_with_their_place_and_pixels(pairs: Path) -> None:
     assert source.classes == ("water", "trees")
     assert source.bands == ("red", "green", "blue")
     found = source.find("s1")
-    assert found.num_examined == 16 and not found.problems and not found.tallies
+    assert found.num_examined == 16 and not found.problems and not found.remarks
     table = found.candidates
     labels = stripes(64, 64)
     image = picture(labels)
@@ -96,7 +97,7 @@ def test_purity_counts_nodata_and_ignored_pixels_against_a_window(tmp_path: Path
         (row["row"], row["col"]): round(row["purity"], 4) for row in found.candidates.to_pylist()
     }
     assert purities == {(0, 0): 0.875, (0, 16): 1.0, (16, 0): 1.0}
-    assert {tally.text.split(" (")[0]: tally.num for tally in found.tallies} == {
+    assert {tally.text.split(" (")[0]: tally.num for tally in found.remarks} == {
         "Label pixels without data": 64,
         "Label pixels whose value is in ignore, or null": 32,
     }
@@ -107,7 +108,7 @@ def test_overlapping_windows_count_a_pixel_without_data_once(tmp_path: Path) -> 
     labels[10:20, 10:20] = 0
     labels[0, 0] = 2
     three(tmp_path, labels, nodata=0)
-    (tally,) = opened(tmp_path, {"stride": 4}).find("s0").tallies
+    (tally,) = opened(tmp_path, {"stride": 4}).find("s0").remarks
     assert tally.num == 100
 
 
@@ -119,7 +120,7 @@ def test_a_nodata_value_that_is_a_class_is_that_class_and_it_is_said(tmp_path: P
     for rasters, size in (({}, 16), ({"gsd_m": 2.0}, 8)):
         found = opened(tmp_path, {"classes": classes, **rasters}, patch_size=size).find("s0")
         assert sorted(found.candidates["label"].to_pylist()) == [0, 0, 1, 1]
-        assert "nodata value is in classes" in found.tallies[0].text
+        assert "nodata value is in classes" in found.remarks[0].text
 
 
 def test_labels_of_other_types_and_their_own_nodata(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_labels_of_other_types_and_their_own_nodata(tmp_path: Path) -> None:
         found = opened(root, settings).find("s0")
         assert found.candidates["label"].to_pylist() == [0, 1]
         assert not found.problems
-        assert found.tallies[0].num == 512
+        assert found.remarks[0].num == 512
 
 
 def test_unknown_values_are_listed_with_their_counts(tmp_path: Path) -> None:
@@ -348,6 +349,39 @@ def test_the_digest_follows_contents_settings_and_the_order_of_classes(tmp_path:
     assert opened(root, {"images": "images/s*.tif", "labels": "labels/s*.tif"}).digest() != whole
     write_raster(root / "labels/s1.tif", stripes(64, 64, side=8), x=400_074)
     assert opened(root).digest() != whole
+
+
+OTHER = {
+    "images": "images/s*.tif",
+    "labels": "labels/s*.tif",
+    "index": "x.csv",
+    "image_asset": "a",
+    "label_asset": "a",
+    "classes": {"trees": [2, 3], "water": 1},
+    "ignore": [9],
+    "label_field": "kind",
+    "label_layer": "one",
+    "image_nodata": 7,
+    "label_nodata": 99,
+    "stride": 8,
+    "gsd_m": 2.0,
+    "block_m": 60.0,
+    "buffer_m": 1.0,
+}
+
+
+def test_every_setting_is_in_the_digest_or_finds_files() -> None:
+    assert OTHER.keys() == RastersConfig.model_fields.keys()
+    found = {"images", "labels", "index", "image_asset", "label_asset"}
+    assert found | {"classes"} == LISTING
+    base = RastersConfig()
+    for name in OTHER.keys() - LISTING:
+        changed = RastersConfig.model_validate({name: OTHER[name]})
+        dumps = [
+            item.model_dump(mode="json", exclude_defaults=True, exclude=LISTING)
+            for item in (base, changed)
+        ]
+        assert dumps[0] != dumps[1], name
 
 
 def test_a_truncated_image_loses_its_patches_alone(tmp_path: Path) -> None:

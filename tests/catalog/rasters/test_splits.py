@@ -86,7 +86,7 @@ def test_no_patch_of_train_touches_one_of_val_or_test(
     dropped = [
         tally.num
         for unit in source.units()
-        for tally in source.find(unit).tallies
+        for tally in source.find(unit).remarks
         if "edges of blocks" in tally.text
     ]
     assert sum(dropped) > 0
