@@ -73,7 +73,8 @@ class Grid:
 
     def outline(self) -> NDArray[np.float64]:
         """Return points around the whole grid in degrees, (M, 2)."""
-        return self.outlines([0], [0], self.height, self.width, points=4 * EDGE_POINTS)[0]
+        (points,) = self.outlines([0], [0], self.height, self.width, points=4 * EDGE_POINTS)
+        return points  # type: ignore[no-any-return]
 
     def gsd_m(self) -> tuple[float, float]:
         """Return the height and width in m of the pixel at the centre."""

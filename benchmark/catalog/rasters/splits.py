@@ -61,9 +61,10 @@ def assign_scenes(scenes: Mapping[str, Scene], config: DatasetConfig) -> Assigne
     notes = _overlap_notes(overlaps)
     if config.rasters.block_m is not None:
         blocks = draw_blocks(list(outlines.values()), config, where=WHERE)
+        apart = f"are at least {blocks.buffer_m:g} m apart" if blocks.buffer_m else "do not touch"
         notes.append(
             f"The split is by blocks of ground of {blocks.side_m:g} m, drawn at random (seed "
-            f"{config.seed}); patches of different splits are at least {blocks.buffer_m:g} m apart."
+            f"{config.seed}); patches of different splits {apart}."
         )
         return Assigned({}, blocks, notes)
     if has_splits:

@@ -96,6 +96,8 @@ class RasterLabels:
     values: NDArray[Any]
     """All known values, sorted."""
     codes: NDArray[np.uint8]
+    lookup: NDArray[np.uint8] | None
+    """The code of every value of uint8 or uint16; None: another type."""
     nodata: float | None
     """Value that means no data."""
     uses_nodata: bool
@@ -110,9 +112,7 @@ class RasterLabels:
         window = ((top, top + height), (0, self.file.width))
         bands = self.file.read(window=window)
         pixels = bands[0]
-        place = np.searchsorted(self.values, pixels)
-        place[place == len(self.values)] = 0
-        codes = np.where(self.values[place] == pixels, self.codes[place], np.uint8(UNKNOWN))
+        codes = self._codes_of(pixels) if self.lookup is None else self.lookup[pixels]
         without = invalid_values(self.file, bands, window)
         if without is not None:
             # A class may have the value that the file calls nodata.
@@ -127,6 +127,13 @@ class RasterLabels:
             found, counts = np.unique(strange, return_counts=True)
             self.counts.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         return codes
+
+    def _codes_of(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+        import numpy as np
+
+        place = np.searchsorted(self.values, pixels)
+        place[place == len(self.values)] = 0
+        return np.where(self.values[place] == pixels, self.codes[place], np.uint8(UNKNOWN))
 
     def unknown(self) -> FileError | None:
         """Return the error for unknown values that the strips had."""
@@ -144,17 +151,35 @@ def open_labels(
     """
     import numpy as np
 
-    known = sorted((value, code) for value, code in table.code_of.items() if value is not None)
+    known: list[tuple[Any, int]] = sorted(
+        (value, code) for value, code in table.code_of.items() if value is not None
+    )
     with open_raster(root, path) as file:
         nodata = file.nodata if config.label_nodata is None else config.label_nodata
         uses_nodata = config.label_nodata is None and nodata in table.code_of
         nodata = None if uses_nodata else nodata
         with on_grid(file, grid, is_label=True, nodata=nodata) as resampled:
+            values = np.array([value for value, _ in known])
+            codes = np.array([code for _, code in known], np.uint8)
             yield RasterLabels(
                 resampled,
-                np.array([value for value, _ in known]),
-                np.array([code for _, code in known], np.uint8),
+                values,
+                codes,
+                _lookup(values, codes, np.dtype(file.dtypes[0])),
                 nodata,
                 uses_nodata,
                 Counter(),
             )
+
+
+def _lookup(
+    values: NDArray[Any], codes: NDArray[np.uint8], dtype: np.dtype[Any]
+) -> NDArray[np.uint8] | None:
+    import numpy as np
+
+    if dtype.name not in ("uint8", "uint16"):
+        return None
+    lookup = np.full(2 ** (8 * dtype.itemsize), UNKNOWN, np.uint8)
+    fits = (values >= 0) & (values < len(lookup))
+    lookup[values[fits]] = codes[fits]
+    return lookup
