@@ -43,7 +43,7 @@ DATASETS: Registry[Dataset] = Registry(
         ),
         Dataset(
             name="rasters",
-            description="your own scenes with label rasters or polygons ([dataset.rasters])",
+            description="your own scenes with label rasters or polygons (docs/RASTERS.md)",
             open=open_rasters,
             settings=frozenset({"purity", "val_fraction", "test_fraction", "bands", "value_range"}),
             digested=frozenset({"rasters", "val_regions", "test_regions"}),

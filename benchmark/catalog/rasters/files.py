@@ -138,7 +138,7 @@ def open_raster(root: str, path: str) -> Iterator[rasterio.DatasetReader]:
             yield file
     except (RasterioError, OSError) as error:
         # rasterio's text is often only "Read failed"; the cause has GDAL's reason.
-        raise FileError(one_line(error.__cause__ or error)) from error
+        raise FileError(f"cannot be read: {one_line(error.__cause__ or error)}") from error
 
 
 MAGIC = {

@@ -206,6 +206,7 @@ def _read_values(
 ) -> tuple[pd.DataFrame, str | None, list[float]]:
     """Return the values of the field, the CRS, and the bounds of all polygons in it."""
     _, pyogrio = _libraries()
+    field = _field(config)
     if path.lower().endswith(PARQUET):
         frame = _read(root, path, config, EVERYWHERE)
         crs = None if frame.crs is None else frame.crs.to_wkt()
@@ -213,9 +214,7 @@ def _read_values(
     place = vector_path(root, path)
     with _plain_errors():
         layer, info = _open_layer(pyogrio, place, config)
-        frame = pyogrio.read_dataframe(
-            place, layer=layer, columns=[_field(config)], read_geometry=False
-        )
+        frame = pyogrio.read_dataframe(place, layer=layer, columns=[field], read_geometry=False)
     return frame, info["crs"], list(info["total_bounds"] or (0, 0, 0, 0))
 
 

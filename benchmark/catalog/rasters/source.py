@@ -190,7 +190,7 @@ class RasterSource:
                         strip = self.reader.read(file, scene, window)
                     except (RasterioError, OSError) as error:
                         # The other runs may still be readable.
-                        reason = reason or one_line(error.__cause__ or error)
+                        reason = reason or f"cannot be read: {one_line(error.__cause__ or error)}"
                         continue
                     whole = self.reader.convert(strip)
                     for index, start in zip(run, cols[run] - first, strict=True):
