@@ -52,6 +52,8 @@ BLOCK = "#"
 NUM_TRIED, NUM_SAMPLED = 32, 8
 """Places drawn in a scene, and most windows of train among them for the ranges of bands."""
 
+CHUNK = 10_000
+
 COUNTED = {
     NODATA: "Label pixels without data (nodata, or in no polygon)",
     IGNORED: "Label pixels whose value is in ignore, or null",
@@ -284,9 +286,12 @@ class RasterSource:
         centres = scene.grid.degrees(windows.rows + size / 2, windows.cols + size / 2)
         splits, clusters = [self.split_of.get(scene.name, "")] * n, [scene.name] * n
         if self.blocks is not None:
-            outlines = scene.grid.outlines(windows.rows, windows.cols, size, size)
-            splits, blocks = self.blocks.place(outlines)
-            clusters = [f"{scene.name}{BLOCK}{block}" for block in blocks]
+            placed = [
+                self.blocks.place(scene.grid.outlines(rows, cols, size, size))
+                for rows, cols in _chunks(windows)
+            ]
+            splits = [split for item in placed for split in item.splits]
+            clusters = [f"{scene.name}{BLOCK}{name}" for item in placed for name in item.names]
             tallies["Windows left out at the edges of blocks of another split"] = splits.count("")
         names = [
             f"{scene.name}-{row:05d}-{col:05d}"
@@ -335,3 +340,9 @@ class RasterSource:
         elif self.split_of[scene.name] != "train":
             return ()
         return list(zip(rows[:NUM_SAMPLED].tolist(), cols[:NUM_SAMPLED].tolist(), strict=True))
+
+
+def _chunks(windows: _Windows) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the rows and columns of some windows: the points around many would fill the memory."""
+    for start in range(0, len(windows.rows), CHUNK):
+        yield windows.rows[start : start + CHUNK], windows.cols[start : start + CHUNK]
