@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
     import rasterio
     from numpy.typing import ArrayLike, NDArray
+
+Window = tuple[tuple[int, int], tuple[int, int]]
+"""First and last row, first and last column of a part of a raster, the last ones excluded."""
 
 EDGE_POINTS = 8
 """Points of an outline per side: sides of a raster are curved in degrees."""
@@ -98,6 +102,13 @@ class Grid:
             int(self.width / right + 1e-6),
         )
 
+    def scale_from(self, other: Grid) -> Scale | None:
+        """Return the size of pixels in those of the grid that this one is resampled from."""
+        if self == other:
+            return None
+        down, right = self.gsd_m()[0] / other.gsd_m()[0], self.gsd_m()[1] / other.gsd_m()[1]
+        return Scale(_snapped(down), _snapped(right))
+
     def equals(self, other: Grid) -> bool:
         """Return whether both have the same pixels, to a hundredth of a pixel."""
         import numpy as np
@@ -153,18 +164,15 @@ def _snapped(factor: float) -> float:
 
 
 @contextmanager
-def on_grid(
-    file: rasterio.DatasetReader, grid: Grid, *, is_label: bool, nodata: float | None
-) -> Iterator[Any]:
-    """Yield an open raster resampled onto a grid; the raster itself if the grid is its own.
+def on_grid(file: rasterio.DatasetReader, grid: Grid, *, nodata: float | None) -> Iterator[Any]:
+    """Yield an open label raster resampled onto a grid; the raster itself if that is its own.
 
-    Images are averaged where pixels become larger, else interpolated (bilinear). Labels take the
-    most frequent value, else the nearest one; their last band is then 0 where there is none.
+    Where pixels become larger, they take the most frequent value, else the nearest one. A last band
+    is then added, which is 0 where there are no labels.
 
     Args:
-        file: the raster.
+        file: the raster, of one band.
         grid: with the pixels wanted.
-        is_label: whether it holds labels.
         nodata: value that means no data; None: there is none.
     """
     from rasterio.enums import Resampling
@@ -176,20 +184,63 @@ def on_grid(
         yield file
         return
     shrinks = own.gsd_m()[0] < grid.gsd_m()[0] * (1 - SNAPPED)
-    if is_label:
-        how = Resampling.mode if shrinks else Resampling.nearest
-    else:
-        how = Resampling.average if shrinks else Resampling.bilinear
-    given = {} if nodata is None or is_label else {"nodata": nodata}
     with WarpedVRT(
         file,
         crs=grid.crs,
         transform=Affine(*grid.transform),
         height=grid.height,
         width=grid.width,
-        resampling=how,
-        add_alpha=is_label,
+        resampling=Resampling.mode if shrinks else Resampling.nearest,
+        add_alpha=True,
         src_nodata=nodata,
-        **given,
     ) as resampled:
         yield resampled
+
+
+class Scale(NamedTuple):
+    """Size of the pixels wanted, in pixels of an image with the same corner."""
+
+    down: float
+    right: float
+
+    def source_window(self, window: Window, height: int, width: int) -> Window:
+        """Return the part of the image, of this size, that a window is made of."""
+        (top, bottom), (left, last) = window
+        return (
+            _widened(top * self.down, bottom * self.down, self.down, height),
+            _widened(left * self.right, last * self.right, self.right, width),
+        )
+
+    def resample(
+        self, pixels: NDArray[Any], source: Window, window: Window
+    ) -> NDArray[np.floating[Any]]:
+        """Return pixels (C, H, W) of a part of the image as those of a window, (C, h, w).
+
+        Pixels that become larger are averaged, others interpolated (bilinear); NaN is left out.
+        """
+        import numpy as np
+        from rasterio.enums import Resampling
+        from rasterio.transform import Affine
+        from rasterio.warp import reproject
+
+        (top, bottom), (left, last) = window
+        found = np.full((len(pixels), bottom - top, last - left), np.nan, pixels.dtype)
+        reproject(
+            pixels,
+            found,
+            # Both are in pixels of the image; equal systems are not transformed.
+            src_crs="EPSG:3857",
+            dst_crs="EPSG:3857",
+            src_transform=Affine.translation(source[1][0], source[0][0]),
+            dst_transform=Affine(self.right, 0, left * self.right, 0, self.down, top * self.down),
+            src_nodata=np.nan,
+            dst_nodata=np.nan,
+            UNIFIED_SRC_NODATA="NO",  # Each band by itself.
+            resampling=Resampling.average if self.down > 1 else Resampling.bilinear,
+        )
+        return found
+
+
+def _widened(first: float, last: float, scale: float, side: int) -> tuple[int, int]:
+    margin = 2 * max(1.0, scale)
+    return max(0, math.floor(first - margin)), min(side, math.ceil(last + margin))

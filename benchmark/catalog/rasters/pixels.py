@@ -11,7 +11,7 @@ from benchmark.catalog.folder.decoding import ImageError, invalid_values
 from benchmark.catalog.folder.formats import choose_bands
 from benchmark.catalog.folder.images import band_places, count_bands, scale_pixels
 from benchmark.catalog.rasters.files import FileError, open_raster
-from benchmark.catalog.rasters.grids import on_grid
+from benchmark.catalog.rasters.grids import Window
 from benchmark.catalog.rasters.scenes import Scene
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
@@ -58,7 +58,7 @@ class PixelReader:
 
     @contextmanager
     def open(self, scene: Scene) -> Iterator[Any]:
-        """Open the image of a scene on its grid.
+        """Open the image of a scene.
 
         Raises:
             FileError: it cannot be opened or, inside the ``with``, read, or has other bands.
@@ -73,12 +73,27 @@ class PixelReader:
         except ImageError as error:
             raise FileError(str(error)) from None
         with open_raster(self.root, scene.pair.image) as file:
-            nodata = file.nodata if self.nodata is None else self.nodata
-            with on_grid(file, scene.grid, is_label=False, nodata=nodata) as resampled:
-                yield resampled
+            yield file
 
-    def read(self, file: Any, scene: Scene, window: Any) -> Strip:
-        """Return a part of an open image, in the file's own pixel type."""
+    def read(self, file: Any, scene: Scene, window: Window) -> Strip:
+        """Return a part of an open image on the grid of its scene.
+
+        The pixels have the file's own type, or a floating one if they are resampled.
+        """
+        import numpy as np
+
+        scale = scene.grid.scale_from(scene.header.grid)
+        if scale is None:
+            return self._read_plain(file, scene, window)
+        source = scale.source_window(window, file.height, file.width)
+        strip = self._read_plain(file, scene, source)
+        small = strip.pixels.dtype.name in ("uint8", "uint16", "int16", "float32")
+        pixels = strip.pixels.astype(np.float32 if small else np.float64)
+        pixels[strip.invalid] = np.nan
+        found = scale.resample(pixels, source, window)
+        return Strip(found, np.isnan(found))
+
+    def _read_plain(self, file: Any, scene: Scene, window: Window) -> Strip:
         import numpy as np
 
         pixels = file.read(window=window)
@@ -103,6 +118,9 @@ class PixelReader:
         if self.ranges is not None:
             scaled = zip(pixels, self.ranges, strict=False)
             pixels = np.stack([scale_pixels(band, bounds) for band, bounds in scaled])
+        elif pixels.dtype.kind == "f":
+            # Means of whole numbers are often x.5: their last bits must not decide.
+            pixels = np.rint(np.round(np.nan_to_num(pixels), 3)).astype(np.uint8)
         pixels = np.where(strip.invalid, np.uint8(0), pixels)
         return pixels.repeat(len(self.bands), axis=0) if len(pixels) == 1 else pixels
 

@@ -158,7 +158,7 @@ def open_labels(
         nodata = file.nodata if config.label_nodata is None else config.label_nodata
         uses_nodata = config.label_nodata is None and nodata in table.code_of
         nodata = None if uses_nodata else nodata
-        with on_grid(file, grid, is_label=True, nodata=nodata) as resampled:
+        with on_grid(file, grid, nodata=nodata) as resampled:
             values = np.array([value for value, _ in known])
             codes = np.array([code for _, code in known], np.uint8)
             yield RasterLabels(

@@ -241,6 +241,31 @@ def test_gsd_averages_images_and_takes_the_most_frequent_label(tmp_path: Path) -
     assert any("resampled to pixels of 2 m" in note for note in source.notes)
 
 
+@pytest.mark.parametrize("gsd", [2.0, 1.7, 0.6])
+def test_resampled_bands_do_not_mix_with_a_band_called_alpha_nor_with_nodata(
+    tmp_path: Path, gsd: float
+) -> None:
+    labels = np.full((64, 64), 1, np.uint8)
+    labels[32:] = 2
+    image = picture(labels, bands=4)
+    image[:3] = 100
+    image[3] = np.random.default_rng(0).integers(8, 255, (64, 64))  # near infrared
+    image[1, 5, :] = 7
+    three(tmp_path, labels, image)
+    source = opened(tmp_path, {"gsd_m": gsd, "image_nodata": 7}, patch_size=8, bands=list("abcd"))
+    table = source.find("s0").candidates
+    pixels = source.read(table).pixels
+    assert (pixels[:, 0] == 100).all()
+    assert (pixels[:, 1] == 100).all()
+    alone = source.read(table.slice(3, 1)).pixels
+    assert (alone[0] == pixels[3]).all()
+    if gsd == 2.0:
+        means = image[3].reshape(32, 2, 32, 2).mean(axis=(1, 3))
+        row = table.to_pylist()[3]
+        part = means[row["row"] : row["row"] + 8, row["col"] : row["col"] + 8]
+        assert np.abs(pixels[3, 3] - part).max() <= 0.5
+
+
 def test_gsd_puts_labels_of_another_grid_and_crs_on_that_of_the_image(tmp_path: Path) -> None:
     from rasterio.warp import Resampling, calculate_default_transform, reproject
 
