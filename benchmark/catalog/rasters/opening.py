@@ -71,6 +71,11 @@ def _open_table(root: str, examined: Examined, settings: RastersConfig) -> Label
             f"classes = {{water = 1, trees = [2, 3]}}; '{rasters[0].pair.label}' holds "
             f"{_values_of(root, rasters[0])}"
         )
+    for key in ("label_field", "label_layer"):
+        if getattr(settings, key) is not None and not examined.layers:
+            raise UsageError(
+                f"{WHERE} {key}: is for polygons, but the labels are rasters; remove it"
+            )
     texts = {text for layer in examined.layers.values() for text in layer.texts}
     texts -= {str(value) for value in settings.ignore}
     if not settings.classes and len(texts) > MAX_CLASSES:

@@ -312,6 +312,29 @@ def test_geographic_scenes_get_square_pixels_on_the_ground(tmp_path: Path) -> No
     assert np.allclose(grid.gsd_m(), 30, rtol=0.011)
 
 
+def test_jpeg_2000_and_cloud_optimised_geotiff_are_read(tmp_path: Path) -> None:
+    labels = stripes(64, 64)
+    image = picture(labels)
+    for number, (suffix, more) in enumerate(
+        [
+            ("jp2", {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}),
+            ("tif", {"driver": "COG"}),
+            ("tiff", {"interleave": "band", "BIGTIFF": "YES"}),
+        ]
+    ):
+        x, compress = 400_000 + 1000 * number, {"compress": None} if suffix == "jp2" else {}
+        write_raster(tmp_path / f"i{number}.{suffix}", image, x=x, **more, **compress)
+        write_raster(tmp_path / f"l{number}.tif", labels, x=x)
+    rows = [f"i{n}.{suffix},l{n}.tif" for n, suffix in enumerate(("jp2", "tif", "tiff"))]
+    (tmp_path / "index.csv").write_text("\n".join(["image,label", *rows]))
+    source = opened(tmp_path, {"images": None, "labels": None, "index": "index.csv"})
+    for name in ("i0", "i1", "i2"):
+        table = source.find(name).candidates
+        row = table.to_pylist()[0]
+        part = image[:, row["row"] : row["row"] + 16, row["col"] : row["col"] + 16]
+        assert (source.read(table).pixels[0] == part).all()
+
+
 def test_alpha_hides_pixels_and_a_fourth_band_called_alpha_can_be_named(tmp_path: Path) -> None:
     labels = np.full((32, 32), 1, np.uint8)
     labels[16:] = 2
@@ -444,6 +467,7 @@ def test_corners_go_around_the_window(pairs: Path) -> None:
         ({"stride": 1, "gsd_m": 0.001}, "stride = 1: gives"),
         ({"gsd_m": 50.0}, "px when resampled is smaller than a patch of 16 px"),
         ({"buffer_m": 5.0}, "buffer_m: needs block_m"),
+        ({"label_field": "kind"}, "label_field: is for polygons, but the labels are rasters"),
     ],
 )
 def test_wrong_settings_are_one_line(pairs: Path, rasters: Any, message: str) -> None:
