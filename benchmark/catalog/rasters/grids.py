@@ -106,8 +106,12 @@ class Grid:
         """Return the size of pixels in those of the grid that this one is resampled from."""
         if self == other:
             return None
-        down, right = self.gsd_m()[0] / other.gsd_m()[0], self.gsd_m()[1] / other.gsd_m()[1]
-        return Scale(_snapped(down), _snapped(right))
+        a, b, _, d, e, _ = self.transform
+        a_other, b_other, _, d_other, e_other, _ = other.transform
+        return Scale(
+            math.hypot(b, e) / math.hypot(b_other, e_other),
+            math.hypot(a, d) / math.hypot(a_other, d_other),
+        )
 
     def equals(self, other: Grid) -> bool:
         """Return whether both have the same pixels, to a hundredth of a pixel."""

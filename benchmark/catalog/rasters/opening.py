@@ -53,7 +53,11 @@ def open_rasters(config: DatasetConfig) -> RasterSource:
         settings=settings,
         patch_size=config.patch_size,
         purity=config.purity,
-        shared=frozenset(path for path, count in num_uses.items() if count > 1),
+        num_polygons={
+            path: layer.num_polygons
+            for path, layer in examined.layers.items()
+            if num_uses[path] == 1
+        },
     )
     ranges, more = choose_ranges(
         reader, list(examined.scenes.values()), source.train_windows, config, where=WHERE

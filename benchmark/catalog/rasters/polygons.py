@@ -46,6 +46,7 @@ class Layer(NamedTuple):
     """The values of the field as texts, sorted; null left out."""
     bounds: tuple[float, float, float, float]
     """West, south, east, north in degrees."""
+    num_polygons: int
 
 
 def examine_layer(root: str, path: str, config: RastersConfig) -> Layer:
@@ -67,7 +68,8 @@ def examine_layer(root: str, path: str, config: RastersConfig) -> Layer:
         west, south, east, north = transform_bounds(crs, "EPSG:4326", *bounds)
     except Exception as error:
         raise FileError(f"lies outside of its CRS: {one_line(error, limit=100)}") from None
-    return Layer(sort_classes({str(value) for value in values}), (west, south, east, north))
+    texts = sort_classes({str(value) for value in values})
+    return Layer(texts, (west, south, east, north), len(frame))
 
 
 @dataclass
@@ -78,8 +80,6 @@ class PolygonLabels:
     """(N,) shapely geometries; x is the column, y the row."""
     codes: NDArray[np.uint8]
     width: int
-    num_outside: int
-    """Polygons of the file that do not lie on the scene, if it is the file of this scene alone."""
 
     def strip(self, top: int, height: int) -> NDArray[np.uint8]:
         """Return the codes of some rows, (height, W)."""
@@ -93,19 +93,18 @@ class PolygonLabels:
         codes = np.full((height, self.width), NODATA, np.uint8)
         if not len(here):
             return codes
-        pairs = [(self.shapes[index], int(self.codes[index])) for index in here]
-        transform = Affine.translation(0, top)
-        for place, ordered in enumerate((pairs, pairs[::-1])):
+        times = np.zeros(codes.shape, np.uint8)
+        for code in np.unique(self.codes[here]).tolist():
             drawn = rasterize(
-                ordered,
+                self.shapes[here[self.codes[here] == code]],
                 out_shape=codes.shape,
-                transform=transform,
-                fill=NODATA,
+                transform=Affine.translation(0, top),
                 dtype="uint8",
             )
-            # The last polygon wins: the result depends on the order where classes overlap.
-            codes = drawn if place == 0 else np.where(drawn == codes, codes, DISPUTED)
-        return np.asarray(codes, np.uint8)
+            codes[drawn == 1] = code
+            times += drawn
+        codes[times > 1] = DISPUTED
+        return codes
 
     def unknown(self) -> FileError | None:
         """Return None: unknown values are refused before."""
@@ -126,7 +125,6 @@ def open_polygons(
     import shapely
 
     frame = _read(root, path, config, grid)
-    num_read = len(frame)
     kinds = set(frame.geom_type.dropna()) - KINDS
     if kinds:
         raise FileError(f"holds {', '.join(sorted(kinds))}; labels must be polygons")
@@ -147,9 +145,7 @@ def open_polygons(
     strange = Counter(value for value, code in zip(values, codes, strict=True) if code == UNKNOWN)
     if strange:
         raise unknown_values(strange, "polygons")
-    yield PolygonLabels(
-        shapes, np.array(codes, np.uint8), grid.width, num_outside=num_read - len(shapes)
-    )
+    yield PolygonLabels(shapes, np.array(codes, np.uint8), grid.width)
 
 
 def _code(table: LabelTable, value: Any) -> int:

@@ -89,8 +89,8 @@ class RasterSource:
     settings: RastersConfig
     patch_size: int
     purity: float
-    shared: frozenset[str]
-    """Label files of several scenes."""
+    num_polygons: Mapping[str, int]
+    """Polygons in each label file that belongs to one scene."""
     notes: tuple[str, ...] = ()
     is_synthetic: bool = False
 
@@ -317,9 +317,10 @@ class RasterSource:
     def _label_tallies(self, scene: Scene, labels: RasterLabels | PolygonLabels) -> dict[str, int]:
         if not isinstance(labels, PolygonLabels):
             return {NODATA_USED: int(labels.uses_nodata)}
-        if scene.pair.label in self.shared:
+        count = self.num_polygons.get(scene.pair.label)
+        if count is None:
             return {"Scenes without polygons": int(not len(labels.shapes))}
-        return {"Polygons outside of their image, not used": labels.num_outside}
+        return {"Polygons outside of their image, not used": count - len(labels.shapes)}
 
     def _scene_name(self, text: str) -> str:
         return text if self.blocks is None else text.rpartition(BLOCK)[0]

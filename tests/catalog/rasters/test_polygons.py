@@ -104,10 +104,10 @@ def test_numbers_map_to_classes_and_overlaps_of_classes_belong_to_none(tmp_path:
     for number in range(3):
         x = 1000 * number
         columns = {
-            "kind": [1, 2, 7, 2, None],
+            "kind": [1, 2, 7, 2, None, 1],
             "geometry": [
                 box(x, 0, 32, 64), box(x + 16, 0, 48, 32), box(x + 32, 32, 16, 32),
-                box(x + 40, 0, 10, 10), box(x + 48, 32, 16, 32),
+                box(x + 40, 0, 10, 10), box(x + 48, 32, 16, 32), box(x + 16, 0, 16, 32),
             ],
         }  # fmt: skip
         write_polygons(tmp_path / f"labels/s{number}.gpkg", columns)
@@ -132,14 +132,15 @@ def test_a_shared_file_that_lies_on_no_image_is_refused(tmp_path: Path) -> None:
         opened(tmp_path, "all.gpkg")
 
 
-def test_polygons_outside_of_their_image_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["gpkg", "parquet"])
+def test_polygons_outside_of_their_image_are_counted(tmp_path: Path, suffix: str) -> None:
     write_images(tmp_path)
     for number in range(3):
         columns = squares(1000 * number)
         columns["kind"].append("water")
         columns["geometry"].append(box(1000 * number + 65, 70, 5, 5))
-        write_polygons(tmp_path / f"labels/s{number}.parquet", columns)
-    source = opened(tmp_path, "labels/*.parquet")
+        write_polygons(tmp_path / f"labels/s{number}.{suffix}", columns)
+    source = opened(tmp_path, f"labels/*.{suffix}")
     (tally,) = [item for item in source.find("s0").remarks if "outside" in item.text]
     assert tally[:2] == ("Polygons outside of their image, not used", 1)
 
