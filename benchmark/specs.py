@@ -9,9 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from benchmark.config import DatasetConfig
+from benchmark.contents import Found as Found
+from benchmark.contents import Images as Images
+from benchmark.contents import Problem as Problem
+from benchmark.contents import Remark as Remark
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,47 +48,6 @@ PREPROCESSING = (
     "std",
 )
 """The fields of a backbone that define its input."""
-
-
-class Problem(NamedTuple):
-    """An input file that could not be used, and the reason."""
-
-    path: str
-    reason: str
-
-
-class Remark(NamedTuple):
-    """A count for the notes of the report; equal texts are summed over the data set."""
-
-    text: str
-    num: int = 1
-    patch_id: str = ""
-    """The patch that it tells of, which was read, or left out on purpose."""
-
-
-class Found(NamedTuple):
-    """Content of one unit of a source.
-
-    ``candidates`` has the columns of ``tables.CANDIDATES``; ``num_examined`` counts the
-    windows or images examined.
-    """
-
-    candidates: pa.Table
-    num_examined: int
-    problems: tuple[Problem, ...] = ()
-    remarks: tuple[Remark, ...] = ()
-
-
-class Images(NamedTuple):
-    """Pixels of candidates, uint8 (N, C, H, W), and the rows of those that were read.
-
-    A row that is left out has a Problem of its file, or a Remark.
-    """
-
-    pixels: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-    problems: tuple[Problem, ...] = ()
-    remarks: tuple[Remark, ...] = ()
 
 
 class Source(Protocol):
@@ -131,6 +94,24 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class LocatedSource(Protocol):
+    """What a source has besides, if it knows the outlines of its patches on the ground."""
+
+    def corners(self, patches: pa.Table) -> NDArray[np.float64]:
+        """Return the corners of patches in degrees (EPSG:4326), (N, 4, 2); NaN: unknown.
+
+        Each corner is longitude and latitude; they go around the patch.
+
+        Args:
+            patches: the columns ``patch_id``, ``scene``, ``row`` and ``col`` of patches.
+
+        Raises:
+            CellError: a scene cannot be read.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A data set that can be benchmarked."""
@@ -140,8 +121,8 @@ class Dataset:
     open: Callable[[DatasetConfig], Source]
     """Open the source; raises UsageError if it is absent, empty or of the wrong layout."""
     settings: frozenset[str]
-    """The optional ``[dataset]`` settings that apply to it, beside name, root, patch_size,
-    seed, per_region, per_class and on_error."""
+    """The optional ``[dataset]`` settings that apply to it, beside those of every data set
+    (``catalog.names.COMMON_DATASET_SETTINGS``)."""
     unit: Literal["images", "windows"] = "images"
     """What is examined: whole images, or windows of scenes."""
     digested: frozenset[str] = frozenset()

@@ -22,9 +22,10 @@ from benchmark.catalog.chesapeake.index import (
     list_scenes,
     prepare_chesapeake,
 )
+from benchmark.catalog.corners import window_corners
 from benchmark.catalog.folder.bandnames import name_bands
 from benchmark.config import DatasetConfig
-from benchmark.errors import UsageError, one_line
+from benchmark.errors import CellError, UsageError, one_line
 from benchmark.specs import Found, Images, Problem
 
 if TYPE_CHECKING:
@@ -190,6 +191,31 @@ class ChesapeakeSource:
             return Images(pixels, kept)
         problem = Problem(scene.image, f"{reason} ({num_rows - len(kept)} patches lost)")
         return Images(pixels[kept], kept, (problem,))
+
+    def corners(self, patches: pa.Table) -> NDArray[np.float64]:
+        """Return the corners of windows in degrees, as ``specs.LocatedSource``.
+
+        Raises:
+            CellError: the label raster of a scene cannot be read.
+            KeyError: a scene is not in this source.
+        """
+        import numpy as np
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        names = patches["scene"].to_numpy()
+        rows, cols = patches["row"].to_numpy(), patches["col"].to_numpy()
+        found = np.full((len(names), 4, 2), np.nan)
+        for name in sorted(set(names.tolist())):
+            path = Path(self.root, self._scene(name).mask)
+            here = names == name
+            try:
+                with rasterio.Env(**_GDAL), rasterio.open(path, driver=DRIVER) as mask:
+                    transform, crs = mask.transform, mask.crs
+            except (RasterioError, OSError) as error:
+                raise CellError(f"{path}: {_reading_failed(path, error)}") from None
+            found[here] = window_corners(transform, crs, rows[here], cols[here], self.patch_size)
+        return found
 
     def _scene(self, name: str) -> Scene:
         for scene in self.scenes:
