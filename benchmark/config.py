@@ -47,6 +47,7 @@ from benchmark.fields import (
 )
 from benchmark.options import BackboneOptions, HeadOptions, OwnOptions
 from benchmark.problems import check_whole, first_problem
+from benchmark.raster_settings import RastersConfig
 from benchmark.section import Origin, Section, describe, settings_table
 
 Boost = Annotated[float, Field(gt=1.0, le=1e6, allow_inf_nan=False)]
@@ -56,8 +57,8 @@ class DatasetConfig(Section):
     """``[dataset]``: the patches to classify, and how they are sampled."""
 
     name: Name
-    """How the data are read: ``folder`` (images in one folder per class), ``chesapeake`` or
-    ``synthetic`` (scenes with label rasters), or a public data set, ``torchgeo:NAME`` or
+    """How the data are read: ``folder`` (images in one folder per class), ``rasters`` (your own
+    scenes with labels), ``chesapeake``, ``synthetic``, or a public data set, ``torchgeo:NAME`` or
     ``hf-datasets:ORG/NAME``; see ``benchmark list datasets``."""
     root: PathText
     """Folder of the data."""
@@ -105,6 +106,8 @@ class DatasetConfig(Section):
     value_range: tuple[PixelValue, PixelValue] | None = None
     """Pixel values that are mapped to 0 and 255, for images that are not uint8; unset, bands of a
     ``torchgeo:`` set are mapped from their 1st to 99th percentile on train."""
+    rasters: RastersConfig | None = None
+    """Imagery and labels of the data set ``rasters``: the table ``[dataset.rasters]``."""
     settings: OwnSettings = Field(default={})
     """Keyword arguments of a reader of your own."""
 

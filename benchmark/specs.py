@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from benchmark.config import DatasetConfig
+from benchmark.contents import Found as Found
+from benchmark.contents import Images as Images
+from benchmark.contents import Problem as Problem
+from benchmark.contents import Remark as Remark
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,33 +48,6 @@ PREPROCESSING = (
     "std",
 )
 """The fields of a backbone that define its input."""
-
-
-class Problem(NamedTuple):
-    """An input file that could not be used, and the reason."""
-
-    path: str
-    reason: str
-
-
-class Found(NamedTuple):
-    """Content of one unit of a source.
-
-    ``candidates`` has the columns of ``tables.CANDIDATES``; ``num_examined`` counts the
-    windows or images examined.
-    """
-
-    candidates: pa.Table
-    num_examined: int
-    problems: tuple[Problem, ...] = ()
-
-
-class Images(NamedTuple):
-    """Pixels of candidates, uint8 (N, C, H, W), and the rows of the candidates that were read."""
-
-    pixels: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-    problems: tuple[Problem, ...] = ()
 
 
 class Source(Protocol):

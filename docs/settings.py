@@ -47,14 +47,17 @@ def table(header: str, name: str, definitions: Mapping[str, Any]) -> list[str]:
     nested = {key: found for key, value in properties.items() for found in tables_of(value)}
     plain = {key: value for key, value in properties.items() if key not in nested}
     _, _, summary = plain_text(inspect.getdoc(model) or "").partition(": ")
-    if len(set(nested.values())) == 1:
+    if not plain and len(set(nested.values())) == 1:
         # Tables of one kind: their settings are shown once.
         (inner,) = set(nested.values())
         keys = ", ".join(f"`{key}`" for key in nested)
         text = plain_text(inspect.getdoc(getattr(config, inner)) or "")
         summary = f"{summary} Tables: {keys}. {text}"
-        model, plain = getattr(config, inner), definitions[inner]["properties"]
-    return section(f"`{header}`", summary, model, plain)
+        model, properties, nested = getattr(config, inner), definitions[inner]["properties"], {}
+    lines = section(f"`{header}`", summary, model, properties)
+    for key, inner in nested.items():
+        lines += table(f"{header[:-1]}.{key}]", inner, definitions)
+    return lines
 
 
 def section(title: str, summary: str, model: type, properties: Mapping[str, Any]) -> list[str]:

@@ -49,8 +49,10 @@ FACE = {
     "benchmark.results",
 }
 VOCABULARY = {
-    *("arguments", "bars", "config", "environment", "errors", "fields", "markup", "problems"),
-    *("options", "progress", "registry", "regular", "section", "spaces", "specs", "tables"),
+    *("arguments", "bars", "config", "contents", "environment", "errors", "fields"),
+    *("markup", "problems"),
+    *("options", "progress", "raster_settings", "registry", "regular", "section", "spaces"),
+    *("specs", "tables"),
 }
 """The modules at the root that every wing may use."""
 

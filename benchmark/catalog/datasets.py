@@ -11,6 +11,7 @@ from benchmark.catalog.folder.source import open_folder
 from benchmark.catalog.own.lookup import find_entry
 from benchmark.catalog.parquet.named import PREFIX as PARQUET_PREFIX
 from benchmark.catalog.parquet.named import resolve_parquet
+from benchmark.catalog.rasters.opening import open_rasters
 from benchmark.catalog.synthetic.scenes import write_scenes
 from benchmark.catalog.torchgeo.named import resolve_set
 from benchmark.catalog.torchgeo.sets import FORMS
@@ -49,6 +50,14 @@ DATASETS: Registry[Dataset] = Registry(
             settings=frozenset({"val_fraction", "test_fraction", "bands", "value_range"}),
             digested=frozenset({"labels", "class_level"}),
             beside_labels=frozenset({"val_regions", "test_regions"}),
+        ),
+        Dataset(
+            name="rasters",
+            description="your own scenes with label rasters or polygons (docs/RASTERS.md)",
+            open=open_rasters,
+            settings=frozenset({"purity", "val_fraction", "test_fraction", "bands", "value_range"}),
+            digested=frozenset({"rasters", "val_regions", "test_regions"}),
+            unit="windows",
         ),
         Dataset(
             name="arrays",

@@ -153,7 +153,7 @@ def test_read_keeps_the_order_of_the_rows(tmp_path: Path, is_tiled: bool) -> Non
     source = open_chesapeake(config(tmp_path))
     candidates = source.find(source.units()[0]).candidates
     chosen = candidates.take([61, 0, 19, 5, 40, 79, 4])
-    pixels, rows, problems = source.read(chosen)
+    pixels, rows, problems, _ = source.read(chosen)
     assert pixels.shape == (7, 4, 10, 10)
     assert pixels.dtype == np.uint8
     assert rows.tolist() == list(range(7))

@@ -18,6 +18,7 @@ from benchmark.config import BackboneOptions, DatasetConfig, Experiment, build
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.context import CODE_VERSIONS, Context
 from benchmark.progress import LoggedProgress
+from benchmark.raster_settings import RastersConfig
 from benchmark.specs import Backbone, Dataset, Found, Head, HeadMemory, Images, Metric, Source
 from benchmark.stages import STAGES
 from benchmark.store.artefacts import Store
@@ -75,7 +76,8 @@ def second_revision() -> str:
     return "2" * 8
 
 
-ALL_SETTINGS = frozenset(DatasetConfig.model_fields) - {"name", "root", "labels", "class_level"}
+DIGESTED = {"labels", "class_level", "rasters"}
+ALL_SETTINGS = frozenset(DatasetConfig.model_fields) - {"name", "root", *DIGESTED}
 
 TOY = Dataset(name="toy", description="a toy", open=open_toy, settings=ALL_SETTINGS)
 
@@ -261,6 +263,8 @@ NOT_SETTINGS = {"dataset.name", "evaluate.metrics", "path"}
 NOT_SETTINGS |= {f"backbone.{name}" for name in BackboneOptions.model_fields}
 # They are part of ``own`` of the entry that they make.
 NOT_SETTINGS |= {"dataset.settings", "head.settings", "head.search", "metric.settings"}
+# The digest of the source covers them (tests/catalog/rasters).
+NOT_SETTINGS |= {f"dataset.rasters.{name}" for name in RastersConfig.model_fields}
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> set[str]:

@@ -5,10 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmark.cluster.incidents import Account
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
+from benchmark.specs import Found, Images, Remark
 from benchmark.stages.patches import PatchesStage
-from benchmark.stages.patches.pipeline import find_unit, rows_of_part, split_parts, write_group
+from benchmark.stages.patches.pipeline import (
+    find_candidates,
+    find_unit,
+    remark_notes,
+    rows_of_part,
+    split_parts,
+    write_group,
+    write_parts,
+)
 from benchmark.stages.patches.sampling import check_splits, choose
 from benchmark.tables import CANDIDATES, check_table, images_array, patches_schema
 from tests.scenes import write_scenes
@@ -238,3 +248,47 @@ def test_parts_that_are_there_are_not_written_again(patches, open_small, tmp_pat
 )
 def test_parts_grow_with_the_data_so_that_the_driver_does_not_limit(num_patches, patch_bytes, rows):
     assert rows_of_part(num_patches, patch_bytes) == rows
+
+
+def test_remarks_become_notes_with_sums_and_an_example():
+    remarks = [Remark("Empty", patch_id="a"), Remark("Pixels", 1500), Remark("Empty", patch_id="b")]
+    assert remark_notes(remarks) == ["Empty: 2, e.g. 'a'.", "Pixels: 1,500."]
+
+
+class RemarkingSource:
+    """Leaves out the second patch of each unit with a remark."""
+
+    bands = ("red",)
+
+    def find(self, unit):
+        import pyarrow as pa
+
+        columns = {
+            name: [f"{unit}-0", f"{unit}-1"] if name == "patch_id" else [None, None]
+            for name in CANDIDATES.names
+        }
+        columns |= {"split": ["train"] * 2, "label": [0, 1]}
+        return Found(pa.table(columns, schema=CANDIDATES), 2, remarks=(Remark("Seen", 3),))
+
+    def read(self, candidates):
+        pixels = np.zeros((1, 1, 8, 8), np.uint8)
+        dropped = candidates["patch_id"][1].as_py()
+        return Images(pixels, np.array([0]), (), (Remark("Empty", patch_id=dropped),))
+
+
+def test_rows_left_out_with_a_remark_are_no_failure_and_stay_known(
+    ray_session, open_small, tmp_path
+):
+    source = RemarkingSource()
+    context = open_small(store=tmp_path / "runs")
+    artefact, config = context.patches, context.experiment.dataset
+    config = config.model_copy(update={"patch_size": 8})
+    artefact.begin({})
+    account = Account(artefact, context.leases)
+    found = find_candidates(source, ["a", "b"], artefact, lambda _: None, account)
+    assert remark_notes(found.remarks) == ["Seen: 6."]
+    parts = split_parts(found.candidates, num_bands=1, config=config)
+    for _ in range(2):  # The second time, the parts are there.
+        read = write_parts(source, parts, artefact, config, lambda _: None, account)
+        assert remark_notes(read.remarks) == ["Empty: 2, e.g. 'a-1'."]
+        assert [part["num_rows"] for part in read.parts] == [2]

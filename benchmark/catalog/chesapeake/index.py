@@ -135,12 +135,36 @@ def count_classes(codes: NDArray[Any], patch_size: int) -> NDArray[np.int64]:
         table[value] = label
     num_rows, num_cols = codes.shape[0] // patch_size, codes.shape[1] // patch_size
     counts = np.zeros((num_rows, num_cols, len(CLASSES)), np.int64)
+    lefts = np.arange(num_cols) * patch_size
     for row in range(num_rows):
         # One row of windows stays in the processor's cache for all classes.
-        strip = table[codes[row * patch_size : (row + 1) * patch_size, : num_cols * patch_size]]
-        for label in range(len(CLASSES)):
-            by_column = np.add.reduce(strip == label, axis=0, dtype=np.uint16)
-            counts[row, :, label] = by_column.reshape(num_cols, patch_size).sum(axis=1)
+        strip = table[codes[row * patch_size : (row + 1) * patch_size]]
+        counts[row] = count_strip(strip, lefts, num_classes=len(CLASSES))
+    return counts
+
+
+def count_strip(
+    labels: NDArray[np.uint8], lefts: NDArray[np.int64], *, num_classes: int
+) -> NDArray[np.int64]:
+    """Count the pixels of each class in the windows of one row.
+
+    Args:
+        labels: (P, W), an index of a class, or another number; P is the side of the windows.
+        lefts: (N,) first column of each window.
+        num_classes: K.
+
+    Returns:
+        counts (N, K).
+    """
+    import numpy as np
+
+    size, width = labels.shape
+    counts = np.zeros((len(lefts), num_classes), np.int64)
+    before = np.zeros(width + 1, np.int64)
+    for label in range(num_classes):
+        by_column = np.add.reduce(labels == label, axis=0, dtype=np.uint16)
+        np.cumsum(by_column, out=before[1:])
+        counts[:, label] = before[lefts + size] - before[lefts]
     return counts
 
 

@@ -172,7 +172,7 @@ class ChesapeakeSource:
         try:
             with rasterio.Env(**_GDAL), rasterio.open(path, driver=DRIVER) as image:
                 reason = _image_fault(image, size)
-                runs = () if reason else _runs(rows, cols, size, image.block_shapes[0][1])
+                runs = () if reason else window_runs(rows, cols, size, image.block_shapes[0][1])
                 for run in runs:
                     row, first, last = rows[run[0]], cols[run[0]], cols[run[-1]] + size
                     try:
@@ -258,7 +258,7 @@ def open_split_scenes(config: DatasetConfig) -> ChesapeakeSource:
     return source
 
 
-def _runs(
+def window_runs(
     rows: NDArray[Any], cols: NDArray[Any], size: int, block_width: int
 ) -> Iterator[NDArray[Any]]:
     """Yield the indices of windows to read together, ordered by column.

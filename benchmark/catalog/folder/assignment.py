@@ -100,7 +100,7 @@ def assign(
             )
         split_of = {image: item.split or "" for image, item in given.items()}
     elif regional:
-        split_of = _split_by_region(given, config, where, unit)
+        split_of = split_by_region(given, config, where, unit)
     elif any(item.scene for item in given.values()):
         scene_of = {image: item.scene for image, item in given.items()}
         joined = join_scenes(join_scenes(groups, alike_of or {}, class_of), scene_of, class_of)
@@ -154,9 +154,14 @@ def similar_notes(classes: Collection[str]) -> list[str]:
     ]
 
 
-def _split_by_region(
+def split_by_region(
     given: Mapping[str, Given], config: DatasetConfig, where: str, unit: str
 ) -> dict[str, str]:
+    """Return the split of each image by ``val_regions`` and ``test_regions``; others are train.
+
+    Raises:
+        UsageError: only one of both is set, a region is unknown, or an image has none.
+    """
     for name in REGION_SETTINGS:
         if name not in config.model_fields_set:
             raise UsageError(f"{where}: [dataset] '{name}' is missing; set both, or none")

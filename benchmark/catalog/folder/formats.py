@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from benchmark.catalog.folder.bandnames import band_names, by_sensor, is_doubtful
 from benchmark.catalog.folder.facts import Facts
@@ -17,6 +17,22 @@ MAX_CLIPPED = 0.03
 """Share of the pixels beyond ``value_range`` above which the report says it."""
 MIN_USED = 0.1
 """Share of ``value_range`` that the images fill, below which the report says it."""
+
+
+class Banded(Protocol):
+    """What is known of an image's bands; see ``facts.Facts``."""
+
+    @property
+    def num_bands(self) -> int: ...  # noqa: D102
+
+    @property
+    def alpha(self) -> str: ...  # noqa: D102
+
+    @property
+    def descriptions(self) -> Sequence[str | None]: ...  # noqa: D102
+
+    @property
+    def names(self) -> Sequence[str] | None: ...  # noqa: D102
 
 
 class Opened(NamedTuple):
@@ -56,7 +72,7 @@ def open_reader(
         raise UsageError(f"{where}: no image is readable; {unreadable}")
     first = next(iter(facts.values()))
     keeps_alpha = config.bands is not None and len(config.bands) == first.num_bands
-    bands, order, notes = _choose_bands(facts, config, keeps_alpha, where)
+    bands, order, notes = choose_bands(facts, config, keeps_alpha, where)
     num_file_bands = first.num_bands - (bool(first.alpha) and not keeps_alpha)
     value_range, more = _choose_range(facts, value_range, config.on_error, where)
     reader = PatchReader(
@@ -78,10 +94,14 @@ def open_reader(
     return Opened(reader, notes, _marks(facts, reader, are_named=config.bands is not None))
 
 
-def _choose_bands(
-    facts: Mapping[str, Facts], config: DatasetConfig, keeps_alpha: bool, where: str
+def choose_bands(
+    facts: Mapping[str, Banded], config: DatasetConfig, keeps_alpha: bool, where: str
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None, list[str]]:
-    """Return the names of the bands, their order by the files' own names, and notes."""
+    """Return the names of the bands, their order by the files' own names, and notes.
+
+    Raises:
+        UsageError: ``bands`` does not match the first image, or is needed.
+    """
     path, first = next(iter(facts.items()))
     varied = [name for name, item in facts.items() if item.alpha == "varied"]
     notes = []
@@ -122,7 +142,7 @@ def _choose_bands(
 
 
 def _naming_notes(
-    facts: Mapping[str, Facts],
+    facts: Mapping[str, Banded],
     named: Mapping[str, tuple[str, ...]],
     order: tuple[str, ...] | None,
     bands: tuple[str, ...],

@@ -68,7 +68,7 @@ class PatchReader:
             )
         if (pixels.dtype.name == "uint8") != (self.value_range is None):
             raise ImageError(_other_type(pixels, self.value_range))
-        places = _places(image.names, self.order)
+        places = band_places(image.names, self.order)
         for chosen in (places, self.kept):
             if chosen is not None:
                 pixels = pixels[list(chosen)]
@@ -76,7 +76,7 @@ class PatchReader:
         return pixels, invalid
 
 
-def _places(names: tuple[str, ...] | None, order: tuple[str, ...] | None) -> list[int] | None:
+def band_places(names: tuple[str, ...] | None, order: tuple[str, ...] | None) -> list[int] | None:
     """Return the place in a file of each band of ``order``; None: they are in this order.
 
     Raises:
@@ -86,8 +86,7 @@ def _places(names: tuple[str, ...] | None, order: tuple[str, ...] | None) -> lis
         return None
     if {*names} != {*order}:
         raise ImageError(
-            f"names its bands {', '.join(names)}, but other images of the folder name "
-            f"{', '.join(order)}"
+            f"names its bands {', '.join(names)}, but other images name {', '.join(order)}"
         )
     return [names.index(name) for name in order]
 

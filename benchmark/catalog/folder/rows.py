@@ -69,6 +69,13 @@ def open_table(
         raise UsageError(f"{where}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise UsageError(f"{where}: cannot be read: {error}") from None
+    return parse_table(data, needed=needed, optional=optional, where=where)
+
+
+def parse_table(
+    data: bytes, *, needed: Sequence[str], optional: Sequence[str], where: str
+) -> ImageTable:
+    """Open the content of a table as ``open_table`` does."""
     known = (*needed, *optional)
     if data.startswith(b"PAR1"):
         return _open_parquet(data, needed, known, where)

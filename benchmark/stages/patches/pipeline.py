@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from benchmark.config import DatasetConfig
 from benchmark.errors import CellError, one_line
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
-from benchmark.specs import Problem, Source
+from benchmark.specs import Problem, Remark, Source
 from benchmark.stages.patches.sampling import (
     check_splits,
     choose,
@@ -85,6 +86,7 @@ def compute(context: Context, artefact: Artefact) -> None:
     notes = [
         *source.notes,
         *check_splits(written, source.classes, context.experiment.path),
+        *remark_notes([*found.remarks, *read.remarks]),
         *sampling_notes(found.candidates, config, source.classes),
     ]
     ended = time.monotonic()
@@ -155,6 +157,7 @@ class FoundAll:
     candidates: pa.Table
     num_examined: int
     problems: tuple[Problem, ...]
+    remarks: tuple[Remark, ...]
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ class ReadAll:
     parts: list[dict[str, Any]]
     problems: tuple[Problem, ...]
     checksums: dict[str, str]
+    remarks: tuple[Remark, ...] = ()
 
 
 def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> pa.Table:
@@ -177,7 +181,11 @@ def find_unit(item: tuple[int, str], *, source: Source, artefact: Artefact) -> p
     checked = check_table(found.candidates, CANDIDATES, what=f"candidates of {unit}")
     checked = checked.append_column(UNIT, pa.array([unit] * checked.num_rows, pa.string()))
     checked = checked.replace_schema_metadata(
-        {"num_examined": str(found.num_examined), "problems": _to_json(found.problems)}
+        {
+            "num_examined": str(found.num_examined),
+            "problems": _to_json(found.problems),
+            "remarks": json.dumps(found.remarks),
+        }
     )
     artefact.write_table(_candidates_name(index), checked)
     toll_json = json.dumps(toll.to_json())
@@ -199,13 +207,16 @@ def find_candidates(
             advance(row["num_examined"])
     tables, num_examined = [], 0
     problems: list[Problem] = []
+    remarks: list[Remark] = []
     for index in range(len(units)):
         table = artefact.read_table(names=[_candidates_name(index)])
         metadata = table.schema.metadata or {}
         num_examined += int(metadata.get(b"num_examined", b"0"))
         problems += _from_json(metadata.get(b"problems", b"[]"))
+        remarks += _remarks_of(metadata)
         tables.append(table.replace_schema_metadata(None))
-    return FoundAll(pa.concat_tables(tables).sort_by("patch_id"), num_examined, tuple(problems))
+    candidates = pa.concat_tables(tables).sort_by("patch_id")
+    return FoundAll(candidates, num_examined, tuple(problems), tuple(remarks))
 
 
 def _candidates_name(index: int) -> str:
@@ -218,6 +229,10 @@ def _to_json(problems: Sequence[Problem]) -> str:
 
 def _from_json(text: str | bytes) -> list[Problem]:
     return [Problem(**item) for item in json.loads(text)]
+
+
+def _remarks_of(metadata: Mapping[bytes, bytes]) -> list[Remark]:
+    return [Remark(*item) for item in json.loads(metadata.get(b"remarks", b"[]"))]
 
 
 def rows_of_part(num_patches: int, patch_bytes: int) -> int:
@@ -249,10 +264,12 @@ def write_group(
     candidates = pa.concat_tables([part.candidates for part in group])
     tables: list[pa.Table] = []
     problems: list[Problem] = []
+    remarks: list[Remark] = []
     for unit in pc.unique(candidates["unit"]).to_pylist():
         rows = candidates.filter(pc.equal(candidates["unit"], unit))
         images = source.read(rows)
         problems += images.problems
+        remarks += images.remarks
         kept = rows.take(pa.array(images.rows)).select(CANDIDATES.names)
         tables.append(kept.append_column("image", images_column(images.pixels)))
     status = {"num_rows": 0, "problems": _to_json(problems)}
@@ -265,7 +282,10 @@ def write_group(
             schema = patches_schema(len(source.bands), size)
             table = check_table(found, schema, what=f"patches part {part.index}")
             lost = status["problems"] if table.num_rows < len(wanted) else "[]"
+            names = set(wanted.to_pylist())
+            said = [item for item in remarks if item.patch_id in names]
             metadata = {**(table.schema.metadata or {}), "problems": lost}
+            metadata |= {"remarks": json.dumps(said)} if said else {}
             table = table.replace_schema_metadata(metadata)
             checksums[part.file_name] = artefact.write_table(part.file_name, table)
         status["num_rows"] = read.num_rows
@@ -321,18 +341,32 @@ def write_parts(
         return ReadAll([], tuple(found), {})
     written: list[dict[str, Any]] = []
     problems: list[Problem] = []
+    remarks: list[Remark] = []
     for part in parts:
         name = part.file_name
         metadata = artefact.read_metadata(name)
-        stored = _from_json((metadata.metadata or {}).get(b"problems", b"[]"))
+        keys = metadata.metadata or {}
+        stored = _from_json(keys.get(b"problems", b"[]"))
         problems += stored
-        if metadata.num_rows < part.candidates.num_rows and not stored:
+        said = _remarks_of(keys)
+        remarks += said
+        if metadata.num_rows < part.candidates.num_rows and not (stored or said):
             raise CellError(
                 f"{artefact.file_uri(name)} has {metadata.num_rows} of "
                 f"{part.candidates.num_rows} rows: delete {artefact.uri} and run again"
             )
         written.append({"name": name, "num_rows": metadata.num_rows})
-    return ReadAll(written, tuple(dict.fromkeys(problems)), checksums)
+    return ReadAll(written, tuple(dict.fromkeys(problems)), checksums, tuple(remarks))
+
+
+def remark_notes(remarks: Sequence[Remark]) -> list[str]:
+    """Return the sum of each remark as a note, with its first patch as an example."""
+    sums: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for text, num, patch_id in remarks:
+        sums[text] += num
+        first.setdefault(text, f", e.g. '{patch_id}'" if patch_id else "")
+    return [f"{text}: {num:,}{first[text]}." for text, num in sums.items()]
 
 
 def _report_problems(problems: Sequence[Problem], config: DatasetConfig, context: Context) -> None:

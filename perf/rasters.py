@@ -1,0 +1,124 @@
+"""Opening and indexing the user's own scenes: python -m perf.rasters [--scenes 75 750]
+
+SIMULATED scenes of 1,024 px with four bands of uint16 and their labels, and one of
+6,000 x 7,500 px. Each case runs in a process of its own on one core, without Ray. Prints CPU
+seconds and the largest memory beyond that of the imports. About four minutes and 1 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NUM_CONTENTS = 5
+CLASSES = {"water": 1, "trees": 2, "grass": 3, "barren": 4, "paved": 5}
+
+
+def write_scene(root: Path, name: str, height: int, width: int, number: int) -> None:
+    """Write an image and its labels: blobs of about 150 px."""
+    import rasterio
+    from rasterio.transform import from_origin
+
+    rng = np.random.default_rng(number % NUM_CONTENTS)
+    coarse = rng.integers(1, 6, (height // 150 + 1, width // 150 + 1), np.uint8)
+    labels = coarse.repeat(150, axis=0).repeat(150, axis=1)[:height, :width]
+    noise = rng.integers(0, 300, (4, height, width), np.uint16)
+    transform = from_origin(
+        300_000 + 10_000 * (number % 50), 4_000_000 + 10_000 * (number // 50), 1, 1
+    )
+    for folder, pixels in (("images", labels * np.uint16(500) + noise), ("labels", labels[None])):
+        path = root / folder / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rasterio.open(
+            path, "w", driver="GTiff", crs="EPSG:32618", transform=transform, height=height,
+            width=width, count=len(pixels), dtype=pixels.dtype.name, compress="lzw", tiled=True,
+        ) as file:  # fmt: skip
+            file.write(pixels)
+
+
+def peak_mb() -> int:
+    """Return the largest resident memory of this process (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+
+
+def measure(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Open the scenes and find the candidates of all, one after another."""
+    from benchmark.catalog.rasters.opening import open_rasters
+    from benchmark.config import DatasetConfig
+
+    table = {"images": "images/*.tif", "labels": "labels/*.tif", "classes": CLASSES}
+    content = {"name": "rasters", "root": str(root), "patch_size": 128}
+    config = DatasetConfig.model_validate(content | {"rasters": table | settings})
+    import pandas  # noqa: F401
+    import pyarrow  # noqa: F401
+    import rasterio  # noqa: F401
+    import shapely  # noqa: F401
+
+    before, began = peak_mb(), time.process_time()
+    source = open_rasters(config)
+    opened = time.process_time()
+    found = [source.find(unit) for unit in source.units()]
+    ended = time.process_time()
+    largest = max(found, key=lambda item: item.candidates.num_rows).candidates.slice(0, 256)
+    images = source.read(largest)
+    return {
+        "open_s": round(opened - began, 2),
+        "find_s": round(ended - opened, 2),
+        "windows": sum(item.num_examined for item in found),
+        "patches": sum(item.candidates.num_rows for item in found),
+        "read_ms_per_patch": round((time.process_time() - ended) / len(images.rows) * 1e3, 2),
+        "memory_mb": peak_mb() - before,
+    }
+
+
+def main() -> None:
+    """Write the scenes and measure each case in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=int, nargs="+", default=[75, 750])
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        root, settings = arguments.measure
+        print(json.dumps(measure(Path(root), json.loads(settings))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        cases: list[tuple[str, Path, dict[str, Any]]] = []
+        for count in arguments.scenes:
+            root = Path(folder, str(count))
+            for number in range(count):
+                write_scene(root, f"s{number:04d}", 1024, 1024, number)
+            cases.append((f"{count} of 1,024 px", root, {}))
+            cases.append((f"{count}, in blocks", root, {"block_m": 700, "buffer_m": 20}))
+        large = Path(folder, "large")
+        for number in range(3):
+            write_scene(
+                large,
+                f"s{number}",
+                6000 if not number else 256,
+                7500 if not number else 256,
+                number,
+            )
+        cases += [
+            ("6,000 x 7,500 px", large, {}),
+            ("the same, stride 64", large, {"stride": 64}),
+            ("the same, gsd_m 1.5", large, {"gsd_m": 1.5}),
+        ]
+        for name, root, settings in cases:
+            command = [sys.executable, "-m", "perf.rasters", "--measure", str(root)]
+            done = subprocess.run(
+                [*command, json.dumps(settings)], check=True, capture_output=True, text=True
+            )
+            print(f"{name:22}", done.stdout.strip(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
