@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import config
 from benchmark.catalog.names import (
     check_names,
     resolve_backbones,
@@ -41,13 +40,14 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """Load an experiment file and check every name in it.
 
     Args:
-        path: the TOML file, or one that a run kept in its store (``STORE/experiments``).
+        path: the TOML file, or one that a run kept in its store (``STORE/experiments``); a path,
+            or a URI of a store's file system (``s3://...``).
         overrides: ``KEY=VALUE`` settings, e.g. ``embed.batch_size=64``.
 
     Raises:
         UsageError: the file, a setting or a name is wrong.
     """
-    experiment = experiment_file.relocated(config.load(path, overrides))
+    experiment = experiment_file.load(path, overrides)
     check_names(experiment)
     return experiment
 

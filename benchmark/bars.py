@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import threading
 import time
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from html import escape as escape_html
 from importlib import import_module
@@ -130,6 +132,9 @@ class NotebookProgress(LiveProgress):
         self._thread = threading.Thread(target=self._refresh, name="bars", daemon=True)
 
     def __enter__(self) -> NotebookProgress:
+        # The bars need no ipywidgets; Ray and tqdm advise to install it.
+        logging.getLogger("ray.widgets").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", "IProgress not found")
         display: Any = import_module("IPython.display").display
         self._display = display(self._content(), raw=True, display_id=True)
         self._thread.start()

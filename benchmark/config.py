@@ -337,11 +337,12 @@ class Experiment(Section):
         return settings_table(self)
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+def load(path: str | Path, overrides: Iterable[str] = (), *, text: str | None = None) -> Experiment:
     """Load an experiment file.
 
     Args:
-        path: the TOML file.
+        path: the TOML file, or its URI where ``text`` is given.
+        text: its content; None: read it.
         overrides: ``KEY=VALUE`` settings, e.g. ``embed.batch_size=64``; a value is parsed as
             TOML or, if that fails, is a string.
 
@@ -349,7 +350,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
         UsageError: the file is missing or not TOML, or a setting is unknown or of a wrong type.
     """
     where = str(path)
-    text = read_experiment_file(path)
+    text = read_experiment_file(path) if text is None else text
     content = parse_toml(text, where=where)
     given = tuple(overrides)
     for override in given:

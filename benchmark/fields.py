@@ -272,17 +272,18 @@ def read_experiment_file(path: str | Path) -> str:
         raise UsageError(f"{where}: cannot be read: {reason}") from None
     except ValueError as error:
         raise UsageError(f"{where}: cannot be read: {error}") from None
-    return _decode(data, where).replace("\r\n", "\n").replace("\r", "\n")
+    return decode_experiment(data, where)
 
 
-def _decode(data: bytes, where: str) -> str:
+def decode_experiment(data: bytes, where: str) -> str:
+    r"""Return an experiment file's text, with ``\n`` at the end of lines; refuse all but UTF-8."""
     advice = "save it as UTF-8 without a byte order mark (BOM)"
     if data.startswith(codecs.BOM_UTF8):
         raise UsageError(f"{where}: cannot be read: it begins with a byte order mark; {advice}")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise UsageError(f"{where}: cannot be read: it is UTF-16, UTF-32 or no text; {advice}")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         byte = data[error.start]

@@ -37,7 +37,7 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Experim
     """Load an experiment file and check every name in it.
 
     Args:
-        path: the TOML file.
+        path: the TOML file: a path, or a URI of a store's file system (``s3://...``).
         overrides: ``KEY=VALUE`` settings, e.g. ``["embed.batch_size=64"]``.
 
     Raises:

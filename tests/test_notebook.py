@@ -1,15 +1,13 @@
-"""The notebook of docs/ runs from top to bottom, in a process of its own."""
+"""The notebook of docs/ runs from top to bottom, in a kernel of Jupyter."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "docs/first_steps.ipynb"
@@ -29,35 +27,25 @@ def test_the_notebook_is_stored_without_outputs() -> None:
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path: Path) -> None:
-    # Each cell shows the value of its last line, as a notebook does.
-    script = f"""
-        import ast, json
-        names = {{}}
-        for source in json.loads({json.dumps([c["source"] for c in cells("code")])!r}):
-            tree = ast.parse("".join(source))
-            last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-            exec(compile(tree, "cell", "exec"), names)
-            if last:
-                value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
-                html = getattr(value, "_repr_html_", lambda: "")()
-                print(json.dumps([repr(value), html]))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    shown = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-    text = "\n".join(item[0] for item in shown)
+def test_the_notebook_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for kind in ("CONFIG", "DATA", "RUNTIME"):
+        monkeypatch.setenv(f"JUPYTER_{kind}_DIR", str(tmp_path / kind))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert [output.text for output in outputs if output.output_type == "stream"] == []
+    shown = [output.data for output in outputs if output.output_type == "display_data"]
+    # The bars: one display, replaced until all stages are complete.
+    (bars,) = [data for data in shown if "embed" in data["text/plain"]]
+    assert all(stage in bars["text/html"] for stage in ("patches", "embed", "tune", "<pre"))
+    results = [output.data for output in outputs if output.output_type == "execute_result"]
+    text = "\n".join(data["text/plain"] for data in results)
     assert "<Experiment 'first-steps': 2 backbones x 1 head x 1 seed on synthetic>" in text
     assert "<RunResult: 2 of 2 cells complete; " in text
-    assert any("Balanced accuracy on test" in html for _, html in shown)
-    assert any("<iframe srcdoc=" in html for _, html in shown)
-    *_, (predicted, _) = shown
-    assert "confidence" in predicted
+    pages = [data.get("text/html", "") for data in results]
+    assert any("Balanced accuracy on test" in page for page in pages)
+    assert any("<iframe srcdoc=" in page for page in pages)
+    assert "confidence" in results[-1]["text/plain"]

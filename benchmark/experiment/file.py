@@ -11,15 +11,17 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmark import config
 from benchmark.config import Experiment, build
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.experiment.context import Context
 from benchmark.experiment.toml import to_toml
-from benchmark.fields import apply_override, parse_toml
+from benchmark.fields import MAX_FILE_BYTES, apply_override, decode_experiment, parse_toml
 from benchmark.store.artefacts import Store
 from benchmark.store.digest import fingerprint
 from benchmark.store.filesystems import join
@@ -38,8 +40,54 @@ ORIGINAL = "# The file as it was given:"
 OLDER_OVERRIDE = "# --set "
 MAX_ORIGINAL = 40_000
 """Characters of a given file that are repeated as comments; its lines are fewer."""
+_URI = re.compile(r"(?i)\b([a-z][a-z0-9]+):/{1,2}(?=[^/])")
 MAX_RUNS = 20
 """Runs with other versions, code, data or weights that are remembered; the last ones."""
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Load an experiment file of this machine, or of a store on another file system.
+
+    Args:
+        path: the TOML file, or its URI, e.g. ``s3://bucket/prefix/experiments/NAME.toml``.
+        overrides: ``KEY=VALUE`` settings.
+
+    Raises:
+        UsageError: the file or a setting is wrong, or the file's store cannot be read.
+    """
+    uri = _uri_of(str(path))
+    if uri is None:
+        return relocated(config.load(path, overrides))
+    return config.load(uri, overrides, text=_fetch(uri))
+
+
+def _uri_of(path: str) -> str | None:
+    """Return the URI of a file that is not on this machine; None: a path.
+
+    ``Path`` has made one slash of two.
+    """
+    found = _URI.match(path)
+    if not found or Path(path).exists():
+        return None
+    return _URI.sub(r"\1://", path)
+
+
+def _fetch(uri: str) -> str:
+    """Return the text of an experiment file on another file system."""
+    address, mark, query = uri.partition("?")
+    folder, _, name = address.rpartition("/")
+    store = Store(folder + mark + query)
+    store.check_readable()
+    try:
+        size = store.size(name)
+        if size > MAX_FILE_BYTES:
+            raise UsageError(
+                f"{uri}: cannot be read: it has {size:,} bytes; an experiment file has at most "
+                f"{MAX_FILE_BYTES:,}"
+            )
+        return decode_experiment(store.read(name), uri)
+    except FileNotFoundError:
+        raise UsageError(f"{uri}: no such experiment file") from None
 
 
 def keep(context: Context) -> str:
@@ -234,8 +282,11 @@ def read_kept(store: Store, path: str) -> Experiment:
 
 
 def describe_change(experiment: Experiment) -> str:
-    """Return a sentence if the file is no longer as it was read, otherwise an empty string."""
-    if not experiment.text:
+    """Return a sentence if the file is no longer as it was read, otherwise an empty string.
+
+    Only files of this machine are looked at.
+    """
+    if not experiment.text or "://" in experiment.path:
         return ""
     try:
         if Path(experiment.path).read_text(encoding="utf-8") == experiment.text:

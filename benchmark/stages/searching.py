@@ -105,6 +105,7 @@ def run_searches(
                 storage_path=folder,
                 verbose=0,
                 callbacks=[_Recoveries(searcher)],
+                progress_reporter=_Silent(),
                 failure_config=tune.FailureConfig(max_failures=max_failures),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
@@ -123,6 +124,15 @@ def _keep_keys_private() -> None:
 
     names = class_cache.ENV_VARS_TO_PROPAGATE
     names.difference_update([name for name in names if name.startswith("AWS_")])
+
+
+class _Silent(tune.ProgressReporter):
+    """Reports nothing: Ray Tune's own reporter clears the output of a notebook's cell."""
+
+    def should_report(self, trials: Any, done: bool = False) -> bool:
+        """Return False."""
+        del trials, done
+        return False
 
 
 class _Recoveries(tune.Callback):

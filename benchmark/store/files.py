@@ -259,6 +259,18 @@ class Files:
         info = self.attempt(path, "read", lambda: self.fs.get_file_info(self.place(path)))
         return bool(info.type == pafs.FileType.File)
 
+    def size(self, path: str) -> int:
+        """Return the bytes of one file below the root.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            CellError: the store cannot be read.
+        """
+        info = self.attempt(path, "read", lambda: self.fs.get_file_info(self.place(path)))
+        if info.type != pafs.FileType.File:
+            raise FileNotFoundError(path)
+        return int(info.size)
+
     def delete(self, path: str) -> None:
         """Delete one file below the root; a missing file is no error."""
         with contextlib.suppress(FileNotFoundError):

@@ -21,6 +21,7 @@ import pytest
 
 import benchmark as bm
 from benchmark import api
+from benchmark.cli.commands import main
 from benchmark.errors import CellError, UsageError
 from benchmark.progress import LoggedProgress, StageProgress
 from benchmark.store.artefacts import MANIFEST, Artefact, Store
@@ -68,6 +69,43 @@ def faults(objects: ObjectStore) -> Faults:
 
 def refuse(error: tuple[int, str, str], *, method: str = "", part: str = ""):
     return lambda verb, path: error if verb.startswith(method) and part in path else None
+
+
+EXPERIMENT = """
+name = "toy"
+backbones = ["random"]
+store = "{store}"
+[dataset]
+name = "synthetic"
+root = "scenes"
+"""
+
+
+def test_an_experiment_file_may_lie_in_the_store(objects, prefix, capsys):
+    uri = objects.uri(prefix)
+    root, mark, query = uri.partition("?")
+    store = Store(uri)
+    store.write("experiments/toy.toml", EXPERIMENT.format(store=uri).encode())
+    store.write("experiments/huge.toml", b"#" * 2**21)
+    store.write("experiments/wide.toml", "\ufeffname".encode())
+    kept = f"{root}/experiments/toy.toml{mark}{query}"
+    # `Path`, as the command line makes it, writes one slash for two.
+    for given in (kept, Path(kept)):
+        experiment = bm.load(given)
+        assert (experiment.name, experiment.store, experiment.path) == ("toy", uri, kept)
+    for name, reason in {
+        "none": "no such experiment file",
+        "huge": "2,097,152 bytes; an experiment file has at most 1,048,576",
+        "wide": "byte order mark",
+    }.items():
+        with pytest.raises(UsageError, match=reason) as caught:
+            bm.load(f"{root}/experiments/{name}.toml{mark}{query}")
+        assert f"{root}/experiments/{name}.toml" in str(caught.value)
+    with pytest.raises(UsageError, match="unsupported scheme 'http'"):
+        bm.load("http://localhost/x.toml")
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", kept, "--dry-run"])
+    assert "root = 'scenes'" in capsys.readouterr().err
 
 
 def test_a_file_is_read_as_it_was_written_in_one_request(artefact, faults):

@@ -285,8 +285,8 @@ def _num_channels(config: Mapping[str, Any], options: BackboneOptions | None, wh
     if bands is None or len(bands) < found:
         given = "none are named" if bands is None else f"'bands' names {len(bands)}"
         raise UsageError(
-            f"{where}: its weights take {found} bands, and {given}; name at least {found}, in "
-            "order, with bands = [...]"
+            f"{where}: its weights take {found} band{'s' if found > 1 else ''}, and {given}; name "
+            f"at least {found}, in order, with bands = [...]"
         )
     return found
 

@@ -71,7 +71,7 @@ def search_folders(experiment: str = "") -> tuple[str, ...]:
     found = []
     try:
         found.append(str(Path.cwd()))
-        if experiment.endswith(".toml"):
+        if experiment.endswith(".toml") and "://" not in experiment:
             found.append(str(Path(experiment).resolve().parent))
     except (OSError, RuntimeError):
         # The current folder was deleted.
