@@ -10,10 +10,6 @@ from benchmark.store.uris import find_fault, show
 
 WEB = ("http", "https")
 BUCKETS = ("s3", "gs", "az")
-SECRETS = (
-    "root must not hold a password, a key or a signature, since it is written into the store, "
-    "reports and logs; set them in the environment instead (docs/REMOTE.md)"
-)
 
 
 def is_remote(root: str) -> bool:
@@ -26,32 +22,53 @@ def scheme_of(root: str) -> str:
     return root.partition("://")[0].lower()
 
 
-def check_root(root: str, *, where: str) -> None:
-    """Check a root, without opening anything.
-
-    Args:
-        root: a path is not looked at, except for a scheme without ``//``.
-        where: start of the message.
+def refuse_secrets(root: str, *, where: str) -> None:
+    """Refuse a root that contains a password, a key or a signature, without echoing it.
 
     Raises:
-        UsageError: it contains secrets, which are not repeated, or is malformed, or its scheme is
-            not supported.
+        UsageError: it does.
     """
+    if holds_credentials(_with_slashes(root)):
+        raise UsageError(
+            f"{where}: root must not hold a password, a key or a signature, since it is written "
+            "into the store, reports and logs; set them in the environment (docs/REMOTE.md)"
+        )
+
+
+def check_root(root: str, *, where: str, reads_remote: bool) -> None:
+    """Check a root without opening anything; of a path, only that it is not meant as a URI.
+
+    Args:
+        root: path or URI.
+        where: start of the message.
+        reads_remote: whether the data set can be read from a URI.
+
+    Raises:
+        UsageError: it contains secrets, is malformed, or its scheme is not supported.
+    """
+    refuse_secrets(root, where=where)
+    right = _with_slashes(root)
+    if right != root:
+        raise UsageError(
+            f"{where}: root = '{show(root)}' is neither a folder nor a URI. Did you mean "
+            f"'{show(right)}'?"
+        )
     if not is_remote(root):
-        scheme, mark, rest = root.partition(":")
-        if mark and scheme.lower() in (*WEB, *BUCKETS):
-            right = f"{scheme}://{rest.lstrip('/')}"
-            if holds_credentials(right):
-                raise UsageError(f"{where}: {SECRETS}")
-            raise UsageError(
-                f"{where}: root = '{show(root)}' is neither a folder nor a URI. Did you mean "
-                f"'{show(right)}'?"
-            )
         return
-    if holds_credentials(root):
-        raise UsageError(f"{where}: {SECRETS}")
-    if reason := _find_fault(root):
+    if not reads_remote:
+        reason = "this data set is read from a folder alone; copy the data into a folder"
+    else:
+        reason = _find_fault(root)
+    if reason:
         raise UsageError(f"{where}: root = '{show(root)}': {reason}")
+
+
+def _with_slashes(root: str) -> str:
+    """Return ``https://x`` for ``https:x`` and ``https:/x``; anything else as it is."""
+    scheme, mark, rest = root.partition(":")
+    if not mark or scheme.lower() not in (*WEB, *BUCKETS) or rest.startswith("//"):
+        return root
+    return f"{scheme}://{rest.lstrip('/')}"
 
 
 def _find_fault(root: str) -> str:

@@ -12,7 +12,11 @@ from benchmark.environment import RETRY_WAIT, read_seconds
 
 CONNECT_TIMEOUT_S = 10
 SILENCE_S = 20
-"""A transfer without data for so long is given up."""
+"""A transfer slower than ``SLOWEST`` for so long is given up."""
+SLOWEST = 1000
+"""Bytes per second."""
+REQUEST_TIMEOUT_S = 300
+"""Deadline of a single request of GDAL, which asks for some MB at most."""
 NUM_RETRIES = 3
 
 # The cache holds the blocks of one row of windows: each is decoded once. More only costs memory.
@@ -29,15 +33,13 @@ REMOTE = {
     # Several requests share one connection (HTTP/2), as far as the server can.
     "GDAL_HTTP_MULTIPLEX": "YES",
     "GDAL_HTTP_VERSION": "2TLS",
-    # One window asks for at most so many ranges at once: a limit of connections.
-    "CPL_VSIL_CURL_MAX_RANGES": "16",
-    # Answers 429 and 5xx are repeated, each time after twice the wait.
+    # Failed requests are repeated, each time after twice the wait.
     "GDAL_HTTP_MAX_RETRY": str(NUM_RETRIES),
     "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
     "GDAL_HTTP_CONNECTTIMEOUT": str(CONNECT_TIMEOUT_S),
-    # A server that sends less than this (bytes/s) for so long (s) does not answer.
-    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": str(SLOWEST),
     "GDAL_HTTP_LOW_SPEED_TIME": str(SILENCE_S),
+    "GDAL_HTTP_TIMEOUT": str(REQUEST_TIMEOUT_S),
     # Bytes of all remote files that one process remembers.
     "CPL_VSIL_CURL_CACHE_SIZE": str(64 * 2**20),
     # A closed file is forgotten: a later run in the same process sees what has changed.
@@ -46,7 +48,14 @@ REMOTE = {
 """Options of GDAL for remote files; the environment overrides each."""
 
 PREFIXES = (
-    *("GDAL_HTTP", "CPL_VSIL_CURL", "VSI_CACHE", "GDAL_INGESTED", "CURL_CA_BUNDLE", "SSL_CERT_FILE"),
+    *(
+        "GDAL_HTTP",
+        "CPL_VSIL_CURL",
+        "VSI_CACHE",
+        "GDAL_INGESTED",
+        "CURL_CA_BUNDLE",
+        "SSL_CERT_FILE",
+    ),
     *("AWS_NO_SIGN_REQUEST", "AWS_REQUEST_PAYER", "AZURE_", "GS_", "GOOGLE_APPLICATION"),
 )
 """Variables of the driver's environment that hold on every machine of a run."""
@@ -81,14 +90,13 @@ def options_of(address: str, connection: Mapping[str, str] | None = None) -> dic
 
 def gdal_path(address: str, path: str) -> str:
     """Return GDAL's path of a file below a remote root."""
-    scheme = scheme_of(address)
+    scheme, parts = scheme_of(address), urlsplit(address)
     if scheme in WEB:
         return f"/vsicurl/{url_of(address, path)}"
-    parts = urlsplit(address)
-    bucket = parts.netloc.rpartition("@")[2]
-    return "/".join([f"/vsi{scheme}", bucket, *parts.path.strip("/").split("/"), path]).replace(
-        "//", "/"
-    )
+    # gs://anonymous@BUCKET, az://CONTAINER@ACCOUNT.dfs.core.windows.net
+    user, mark, host = parts.netloc.partition("@")
+    bucket = host if mark and scheme != "az" else user
+    return "/".join(filter(None, [f"/vsi{scheme}", bucket, parts.path.strip("/"), path]))
 
 
 def url_of(address: str, path: str) -> str:
@@ -114,5 +122,7 @@ def _bucket_options(address: str, connection: Mapping[str, str]) -> dict[str, st
             found["CPL_GS_ENDPOINT"] = place
         return found
     if scheme == "az":
-        return {new: os.environ[old] for old, new in AZURE_OPTIONS.items() if old in os.environ}
+        found = {new: os.environ[old] for old, new in AZURE_OPTIONS.items() if old in os.environ}
+        account = parts.netloc.partition("@")[2].partition(".")[0]
+        return found | ({"AZURE_STORAGE_ACCOUNT": account} if account else {})
     return {}

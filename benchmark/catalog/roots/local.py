@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from shutil import copyfile
 from typing import Any, TypeVar
 
 from benchmark.catalog.roots.gdal import LOCAL
@@ -22,6 +23,10 @@ class LocalRoot:
 
     address: str
     is_remote: bool = False
+
+    def where(self, path: str) -> str:
+        """Return the path of a file."""
+        return str(self._place(path))
 
     def leads_out(self, path: str) -> bool:
         """Return whether a path is outside the folder, directly or through a link.
@@ -84,7 +89,11 @@ class LocalRoot:
         except (RasterioError, OSError) as error:
             raise self.explain(path, error) from None
 
-    def explain(self, path: str, error: Exception) -> Exception:
+    def copy(self, path: str, place: Path) -> int:
+        """Copy a file and return its bytes; raises OSError."""
+        return copyfile(self._place(path), place).stat().st_size
+
+    def explain(self, path: str, error: Exception) -> Unreadable:
         """Return the error to raise for one of rasterio."""
         if not self._place(path).is_file():
             return Unreadable(path, MISSING)

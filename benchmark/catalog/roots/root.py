@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from benchmark.catalog.roots.address import WEB, is_remote, scheme_of
@@ -45,6 +45,10 @@ class Root(Protocol):
         """Whether the files are on another machine."""
         ...
 
+    def where(self, path: str) -> str:
+        """Return the path or URI of a file, for messages."""
+        ...
+
     def leads_out(self, path: str) -> bool:
         """Return whether a relative path leads out of the root."""
         ...
@@ -58,7 +62,7 @@ class Root(Protocol):
         ...
 
     def has(self, path: str) -> bool:
-        """Return whether there is such a file; raises UsageError if the server fails."""
+        """Return whether there is such a file that may be read."""
         ...
 
     def read_text(self, path: str, *, most_bytes: int) -> str:
@@ -77,8 +81,17 @@ class Root(Protocol):
         Local: a digest of the content. Remote: size and ETag, or size and time of modification.
 
         Raises:
-            UsageError: the server fails, or gives neither ETag nor time.
+            UsageError: the server fails, denies access, or gives neither ETag nor time.
             OSError: a local file cannot be read.
+        """
+        ...
+
+    def copy(self, path: str, place: Path) -> int:
+        """Copy a whole file into one of this machine and return its bytes.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: it cannot be read or written.
         """
         ...
 
@@ -86,7 +99,7 @@ class Root(Protocol):
         """Open a GeoTIFF with rasterio; errors of its reads become ``Unreadable``."""
         ...
 
-    def explain(self, path: str, error: Exception) -> Exception:
+    def explain(self, path: str, error: Exception) -> Unreadable:
         """Return the error to raise for one of rasterio."""
         ...
 
@@ -112,9 +125,3 @@ def open_root(address: str) -> Root:
     from benchmark.catalog.roots.bucket import open_bucket_root
 
     return open_bucket_root(address)
-
-
-def is_outside(path: str) -> bool:
-    """Return whether a relative path leads out of a remote root, or is more than a path."""
-    pure = PurePosixPath(path)
-    return pure.is_absolute() or ".." in pure.parts or "://" in path or path.startswith("~")
