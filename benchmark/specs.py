@@ -134,9 +134,12 @@ class Dataset:
     """Further settings that apply, and change nothing but what the source's digest covers."""
     beside_labels: frozenset[str] = frozenset()
     """As ``digested``, but they apply only where ``labels`` is set."""
+    reads_remote: bool = False
+    """Whether ``root`` may be a URI: ``https://``, ``s3://``, ``gs://`` or ``az://``."""
     prepare: Callable[..., Path] | None = None
     """``prepare(root, *, progress, **options)``: download or write the source; returns the
     folder."""
+    prepare_options: frozenset[str] = frozenset()
     license: str = ""
     own: Mapping[str, Any] | None = None
     """Identity of code from outside this package, as JSON: the digest of its source, its version

@@ -1,15 +1,15 @@
-"""An HTTP server on this machine with byte ranges, which counts what it sends and fails as asked."""
+"""An HTTP server on this machine with byte ranges, which counts its answers and fails as asked."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -53,6 +53,8 @@ class Server:
     folder: Path
     faults: Faults = field(default_factory=Faults)
     requests: list[Request] = field(default_factory=list)
+    key: str = ""
+    """Header ``Authorization`` that every request must have; empty: none."""
 
     def num_bytes(self, ending: str = "") -> int:
         """Bytes of the bodies sent so far, of paths with this ending."""
@@ -60,8 +62,14 @@ class Server:
 
     def reset(self) -> None:
         """Forget the requests and the faults."""
-        self.faults = Faults()
+        self.faults, self.key = Faults(), ""
         self.requests.clear()
+
+
+@lru_cache(maxsize=256)
+def _md5(file: Path, changed_ns: int) -> str:
+    del changed_ns
+    return hashlib.md5(file.read_bytes()).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,6 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         owner = self.server.owner
         path = unquote(urlsplit(self.path).path).lstrip("/")
+        if owner.key and self.headers.get("Authorization", "") != owner.key:
+            self._send(path, 401, b"", "")
+            return
         file, given = owner.folder / path, self.headers.get("Range", "")
         status = owner.faults.status(self.command, path) or (0 if file.is_file() else 404)
         if status:
@@ -100,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         if file is not None and owner.faults.has_tags:
-            etag = hashlib.md5(file.read_bytes()).hexdigest()
+            etag = _md5(file, file.stat().st_mtime_ns)
             self.send_header("ETag", f'"{etag}"')
             self.send_header("Last-Modified", formatdate(file.stat().st_mtime, usegmt=True))
         if not owner.faults.ignores_ranges:
@@ -169,10 +180,3 @@ def first_times(number: int, status: int) -> Callable[[str, str], int]:
             return status if method == "GET" and left[0] >= 0 else 0
 
     return answer
-
-
-def measured_s(work: Callable[[], object]) -> float:
-    """Return the seconds that some work takes."""
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began

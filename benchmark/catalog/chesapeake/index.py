@@ -1,18 +1,17 @@
-"""The Chesapeake land-cover data: classes, regions, the index of scenes, the download."""
+"""The Chesapeake land-cover data: classes, regions, the index of scenes."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.catalog.roots.root import Root, Unreadable, open_root
 from benchmark.config import DatasetConfig
-from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line, tidy
+from benchmark.errors import UsageError, did_you_mean, one_line, tidy
 from benchmark.fields import check_file_path, shown
-from benchmark.progress import LoggedProgress, Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,43 +99,6 @@ def no_scenes(root: Root, num_scenes: int) -> str:
         f"[dataset] root = '{root.address}': none of the {num_scenes} scenes of {INDEX} exists. "
         + _how_to_prepare(root)
     )
-
-
-def prepare_chesapeake(root: str | Path, *, progress: Progress | None = None) -> Path:
-    """Download the Chesapeake data (about 140 GB unpacked) through torchgeo; return the folder.
-
-    Raises:
-        UsageError: the folder holds synthetic scenes.
-        BenchmarkError: the download or the unpacking failed.
-    """
-    root = Path(root)
-    try:
-        is_file = root.exists() and not root.is_dir()
-        is_synthetic = (root / SYNTHETIC_MARKER).exists()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--root {tidy(root, 200)}: {one_line(error, limit=200)}") from None
-    if is_file:
-        raise UsageError(f"--root {root}: is a file; name a folder")
-    if is_synthetic:
-        raise UsageError(f"--root {root}: holds synthetic scenes; name another folder")
-    import zipfile
-
-    from torchgeo.datasets import ChesapeakeCVPR, DatasetNotFoundError
-
-    (progress or LoggedProgress()).message(
-        f"downloading and unpacking into {root}: this takes hours"
-    )
-
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        _check_archives(root, ChesapeakeCVPR)
-        ChesapeakeCVPR(root=str(root), download=True)
-    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, DatasetNotFoundError) as error:
-        raise BenchmarkError(
-            f"chesapeake: the download into {root} failed: {one_line(error)}. Try again, or unpack "
-            "the archive from https://lila.science/datasets/chesapeakelandcover there"
-        ) from error
-    return root
 
 
 def count_classes(codes: NDArray[Any], patch_size: int) -> NDArray[np.int64]:
@@ -232,21 +194,6 @@ def read_entries(root: Root, features: Sequence[Any]) -> Iterator[Entry]:
             if leads_out:
                 raise UsageError(f"{index}: feature {number}: '{path}' is outside {root.address}")
         yield Entry(region, image, mask)
-
-
-def _check_archives(root: Path, data: Any) -> None:
-    """Refuse an existing archive with another checksum; torchgeo would unpack it."""
-    import hashlib
-
-    for kind, name in data.filenames.items():
-        path = root / name
-        if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "md5").hexdigest()
-            if digest != data.md5s[kind]:
-                raise BenchmarkError(
-                    f"{path} is not the published archive; delete it and try again"
-                )
 
 
 def _how_to_prepare(root: Root) -> str:

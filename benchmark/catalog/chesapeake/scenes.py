@@ -20,7 +20,6 @@ from benchmark.catalog.chesapeake.index import (
     count_classes,
     list_scenes,
     no_scenes,
-    prepare_chesapeake,
 )
 from benchmark.catalog.folder.bandnames import name_bands
 from benchmark.catalog.roots.root import Root, Unreadable, open_root
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
-
-__all__ = ["ChesapeakeSource", "open_chesapeake", "open_split_scenes", "prepare_chesapeake"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,7 +123,7 @@ class RemoteRoot:
         from rasterio.errors import RasterioError
         from rasterio.session import Session
 
-        class Given(Session):
+        class Given(Session):  # type: ignore[misc]
             """Options with credentials, which ``rasterio.Env`` takes from a session alone."""
 
             def __init__(self, options: Mapping[str, Any]) -> None:
