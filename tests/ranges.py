@@ -56,13 +56,16 @@ class Server:
     key: str = ""
     """Header ``Authorization`` that every request must have; empty: none."""
 
+    most_at_once: int = 0
+    """Largest number of requests that were answered at once."""
+
     def num_bytes(self, ending: str = "") -> int:
         """Bytes of the bodies sent so far, of paths with this ending."""
         return sum(item.num_bytes for item in self.requests if item.path.endswith(ending))
 
     def reset(self) -> None:
         """Forget the requests and the faults."""
-        self.faults, self.key = Faults(), ""
+        self.faults, self.key, self.most_at_once = Faults(), "", 0
         self.requests.clear()
 
 
@@ -101,7 +104,18 @@ class _Handler(BaseHTTPRequestHandler):
         span = f"bytes {first}-{last}/{len(content)}"
         self._send(path, 206, content[first : last + 1], given, file=file, span=span)
 
-    do_GET = do_HEAD = _answer
+    def _count(self) -> None:
+        http = self.server
+        with http.lock:
+            http.num_open += 1
+            http.owner.most_at_once = max(http.owner.most_at_once, http.num_open)
+        try:
+            self._answer()
+        finally:
+            with http.lock:
+                http.num_open -= 1
+
+    do_GET = do_HEAD = _count
 
     def _send(
         self, path: str, status: int, body: bytes, given: str, *, file: Path | None = None,
@@ -146,6 +160,8 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
     owner: Server
     stopping: threading.Event
+    lock: threading.Lock
+    num_open: int = 0
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is no news."""
@@ -155,7 +171,7 @@ class _Http(ThreadingHTTPServer):
 def serve(folder: Path) -> Iterator[Server]:
     """Serve a folder in threads of this process."""
     http = _Http(("127.0.0.1", 0), _Handler)
-    http.stopping = threading.Event()
+    http.stopping, http.lock = threading.Event(), threading.Lock()
     http.owner = Server(f"http://127.0.0.1:{http.server_address[1]}", folder)
     thread = threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True)
     thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_files_of_a_web_server_are_those_of_the_folder(
     np.testing.assert_array_equal(*pixels)
     with pytest.raises(UsageError, match=r"a web server cannot be listed for '\*\.tif'"):
         there.list("*.tif")
-    assert here.list("**/*.t*") == ["a/b.txt", "a/x 1.tif", "a.txt"]
+    assert here.list("**/*.t*") == ["a.txt", "a/b.txt", "a/x 1.tif"]
 
 
 def test_the_identity_of_a_file_costs_no_download(server: Server, folder: Path) -> None:
@@ -240,7 +241,8 @@ def test_a_body_that_stops_is_read_again_and_given_up(
         root.read_text("a.txt", most_bytes=10)
     with pytest.raises(CellError, match="the transfer"):
         root.copy("a/x 1.tif", tmp_path / "copy")
-    assert len(server.requests) >= 2 * remote.NUM_READS - 2
+    if how == "close":
+        assert len(server.requests) == 2 * remote.NUM_READS
     server.faults.stop = lambda path: ""
     assert root.read_text("a.txt", most_bytes=10) == "höhe"
 
@@ -273,7 +275,7 @@ def test_a_stalled_read_of_a_raster_is_given_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GDAL_HTTP_LOW_SPEED_TIME", "1")
-    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "1")
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     monkeypatch.setattr(web, "SILENCE_S", 0.2)
     server.faults.stop = lambda path: "stall"
     root = open_root(server.url)
@@ -306,7 +308,7 @@ def test_the_identity_of_an_object_is_its_size_and_etag(objects: ObjectStore) ->
     assert {item.method for item in objects.faults.seen} == {"HEAD"}
     num_bytes, tag = found["a.txt"].split()
     assert num_bytes == "5"
-    assert len(tag.strip('"')) == 32
+    assert re.fullmatch(r'"[0-9a-f]{32}(-\d+)?"', tag)
     assert "none" not in found
 
 
@@ -323,7 +325,10 @@ def test_keys_of_the_driver_travel_and_are_not_shown(
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in repr(root)
 
 
-def test_a_bucket_that_refuses_or_is_busy(objects: ObjectStore) -> None:
+def test_a_bucket_that_refuses_or_is_busy(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "NUM_READS", 1)
     root = open_root(objects.uri("data"))
     objects.faults.refuse = lambda verb, path: DENIED
     with pytest.raises(UsageError, match=r"access denied.*a\.txt"):
@@ -335,11 +340,12 @@ def test_a_bucket_that_refuses_or_is_busy(objects: ObjectStore) -> None:
         pass
     objects.faults.refuse = lambda verb, path: None
     objects.faults.slow_down_every = 3
+    monkeypatch.undo()
     with root.open("a/x 1.tif") as raster:
         assert raster.read().shape == (4, 300, 300)
 
 
-def test_a_bucket_needs_its_region_or_package() -> None:
+def test_a_bucket_of_azure_needs_a_package() -> None:
     with pytest.raises(UsageError, match="az:// needs the Python package adlfs"):
         check_root("az://box/x", where="x", reads_remote=True)
 

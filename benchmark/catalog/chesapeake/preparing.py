@@ -66,6 +66,7 @@ def prepare_chesapeake(
         return root
     if scenes is not None and scenes < 1:
         raise UsageError(f"prepare chesapeake: scenes = {scenes}: give a number from 1")
+    wanted = _names_of(regions)
     check_root(source or PUBLISHED, where="prepare chesapeake: source", reads_remote=True)
     origin = open_root(source or PUBLISHED)
     if origin.has(SYNTHETIC_MARKER):
@@ -74,7 +75,7 @@ def prepare_chesapeake(
             "`benchmark prepare synthetic` instead"
         )
     features = read_features(origin)
-    chosen = _choose(list(read_entries(origin, features)), _names_of(regions), scenes)
+    chosen = _choose(list(read_entries(origin, features)), wanted, scenes)
     try:
         _copy(origin, root, {entry: features[number] for number, entry in chosen.items()}, progress)
     except OSError as error:

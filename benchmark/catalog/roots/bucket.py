@@ -137,6 +137,6 @@ def _stat_of(fs: Any, place: str) -> Stat:
     else:
         with fs.open_input_file(place) as file:
             num_bytes = file.size()
-            facts = dict(file.metadata())
+            facts = {key: value.decode() for key, value in file.metadata().items()}
     tag = next((str(facts[key]) for key in TAGS if facts.get(key)), "")
     return Stat(num_bytes, tag)

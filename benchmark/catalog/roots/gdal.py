@@ -85,7 +85,10 @@ def options_of(address: str, connection: Mapping[str, str] | None = None) -> dic
     found: dict[str, Any] = dict(REMOTE)
     found["GDAL_HTTP_RETRY_DELAY"] = f"{read_seconds(RETRY_WAIT):g}"
     found |= _bucket_options(address, connection or {})
-    return found | {key: value for key, value in os.environ.items() if key.startswith(PREFIXES)}
+    given = {key: value for key, value in os.environ.items() if key.startswith(PREFIXES)}
+    if "GDAL_HTTP_BEARER" in given:
+        given.setdefault("GDAL_HTTP_AUTH", "BEARER")
+    return found | given
 
 
 def gdal_path(address: str, path: str) -> str:
