@@ -15,7 +15,7 @@ import pytest
 from benchmark.catalog.roots import remote, web
 from benchmark.catalog.roots.address import check_root
 from benchmark.catalog.roots.gdal import gdal_path, options_of
-from benchmark.catalog.roots.root import Unreadable, open_root
+from benchmark.catalog.roots.root import CutOff, Unreadable, open_root
 from benchmark.errors import CellError, UsageError
 from tests.object_store import BUCKET, DENIED, KEYS, SLOW_DOWN, ObjectStore, serve_objects
 from tests.ranges import Server, first_times, serve
@@ -348,6 +348,12 @@ def test_a_bucket_that_refuses_or_is_busy(
 def test_a_bucket_of_azure_needs_a_package() -> None:
     with pytest.raises(UsageError, match="az:// needs the Python package adlfs"):
         check_root("az://box/x", where="x", reads_remote=True)
+
+
+def test_errors_pickle() -> None:
+    for kind in (Unreadable, CutOff):
+        found = pickle.loads(pickle.dumps(kind("a.tif", "is cut")))
+        assert (type(found), str(found), found.problem.path) == (kind, "a.tif: is cut", "a.tif")
 
 
 def test_a_path_stays_in_its_root(folder: Path, tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ class Unreadable(OSError):
         super().__init__(f"{path}: {reason}")
         self.problem = Problem(path, reason)
 
+    def __reduce__(self) -> tuple[type[Unreadable], Problem]:
+        return type(self), self.problem
+
 
 class CutOff(Unreadable, ConnectionError):
     """A transfer that ended early or gave damaged bytes; a retry may help."""
