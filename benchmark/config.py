@@ -60,7 +60,8 @@ class DatasetConfig(Section):
     """How the data are read: ``folder`` (images in one folder per class), or ``chesapeake`` or
     ``synthetic`` (scenes with label rasters); see ``benchmark list datasets``."""
     root: PathText
-    """Folder of the data."""
+    """Folder of the data; of scenes (``chesapeake``) also a URI: ``https://``, ``s3://``, ``gs://``
+    or ``az://`` (docs/REMOTE.md)."""
     patch_size: Side = 128
     """Side of a patch in px. Scenes are cut into windows of this side; an image of another size is
     scaled until its shorter side fits, and its centre is kept."""

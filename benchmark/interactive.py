@@ -246,7 +246,7 @@ def prepare(
         options["regions"] = list(regions)
     if source is not None:
         options["source"] = path_text("prepare: source", source)
-    for key in options.keys() - entry.prepare_options:
+    for key in sorted(options.keys() - entry.prepare_options):
         raise UsageError(f"prepare: {key} does not apply to the data set '{dataset}'; omit it")
     with progress_of(progress) as receiver:
         return entry.prepare(folder, progress=receiver, **options)

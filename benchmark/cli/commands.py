@@ -244,7 +244,7 @@ def prepare(
     states = None if regions is None else [item.strip() for item in regions.split(",")]
     given = {"scenes": scenes, "size": size, "seed": seed, "regions": states, "source": source}
     options = {key: value for key, value in given.items() if value is not None}
-    for key in options.keys() - entry.prepare_options:
+    for key in sorted(options.keys() - entry.prepare_options):
         raise UsageError(f"prepare: --{key} does not apply to the data set '{dataset}'; omit it")
     with open_stderr_progress() as progress:
         path = entry.prepare(root, progress=progress, **options)

@@ -27,11 +27,11 @@ from benchmark.submission.probing import (
     list_markers,
     reaches_hub,
 )
+from tests.ranges import serve
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = dict.fromkeys(PACKAGES, "1.2.3")
 HERE = {"python": "3.11.7", "packages": VERSIONS}
-from tests.ranges import serve
 
 
 def make_node(number: int, **changes: Any) -> dict[str, Any]:
