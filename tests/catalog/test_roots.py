@@ -335,6 +335,8 @@ def test_a_bucket_that_refuses_or_is_busy(
         root.identify(["a.txt"])
     with pytest.raises(Unreadable, match="access denied"), root.open("a/x 1.tif"):
         pass
+    with pytest.raises(UsageError, match=r"it cannot be reached; check the endpoint .*; run again"):
+        open_root("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http").identify(["a"])
     objects.faults.refuse = lambda verb, path: SLOW_DOWN
     with pytest.raises(CellError, match="check the address and the network"), root.open("a.tif"):
         pass

@@ -217,6 +217,7 @@ def test_data_on_a_server_must_be_reached_from_every_node(tmp_path: Path) -> Non
         # A web server seldom shows a folder; its answer is enough.
         assert has_root(server.url)
     assert not has_root(server.url)
+    assert not has_root("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http")
 
 
 def ask(store: Path | str, **changes: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from shutil import copyfileobj
 from typing import Any, TypeVar
 
 from benchmark.catalog.roots.gdal import options_of
-from benchmark.catalog.roots.remote import LATER, RemoteRoot, Stat
+from benchmark.catalog.roots.remote import RemoteRoot, Stat
 from benchmark.catalog.roots.root import CutOff, Unreadable
 from benchmark.errors import CellError, UsageError
 from benchmark.store.deadlines import within
@@ -88,7 +88,7 @@ class BucketRoot(RemoteRoot):
         return _opened(self.address, tuple((self.connection or {}).items()))
 
     def _place(self, path: str) -> str:
-        return f"{self._open().root}/{path}"
+        return f"{self._open().root}/{path}".rstrip("/")
 
     def _ask(
         self, path: str, work: Callable[[], T], *, timeout_s: float | None = ANSWER_TIMEOUT_S
@@ -101,7 +101,7 @@ class BucketRoot(RemoteRoot):
         except OSError as error:
             text = f"{explain(error)} ({self.where(path)})"
             if "curlCode" in str(error):
-                raise CellError(f"{text}; {LATER}") from None
+                raise CellError(f"{text}; run again: what was read is kept") from None
             raise (CutOff if is_transient(error) else Unreadable)(path, text) from None
 
 

@@ -61,10 +61,8 @@ class WebRoot(RemoteRoot):
             if answer.status_code == 416:
                 return b""  # Of an empty file there is no range.
             self._check(path, answer.status_code)
-            if (
-                answer.status_code == 200
-                and int(answer.headers.get("Content-Length") or 0) > num_bytes
-            ):
+            num_sent = int(answer.headers.get("Content-Length") or 0)
+            if answer.status_code == 200 and num_sent > num_bytes:
                 raise Unreadable(
                     path,
                     f"the server ignores byte ranges ({self.where(path)}): use one that supports "
