@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 
 import benchmark as bm
 from benchmark import api
@@ -70,6 +71,7 @@ def test_a_run_on_a_web_server_goes_on_after_its_failure_with_the_patches_of_a_f
         assert {item.method for item in labels} == {"HEAD"}
         assert {item.status for item in server.requests} <= {200, 206, 404}
     assert read_patches(store).equals(read_patches(new_store()))
-    written = [item for item in tmp_path.rglob("*") if item.is_file()]
-    assert len(written) > 10
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    written = [item for folder in (tmp_path, logs) for item in folder.rglob("*") if item.is_file()]
+    assert len(written) > 20
     assert not [item for item in written if SECRET.encode() in item.read_bytes()]
