@@ -23,8 +23,18 @@ if TYPE_CHECKING:
     from benchmark.exporting.predicting import predict
     from benchmark.exporting.saved import load_head
     from benchmark.frames import aggregate
-    from benchmark.interactive import export, load, prepare, report, run, scores, status
-    from benchmark.results import CellResults, Report, RunResult
+    from benchmark.interactive import (
+        describe,
+        export,
+        footprints,
+        load,
+        prepare,
+        report,
+        run,
+        scores,
+        status,
+    )
+    from benchmark.results import CellResults, DataCard, Report, RunResult
     from benchmark.specs import Backbone, Dataset, Found, Head, Images, Metric, Problem
 
     __version__: str
@@ -34,6 +44,7 @@ __all__ = [
     "BenchmarkError",
     "CellError",
     "CellResults",
+    "DataCard",
     "Dataset",
     "Experiment",
     "Found",
@@ -48,7 +59,9 @@ __all__ = [
     "aggregate",
     "build",
     "check",
+    "describe",
     "export",
+    "footprints",
     "from_arrays",
     "load",
     "load_head",
@@ -70,13 +83,16 @@ _MODULES = {
     "BenchmarkError": "errors",
     "CellError": "errors",
     "CellResults": "results",
+    "DataCard": "results",
     "Experiment": "config",
     "Report": "results",
     "RunResult": "results",
     "UsageError": "errors",
     "aggregate": "frames",
     "build": "api",
+    "describe": "interactive",
     "export": "interactive",
+    "footprints": "interactive",
     "from_arrays": "catalog.arrays.data",
     "load": "interactive",
     "load_head": "exporting.saved",

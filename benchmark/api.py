@@ -18,12 +18,13 @@ from benchmark.cluster.connection import Cluster
 from benchmark.cluster.metering import MeteredProgress
 from benchmark.config import Experiment
 from benchmark.environment import check_environment
+from benchmark.errors import CellError
 from benchmark.experiment import file as experiment_file
 from benchmark.experiment.cells import verified
 from benchmark.experiment.context import Context
 from benchmark.experiment.rates import Rates
 from benchmark.progress import LoggedProgress, Progress
-from benchmark.results import CellResults, RunResult
+from benchmark.results import CellResults, DataCard, RunResult
 from benchmark.stages import STAGES
 from benchmark.stages.estimating import Estimate, estimate
 from benchmark.stages.running import run_stages
@@ -32,6 +33,8 @@ from benchmark.store.filesystems import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import geopandas as gpd  # type: ignore[import-untyped]
 
     from benchmark.stages.base import StageResult
 
@@ -123,14 +126,15 @@ def _open_recorded(
 
 
 def check(experiment: Experiment, *, store: str | None = None) -> None:
-    """Check the data, the store and the bands of an experiment; start and compute nothing.
+    """Check the data, classes, store and bands of an experiment; start and compute nothing.
 
     Raises:
         UsageError: one of them is wrong.
     """
     with open_readable(experiment, store=store) as context:
         context.store.check_writable()
-        STAGES.get("embed").load().check(context)
+        for name in ("patches", "embed"):
+            STAGES.get(name).load().check(context)
 
 
 def run(
@@ -182,6 +186,88 @@ def run_stage(
     with _open_recorded(experiment, store, address, progress) as context:
         result = entry.load().run(context)
         return result, _path_of(context, name) or join(context.store.uri, name)
+
+
+@contextmanager
+def open_patches(
+    experiment: Experiment,
+    *,
+    store: str | None = None,
+    address: str | Cluster | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Context]:
+    """Open a context whose patches are complete: the stage ``patches`` runs if they are not.
+
+    Raises:
+        UsageError: the user's input is wrong.
+        CellError: the patches cannot be computed.
+    """
+    with open_readable(experiment, store=store) as context:
+        is_complete = context.patches.is_complete
+    if not is_complete:
+        result, _ = run_stage(
+            "patches", experiment, store=store, address=address, progress=progress
+        )
+        for cell in result.cells:
+            if cell.status != "complete":
+                raise CellError(f"{experiment.path}: there are no patches: {cell.reason}")
+    with open_context(experiment, store=store, progress=progress) as context:
+        yield context
+
+
+def describe(
+    experiment: Experiment,
+    *,
+    store: str | None = None,
+    address: str | Cluster | None = None,
+    progress: Progress | None = None,
+) -> DataCard:
+    """Return the data card of an experiment's patches, which are sampled first if needed.
+
+    Args:
+        experiment: from ``load``.
+        store: overrides the experiment's.
+        address: of the cluster that samples the patches.
+        progress: receives the progress.
+
+    Raises:
+        UsageError: the user's input is wrong.
+        CellError: the patches cannot be computed, or are damaged.
+    """
+    from benchmark.stages.describing import describe as describe_patches
+
+    with open_patches(experiment, store=store, address=address, progress=progress) as context:
+        return DataCard(experiment.name, *describe_patches(context))
+
+
+def footprints(
+    experiment: Experiment,
+    *,
+    cell: str | None = None,
+    store: str | None = None,
+    address: str | Cluster | None = None,
+    progress: Progress | None = None,
+) -> gpd.GeoDataFrame:
+    """Return an experiment's patches as a frame of shapes; they are sampled first if needed.
+
+    Args:
+        experiment: from ``load``.
+        cell: whose predictions and errors are joined: ``BACKBONE/METHOD``, of the first seed, or
+            ``BACKBONE/METHOD/seedN``; None: the leader, or none if nothing is evaluated.
+        store: overrides the experiment's.
+        address: of the cluster that samples the patches.
+        progress: receives the progress.
+
+    Returns: as ``stages.footprints.read_footprints``.
+
+    Raises:
+        UsageError: the cell is unknown or not complete, or no patch has coordinates.
+        CellError: the patches cannot be computed, or a file cannot be read.
+    """
+    from benchmark.stages.footprints import find_cell, read_footprints
+
+    with open_patches(experiment, store=store, address=address, progress=progress) as context:
+        return read_footprints(context, find_cell(context, cell))
 
 
 def export(

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from benchmark.errors import UsageError, did_you_mean, tidy
+from benchmark.errors import UsageError, tidy
 from benchmark.fields import (
     BackboneName,
     BackboneNames,
@@ -24,7 +24,6 @@ from benchmark.fields import (
     FilePathText,
     Fraction,
     Gpus,
-    Layer,
     Name,
     Names,
     Norm,
@@ -46,19 +45,20 @@ from benchmark.fields import (
     read_experiment_file,
     refuse_duplicates,
 )
-from benchmark.problems import NAMED, check_regions, first_problem, options_place
+from benchmark.options import BackboneOptions, HeadOptions, OwnOptions
+from benchmark.problems import check_whole, first_problem
 from benchmark.section import Origin, Section, describe, settings_table
 
-MAX_CELLS = 1_000_000
-"""Backbones times heads times seeds; a dry run lists them all."""
+Boost = Annotated[float, Field(gt=1.0, le=1e6, allow_inf_nan=False)]
 
 
 class DatasetConfig(Section):
     """``[dataset]``: the patches to classify, and how they are sampled."""
 
     name: Name
-    """How the data are read: ``folder`` (images in one folder per class), or ``chesapeake`` or
-    ``synthetic`` (scenes with label rasters); see ``benchmark list datasets``."""
+    """How the data are read: ``folder`` (images in one folder per class), ``chesapeake`` or
+    ``synthetic`` (scenes with label rasters), or a public data set, ``torchgeo:NAME`` or
+    ``hf-datasets:ORG/NAME``; see ``benchmark list datasets``."""
     root: PathText
     """Folder of the data; of scenes (``chesapeake``) also a URI: ``https://``, ``s3://``, ``gs://``
     or ``az://`` (docs/REMOTE.md)."""
@@ -69,8 +69,19 @@ class DatasetConfig(Section):
     """Smallest share of a window's pixels that one class must cover; nodata counts against it."""
     per_region: PatchCount | None = None
     """Largest number of patches per region, drawn uniformly from its candidates."""
-    per_class: PatchCount | None = None
-    """Largest number of patches per class and split, drawn uniformly."""
+    per_class: PatchCount | Annotated[Mapping[Name, PatchCount], Field(max_length=1000)] | None = (
+        None
+    )
+    """Largest number of patches per class and split, drawn uniformly: one number, or a table such
+    as ``{ water = 500, barren = 1000 }``; classes that it does not name have no limit."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """Class frequencies in train: those of the data, or ``balanced``: as many patches of each class
+    as of the rarest one. Val and test are not changed."""
+    rare_class_boost: Boost | Annotated[Mapping[Name, Boost], Field(max_length=1000)] | None = None
+    """Factor by which the share of candidates that train keeps is larger for rare classes than for
+    the others: a number for all classes with less than half an equal share of its candidates, or a
+    table by class. Within ``per_region`` the total stays; without it, the others are thinned. Val
+    and test are not changed."""
     seed: Seed = 0
     """Seed of the sampling, and of the split if the data have none."""
     on_error: Literal["fail", "skip"] = "fail"
@@ -90,50 +101,15 @@ class DatasetConfig(Section):
     """Level of the folders that are the classes of an image folder; 1: those in the root. Unset:
     the first level, or the second below folders called train, val and test."""
     bands: Names | None = None
-    """Names of an image folder's bands, if its files do not define them."""
+    """Names of the images' bands, if the files do not define them; of a ``torchgeo:`` set, the
+    bands that are kept, in order."""
     value_range: tuple[PixelValue, PixelValue] | None = None
-    """Pixel values that are mapped to 0 and 255, for images that are not uint8."""
+    """Pixel values that are mapped to 0 and 255, for images that are not uint8; unset, bands of a
+    ``torchgeo:`` set are mapped from their 1st to 99th percentile on train."""
     settings: OwnSettings = Field(default={})
     """Keyword arguments of a reader of your own."""
 
     _range_of_floats = field_validator("value_range", mode="before")(finite_floats)
-
-
-class BackboneOptions(Section):
-    """``[backbone."NAME"]``: options of one backbone of the list."""
-
-    model: BackboneName | None = None
-    """The model, if NAME is a name of your own, or the folder's present place, if NAME is
-    ``hf:FOLDER``; unset: NAME is the model's."""
-    image_size: Side | None = None
-    """Side in px to which whole patches are resized; unset: as its weights were trained."""
-    pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
-    """Source of the embedding: mean over tokens or positions, class token, both concatenated
-    (class token first), or the output of the model's own pooler. Networks of timm pool in their
-    own way if neither ``pooling`` nor ``layer`` is set; their mean leaves out the class token."""
-    layer: Layer = -1
-    """Hidden layer (block, or stage of a convolutional network) from the end; -1 is the last."""
-    bands: Annotated[Names, Field(min_length=1)] | None = None
-    """Input bands, in order; unset: the backbone's own."""
-    trust_remote_code: bool = False
-    """Whether Python code from a checkpoint may run."""
-    settings: OwnSettings = Field(default={})
-    """Keyword arguments of a function of your own."""
-
-    _bands_differ = field_validator("bands")(refuse_duplicates)
-
-    @model_validator(mode="after")
-    def _pooler_follows_the_last_layer(self) -> BackboneOptions:
-        if self.pooling == "pooler" and self.layer != -1:
-            raise ValueError("the pooler takes the last hidden state: remove layer or pooling")
-        return self
-
-
-class OwnOptions(Section):
-    """``[head."NAME"]``, ``[metric."NAME"]``: options of own code."""
-
-    settings: OwnSettings = Field(default={})
-    """Keyword arguments of its function."""
 
 
 class EmbedConfig(Section):
@@ -285,7 +261,7 @@ class Experiment(Section):
     """Folder or URI (``s3://...``) where everything computed is kept."""
     backbone: Annotated[Mapping[BackboneName, BackboneOptions], Field(max_length=1000)] = {}
     """Options of backbones, by name."""
-    head: Annotated[Mapping[Name, OwnOptions], Field(max_length=1000)] = {}
+    head: Annotated[Mapping[Name, HeadOptions], Field(max_length=1000)] = {}
     """Options of heads of your own, by name."""
     metric: Annotated[Mapping[Name, OwnOptions], Field(max_length=1000)] = {}
     """Options of metrics of your own, by name."""
@@ -326,7 +302,7 @@ class Experiment(Section):
             experiment = validate(content)
         except ValidationError as error:
             raise UsageError(first_problem(error, cls, where)) from None
-        _check_whole(experiment, where)
+        check_whole(experiment, where)
         return experiment
 
     def __repr__(self) -> str:
@@ -374,22 +350,3 @@ def build(content: Mapping[str, Any], *, where: str = "the experiment") -> Exper
             # A list was meant: the table of options and the list differ by one letter.
             raise UsageError(f"{where}: unknown setting '{kind}'. Did you mean '{kind}s'?")
     return Experiment.model_validate({**content, "path": where})
-
-
-def _check_whole(experiment: Experiment, where: str) -> None:
-    """Refuse options of other entries, too many cells, and regions in two splits."""
-    listed = (experiment.backbones, experiment.heads, experiment.evaluate.metrics)
-    for kind, names in zip(NAMED, listed, strict=True):
-        for name in getattr(experiment, kind):
-            if name not in names:
-                raise UsageError(
-                    f"{where} {options_place(name, kind)}: '{name}' is not among the experiment's "
-                    f"{kind}s.{did_you_mean(name, names)}"
-                )
-    check_regions(experiment.dataset.val_regions, experiment.dataset.test_regions, where)
-    num_cells = len(experiment.backbones) * len(experiment.heads) * len(experiment.seeds)
-    if num_cells > MAX_CELLS:
-        raise UsageError(
-            f"{where}: backbones x heads x seeds are {num_cells:,} cells, more than "
-            f"{MAX_CELLS:,}; split the experiment"
-        )

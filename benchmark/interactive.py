@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 from benchmark import api
 from benchmark.arguments import check_type, path_text, refuse
 from benchmark.bars import progress_of
-from benchmark.catalog.datasets import DATASETS
+from benchmark.catalog.datasets import find_dataset
 from benchmark.config import Experiment
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.frames import read_scores
-from benchmark.results import CellResults, Report, RunResult
+from benchmark.results import CellResults, DataCard, Report, RunResult
 
 if TYPE_CHECKING:
     import os
 
+    import geopandas as gpd  # type: ignore[import-untyped]
     import pandas as pd
 
     from benchmark.progress import Progress
@@ -157,6 +158,70 @@ def report(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
         return Report(artefact.file_uri(PAGE), artefact.read_verified(PAGE).decode())
 
 
+def describe(
+    experiment: Experiment,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    progress: Progress | bool | None = True,
+) -> DataCard:
+    """Return what an experiment's patches are: counts, pixel values, duplicates, examples, a map.
+
+    The patches are sampled first if they are not in the store; nothing is embedded.
+
+    Args:
+        experiment: from ``load``.
+        store: None: that of its last run in this process, else the experiment's.
+        progress: as for ``run``.
+
+    Returns: the card, which a notebook shows; ``write(FOLDER)`` writes it as a page and as JSON.
+
+    Raises:
+        UsageError: the user's input is wrong.
+        BenchmarkError: the patches cannot be computed.
+    """
+    where = _store_of("describe", experiment, store)
+    _check_progress("describe", progress)
+    with progress_of(progress) as receiver:
+        return api.describe(experiment, store=where, progress=receiver)
+
+
+def footprints(
+    experiment: Experiment,
+    *,
+    cell: str | None = None,
+    store: str | os.PathLike[str] | None = None,
+    progress: Progress | bool | None = True,
+) -> gpd.GeoDataFrame:
+    """Return an experiment's patches as a frame of shapes, with predictions and errors of a cell.
+
+    The patches are sampled first if they are not in the store.
+
+    Args:
+        experiment: from ``load``.
+        cell: whose predictions and errors are joined: ``BACKBONE/METHOD``, of the first seed, or
+            ``BACKBONE/METHOD/seedN``; None: the leader, or none if nothing is evaluated.
+        store: None: that of its last run in this process, else the experiment's.
+        progress: as for ``run``.
+
+    Returns:
+        One row per patch, sorted by ``patch_id``: ``class_name``, ``label``, ``split``, ``region``,
+        ``scene``, ``row`` and ``col`` (px in the scene), ``lon`` and ``lat`` (centre), ``purity``,
+        ``is_synthetic``; with a cell also ``cell``, ``predicted``, ``confidence`` and ``is_error``,
+        null on patches that it does not predict. ``geometry`` (EPSG:4326) is the patch's outline,
+        or its centre if no outline is known.
+
+    Raises:
+        UsageError: the cell is unknown or not complete, or no patch has coordinates.
+        BenchmarkError: the patches cannot be computed.
+    """
+    where = _store_of("footprints", experiment, store)
+    _check_progress("footprints", progress)
+    if cell is not None:
+        check_type("footprints: cell", cell, str, 'give BACKBONE/METHOD, e.g. "mean_color/knn"')
+    with progress_of(progress) as receiver:
+        return api.footprints(experiment, cell=cell, store=where, progress=receiver)
+
+
 def export(
     experiment: Experiment,
     *,
@@ -236,7 +301,7 @@ def prepare(
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     for key, value in options.items():
         check_type(f"prepare: {key}", value, Integral, "give a number")
-    entry = DATASETS.get(dataset, where="prepare")
+    entry = find_dataset(dataset, where="prepare")
     if entry.prepare is None:
         raise UsageError(f"prepare: the data set '{dataset}' is your own data and needs no prepare")
     if regions is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -12,6 +12,8 @@ from benchmark.fields import shown
 
 NAMED = ("backbone", "head", "metric")
 """Tables of tables, by the name of an entry."""
+MAX_CELLS = 1_000_000
+"""Backbones times heads times seeds; a dry run lists them all."""
 
 
 def options_place(name: str, kind: str = "backbone") -> str:
@@ -31,6 +33,14 @@ def first_problem(error: ValidationError, model: type[BaseModel], where: str) ->
     # An unknown key often explains a missing one: report it first.
     problems.sort(key=lambda item: item["type"] != "extra_forbidden")
     first = problems[0]
+    # Where a number or a table may be given, a fault in the table says more than "is no number".
+    outer = first["loc"]
+    deeper = [
+        item
+        for item in problems
+        if len(item["loc"]) > len(outer) > 2 and item["loc"][: len(outer) - 1] == outer[:-1]
+    ]
+    first = deeper[0] if deeper else first
     names = [tidy(part, 200) for part in first["loc"] if isinstance(part, str)]
     num_names = len(names)
     section = ""
@@ -47,6 +57,8 @@ def first_problem(error: ValidationError, model: type[BaseModel], where: str) ->
     if not names and is_named:
         return f"{place}: {_plain(first['msg'])}"
     key = names[0] if names else section
+    if deeper and names[-1] != "[key]":
+        key = f"{key}.{names[-1]}"
     depth = num_names - len(names) + 1
     if first["type"] == "extra_forbidden":
         known = set(model.model_fields) - {"path"}
@@ -65,6 +77,39 @@ def first_problem(error: ValidationError, model: type[BaseModel], where: str) ->
     ]
     message = " or ".join(dict.fromkeys(_plain(item["msg"]) for item in kinds))
     return f"{place}: '{key}' = {shown(first['input'])}: {message}"
+
+
+def check_whole(experiment: Any, where: str) -> None:
+    """Refuse options of other entries, too many cells, regions in two splits, and two samplings.
+
+    Args:
+        experiment: whose settings are valid one by one.
+        where: start of the message.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    listed = (experiment.backbones, experiment.heads, experiment.evaluate.metrics)
+    for kind, names in zip(NAMED, listed, strict=True):
+        for name in getattr(experiment, kind):
+            if name not in names:
+                raise UsageError(
+                    f"{where} {options_place(name, kind)}: '{name}' is not among the experiment's "
+                    f"{kind}s.{did_you_mean(name, names)}"
+                )
+    dataset = experiment.dataset
+    check_regions(dataset.val_regions, dataset.test_regions, where)
+    if dataset.sampling == "balanced" and dataset.rare_class_boost is not None:
+        raise UsageError(
+            f"{where} [dataset]: 'rare_class_boost' = {shown(dataset.rare_class_boost)} and "
+            "'sampling' = 'balanced' contradict each other; remove one"
+        )
+    num_cells = len(experiment.backbones) * len(experiment.heads) * len(experiment.seeds)
+    if num_cells > MAX_CELLS:
+        raise UsageError(
+            f"{where}: backbones x heads x seeds are {num_cells:,} cells, more than "
+            f"{MAX_CELLS:,}; split the experiment"
+        )
 
 
 def check_regions(val: Sequence[str], test: Sequence[str], where: str) -> None:
@@ -100,4 +145,5 @@ def _table_in(model: type[BaseModel], name: str) -> type[BaseModel]:
 
 def _plain(message: str) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Input ")
+    message = message.replace("a valid dictionary", "a table")
     return message[0].lower() + message[1:]

@@ -1,11 +1,14 @@
-"""What the Python interface returns: a run, the status of cells, and the page."""
+"""What the Python interface returns: a run, the status of cells, the page and the data card."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.errors import UsageError
 from benchmark.experiment.cells import CellResult, TextTable
 from benchmark.experiment.usage import StageUsage, usage_to_json
 from benchmark.markup import html_page, html_table
@@ -98,6 +101,37 @@ class Report:
     """Its path or URI."""
     html: str = field(repr=False)
     """Its content."""
+
+    def _repr_html_(self) -> str:
+        return html_page(self.html)
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What the patches of an experiment are; notebooks show its page."""
+
+    experiment: str
+    """Name of the experiment."""
+    content: dict[str, Any] = field(repr=False)
+    """Counts, statistics and notes, as JSON (docs/DATA_CARD.md)."""
+    html: str = field(repr=False)
+    """The same with examples and maps, as one page."""
+
+    def write(self, folder: str | Path) -> Path:
+        """Write ``NAME-data-card.html`` and ``.json`` into a folder; return the page's path.
+
+        Raises:
+            UsageError: the folder cannot be written.
+        """
+        page = Path(folder) / f"{self.experiment}-data-card.html"
+        try:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(self.html, encoding="utf-8")
+            text = json.dumps(self.content, indent=2)
+            page.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{page} cannot be written: {error.strerror or error}") from None
+        return page
 
     def _repr_html_(self) -> str:
         return html_page(self.html)

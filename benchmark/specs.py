@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from benchmark.config import DatasetConfig
 
@@ -117,6 +117,24 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class LocatedSource(Protocol):
+    """What a source has besides, if it knows the outlines of its patches on the ground."""
+
+    def corners(self, patches: pa.Table) -> NDArray[np.float64]:
+        """Return the corners of patches in degrees (EPSG:4326), (N, 4, 2); NaN: unknown.
+
+        Each corner is longitude and latitude; they go around the patch.
+
+        Args:
+            patches: the columns ``patch_id``, ``scene``, ``row`` and ``col`` of patches.
+
+        Raises:
+            CellError: a scene cannot be read.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A data set that can be benchmarked."""
@@ -126,8 +144,7 @@ class Dataset:
     open: Callable[[DatasetConfig], Source]
     """Open the source; raises UsageError if it is absent, empty or of the wrong layout."""
     settings: frozenset[str]
-    """The optional ``[dataset]`` settings that apply to it, beside name, root, patch_size,
-    seed, per_region, per_class and on_error."""
+    """Optional ``[dataset]`` settings that apply, beside ``names.COMMON_DATASET_SETTINGS``."""
     unit: Literal["images", "windows"] = "images"
     """What is examined: whole images, or windows of scenes."""
     digested: frozenset[str] = frozenset()
@@ -137,13 +154,11 @@ class Dataset:
     reads_remote: bool = False
     """Whether ``root`` may be a URI: ``https://``, ``s3://``, ``gs://`` or ``az://``."""
     prepare: Callable[..., Path] | None = None
-    """``prepare(root, *, progress, **options)``: download or write the source; returns the
-    folder."""
+    """``prepare(root, *, progress, **prepare_options)``: fetch or write the data; the folder."""
     prepare_options: frozenset[str] = frozenset()
     license: str = ""
     own: Mapping[str, Any] | None = None
-    """Identity of code from outside this package, as JSON: the digest of its source, its version
-    and settings; part of the fingerprint. None: an entry of this package."""
+    """As ``Backbone.own``."""
 
     @property
     def slug(self) -> str:

@@ -39,6 +39,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "mlp", {"width": 256, "alpha": 1e-4, "learning_rate": 1e-3, "scaler": "standard"},
     ),
     "knn": ("knn", {"n_neighbors": 10, "weights": "distance", "scaler": "l2"}),
+    "ridge": ("ridge", {"alpha": 1.0, "scaler": "standard", "class_weight": "balanced"}),
+    "linear_svm": ("linear_svm", {"C": 1.0, "scaler": "standard", "class_weight": "none"}),
+    "lda": ("lda", {"shrinkage": 0.1, "priors": "equal", "scaler": "standard"}),
+    "nearest_centroid": ("nearest_centroid", {}),
+    "hist_gradient_boosting": (
+        "hist_gradient_boosting",
+        {"max_iter": 60, "learning_rate": 0.1, "max_leaf_nodes": 16, "max_features": 0.1,
+         "l2_regularization": 1.0, "class_weight": "none"},
+    ),
+    "cosine_knn": ("cosine_knn", {}),
 }  # fmt: skip
 CASES |= {name + SAVED: CASES[name] for name in ("logistic_regression, scaled", "knn")}
 

@@ -10,8 +10,9 @@ from benchmark import config
 from docs.settings import PAGE, docstrings, values_of, write_page
 
 MODELS = [
-    config.DatasetConfig, config.BackboneOptions, config.EmbedConfig, config.TuneConfig,
-    config.FinetuneConfig, config.EvaluateConfig, config.ReportConfig, config.StageLimit,
+    config.DatasetConfig, config.BackboneOptions, config.HeadOptions, config.EmbedConfig,
+    config.TuneConfig, config.FinetuneConfig, config.EvaluateConfig, config.ReportConfig,
+    config.StageLimit,
 ]  # fmt: skip
 
 

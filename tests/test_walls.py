@@ -50,7 +50,7 @@ FACE = {
 }
 VOCABULARY = {
     *("arguments", "bars", "config", "environment", "errors", "fields", "markup", "problems"),
-    *("progress", "registry", "regular", "section", "specs", "tables"),
+    *("options", "progress", "registry", "regular", "section", "spaces", "specs", "tables"),
 }
 """The modules at the root that every wing may use."""
 

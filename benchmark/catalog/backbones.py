@@ -29,7 +29,7 @@ from benchmark.specs import Backbone
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.config import BackboneOptions
+    from benchmark.options import BackboneOptions
 
 
 def build_mean_color(num_bands: int) -> torch.nn.Module:

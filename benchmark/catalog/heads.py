@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from benchmark.catalog.linear_heads import LINEAR_HEADS, suggest_nothing
+from benchmark.catalog.scalers import SCALERS, behind_scaler
 from benchmark.registry import Registry
 from benchmark.specs import Head, HeadMemory
 
 if TYPE_CHECKING:
     import optuna
-
-SCALERS = ("none", "standard", "l2")
 
 LINEAR_MEMORY = HeadMemory(copies=1.0, bytes_per_score=16)
 """The scaled rows, predictions and gradients: 3.02 GiB for 1,000,000 x 768 and 20 classes, 2.86 of
@@ -27,6 +27,7 @@ MLP_MEMORY = HeadMemory(copies=1.0, bytes_per_score=24, bytes_per_scored=2 * 4 *
 KNN_MEMORY = HeadMemory(copies=3.5, bytes_per_score=24)
 """The scaled rows, which are a part of the head, and copies while that is written, its bytes and
 the file's: 3.0 times the fitted rows, measured with 1,000,000."""
+BOOSTING_MEMORY = HeadMemory(copies=3.0, bytes_per_score=48)
 NO_MEMORY = HeadMemory(copies=0.0, bytes_per_score=24)
 
 
@@ -45,7 +46,7 @@ def build_logistic_regression(params: Mapping[str, Any], seed: int) -> Any:
 
     weight = None if params["class_weight"] == "none" else params["class_weight"]
     model = LogisticRegression(C=params["C"], class_weight=weight, max_iter=1000, random_state=seed)
-    return _behind_scaler(params["scaler"], model)
+    return behind_scaler(params["scaler"], model)
 
 
 def suggest_mlp(trial: optuna.Trial) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def build_mlp(params: Mapping[str, Any], seed: int) -> Any:
         # A generator advances from epoch to epoch; an integer would repeat one order of patches.
         random_state=np.random.RandomState(seed),
     )
-    return _behind_scaler(params["scaler"], model)
+    return behind_scaler(params["scaler"], model)
 
 
 def suggest_knn(trial: optuna.Trial) -> dict[str, Any]:
@@ -90,19 +91,13 @@ def build_knn(params: Mapping[str, Any], seed: int) -> Any:
     model = KNeighborsClassifier(
         n_neighbors=params["n_neighbors"], weights=params["weights"], algorithm="brute"
     )
-    return _behind_scaler(params["scaler"], model)
+    return behind_scaler(params["scaler"], model)
 
 
 def limit_neighbours(model: Any, num_rows: int) -> None:
     """Lower k to the number of rows: more neighbours do not exist."""
     knn = model[-1]
     knn.set_params(n_neighbors=min(knn.n_neighbors, num_rows))
-
-
-def suggest_nothing(trial: optuna.Trial) -> dict[str, Any]:
-    """Draw nothing: the head has no settings."""
-    del trial
-    return {}
 
 
 def build_majority(params: Mapping[str, Any], seed: int) -> Any:
@@ -114,12 +109,33 @@ def build_majority(params: Mapping[str, Any], seed: int) -> Any:
     return make_pipeline(DummyClassifier(strategy="most_frequent", random_state=seed))
 
 
-def _behind_scaler(scaler: str, model: Any) -> Any:
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import Normalizer, StandardScaler
+def suggest_hist_gradient_boosting(trial: optuna.Trial) -> dict[str, Any]:
+    """Draw the number of trees, their size, the share of columns per split, and the weights."""
+    return {
+        "max_iter": trial.suggest_int("max_iter", 20, 200, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.3, log=True),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 64, log=True),
+        "max_features": trial.suggest_float("max_features", 0.02, 0.5, log=True),
+        "l2_regularization": trial.suggest_float("l2_regularization", 1e-3, 1e2, log=True),
+        "class_weight": trial.suggest_categorical("class_weight", ("none", "balanced")),
+    }
 
-    steps = {"standard": [StandardScaler()], "l2": [Normalizer()]}.get(scaler, [])
-    return make_pipeline(*steps, model)
+
+def build_hist_gradient_boosting(params: Mapping[str, Any], seed: int) -> Any:
+    """Build gradient boosting of trees on columns of 255 bins; scaling would change nothing."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    weight = None if params["class_weight"] == "none" else params["class_weight"]
+    model = HistGradientBoostingClassifier(
+        **{**params, "class_weight": weight}, early_stopping=False, random_state=seed
+    )
+    return behind_scaler("none", model)
+
+
+def build_cosine_knn(params: Mapping[str, Any], seed: int) -> Any:
+    """Build the vote of the five nearest by cosine."""
+    del params
+    return build_knn({"n_neighbors": 5, "weights": "uniform", "scaler": "l2"}, seed)
 
 
 HEADS: Registry[Head] = Registry(
@@ -147,6 +163,23 @@ HEADS: Registry[Head] = Registry(
             build=build_knn,
             adapt=limit_neighbours,
             memory=KNN_MEMORY,
+        ),
+        *LINEAR_HEADS,
+        Head(
+            name="hist_gradient_boosting",
+            description="gradient boosting of trees: size, number, rate, columns, class weight",
+            suggest=suggest_hist_gradient_boosting,
+            build=build_hist_gradient_boosting,
+            memory=BOOSTING_MEMORY,
+        ),
+        Head(
+            name="cosine_knn",
+            description="five nearest neighbours by cosine; nothing to search",
+            suggest=suggest_nothing,
+            build=build_cosine_knn,
+            adapt=limit_neighbours,
+            memory=KNN_MEMORY,
+            is_searched=False,
         ),
         Head(
             name="majority",

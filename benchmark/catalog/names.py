@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.catalog.backbones import find_backbone
-from benchmark.catalog.datasets import DATASETS
+from benchmark.catalog.datasets import find_dataset
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.huggingface.resolve import PREFIX
 from benchmark.catalog.metrics import METRICS
@@ -20,7 +20,10 @@ from benchmark.fields import shown
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
 
 COMMON_DATASET_SETTINGS = frozenset(
-    {"name", "root", "patch_size", "seed", "per_region", "per_class", "on_error"}
+    {
+        *("name", "root", "patch_size", "seed", "on_error"),
+        *("per_region", "per_class", "sampling", "rare_class_boost"),
+    }
 )
 
 
@@ -122,6 +125,7 @@ def resolve_heads(experiment: Experiment, *, where: str = "") -> tuple[Head, ...
             where=where,
             folders=folders,
             settings=options[name].settings if name in options else None,
+            search=options[name].search if name in options else None,
         )
         for name in experiment.heads
     )
@@ -150,8 +154,7 @@ def resolve_dataset(experiment: Experiment, *, where: str = "") -> Dataset:
         UsageError: its name or a setting is wrong.
     """
     config = experiment.dataset
-    return find_entry(
-        DATASETS,
+    return find_dataset(
         config.name,
         where=where,
         folders=search_folders(experiment.path),

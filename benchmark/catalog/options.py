@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from benchmark.config import BackboneOptions
 from benchmark.errors import UsageError
+from benchmark.options import BackboneOptions
 from benchmark.problems import options_place
 from benchmark.specs import Backbone
 

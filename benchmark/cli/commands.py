@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from benchmark.cli import beginning, checking, running, upkeep  # noqa: F401  # add their commands
+from benchmark.cli import (  # noqa: F401  # add their commands
+    beginning,
+    checking,
+    describing,
+    running,
+    upkeep,
+)
 from benchmark.cli.app import (
     ExperimentArg,
     ExperimentsArg,
@@ -131,10 +137,8 @@ def list_catalog(
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     open_stdout().print(table)
-    if catalog == "backbones":
-        say("\nModels of these sources can also be named in an experiment file:")
-        for line in source_lines():
-            say(line)
+    for line in source_lines(catalog):
+        say(line)
 
 
 @app.command()
@@ -235,10 +239,9 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Download or copy the source scenes of a data set, or write them for `synthetic`."""
-    from benchmark.catalog.datasets import DATASETS
-    from benchmark.catalog.own.lookup import find_entry
+    from benchmark.catalog.datasets import find_dataset
 
-    entry = find_entry(DATASETS, dataset, where="prepare")
+    entry = find_dataset(dataset, where="prepare")
     if entry.prepare is None:
         raise UsageError(f"prepare: the data set '{dataset}' is your own data and needs no prepare")
     states = None if regions is None else [item.strip() for item in regions.split(",")]

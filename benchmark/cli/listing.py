@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.own.lookup import FORM, plugin_rows
@@ -68,11 +68,20 @@ def _plugin_rows(registry: Registry[Any], like: Mapping[str, Any]) -> list[dict[
     ]
 
 
-def source_lines() -> Iterator[str]:
-    """Yield the name patterns of models of other sources, with their meaning."""
-    from benchmark.catalog.backbones import SOURCES
+def source_lines(catalog: str) -> list[str]:
+    """Return lines on the names of other sources that a catalog takes, with their meaning."""
+    from benchmark.catalog import backbones, datasets
 
-    sources = {**SOURCES, FORM: "own code: docs/OWN_CODE.md"}
+    found: dict[str, tuple[str, Mapping[str, str]]] = {
+        "backbones": ("Models of these sources", backbones.SOURCES),
+        "datasets": ("Data sets of these sources", datasets.SOURCES),
+    }
+    if catalog not in found:
+        return []
+    what, known = found[catalog]
+    sources = {**known, FORM: "own code: docs/OWN_CODE.md"}
     width = max(map(len, sources))
-    for name, text in sources.items():
-        yield f"{name:<{width}}  {text}"
+    return [
+        f"\n{what} can also be named in an experiment file:",
+        *(f"{name:<{width}}  {text}" for name, text in sources.items()),
+    ]

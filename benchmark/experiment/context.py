@@ -150,6 +150,9 @@ class Context:
         config = self.experiment.dataset
         applied = {"patch_size", "seed", "per_region", "per_class", "on_error"}
         applied |= self.dataset.settings
+        # Absent if unused: fingerprints from before these settings remain valid.
+        given = config.model_dump(exclude_defaults=True).keys()
+        applied |= {"sampling", "rare_class_boost"} & given
         return {
             "dataset": self.dataset.name,
             "digest": self.dataset_digest,

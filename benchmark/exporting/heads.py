@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.svm import LinearSVC
 
+from benchmark.catalog.estimators import CosineCentroids, DecisionSoftmax, EqualPriorLDA
+
+LINEAR = (LogisticRegression, LinearDiscriminantAnalysis, EqualPriorLDA)
+LINEAR_DECISIONS = (RidgeClassifier, LinearSVC, CosineCentroids)
 NEVER = -1e4
 """Logit of a class that the head never saw: its probability is 0 in float32 and float16."""
 
@@ -158,8 +165,8 @@ def linear_head(model: Any, num_classes: int, dim: int) -> Linear | None:
     Returns: None: the pipeline is not linear, e.g. since it divides by the length of the embedding.
     """
     *scalers, last = _steps(model)
-    if type(last) is LogisticRegression:
-        weight, bias = _logits(last)
+    if (layer := _linear_classifier(last)) is not None:
+        weight, bias = layer
     elif type(last) is DummyClassifier and last.strategy == "most_frequent":
         prior = _tensor(last.class_prior_)
         weight = torch.zeros(len(prior), dim, dtype=torch.float64)
@@ -182,8 +189,8 @@ def linear_head(model: Any, num_classes: int, dim: int) -> Linear | None:
 
 
 def _classifier(model: Any) -> torch.nn.Module | None:
-    if type(model) is LogisticRegression:
-        return Layers([_logits(model)], "identity")
+    if (layer := _linear_classifier(model)) is not None:
+        return Layers([layer], "identity")
     if type(model) is MLPClassifier:
         pairs = zip(model.coefs_, model.intercepts_, strict=True)
         layers = [Linear(_tensor(weight).T.contiguous(), _tensor(bias)) for weight, bias in pairs]
@@ -211,8 +218,20 @@ class Constant(torch.nn.Module):
         return self.logits.softmax(0).expand(x.shape[0], -1)
 
 
-def _logits(model: LogisticRegression) -> Linear:
-    return _two_sided(Linear(_tensor(model.coef_), _tensor(model.intercept_)))
+def _linear_classifier(model: Any) -> Linear | None:
+    """Return the layer whose softmax gives the probabilities of a classifier; None: not linear."""
+    if type(model) in LINEAR:
+        return _layer_of(model)
+    if type(model) is DecisionSoftmax and type(model.estimator_) in LINEAR_DECISIONS:
+        weight, bias = _layer_of(model.estimator_)
+        return Linear(model.scale_ * weight, model.scale_ * bias)
+    return None
+
+
+def _layer_of(model: Any) -> Linear:
+    """Return the decision values of a fitted linear classifier as a layer."""
+    weight, bias = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
+    return _two_sided(Linear(_tensor(weight), _tensor(bias)))
 
 
 def _two_sided(layer: Linear) -> Linear:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from benchmark.config import BackboneOptions
 from benchmark.errors import UsageError, one_line
 from benchmark.fields import shown
+from benchmark.options import BackboneOptions
 from benchmark.store.cache import cache_folder
 
 if TYPE_CHECKING:

@@ -228,11 +228,12 @@ def render_report(data: ReportData) -> str:
         "cost": bool(data.timings or by_section["cost"]),
         "provenance": bool(data.provenance),
     }
-    return _template().render(data=data, pictures=by_section, present=present)
+    return template("report.html.j2").render(data=data, pictures=by_section, present=present)
 
 
 @cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Return a template of this wing, which escapes all that is inserted."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("benchmark.page"),
         autoescape=True,
@@ -245,7 +246,7 @@ def _template() -> jinja2.Template:
     environment.filters["missing"] = _is_missing
     environment.filters["breakable"] = _breakable
     environment.filters["heading"] = _heading
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _breakable(text: str) -> markupsafe.Markup:

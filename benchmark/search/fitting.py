@@ -67,7 +67,8 @@ def fit_segment(
         if head.num_epochs is None:
             model = build_estimator(head, segment.params, seed, len(rows.x_train))
             fit_pipeline(model, rows.x_train, rows.y_train)
-            scores, is_stopped, state = [_val_score(model.predict(rows.x_val), rows)], True, None
+            scores = [_val_score(_predict(head, model, rows.x_val), rows)]
+            is_stopped, state = True, None
         else:
             scores, is_stopped, state = _fit_epochs(head, rows, segment, seed, state)
     return Outcome(scores, time.perf_counter() - began, is_stopped), state
@@ -149,12 +150,25 @@ def _fit_epochs(
     scores: list[float] = []
     for epoch in range(segment.first_epoch + 1, segment.last_epoch + 1):
         model[-1].partial_fit(x_train, rows.y_train, classes=classes)
-        scores.append(_val_score(model[-1].predict(x_val), rows))
+        scores.append(_val_score(_predict(head, model[-1], x_val), rows))
         if scores[-1] > best:
             best, best_epoch = scores[-1], epoch
         if epoch - best_epoch >= head.patience or best == 1.0:
             return scores, True, None
     return scores, False, State(model, best, best_epoch)
+
+
+def _predict(head: Head, model: Any, x: NDArray[np.float32]) -> NDArray[Any]:
+    """Return the most probable classes (N,), which the scores of test also take.
+
+    Heads of this package predict them; others, e.g. a support vector machine with probabilities,
+    may predict another class.
+    """
+    if head.own:
+        found: NDArray[Any] = model.classes_[np.argmax(model.predict_proba(x), axis=1)]
+    else:
+        found = model.predict(x)
+    return found
 
 
 def _val_score(y_pred: NDArray[np.int32], rows: Rows) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.catalog.datasets import is_public
 from benchmark.catalog.own.lookup import own_targets
 from benchmark.catalog.own.source import files_to_ship, search_folders
 from benchmark.config import Experiment
@@ -109,7 +110,7 @@ def _own_code(experiment: Experiment) -> dict[str, Path]:
         *(("backbone", name) for name in experiment.backbones if not name.startswith(SOURCES)),
         *(("head", name) for name in experiment.heads),
         *(("metric", name) for name in experiment.evaluate.metrics),
-        ("dataset", experiment.dataset.name),
+        *(("dataset", name) for name in [experiment.dataset.name] if not is_public(name)),
     ]
     return files_to_ship(own_targets(names, search_folders(experiment.path)))
 

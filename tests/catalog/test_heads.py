@@ -15,6 +15,7 @@ from benchmark.catalog.heads import HEADS
 from benchmark.specs import Head
 
 NUM_TRIALS = 50
+FIXED_SCALERS = {"nearest_centroid": "l2", "cosine_knn": "l2"}
 SCALERS = {"none": None, "standard": "StandardScaler", "l2": "Normalizer"}
 
 
@@ -33,7 +34,10 @@ def space(head: Head) -> dict[str, Any]:
 
 
 def test_the_heads_are_those_of_the_issue() -> None:
-    assert HEADS.names() == ["logistic_regression", "mlp", "knn", "majority"]
+    assert HEADS.names() == [
+        *("logistic_regression", "mlp", "knn", "ridge", "linear_svm", "lda", "nearest_centroid"),
+        *("hist_gradient_boosting", "cosine_knn", "majority"),
+    ]
 
 
 def test_logistic_regression_searches_what_the_protocol_says() -> None:
@@ -82,22 +86,25 @@ def test_every_head_keeps_the_contract(head: Head, check: Any) -> None:
 def test_every_draw_builds_the_pipeline_that_it_names(head: Head) -> None:
     for params, _ in draws(head):
         model = head.build(params, 0)
-        scaler = SCALERS[params.get("scaler", "none")]
+        scaler = SCALERS[params.get("scaler", FIXED_SCALERS.get(head.name, "none"))]
         assert [type(step).__name__ for step in model[:-1]] == ([scaler] if scaler else [])
-        estimator = model[-1].get_params()
+        estimator = getattr(model[-1], "estimator", model[-1]).get_params()
         state = estimator.get("random_state", 0)
         if isinstance(state, np.random.RandomState):
             # An instance, so that every epoch of an MLP has an order of its own.
             assert state.randint(2**31) == np.random.RandomState(0).randint(2**31)
         else:
             assert state == 0
-        if "C" in params:
-            assert estimator["C"] == params["C"]
+        for name in params.keys() & {"C", "alpha", "shrinkage", "max_iter", "max_features"}:
+            assert estimator[name] == params[name]
+        if "class_weight" in params:
             expected = None if params["class_weight"] == "none" else "balanced"
             assert estimator["class_weight"] == expected
+        if "priors" in params:
+            family = {"equal": "EqualPriorLDA", "train": "LinearDiscriminantAnalysis"}
+            assert type(model[-1]).__name__ == family[params["priors"]]
         if "width" in params:
             assert estimator["hidden_layer_sizes"] == (params["width"],)
-            assert estimator["alpha"] == params["alpha"]
             assert estimator["learning_rate_init"] == params["learning_rate"]
         if "n_neighbors" in params:
             assert estimator["n_neighbors"] == params["n_neighbors"]

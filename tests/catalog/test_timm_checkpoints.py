@@ -26,10 +26,10 @@ from transformers import (
 )
 
 from benchmark.catalog.backbones import find_backbone
-from benchmark.config import BackboneOptions
 from benchmark.errors import UsageError
 from benchmark.networks.classifier import build_classifier
 from benchmark.networks.embedder import Preprocessing
+from benchmark.options import BackboneOptions
 from benchmark.specs import Backbone, Publication
 
 RGB = ("red", "green", "blue")

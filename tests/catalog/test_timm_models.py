@@ -18,11 +18,11 @@ from timm.data import create_transform, resolve_data_config
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.timm.models import describe, resolve_timm
 from benchmark.catalog.timm.networks import read_facts
-from benchmark.config import BackboneOptions
 from benchmark.errors import UsageError
 from benchmark.networks.classifier import build_classifier
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder, Preprocessing
+from benchmark.options import BackboneOptions
 from benchmark.specs import Backbone, Publication
 
 RGB = ("red", "green", "blue")

@@ -16,11 +16,11 @@ from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.torchgeo import weights as torchgeo_weights
 from benchmark.catalog.torchgeo.models import RCF_FEATURES, WAVELENGTHS, describe
 from benchmark.catalog.torchgeo.weights import WeightsFile
-from benchmark.config import BackboneOptions
 from benchmark.errors import UsageError
 from benchmark.networks.bands import band_indices
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder, Preprocessing
+from benchmark.options import BackboneOptions
 from benchmark.specs import Backbone
 
 RGB = ("red", "green", "blue")

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CATALOGS = ("datasets", "backbones", "heads", "metrics")
 COMMANDS = (
     *("list", "init", "check", "run", *STAGES.names(), "status", "submit", "prepare", "export"),
-    *("du", "clean"),
+    *("describe", "footprints", "du", "clean"),
 )
 ON_EXPERIMENT = ("run", *STAGES.names(), "status", "submit")
 
@@ -199,7 +199,10 @@ def test_the_listing_holds_the_catalogs(call: Call) -> None:
         (["prepare", "synthetic", "--root", "x", "--seed", "-1"], "Invalid value for '--seed'"),
         (["prepare", "synthetic", "--root", "x", "--size", "a"], "Invalid value for '--size'"),
         (["prepare", "chesapeake", "--root", "x", "--seed", "1"], "--seed does not apply to the d"),
-        (["prepare", "chesapeake", "--root", "x", "--size", "512"], "--size does not apply to the data"),
+        (
+            ["prepare", "chesapeake", "--root", "x", "--size", "512"],
+            "--size does not apply to the data",
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(

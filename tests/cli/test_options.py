@@ -23,6 +23,8 @@ GIVEN = {
     "init": ["images", "--out", "file"],
     "prepare": ["chesapeake", "--root", "file"],
     "export": ["toy.toml", "--backbone", "random", "--out", "out"],
+    "describe": ["toy.toml", "--set", "dataset.root=none"],
+    "footprints": ["toy.toml", "--set", "dataset.root=none", "--out", "out.parquet"],
     "submit": ["toy.toml", "--dry-run"],
     "status": ["toy.toml"],
 }

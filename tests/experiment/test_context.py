@@ -197,6 +197,8 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "dataset.purity": (0.9, ALL),
     "dataset.per_region": (100, ALL),
     "dataset.per_class": (100, ALL),
+    "dataset.sampling": ("balanced", ALL),
+    "dataset.rare_class_boost": (4, ALL),
     "dataset.seed": (1, ALL),
     "dataset.on_error": ("skip", ALL),
     "dataset.val_regions": (["virginia"], ALL),
@@ -258,7 +260,7 @@ NOT_SETTINGS = {"dataset.name", "evaluate.metrics", "path"}
 # They change the backbone that the context is given, whose fields are changed below.
 NOT_SETTINGS |= {f"backbone.{name}" for name in BackboneOptions.model_fields}
 # They are part of ``own`` of the entry that they make.
-NOT_SETTINGS |= {"dataset.settings", "head.settings", "metric.settings"}
+NOT_SETTINGS |= {"dataset.settings", "head.settings", "head.search", "metric.settings"}
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> set[str]:
@@ -287,6 +289,19 @@ def test_a_setting_changes_the_fingerprints_of_what_it_changes(tmp_path: Path, k
     before = prints(context(tmp_path))
     after = prints(context(tmp_path, {key: value}))
     assert before.changed(after) == expected
+
+
+def test_the_sampling_of_train_is_no_part_of_fingerprints_without_it(tmp_path: Path) -> None:
+    dataset = dataclasses.replace(TOY, settings=frozenset({"purity"}))
+
+    def settings(changes: dict[str, Any] | None = None) -> Any:
+        return context(tmp_path, changes, dataset=dataset).patches_inputs["settings"]
+
+    common = {"patch_size", "purity", "per_region", "per_class", "seed", "on_error"}
+    assert settings().keys() == common
+    assert settings({"dataset.sampling": "natural"}) == settings()
+    assert settings({"dataset.sampling": "balanced"}) == settings() | {"sampling": "balanced"}
+    assert settings({"dataset.per_class": {"trees": 5}})["per_class"] == {"trees": 5}
 
 
 def test_the_same_experiment_has_the_same_fingerprints(tmp_path: Path) -> None:

@@ -25,12 +25,12 @@ from benchmark.catalog.heads import HEADS
 from benchmark.catalog.huggingface.resolve import resolve_huggingface
 from benchmark.catalog.torchgeo.models import describe_rcf
 from benchmark.cli.commands import app
-from benchmark.config import BackboneOptions
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.experiment.context import Context
 from benchmark.exporting.folder import export
 from benchmark.exporting.running import open_model
 from benchmark.exporting.usage import summarise
+from benchmark.options import BackboneOptions
 from benchmark.specs import Backbone
 from benchmark.store.names import FITTED, HEAD
 from tests.catalog.test_huggingface import MEAN, SIDES, STD, VIT, write_checkpoint

@@ -30,6 +30,19 @@ PARAMS: dict[str, dict[str, Any]] = {
     "logistic_regression": {"C": 1.0, "scaler": "standard", "class_weight": "balanced"},
     "mlp": {"width": 16, "alpha": 1e-4, "learning_rate": 0.01, "scaler": "standard"},
     "knn": {"n_neighbors": 3, "weights": "distance", "scaler": "l2"},
+    "ridge": {"alpha": 1.0, "scaler": "standard", "class_weight": "balanced"},
+    "linear_svm": {"C": 1.0, "scaler": "standard", "class_weight": "balanced"},
+    "lda": {"shrinkage": 0.1, "priors": "equal", "scaler": "none"},
+    "nearest_centroid": {},
+    "hist_gradient_boosting": {
+        "max_iter": 20,
+        "learning_rate": 0.1,
+        "max_leaf_nodes": 4,
+        "max_features": 0.5,
+        "l2_regularization": 0.1,
+        "class_weight": "balanced",
+    },
+    "cosine_knn": {},
     "majority": {},
 }
 
@@ -310,6 +323,26 @@ def build_svc(params: Any, seed: int) -> Any:
     from sklearn.svm import SVC
 
     return SVC()
+
+
+def build_contrary(params: Any, seed: int) -> Any:
+    """Build a classifier that predicts another class than the most probable one."""
+    from sklearn.naive_bayes import GaussianNB
+
+    class Contrary(GaussianNB):  # type: ignore[misc]
+        def predict(self, X: Any) -> Any:
+            return (super().predict(X) + 1) % K
+
+    return Contrary()
+
+
+def test_an_own_head_is_scored_on_val_by_its_most_probable_class() -> None:
+    """As on test: a support vector machine with probabilities may predict another class."""
+    head = dataclasses.replace(HEADS.get("majority"), build=build_contrary, own={"code": "x"})
+    found, _ = fit_segment(head, ROWS, whole(head, {}), seed=SEED)
+    _, val, _ = refit(head, ROWS, whole(head, {}), seed=SEED, on="train")
+    assert found.scores == [pytest.approx(val_score(val))]
+    assert found.scores[0] > 0.5
 
 
 @pytest.mark.parametrize("kind", ["fit", "refit"])

@@ -175,7 +175,7 @@ def test_the_report_shows_what_is_kept_of_patches_of_test(run: Context) -> None:
         assert item.section == "embeddings"
         with Image.open(io.BytesIO(item.png)) as image:
             assert len(image.convert("RGB").getcolors(maxcolors=2**24)) > 100
-    patches = pick_patches(results, 3, splits=("test",))
+    patches = pick_patches(run.patches, 3, splits=("test",))
     assert [len(images) for images in patches] == [3] * len(run.source.classes)
     table = run.patches.read_table(splits=("test",))
     labels = table["label"].to_numpy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.chesapeake.index import (
@@ -21,10 +22,11 @@ from benchmark.catalog.chesapeake.index import (
     list_scenes,
     no_scenes,
 )
+from benchmark.catalog.corners import window_corners
 from benchmark.catalog.folder.bandnames import name_bands
 from benchmark.catalog.roots.root import Root, Unreadable, open_root
 from benchmark.config import DatasetConfig
-from benchmark.errors import UsageError
+from benchmark.errors import CellError, UsageError
 from benchmark.specs import Found, Images, Problem
 
 if TYPE_CHECKING:
@@ -203,6 +205,32 @@ class ChesapeakeSource:
                 is_read[run] = True
         if failed:
             raise failed
+
+    def corners(self, patches: pa.Table) -> NDArray[np.float64]:
+        """Return the corners of windows in degrees, as ``specs.LocatedSource``.
+
+        Raises:
+            CellError: the label raster of a scene cannot be read.
+            KeyError: a scene is not in this source.
+        """
+        import numpy as np
+
+        names = patches["scene"].to_numpy()
+        rows, cols = patches["row"].to_numpy(), patches["col"].to_numpy()
+        found = np.full((len(names), 4, 2), np.nan)
+        for name in sorted(set(names.tolist())):
+            path = self._scene(name).mask
+            here = names == name
+            try:
+                transform, crs = self.files.retried(partial(self._georeference, path))
+            except Unreadable as error:
+                raise CellError(f"{self.files.where(path)}: {error.problem.reason}") from None
+            found[here] = window_corners(transform, crs, rows[here], cols[here], self.patch_size)
+        return found
+
+    def _georeference(self, path: str) -> tuple[Any, Any]:
+        with self.files.open(path) as raster:
+            return raster.transform, raster.crs
 
     def _scene(self, name: str) -> Scene:
         for scene in self.scenes:

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.backbones import SOURCES, find_backbone
 from benchmark.catalog.contracts.checks import Checked, run_checks
+from benchmark.catalog.datasets import find_dataset, is_public
 from benchmark.catalog.options import feed
 from benchmark.catalog.own.adapters import parameters_of
 from benchmark.catalog.own.loading import checked, refer
 from benchmark.catalog.own.lookup import FORM, GROUPS, find_entry, more_names
 from benchmark.catalog.own.making import KINDS, Kind
 from benchmark.catalog.own.source import parse, search_folders
-from benchmark.config import BackboneOptions, DatasetConfig, build
+from benchmark.catalog.torchgeo.models import RCF, TORCHGEO_PREFIX
+from benchmark.config import DatasetConfig, build
 from benchmark.errors import UsageError, did_you_mean
+from benchmark.options import BackboneOptions
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry
@@ -71,6 +74,8 @@ def iterate_checks(
     if isinstance(entry, str) and kind == "backbone":
         found = find_backbone(entry, where="check", options=_options(options, rest))
         options = {}
+    elif isinstance(entry, str) and kind == "dataset":
+        found = find_dataset(entry, where="check", settings=rest)
     elif isinstance(entry, str):
         found = find_entry(registry, entry, where="check", settings=rest)
     elif rest and kind != "dataset":
@@ -84,6 +89,9 @@ def find_kind(name: str, catalogs: Sequence[Registry[Any]]) -> Kind:
     Raises:
         UsageError: the name is unknown, of several kinds, or the code does not tell its kind.
     """
+    is_model = "/" in name or name == f"{TORCHGEO_PREFIX}{RCF}"
+    if is_public(name) and not (name.startswith(TORCHGEO_PREFIX) and is_model):
+        return "dataset"
     if name.startswith(tuple(source.partition(":")[0] + ":" for source in SOURCES)):
         return "backbone"
     kinds = [item.kind for item in catalogs if name in item or name in more_names(item.kind)]

@@ -205,6 +205,41 @@ def draw(groups: Sequence[Group], config: DatasetConfig, where: str) -> dict[str
     )
 
 
+def complete_splits(
+    split_of: Mapping[str, str],
+    class_of: Mapping[str, str],
+    groups: Sequence[Group],
+    config: DatasetConfig,
+    where: str,
+) -> tuple[dict[str, str], list[str]]:
+    """Return the splits, with val and test drawn from train where there are none, and a note.
+
+    Args:
+        split_of: the split of each image; train, if the data have no splits.
+        class_of: the class of each image.
+        groups: images that a draw keeps together.
+        config: gives the fractions and the seed.
+        where: start of each message.
+
+    Raises:
+        UsageError: the fractions leave nothing for train.
+    """
+    missing = {"val", "test"} - {*split_of.values()}
+    if not missing:
+        return dict(split_of), []
+    trains = [tuple(path for path in group.paths if split_of[path] == "train") for group in groups]
+    free = [Group(paths, frozenset(class_of[path] for path in paths)) for paths in trains if paths]
+    drawn = {path: split for path, split in draw(free, config, where).items() if split in missing}
+    if len(missing) == 2:
+        return {**split_of, **drawn}, [random_note(config)]
+    (split,) = missing
+    note = (
+        f"The data have no {split} split: {len(drawn)} images of train, drawn by class (seed "
+        f"{config.seed}), are {split}; neighbouring patches may be in both."
+    )
+    return {**split_of, **drawn}, [note]
+
+
 def random_note(config: DatasetConfig) -> str:
     """Return the note on a split that knows nothing of scenes."""
     return (

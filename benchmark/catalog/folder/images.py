@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,10 @@ class PatchReader:
     """Pixel values that become 0 and 255; None: the images are uint8."""
     order: tuple[str, ...] | None = None
     """The files' own names of the bands, in the order of ``bands``; None: none tells them."""
+    kept: tuple[int, ...] | None = None
+    """Places in a file of the bands that are kept; None: all."""
+    ranges: tuple[tuple[float, float], ...] | None = None
+    """Pixel values of each kept band that become 0 and 255, instead of ``value_range``."""
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         """Return the image as one patch, uint8 (C, P, P); values without data are 0.
@@ -36,6 +41,23 @@ class PatchReader:
         Raises:
             ImageError: the file cannot be decoded, or its bands or pixel type do not match those
                 of the folder.
+        """
+        pixels, invalid = self.stored(path)
+        if self.ranges is not None:
+            pixels = scale_bands(pixels, self.ranges)
+        elif self.value_range is not None:
+            pixels = scale_pixels(pixels, self.value_range)
+        if invalid is not None:
+            pixels = pixels.copy()
+            pixels[invalid] = 0
+        patch = crop_and_resize(pixels, self.patch_size)
+        return patch.repeat(len(self.bands), axis=0) if len(patch) == 1 else patch
+
+    def stored(self, path: Path) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Return the pixels as stored, (C, H, W), and where they hold no data (None: nowhere).
+
+        Raises:
+            ImageError: as for ``read``.
         """
         image = decode(path)
         pixels, invalid = image.data(keeps_alpha=self.keeps_alpha)
@@ -46,16 +68,12 @@ class PatchReader:
             )
         if (pixels.dtype.name == "uint8") != (self.value_range is None):
             raise ImageError(_other_type(pixels, self.value_range))
-        if places := _places(image.names, self.order):
-            pixels = pixels[places]
-            invalid = None if invalid is None else invalid[places]
-        if self.value_range is not None:
-            pixels = scale_pixels(pixels, self.value_range)
-        if invalid is not None:
-            pixels = pixels.copy()
-            pixels[invalid] = 0
-        patch = crop_and_resize(pixels, self.patch_size)
-        return patch.repeat(len(self.bands), axis=0) if len(patch) == 1 else patch
+        places = _places(image.names, self.order)
+        for chosen in (places, self.kept):
+            if chosen is not None:
+                pixels = pixels[list(chosen)]
+                invalid = None if invalid is None else invalid[list(chosen)]
+        return pixels, invalid
 
 
 def _places(names: tuple[str, ...] | None, order: tuple[str, ...] | None) -> list[int] | None:
@@ -101,6 +119,14 @@ def scale_pixels(pixels: NDArray[Any], value_range: tuple[float, float]) -> NDAr
     low, high = value_range
     scaled = (pixels.astype(np.float64) - low) * (255.0 / (high - low))
     return np.rint(np.nan_to_num(np.clip(scaled, 0.0, 255.0), nan=0.0)).astype(np.uint8)
+
+
+def scale_bands(pixels: NDArray[Any], ranges: Sequence[tuple[float, float]]) -> NDArray[np.uint8]:
+    """Return pixels (C, H, W) scaled as by ``scale_pixels``, each band by its own range."""
+    import numpy as np
+
+    pairs = zip(pixels, ranges, strict=True)
+    return np.stack([scale_pixels(band, value_range) for band, value_range in pairs])
 
 
 def observed_range(pixels: NDArray[Any]) -> tuple[float, float]:

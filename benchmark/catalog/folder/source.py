@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchmark.catalog.corners import centre_corners
 from benchmark.catalog.folder.assignment import (
     alike_notes,
     assign,
@@ -18,7 +19,11 @@ from benchmark.catalog.folder.assignment import (
     sort_classes,
 )
 from benchmark.catalog.folder.contents import look_at, why_unreadable
-from benchmark.catalog.folder.decoding import ImageError
+from benchmark.catalog.folder.decoding import (
+    TIFF_SUFFIXES,
+    ImageError,
+    without_warnings,
+)
 from benchmark.catalog.folder.facts import Facts
 from benchmark.catalog.folder.formats import open_reader
 from benchmark.catalog.folder.images import PatchReader
@@ -71,6 +76,21 @@ class FolderSource(ListedSource):
         paths = candidates["patch_id"].to_pylist()
         shape = (len(self.bands), self.reader.patch_size, self.reader.patch_size)
         return read_images(paths, shape, self._read_one)
+
+    def corners(self, patches: pa.Table) -> NDArray[np.float64]:
+        """Return the corners of the images' centres that became patches, as ``LocatedSource``.
+
+        GeoTIFFs with a coordinate reference system have them; other images are NaN.
+        """
+        import numpy as np
+
+        paths = patches["patch_id"].to_pylist()
+        found = np.full((len(paths), 4, 2), np.nan)
+        with without_warnings():
+            for row, path in enumerate(paths):
+                if PurePosixPath(path).suffix.lower() in TIFF_SUFFIXES:
+                    found[row] = centre_corners(self.root / path)
+        return found
 
     def _read_one(self, path: str) -> NDArray[np.uint8]:
         try:

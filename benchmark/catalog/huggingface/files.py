@@ -35,7 +35,7 @@ _HUB = "https://huggingface.co"
 _SHARD = re.compile(r"[\w-][\w.-]{0,200}\.safetensors")
 """A bare file name beside the index: no path that leaves the checkpoint's folder."""
 _MODULE = re.compile(r"\w{1,200}")
-_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?")
+HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?")
 """With a revision whose parts do not begin with a dot: they are folders of the hub's cache."""
 
 
@@ -318,7 +318,7 @@ def locate(name: str, *, where: str) -> Checkpoint:
         f"{what}: neither a folder nor a model of the hub; write hf:PATH/TO/FOLDER or "
         "hf:ORG/NAME[@REVISION]"
     )
-    match = _HUB_ID.fullmatch(given)
+    match = HUB_ID.fullmatch(given)
     if match is None:
         raise UsageError(neither)
     try:

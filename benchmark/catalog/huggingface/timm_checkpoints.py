@@ -35,7 +35,7 @@ from benchmark.specs import Backbone
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.config import BackboneOptions
+    from benchmark.options import BackboneOptions
 
 WRAPPER = "timm_wrapper"
 """Their model type in transformers."""

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.own.loading import Folders, Reference, own_errors
 from benchmark.catalog.own.records import Records, RecordSource
+from benchmark.catalog.scalers import behind_scaler
 from benchmark.errors import CellError
+from benchmark.spaces import draw
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,33 +122,52 @@ class OwnHead:
     def __call__(self, params: Mapping[str, Any], seed: int) -> Any:
         """Build the estimator; a parameter ``random_state`` or ``seed`` gets the seed.
 
+        A classifier with ``decision_function`` alone gets probabilities. The parameter ``scaler``
+        puts a scaler before it, unless the function has a parameter of this name.
+
         Raises:
             CellError: it fails, or the estimator lacks a method.
         """
         known = parameters_of(self.function.load()) or {}
         given = {**self.settings, **params}
+        scaler = given.pop("scaler", None) if is_ours("scaler", known) else None
         seeds = {name: seed for name in SEED_NAMES if name in known and name not in given}
-        found = self.function(**given, **seeds)
-        check_estimator(self.name, found)
-        return found
+        found = with_probabilities(self.name, self.function(**given, **seeds))
+        return found if scaler is None else behind_scaler(scaler, found)
 
 
-def check_estimator(name: str, estimator: Any) -> None:
-    """Refuse what is no probabilistic classifier.
+def is_ours(name: str, parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Return whether a function takes no argument of this name."""
+    is_open = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
+    return name not in parameters and not is_open
+
+
+def with_probabilities(name: str, estimator: Any) -> Any:
+    """Return a classifier with ``predict_proba``.
 
     Raises:
-        CellError: names the method that it lacks.
+        CellError: it is none, or has neither probabilities nor decision values.
     """
-    for method in ("fit", "predict_proba"):
+    if isinstance(estimator, type):
+        raise CellError(f"head '{name}' needs an unfitted estimator, and got a class")
+    with own_errors():
+        has = {
+            method: callable(getattr(estimator, method, None))
+            for method in ("fit", "predict_proba", "decision_function")
+        }
+    if has["fit"] and has["predict_proba"]:
+        return estimator
+    if has["fit"] and has["decision_function"]:
+        from sklearn.base import is_classifier
+
         with own_errors():
-            has_method = callable(getattr(estimator, method, None))
-        if isinstance(estimator, type) or not has_method:
-            what = (
-                "a class"
-                if isinstance(estimator, type)
-                else f"its {_type_name(estimator)} has none"
-            )
-            raise CellError(f"head '{name}' needs {method}, and {what}")
+            is_one = is_classifier(estimator)
+        if is_one:
+            from benchmark.catalog.estimators import DecisionSoftmax
+
+            return DecisionSoftmax(estimator)
+    lacking = "predict_proba (or decision_function of a classifier)" if has["fit"] else "fit"
+    raise CellError(f"head '{name}' needs {lacking}, and its {_type_name(estimator)} has none")
 
 
 @dataclass(frozen=True)
@@ -276,6 +297,17 @@ class OwnSource:
                 f"return uint8 {(len(images.rows), *wanted)}"
             )
         return images
+
+
+@dataclass(frozen=True)
+class SpaceSuggest:
+    """The search space of a head that the experiment file writes, as ``Head.suggest``."""
+
+    space: Mapping[str, Any]
+
+    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Draw one configuration."""
+        return draw(self.space, trial)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def find_own(
     where: str = "",
     folders: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> T | None:
     """Return an entry that is none of a catalog's, or None if its name is one of the catalog.
 
@@ -65,6 +66,7 @@ def find_own(
         where: start of each message.
         folders: searched for own code after installed packages; None: the current folder.
         settings: keyword arguments for a function.
+        search: search space of a head.
 
     Raises:
         UsageError: the name is unknown, or the code or a setting is wrong.
@@ -73,8 +75,10 @@ def find_own(
     if name in registry:
         return None
     if (kind, name) in _REGISTERED:
-        if settings:
-            raise UsageError(f"{where}: {kind} '{name}' was registered and takes no settings")
+        if settings or search:
+            raise UsageError(
+                f"{where}: {kind} '{name}' was registered and takes no settings and no search"
+            )
         found: T = _REGISTERED[kind, name]
         return found
     target = parse(name)
@@ -92,7 +96,7 @@ def find_own(
     given = search_folders() if folders is None else tuple(folders)
     place = f"{where}: {kind} '{name}'" if where else f"{kind} '{name}'"
     reference = refer(target, given, where=place)
-    made: T = make_entry(kind, name, reference, settings or {}, where=where)
+    made: T = make_entry(kind, name, reference, settings or {}, search=search or {}, where=where)
     return made
 
 
@@ -103,22 +107,23 @@ def find_entry(
     where: str = "",
     folders: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> T:
     """Return an entry by name: of the catalog, or as ``find_own`` finds it.
 
     Raises:
         UsageError: the name is unknown, or the code or a setting is wrong.
     """
-    found = find_own(registry, name, where=where, folders=folders, settings=settings)
+    found = find_own(registry, name, where=where, folders=folders, settings=settings, search=search)
     if found is not None:
         return found
     entry = registry.get(name, where=where, more=more_names(registry.kind))
-    if settings:
-        raise UsageError(
-            f"{where}: {registry.kind} '{name}' takes no settings; they are for own code".lstrip(
-                ": "
+    for key, value in (("settings; they are", settings), ("search; it is", search)):
+        if value:
+            raise UsageError(
+                f"{where}: {registry.kind} '{name}' takes no {key} for own code and import "
+                "paths".lstrip(": ")
             )
-        )
     return entry
 
 

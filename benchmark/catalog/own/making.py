@@ -17,13 +17,17 @@ from benchmark.catalog.own.adapters import (
     OwnMetric,
     OwnReader,
     OwnSuggest,
+    SpaceSuggest,
+    is_ours,
     parameters_of,
 )
-from benchmark.catalog.own.loading import Reference, checked, identity
+from benchmark.catalog.own.loading import Reference, checked, identity, own_errors
 from benchmark.catalog.own.settings import check_settings, identify_settings
 from benchmark.catalog.own.source import Target, describe
+from benchmark.catalog.scalers import SCALERS
 from benchmark.errors import CellError, UsageError
 from benchmark.fields import shown
+from benchmark.spaces import corners
 from benchmark.specs import Backbone, Dataset, Head, Metric
 
 Entry: TypeAlias = Backbone | Head | Metric | Dataset
@@ -49,6 +53,7 @@ def make_entry(
     reference: Reference,
     settings: Mapping[str, Any],
     *,
+    search: Mapping[str, Any],
     where: str,
 ) -> Any:
     """Return the entry that own code is, or is made into.
@@ -58,6 +63,7 @@ def make_entry(
         name: what the user wrote.
         reference: to the code.
         settings: the user's settings for the function.
+        search: the search space of a head that the user wrote, which replaces that of the code.
         where: start of each message.
 
     Raises:
@@ -69,10 +75,10 @@ def make_entry(
     if isinstance(found, tuple(KINDS.values())):
         if not isinstance(found, KINDS[kind]):
             raise UsageError(f"{place} is a {type(found).__name__}, not a {KINDS[kind].__name__}")
-        if settings:
+        if settings or search:
             raise UsageError(
-                f"{place} is an entry, which takes no settings: name a function, or write them "
-                "into the entry"
+                f"{place} is an entry, which takes no settings and no search: name a function, or "
+                "write them into the entry"
             )
         return _behind(found, name, identity(reference), lambda key: Member(reference, key))
     if not callable(found):
@@ -81,6 +87,8 @@ def make_entry(
             f"bm.{KINDS[kind].__name__}"
         )
     with checked(place):
+        if kind == "head":
+            return _make_head(name, reference, dict(settings), dict(search), place)
         return _MAKERS[kind](name, reference, dict(settings), place)
 
 
@@ -179,24 +187,67 @@ def _describe_network(
     return sum(item.numel() for item in parameters), any(item.requires_grad for item in parameters)
 
 
-def _make_head(name: str, reference: Reference, settings: dict[str, Any], place: str) -> Head:
+def _make_head(
+    name: str,
+    reference: Reference,
+    settings: dict[str, Any],
+    search: dict[str, Any],
+    place: str,
+) -> Head:
     function = reference.load()
-    suggest = OwnSuggest(_find_suggest(reference, function))
-    build = OwnHead(name, reference, settings)
-    params, is_searched = _draw(suggest)
     what = f"{place}: {describe(reference.target)}"
-    check_settings(function, settings, num_fixed=0, given={*params, *SEED_NAMES}, where=what)
+    build = OwnHead(name, reference, settings)
+    own_suggest = OwnSuggest(_find_suggest(reference, function))
+    suggest = SpaceSuggest(search) if search else own_suggest
+    params, is_searched = _draw(suggest)
     if both := sorted(settings.keys() & params.keys()):
         raise UsageError(f"{what}: '{both[0]}' is a setting and is searched: remove one of them")
-    build(params, 0)
+    _check_scaler(function, {**settings, **search}, what)
+    named = {**settings, **dict.fromkeys(search)}
+    if is_ours("scaler", parameters_of(function) or {}):
+        named.pop("scaler", None)
+    check_settings(function, named, num_fixed=0, given={*params, *SEED_NAMES}, where=what)
+    for drawn in corners(search) if search else [params]:
+        _check_parameters(build(drawn, 0))
     return Head(
         name=name,
         description=f"own code: {describe(reference.target)}",
         suggest=suggest,
         build=build,
         is_searched=is_searched,
-        own={**identity(reference), **identify_settings(settings)},
+        own={
+            **identity(reference),
+            **identify_settings(settings),
+            **({"search": search} if search else {}),
+        },
     )
+
+
+def _check_scaler(function: Any, given: Mapping[str, Any], what: str) -> None:
+    """Refuse a scaler that is none of ours."""
+    if "scaler" not in given or not is_ours("scaler", parameters_of(function) or {}):
+        return
+    value = given["scaler"]
+    names = [value] if isinstance(value, str) else value
+    if isinstance(names, Mapping) or not all(item in SCALERS for item in names):
+        raise UsageError(
+            f"{what}: scaler = {shown(value, 100)}: the scalers are {', '.join(SCALERS)}"
+        )
+
+
+def _check_parameters(estimator: Any) -> None:
+    """Let scikit-learn check the parameters of an estimator, which it otherwise does in ``fit``.
+
+    Raises:
+        CellError: scikit-learn's own error, which names the parameter and what it may be.
+    """
+    if hasattr(estimator, "steps"):
+        estimator = estimator[-1]
+    for item in (estimator, getattr(estimator, "estimator", None)):
+        check = getattr(item, "_validate_params", None)
+        if str(type(item).__module__).startswith("sklearn.") and callable(check):
+            with own_errors():
+                check()
 
 
 def _find_suggest(reference: Reference, function: Any) -> Reference | None:
@@ -216,9 +267,9 @@ def _find_suggest(reference: Reference, function: Any) -> Reference | None:
     return None
 
 
-def _draw(suggest: OwnSuggest) -> tuple[dict[str, Any], bool]:
+def _draw(suggest: OwnSuggest | SpaceSuggest) -> tuple[dict[str, Any], bool]:
     """Return one configuration, and whether there is anything to search."""
-    if suggest.function is None:
+    if isinstance(suggest, OwnSuggest) and suggest.function is None:
         return {}, False
     import optuna
 
@@ -275,7 +326,6 @@ def _make_dataset(name: str, reference: Reference, settings: dict[str, Any], pla
 
 _MAKERS: Mapping[str, Callable[[str, Reference, dict[str, Any], str], Any]] = {
     "backbone": _make_backbone,
-    "head": _make_head,
     "metric": _make_metric,
     "dataset": _make_dataset,
 }

@@ -9,13 +9,16 @@ from pathlib import Path
 from benchmark.catalog.own.loading import append_folder, used_packages
 from benchmark.catalog.own.source import parse
 
+ESTIMATORS = "benchmark.catalog.estimators."
+
 
 def foreign_types(names: Iterable[str], trusted: Iterable[str] = ()) -> list[str]:
     """Return the types of a saved head that are not trusted.
 
     Classes of scikit-learn are: skops trusts its estimators, but not their parts, e.g. the trees of
-    a forest. Its functions are not. Own classes are if their top package is one of ``trusted``, or
-    if this process has imported it because its user named it in an experiment.
+    a forest. Its functions are not. This package's estimators are. Own classes are if their top
+    package is one of ``trusted``, or if this process has imported it because its user named it in
+    an experiment.
 
     Args:
         names: full names of the types.
@@ -28,7 +31,11 @@ def foreign_types(names: Iterable[str], trusted: Iterable[str] = ()) -> list[str
         if target:
             append_folder(str(Path.cwd()))
     return [
-        name for name in names if name.partition(".")[0] not in tops and not _is_of_sklearn(name)
+        name
+        for name in names
+        if name.partition(".")[0] not in tops
+        and not name.startswith(ESTIMATORS)
+        and not _is_of_sklearn(name)
     ]
 
 

@@ -21,7 +21,7 @@ from benchmark.specs import Backbone
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.config import BackboneOptions
+    from benchmark.options import BackboneOptions
 
 USUAL_SIDE = 224
 """Side in px of the images with which networks without a size of their own are measured."""

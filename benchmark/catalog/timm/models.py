@@ -27,7 +27,7 @@ from benchmark.specs import Backbone
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.config import BackboneOptions
+    from benchmark.options import BackboneOptions
 
 TIMM_PREFIX = "timm:"
 

@@ -26,7 +26,7 @@ from benchmark.store.digest import FileRevision
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.config import BackboneOptions
+    from benchmark.options import BackboneOptions
 
 TORCHGEO_PREFIX = "torchgeo:"
 

@@ -21,6 +21,13 @@ class PatchesStage(Stage):
         """Return the data set's only cell."""
         return [Cell(stage=self.name, artefact=context.patches, dataset=context.dataset.name)]
 
+    def check(self, context: Context) -> None:
+        """Refuse classes in the settings of the sampling that the data do not have."""
+        from benchmark.stages.patches.sampling import check_classes
+
+        config = context.experiment.dataset
+        check_classes(config, context.source.classes, context.experiment.path)
+
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
         """Write the table ``patches``."""
         for cell in cells:

@@ -24,7 +24,12 @@ from benchmark.errors import CellError, one_line
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
 from benchmark.specs import Problem, Source
-from benchmark.stages.patches.sampling import check_splits, choose, count_classes
+from benchmark.stages.patches.sampling import (
+    check_splits,
+    choose,
+    count_classes,
+    sampling_notes,
+)
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import TABLES, current_name
@@ -69,7 +74,7 @@ def compute(context: Context, artefact: Artefact) -> None:
         problems = list(found.problems)
         _report_problems(problems, config, context)
     searched = time.monotonic()
-    chosen = choose(found.candidates, config)
+    chosen = choose(found.candidates, config, source.classes)
     check_splits(chosen, source.classes, where=context.experiment.path)
     parts = split_parts(chosen, num_bands=len(source.bands), config=config)
     with _shown(context, "read", num_items=chosen.num_rows, unit="patches") as advance:
@@ -77,7 +82,11 @@ def compute(context: Context, artefact: Artefact) -> None:
         problems += read.problems
         _report_problems(read.problems, config, context)
     written = artefact.read_table(columns=["patch_id", "split", "label", "scene", "region"])
-    notes = [*source.notes, *check_splits(written, source.classes, context.experiment.path)]
+    notes = [
+        *source.notes,
+        *check_splits(written, source.classes, context.experiment.path),
+        *sampling_notes(found.candidates, config, source.classes),
+    ]
     ended = time.monotonic()
     artefact.commit(
         {

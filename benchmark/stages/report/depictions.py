@@ -32,7 +32,7 @@ def depiction_pictures(results: Results) -> list[Picture]:
     ]
     if not drawing:
         return []
-    patches = pick_patches(results, NUM_PAIRS, splits=("test",))
+    patches = pick_patches(results.context.patches, NUM_PAIRS, splits=("test",))
     return [_depiction_picture(results, backbone, patches) for backbone in drawing]
 
 

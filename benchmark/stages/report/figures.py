@@ -97,7 +97,7 @@ def data_pictures(results: Results) -> list[Picture]:
             for item in results.patches["class_counts"]
         ]
     ).set_index(["split", "region"])[list(results.classes)]
-    patches = pick_patches(results, results.context.experiment.report.num_examples)
+    patches = pick_patches(results.context.patches, results.context.experiment.report.num_examples)
     examples = [as_rgb(images, results.patches["bands"]) for images in patches]
     return [
         picture(

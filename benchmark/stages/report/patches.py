@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.stages.report.results import Results
+from benchmark.store.artefacts import Artefact
 from benchmark.tables import images_array
 
 if TYPE_CHECKING:
@@ -18,25 +18,25 @@ EXAMPLE_SEED = 0
 
 
 def pick_patches(
-    results: Results, count: int, *, splits: Sequence[str] | None = None
+    patches: Artefact, count: int, *, splits: Sequence[str] | None = None
 ) -> list[NDArray[np.uint8]]:
     """Return uint8 (n, C, H, W) of each class, n <= ``count``, read from few parts.
 
     Args:
-        results: of the experiment.
+        patches: complete.
         count: patches per class.
         splits: splits to read; None: all.
     """
-    num_bands, size = len(results.patches["bands"]), results.patches["patch_size"]
-    found: list[list[Any]] = [[] for _ in results.classes]
-    artefact = results.context.patches
-    names = [part["name"] for part in results.patches["parts"] if part["num_rows"]]
+    manifest = patches.manifest()
+    num_bands, size = len(manifest["bands"]), manifest["patch_size"]
+    found: list[list[Any]] = [[] for _ in manifest["classes"]]
+    names = [part["name"] for part in manifest["parts"] if part["num_rows"]]
     order = np.random.default_rng(EXAMPLE_SEED).permutation(len(names))
     # First a few from each part, so that one scene does not fill the row; then the rest.
     few = max(1, count // 3)
     for start, stop in ((0, few), (few, None)):
         for index in order:
-            read = partial(artefact.read_table, names=[names[index]], splits=splits)
+            read = partial(patches.read_table, names=[names[index]], splits=splits)
             rows = read(columns=["patch_id", "label"])["label"].to_numpy()
             picked = {
                 k: np.flatnonzero(rows == k)[start:stop][: count - len(items)]

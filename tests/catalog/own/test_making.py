@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 
 from benchmark import config
+from benchmark.catalog.contracts.heads import CHECKS, Case, quietly
 from benchmark.catalog.names import (
     check_names,
     resolve_backbones,
@@ -74,6 +76,11 @@ def backbone(name: str = "stranger.nets:build", **options: Any) -> Any:
 
 def head(name: str = "stranger.heads:Forest", **settings: Any) -> Any:
     table = {name: {"settings": settings}} if settings else {}
+    return resolve_heads(experiment(heads=[name], head=table), where="x.toml")[0]
+
+
+def searched(name: str = "sklearn.svm:SVC", settings: Any = None, **search: Any) -> Any:
+    table = {name: {"settings": settings or {}, "search": search}}
     return resolve_heads(experiment(heads=[name], head=table), where="x.toml")[0]
 
 
@@ -221,7 +228,26 @@ def test_a_function_becomes_a_data_set(folder: Path) -> None:
             r"unknown setting 'n_estimator'\. Did you mean 'n_estimators",
         ),
         (lambda: head(max_depth=5), r"'max_depth' is a setting and is searched: remove one"),
-        (lambda: head("sklearn.svm:SVC"), r"head 'sklearn\.svm:SVC' needs predict_proba, and its"),
+        (
+            lambda: head("sklearn.linear_model:LinearRegression"),
+            r"LinearRegression' needs predict_proba \(or decision_function of a classifier\), and",
+        ),
+        (
+            lambda: head("sklearn.svm:OneClassSVM"),
+            r"OneClassSVM' needs predict_proba \(or decision_function of a classifier\), and its",
+        ),
+        (lambda: searched(CC=[1.0]), r"SVC: unknown setting 'CC'\. Did you mean 'C'\?"),
+        (lambda: searched(C=[1.0, -1.0]), r"The 'C' parameter of SVC must be a float in the ra"),
+        (lambda: searched(kernel=["rbf", "rgb"]), r"The 'kernel' parameter of SVC must be"),
+        (lambda: searched(settings={"C": 2.0}, C=[1.0]), r"'C' is a setting and is searched: re"),
+        (lambda: searched(scaler=["standard", "max"]), r"the scalers are none, standard, l2"),
+        (lambda: searched(settings={"scaler": "max"}, C=[1.0]), r"the scalers are none, standa"),
+        (lambda: searched(scaler={"low": 0, "high": 1}), r"the scalers are none, standard, l2"),
+        (lambda: searched("knn", C=[1]), r"head 'knn' takes no search; it is for own code and i"),
+        (
+            lambda: searched("stranger.entries:HEAD", C=[1]),
+            r"is an entry, which takes no settings and no search: name a function",
+        ),
         (
             lambda: head("stranger.heads:suggest_Forest"),
             r"the setting 'trial' is missing; add sett",
@@ -294,3 +320,48 @@ def test_pixels_of_another_type_or_shape_are_named(folder: Path) -> None:
 def test_settings_are_json(folder: Path) -> None:
     found = backbone(settings={"width": 12})
     assert json.loads(json.dumps(found.own)) == found.own
+
+
+def test_a_search_space_of_the_file_is_that_of_the_head() -> None:
+    space = {
+        "C": {"low": 1e-3, "high": 1e3, "log": True},
+        "kernel": ["linear", "rbf"],
+        "scaler": ["none", "standard", "l2"],
+    }
+    entry = searched(settings={"gamma": "auto"}, **space)
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    assert entry.is_searched
+    assert entry.suggest(trial).keys() == space.keys()
+    assert trial.distributions["C"] == optuna.distributions.FloatDistribution(1e-3, 1e3, log=True)
+    assert entry.own["search"] == space
+    assert entry.own["settings"] == {"gamma": "auto"}
+    other = searched(settings={"gamma": "auto"}, **{**space, "kernel": ["rbf"]})
+    assert other.own != entry.own
+    model = entry.build({"C": 2.0, "kernel": "rbf", "scaler": "l2"}, 3)
+    assert [type(step).__name__ for _, step in model.steps] == ["Normalizer", "DecisionSoftmax"]
+    found = model[-1].estimator.get_params()
+    assert (found["C"], found["kernel"], found["gamma"]) == (2.0, "rbf", "auto")
+    assert found["random_state"] == 3
+
+
+def test_a_search_space_of_the_file_replaces_that_of_the_code(folder: Path) -> None:
+    entry = searched("stranger.heads:Forest", max_depth=[3])
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    assert entry.suggest(trial) == {"max_depth": 3}
+    assert entry.build({"max_depth": 3}, 0).max_depth == 3
+    assert head().own != entry.own
+
+
+@pytest.mark.parametrize("name", ["sklearn.svm:SVC", "sklearn.linear_model:RidgeClassifier"])
+def test_a_classifier_with_decision_values_alone_keeps_the_contract(name: str) -> None:
+    with quietly():
+        for check in CHECKS:
+            check(Case(head(name)))
+
+
+def test_a_scaler_alone_may_be_a_setting() -> None:
+    entry = head("sklearn.svm:SVC", scaler="standard", C=2.0)
+    assert not entry.is_searched
+    assert [type(step).__name__ for _, step in entry.build({}, 0).steps] == [
+        *("StandardScaler", "DecisionSoftmax"),
+    ]

@@ -1,0 +1,60 @@
+"""Tables of the experiment file for one entry: ``[backbone."NAME"]`` and the like."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from benchmark.fields import BackboneName, Layer, Names, OwnSettings, Side, refuse_duplicates
+from benchmark.section import Section
+from benchmark.spaces import SearchSpace
+
+
+class BackboneOptions(Section):
+    """``[backbone."NAME"]``: options of one backbone of the list."""
+
+    model: BackboneName | None = None
+    """The model, if NAME is a name of your own, or the folder's present place, if NAME is
+    ``hf:FOLDER``; unset: NAME is the model's."""
+    image_size: Side | None = None
+    """Side in px to which whole patches are resized; unset: as its weights were trained."""
+    pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
+    """Source of the embedding: mean over tokens or positions, class token, both concatenated
+    (class token first), or the output of the model's own pooler. Networks of timm pool in their
+    own way if neither ``pooling`` nor ``layer`` is set; their mean leaves out the class token."""
+    layer: Layer = -1
+    """Hidden layer (block, or stage of a convolutional network) from the end; -1 is the last."""
+    bands: Annotated[Names, Field(min_length=1)] | None = None
+    """Input bands, in order; unset: the backbone's own."""
+    trust_remote_code: bool = False
+    """Whether Python code from a checkpoint may run."""
+    settings: OwnSettings = Field(default={})
+    """Keyword arguments of a function of your own."""
+
+    _bands_differ = field_validator("bands")(refuse_duplicates)
+
+    @model_validator(mode="after")
+    def _pooler_follows_the_last_layer(self) -> BackboneOptions:
+        if self.pooling == "pooler" and self.layer != -1:
+            raise ValueError("the pooler takes the last hidden state: remove layer or pooling")
+        return self
+
+
+class OwnOptions(Section):
+    """``[metric."NAME"]``: options of own code."""
+
+    settings: OwnSettings = Field(default={})
+    """Keyword arguments of its function."""
+
+
+class HeadOptions(Section):
+    """``[head."NAME"]``: options of a classifier of scikit-learn, or of own code."""
+
+    settings: OwnSettings = Field(default={})
+    """Keyword arguments of its class or function."""
+
+    search: SearchSpace = Field(default={})
+    """Parameters that are searched: a range ``{ low = 1e-3, high = 1e3, log = true }``, of whole
+    numbers if both ends are, or a list of choices; ``scaler`` puts a scaler before the
+    classifier."""

@@ -1,0 +1,200 @@
+"""Patches as outlines on the ground, with the predictions and errors of one cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import Context
+from benchmark.fields import shown
+from benchmark.specs import LocatedSource
+from benchmark.store.names import beside
+from benchmark.tables import find_common, vectors_array
+
+if TYPE_CHECKING:
+    import geopandas as gpd  # type: ignore[import-untyped]
+    from numpy.typing import NDArray
+
+CRS = "EPSG:4326"
+COLUMNS = ("patch_id", "label", "split", "region", "scene", "row", "col", "lon", "lat", "purity")
+SUFFIX = ".parquet"
+
+
+def read_footprints(context: Context, cell: Cell | None = None) -> gpd.GeoDataFrame:
+    """Return the complete patches of an experiment as a frame of shapes, sorted by ``patch_id``.
+
+    Args:
+        context: of the experiment.
+        cell: complete; its predictions are joined.
+
+    Returns:
+        One row per patch: its columns in the table ``patches`` without pixels, ``class_name`` and
+        ``is_synthetic``; with a cell also ``cell`` (its name), ``predicted`` (name of a class),
+        ``confidence`` (score of that class, 0 to 1) and ``is_error``, the last three null where the
+        cell predicts nothing, as on train. ``geometry`` (EPSG:4326) is a polygon of the patch's
+        corners, or its centre if the data set tells no corners; None where neither is known.
+
+    Raises:
+        UsageError: no patch has coordinates.
+        CellError: a scene or a file of the store cannot be read.
+    """
+    import geopandas as gpd
+
+    manifest = context.patches.manifest()
+    table = context.patches.read_table(columns=list(COLUMNS))
+    classes = np.array(manifest["classes"], object)
+    frame = table.to_pandas()
+    frame.insert(1, "class_name", classes[frame["label"]])
+    frame["is_synthetic"] = bool(manifest["is_synthetic"])
+    shapes = _shapes(context, table)
+    if cell is not None:
+        frame = frame.assign(**_read_predictions(cell, frame, classes))
+    return gpd.GeoDataFrame(frame, geometry=shapes, crs=CRS)
+
+
+def _read_predictions(
+    cell: Cell, frame: pd.DataFrame, classes: NDArray[Any]
+) -> dict[str, str | pd.Series]:
+    """Return the columns of a cell, null where it predicts nothing."""
+    found = cell.artefact.read_table()
+    at, rows = find_common(frame["patch_id"].to_numpy(), found["patch_id"].to_numpy())
+    predicted = found["y_pred"].to_numpy()[rows]
+    scores = vectors_array(found["y_score"])[rows].max(axis=1)
+    is_error = predicted != frame["label"].to_numpy()[at]
+    columns = {
+        "predicted": pd.Series(classes[predicted], at, "string"),
+        "confidence": pd.Series(scores, at, "Float32"),
+        "is_error": pd.Series(is_error, at, "boolean"),
+    }
+    return {
+        "cell": _name(cell),
+        **{name: column.reindex(frame.index) for name, column in columns.items()},
+    }
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.backbone}/{cell.method}/seed{cell.seed}"
+
+
+def find_cell(context: Context, wanted: str | None = None) -> Cell | None:
+    """Return the cell whose predictions are asked for.
+
+    Args:
+        context: of the experiment.
+        wanted: ``BACKBONE/METHOD`` for the first seed, or ``BACKBONE/METHOD/seedN``; None: the
+            leader of the ranking, or no cell if the experiment is not evaluated.
+
+    Raises:
+        UsageError: there is no such cell, or it is not complete.
+    """
+    if wanted is None:
+        return _find_leader(context)
+    known = {_name(cell): cell for cell in context.prediction_cells()}
+    cell = known.get(wanted) or known.get(f"{wanted}/seed{context.experiment.seeds[0]}")
+    if cell is None:
+        raise UsageError(
+            f"{context.experiment.path}: there is no cell {shown(wanted, 200)}; give "
+            f"BACKBONE/METHOD or BACKBONE/METHOD/seedN.{did_you_mean(wanted, known)}"
+        )
+    if not cell.artefact.is_complete:
+        raise UsageError(
+            f"{context.experiment.path}: cell '{_name(cell)}' has no predictions: "
+            f"{context.why_missing(cell.artefact)}"
+        )
+    return cell
+
+
+def _find_leader(context: Context) -> Cell | None:
+    """Return the first complete seed of the best method; None: nothing is evaluated."""
+    try:
+        scores = context.scores()
+    except BenchmarkError:
+        # Where only patches were computed, the weights that identify cells may be missing.
+        return None
+    if not scores.is_complete:
+        return None
+    best = scores.read_table(names=[beside("ranking")]).slice(0, 1).to_pylist()[0]
+    return next(
+        cell
+        for cell in context.prediction_cells()
+        if (cell.backbone, cell.method) == (best["backbone"], best["method"])
+        and cell.artefact.is_complete
+    )
+
+
+def check_path(path: str | Path) -> Path:
+    """Return the path of a GeoParquet file.
+
+    Raises:
+        UsageError: its name has another ending, or it is a folder.
+    """
+    target = Path(path)
+    if target.suffix != SUFFIX or target.is_dir():
+        raise UsageError(f"footprints: {shown(str(path))} is no name of a file *{SUFFIX}; give one")
+    return target
+
+
+def summarise(frame: gpd.GeoDataFrame) -> dict[str, Any]:
+    """Return what a frame of shapes holds: counts, the kind of shapes, and the cell."""
+    kinds = frame.geometry.geom_type.dropna().unique().tolist()
+    return {
+        "num_patches": len(frame),
+        "num_unplaced": int(frame.geometry.isna().sum()),
+        "shapes": "polygons" if kinds == ["Polygon"] else "points",
+        "crs": CRS,
+        "cell": frame["cell"].iloc[0] if "cell" in frame else None,
+    }
+
+
+def write_footprints(frame: gpd.GeoDataFrame, path: str | Path) -> Path:
+    """Write a frame of shapes as GeoParquet 1.1, whole or not at all.
+
+    Raises:
+        UsageError: the path does not end in ``.parquet`` or cannot be written.
+    """
+    target = check_path(path)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # The column of bounding boxes lets readers skip rows outside a view.
+            frame.to_parquet(part, index=False, schema_version="1.1.0", write_covering_bbox=True)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written: {one_line(error)}") from None
+    return target
+
+
+def _shapes(context: Context, table: pa.Table) -> NDArray[Any]:
+    """Return a shape of each patch: polygons, or points, or None where nothing is known.
+
+    Raises:
+        UsageError: nothing is known of any patch.
+    """
+    import shapely  # type: ignore[import-untyped]
+
+    shapes = np.full(table.num_rows, None, object)
+    source: Any = context.source
+    if isinstance(source, LocatedSource):
+        corners = source.corners(table)
+        known = np.isfinite(corners).all(axis=(1, 2))
+        shapes[known] = shapely.polygons(corners[known])
+    if not any(shape is not None for shape in shapes):
+        lon, lat = (table[name].to_numpy(zero_copy_only=False) for name in ("lon", "lat"))
+        known = np.isfinite(lon) & np.isfinite(lat)
+        shapes[known] = shapely.points(lon[known], lat[known])
+    if not any(shape is not None for shape in shapes):
+        raise UsageError(
+            f"{context.experiment.path} [dataset]: the patches of '{context.dataset.name}' have no "
+            "coordinates; footprints need scenes, or GeoTIFF images with a coordinate reference "
+            "system"
+        )
+    return shapes
