@@ -50,7 +50,10 @@ class BenchmarkError(Exception):
     exit_code = 1
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(tidy(message))
+        # Ray Data appends lines to a task's error, which arrives here when it is unpickled.
+        first, *more = _lines(message) or [""]
+        kept = [line for line in more if not line.startswith(RAYS_HINTS)]
+        super().__init__(tidy("\n".join([first, *kept])))
 
 
 class UsageError(BenchmarkError):

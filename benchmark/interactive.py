@@ -6,10 +6,10 @@ run of the experiment in this process wrote.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmark import api
 from benchmark.arguments import check_type, path_text, refuse
@@ -273,16 +273,20 @@ def prepare(
     scenes: int | None = None,
     size: int | None = None,
     seed: int | None = None,
+    regions: Sequence[str] | None = None,
+    source: str | os.PathLike[str] | None = None,
     progress: Progress | bool | None = True,
 ) -> Path:
-    """Download the source scenes of a data set, or write them for ``synthetic``.
+    """Download or copy the source scenes of a data set, or write them for ``synthetic``.
 
     Args:
         dataset: its name.
         root: folder for the scenes.
-        scenes: of ``synthetic``: number per state.
+        scenes: of ``synthetic`` and ``chesapeake``: number per state.
         size: of ``synthetic``: side of a scene in px.
         seed: of ``synthetic``.
+        regions: of ``chesapeake``: copy only these states, e.g. ``["de", "pa"]``.
+        source: of ``chesapeake``: folder or URI of unpacked data to copy.
         progress: as for ``run``.
 
     Returns: the folder.
@@ -294,14 +298,21 @@ def prepare(
     _check_progress("prepare", progress)
     folder = Path(path_text("prepare: root", root))
     given = {"scenes": scenes, "size": size, "seed": seed}
-    options = {key: value for key, value in given.items() if value is not None}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     for key, value in options.items():
         check_type(f"prepare: {key}", value, Integral, "give a number")
     entry = find_dataset(dataset, where="prepare")
     if entry.prepare is None:
         raise UsageError(f"prepare: the data set '{dataset}' is your own data and needs no prepare")
-    if options and dataset != "synthetic":
-        raise UsageError(f"prepare: {next(iter(options))} applies to synthetic only; omit it")
+    if regions is not None:
+        check_type("prepare: regions", regions, (list, tuple), "give a list of states")
+        for region in regions:
+            check_type("prepare: regions", region, str, "give a list of states")
+        options["regions"] = list(regions)
+    if source is not None:
+        options["source"] = path_text("prepare: source", source)
+    for key in sorted(options.keys() - entry.prepare_options):
+        raise UsageError(f"prepare: {key} does not apply to the data set '{dataset}'; omit it")
     with progress_of(progress) as receiver:
         return entry.prepare(folder, progress=receiver, **options)
 

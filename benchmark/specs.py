@@ -121,21 +121,21 @@ class Dataset:
     open: Callable[[DatasetConfig], Source]
     """Open the source; raises UsageError if it is absent, empty or of the wrong layout."""
     settings: frozenset[str]
-    """The optional ``[dataset]`` settings that apply to it, beside those of every data set
-    (``catalog.names.COMMON_DATASET_SETTINGS``)."""
+    """Optional ``[dataset]`` settings that apply, beside ``names.COMMON_DATASET_SETTINGS``."""
     unit: Literal["images", "windows"] = "images"
     """What is examined: whole images, or windows of scenes."""
     digested: frozenset[str] = frozenset()
     """Further settings that apply, and change nothing but what the source's digest covers."""
     beside_labels: frozenset[str] = frozenset()
     """As ``digested``, but they apply only where ``labels`` is set."""
+    reads_remote: bool = False
+    """Whether ``root`` may be a URI: ``https://``, ``s3://``, ``gs://`` or ``az://``."""
     prepare: Callable[..., Path] | None = None
-    """``prepare(root, *, progress, **options)``: download or write the source; returns the
-    folder."""
+    """``prepare(root, *, progress, **prepare_options)``: fetch or write the data; the folder."""
+    prepare_options: frozenset[str] = frozenset()
     license: str = ""
     own: Mapping[str, Any] | None = None
-    """Identity of code from outside this package, as JSON: the digest of its source, its version
-    and settings; part of the fingerprint. None: an entry of this package."""
+    """As ``Backbone.own``."""
 
     @property
     def slug(self) -> str:

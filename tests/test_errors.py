@@ -138,3 +138,11 @@ def test_blame_names_the_place_in_own_code_alone(tmp_path: Path) -> None:
 def test_blame_leaves_errors_of_the_package_and_of_libraries_as_they_are() -> None:
     assert blame(CellError("as it is")) == "as it is"
     assert blame(ValueError("no place")) == "ValueError: no place"
+
+
+def test_lines_that_ray_data_appends_to_an_error_are_left_out() -> None:
+    error = CellError("the server fails")
+    hints = "Failed to apply UDF transform after 1/1 attempts.\nTo change retry attempts, configure"
+    error.args = (f"{error.args[0]}\n{hints}",)
+    assert str(pickle.loads(pickle.dumps(error))) == "the server fails"
+    assert str(CellError("Failed to read\nthe file")) == "Failed to read the file"

@@ -131,7 +131,7 @@ ONE_SCORE = pd.DataFrame(
         (lambda: bm.prepare("synthetic", None), r"bm\.prepare: root = None: give a path"),
         (lambda: bm.prepare("synthetic", "x", size="9"), r"bm\.prepare: size = '9': give a num"),
         (lambda: bm.prepare("synthetic", "x", size=9), r"synthetic: size = 9: give a number from"),
-        (lambda: bm.prepare("chesapeake", "x", seed=1), r"prepare: seed applies to synthetic"),
+        (lambda: bm.prepare("chesapeake", "x", seed=1), r"prepare: seed does not apply to the"),
         (lambda: bm.prepare("synthetic", "x", progress=0), r"prepare: progress = 0: give True"),
         (lambda: bm.aggregate([]), r"bm\.aggregate: frames = \[\]: give \{NAME: bm\.scores"),
         (lambda: bm.aggregate({"a": 3}), r"bm\.aggregate: 'a' is not a frame of scores"),

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmark.catalog.arrays.source import open_arrays
-from benchmark.catalog.chesapeake.scenes import open_split_scenes, prepare_chesapeake
+from benchmark.catalog.chesapeake.preparing import prepare_chesapeake
+from benchmark.catalog.chesapeake.scenes import open_split_scenes
 from benchmark.catalog.folder.source import open_folder
 from benchmark.catalog.own.lookup import find_entry
 from benchmark.catalog.parquet.named import PREFIX as PARQUET_PREFIX
@@ -30,7 +31,9 @@ DATASETS: Registry[Dataset] = Registry(
             description="Chesapeake land cover over NAIP, 5 classes, split by state",
             open=open_split_scenes,
             prepare=prepare_chesapeake,
+            prepare_options=frozenset({"regions", "scenes", "source"}),
             settings=SCENE_SETTINGS,
+            reads_remote=True,
             unit="windows",
             license="CDLA-Permissive-1.0",
         ),
@@ -39,7 +42,9 @@ DATASETS: Registry[Dataset] = Registry(
             description="synthetic scenes in the layout of chesapeake, for trials and tests",
             open=open_split_scenes,
             prepare=write_scenes,
+            prepare_options=frozenset({"scenes", "size", "seed"}),
             settings=SCENE_SETTINGS,
+            reads_remote=True,
             unit="windows",
             license="Apache-2.0",
         ),

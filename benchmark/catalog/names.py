@@ -13,6 +13,7 @@ from benchmark.catalog.metrics import METRICS
 from benchmark.catalog.options import options_where
 from benchmark.catalog.own.lookup import find_entry
 from benchmark.catalog.own.source import search_folders
+from benchmark.catalog.roots.address import check_root, refuse_secrets
 from benchmark.config import Experiment, FinetuneConfig
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import shown
@@ -34,6 +35,7 @@ def check_names(experiment: Experiment) -> None:
     """
     where = experiment.path
     dataset = resolve_dataset(experiment, where=f"{where} [dataset]")
+    _check_root(experiment, dataset, where=f"{where} [dataset]")
     backbones = resolve_backbones(experiment, where=where)
     resolve_heads(experiment, where=where)
     resolve_metrics(experiment, where=f"{where} [evaluate]")
@@ -48,6 +50,15 @@ def check_names(experiment: Experiment) -> None:
             f"{where} [dataset]: '{key}' does not apply to the data set '{dataset.name}'{unless}; "
             "remove it"
         )
+
+
+def _check_root(experiment: Experiment, dataset: Dataset, *, where: str) -> None:
+    root = experiment.dataset.root
+    if dataset.own is None:
+        check_root(root, where=where, reads_remote=dataset.reads_remote)
+    else:
+        # A reader of the user's own may take any address.
+        refuse_secrets(root, where=where)
 
 
 def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backbone, ...]:

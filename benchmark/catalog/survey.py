@@ -13,11 +13,12 @@ from benchmark.catalog.chesapeake.index import (
     SYNTHETIC_MARKER,
     list_scenes,
 )
-from benchmark.catalog.chesapeake.scenes import DRIVER, open_split_scenes
+from benchmark.catalog.chesapeake.scenes import open_split_scenes
 from benchmark.catalog.folder.decoding import Decoded, ImageError, decode
 from benchmark.catalog.folder.levels import split_folders
 from benchmark.catalog.folder.source import open_folder
 from benchmark.catalog.folder.splits import SPLIT_TABLE, SPLITS
+from benchmark.catalog.roots.root import DRIVER
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 

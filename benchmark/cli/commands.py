@@ -222,7 +222,14 @@ def prepare(
     dataset: Annotated[str, typer.Argument(metavar="DATASET")],
     root: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the scenes.")],
     scenes: Annotated[
-        int | None, typer.Option(min=3, metavar="N", help="synthetic: scenes per state.")
+        int | None, typer.Option(min=1, metavar="N", help="Scenes per state.")
+    ] = None,
+    regions: Annotated[
+        str | None, typer.Option(metavar="de,pa", help="chesapeake: copy only these states.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="chesapeake: folder or URI of unpacked data to copy."),
     ] = None,
     size: Annotated[
         int | None,
@@ -231,16 +238,17 @@ def prepare(
     seed: Annotated[int | None, typer.Option(min=0, metavar="S", help="synthetic: seed.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Download the source scenes of a data set, or write them for `synthetic`."""
+    """Download or copy the source scenes of a data set, or write them for `synthetic`."""
     from benchmark.catalog.datasets import find_dataset
 
     entry = find_dataset(dataset, where="prepare")
     if entry.prepare is None:
         raise UsageError(f"prepare: the data set '{dataset}' is your own data and needs no prepare")
-    given = {"scenes": scenes, "size": size, "seed": seed}
+    states = None if regions is None else [item.strip() for item in regions.split(",")]
+    given = {"scenes": scenes, "size": size, "seed": seed, "regions": states, "source": source}
     options = {key: value for key, value in given.items() if value is not None}
-    if options and dataset != "synthetic":
-        raise UsageError(f"prepare: --{next(iter(options))} applies to synthetic only; omit it")
+    for key in sorted(options.keys() - entry.prepare_options):
+        raise UsageError(f"prepare: --{key} does not apply to the data set '{dataset}'; omit it")
     with open_stderr_progress() as progress:
         path = entry.prepare(root, progress=progress, **options)
     if as_json:

@@ -54,7 +54,7 @@ def check_uri(uri: str) -> str | None:
         UsageError: the address is malformed, its scheme is not supported, or it contains secrets.
     """
     refuse_credentials(uri)
-    if reason := _find_fault(uri):
+    if reason := find_fault(uri):
         raise UsageError(f"store '{show(uri)}': {reason}")
     return urlsplit(uri).scheme if "://" in uri else None
 
@@ -68,7 +68,7 @@ def show(uri: str) -> str:
     return text if len(uri) <= SHOWN else f"{text[:SHOWN]}…"
 
 
-def _find_fault(uri: str) -> str:
+def find_fault(uri: str) -> str:
     """Return why an address cannot be a store; empty if it can."""
     if not uri.strip():
         return "is empty; give a folder or a URI such as s3://bucket/prefix"

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmark import config
+from benchmark.catalog.roots.address import is_remote
 from benchmark.config import Experiment
 from benchmark.errors import UsageError
 from benchmark.store.uris import check_uri
@@ -223,7 +224,7 @@ def _refuse_relative(experiment: Experiment, store: str) -> None:
             "path or URI that every node can reach, e.g. --store s3://BUCKET/PREFIX"
         )
     root = experiment.dataset.root
-    if not Path(root).is_absolute():
+    if not (is_remote(root) or Path(root).is_absolute()):
         raise UsageError(
             f"{where} [dataset]: root = '{root}' is relative, and data are not shipped: give their "
             "path on the nodes with --set dataset.root=/PATH"

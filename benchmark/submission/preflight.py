@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from benchmark.catalog.roots.address import is_remote
 from benchmark.cluster.connection import Node, Resources, count_of
 from benchmark.cluster.pools import plan_pool
 from benchmark.cluster.teams import plan_team
@@ -192,7 +193,13 @@ def _check_store(nodes: Sequence[Mapping[str, Any]], store: str) -> Iterator[Fin
 
 def _check_root(nodes: Sequence[Mapping[str, Any]], root: str) -> Iterator[Finding]:
     lacking = [node["node"] for node in nodes if not node["has_root"]]
-    if lacking:
+    if is_remote(root):
+        if lacking:
+            text = f"[dataset] root = '{root}' cannot be reached from {_some(lacking)}"
+            yield Finding("error", f"{text}: check the network and the credentials there")
+        else:
+            yield Finding("ok", f"data: '{root}' is reached from every node")
+    elif lacking:
         yield Finding(
             "error",
             f"[dataset] root = '{root}' does not exist on {_some(lacking)}: put the data where "

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.errors import CellError
+from benchmark.errors import BenchmarkError, CellError
 
 if TYPE_CHECKING:
     from benchmark.store.files import Files
@@ -136,10 +136,25 @@ def examine(node_id: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         **describe_python(),
         "store": _attempt(lambda: _write_marker(asked, node_id, made)),
         "made_by": "".join(made),
-        "has_root": Path(asked["root"]).exists(),
+        "has_root": has_root(asked["root"]),
         "reaches_hub": reaches_hub() if models else None,
         "missing_models": [name for name in models if not is_cached(name)],
     }
+
+
+def has_root(root: str) -> bool:
+    """Return whether this node has the folder of the data, or its server answers."""
+    from benchmark.catalog.roots.address import is_remote
+    from benchmark.catalog.roots.root import open_root
+
+    if not is_remote(root):
+        return Path(root).exists()
+    try:
+        # Few servers show a folder: only whether there is an answer counts.
+        open_root(root).has("")
+    except BenchmarkError:
+        return False
+    return True
 
 
 def list_markers(node_id: str, asked: Mapping[str, Any]) -> dict[str, Any]:

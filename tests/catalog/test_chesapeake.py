@@ -15,11 +15,11 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform
 
 from benchmark.catalog.chesapeake.index import count_classes
+from benchmark.catalog.chesapeake.preparing import prepare_chesapeake
 from benchmark.catalog.chesapeake.scenes import (
     ChesapeakeSource,
     open_chesapeake,
     open_split_scenes,
-    prepare_chesapeake,
 )
 from benchmark.config import DatasetConfig
 from benchmark.errors import BenchmarkError, UsageError

@@ -190,12 +190,19 @@ def test_the_listing_holds_the_catalogs(call: Call) -> None:
         (["prepare", "synthetic"], "Missing option '--root'"),
         (["prepare", "folder", "--root", "x"], "prepare: the data set 'folder' is your own"),
         (["prepare", "synthtic", "--root", "x"], "unknown dataset 'synthtic'. Did you mean 'synth"),
-        (["prepare", "synthetic", "--root", "x", "--scenes", "2"], "Invalid value for '--scenes'"),
+        (["prepare", "synthetic", "--root", "x", "--scenes", "0"], "Invalid value for '--scenes'"),
+        (
+            ["prepare", "synthetic", "--root", "x", "--scenes", "2"],
+            "scenes = 2: give a number from 3",
+        ),
         (["prepare", "synthetic", "--root", "x", "--size", "9"], "Invalid value for '--size'"),
         (["prepare", "synthetic", "--root", "x", "--seed", "-1"], "Invalid value for '--seed'"),
         (["prepare", "synthetic", "--root", "x", "--size", "a"], "Invalid value for '--size'"),
-        (["prepare", "chesapeake", "--root", "x", "--seed", "1"], "--seed applies to synthetic o"),
-        (["prepare", "chesapeake", "--root", "x", "--size", "512"], "--size applies to synthetic"),
+        (["prepare", "chesapeake", "--root", "x", "--seed", "1"], "--seed does not apply to the d"),
+        (
+            ["prepare", "chesapeake", "--root", "x", "--size", "512"],
+            "--size does not apply to the data",
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(

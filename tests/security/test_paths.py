@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 import benchmark as bm
-from benchmark.catalog.chesapeake.scenes import open_chesapeake, prepare_chesapeake
+from benchmark.catalog.chesapeake.preparing import prepare_chesapeake
+from benchmark.catalog.chesapeake.scenes import open_chesapeake
 from benchmark.catalog.folder.source import open_folder
 from benchmark.catalog.huggingface.files import Checkpoint
 from benchmark.config import DatasetConfig

@@ -46,6 +46,14 @@ def test_a_job_runs_what_the_command_line_would(experiment: Path) -> None:
     assert plan.submission_id != submission.plan(experiment).submission_id
 
 
+def test_data_on_a_server_need_no_path_on_the_nodes(experiment: Path) -> None:
+    settings = ("dataset.name=chesapeake", "dataset.root=https://host/data")
+    plan = submission.plan(experiment, settings=settings)
+    assert plan.experiment.dataset.root == "https://host/data"
+    with pytest.raises(UsageError, match="root must not hold a password"):
+        submission.plan(experiment, settings=("dataset.root=https://me:secret@host/data",))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -21,11 +21,13 @@ from benchmark.submission.probing import (
     describe_kind,
     describe_python,
     examine,
+    has_root,
     is_cached,
     largest_cluster,
     list_markers,
     reaches_hub,
 )
+from tests.ranges import serve
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = dict.fromkeys(PACKAGES, "1.2.3")
@@ -49,8 +51,8 @@ def make_answer(*nodes: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def find(answer: dict[str, Any], level: str, **tables: Any) -> list[str]:
-    content = {"name": "toy", "backbones": ["mean_color"], **tables}
-    experiment = build({**content, "dataset": {"name": "folder", "root": "/data"}})
+    content = {"name": "toy", "backbones": ["mean_color"]}
+    experiment = build({**content, "dataset": {"name": "folder", "root": "/data"}, **tables})
     found = check(HERE, answer, experiment, store="/store")
     assert all(isinstance(item, Finding) and "\n" not in item.text for item in found)
     return [item.text for item in found if item.level == level]
@@ -201,6 +203,22 @@ def test_data_that_a_node_lacks_are_an_error_and_models_a_warning() -> None:
     assert find(answer, "warning") == [
         "10.0.0.2 does not reach the Hugging Face hub, and its cache lacks timm:resnet18"
     ]
+
+
+def test_data_on_a_server_must_be_reached_from_every_node(tmp_path: Path) -> None:
+    dataset = {"name": "chesapeake", "root": "https://host/data"}
+    answer = make_answer(make_node(1), make_node(2, has_root=False))
+    assert find(answer, "error", dataset=dataset) == [
+        "[dataset] root = 'https://host/data' cannot be reached from 10.0.0.2: check the network "
+        "and the credentials there"
+    ]
+    found = find(make_answer(), "ok", dataset=dataset)
+    assert "data: 'https://host/data' is reached from every node" in found
+    with serve(tmp_path) as server:
+        # A web server seldom shows a folder; its answer is enough.
+        assert has_root(server.url)
+    assert not has_root(server.url)
+    assert not has_root("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http")
 
 
 def ask(store: Path | str, **changes: Any) -> dict[str, Any]:

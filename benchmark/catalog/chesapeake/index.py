@@ -1,18 +1,17 @@
-"""The Chesapeake land-cover data: classes, regions, the index of scenes, the download."""
+"""The Chesapeake land-cover data: classes, regions, the index of scenes."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchmark.catalog.roots.root import Root, Unreadable, open_root
 from benchmark.config import DatasetConfig
-from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line, tidy
+from benchmark.errors import UsageError, did_you_mean, one_line, tidy
 from benchmark.fields import check_file_path, shown
-from benchmark.progress import LoggedProgress, Progress
-from benchmark.regular import follow_links, read_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,24 +51,37 @@ class Scene(NamedTuple):
     mask: str
 
 
+class Entry(NamedTuple):
+    """The region and the paths of one scene."""
+
+    region: str
+    image: str
+    mask: str
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        """Both paths."""
+        return self.image, self.mask
+
+
 def list_scenes(config: DatasetConfig) -> tuple[Scene, ...]:
     """Return the scenes listed in the index below ``config.root``, sorted by name.
 
-    Scenes of different states with the same file stem get the state as prefix.
+    Scenes of different states with the same file stem get the state as prefix. Whether a remote
+    root has any of the scenes is not asked; ``ChesapeakeSource.digest`` asks for all.
 
     Raises:
         UsageError: the index is missing, empty or malformed, none of its scenes is on disk, or
             a region is unknown or in two splits.
     """
     split_of = _splits(config)
-    root = Path(config.root)
-    entries = list(_entries(root))
-    if not any((root / path).is_file() for _, *paths in entries for path in paths):
-        raise UsageError(
-            f"[dataset] root = '{root}': none of the {len(entries)} scenes of {INDEX} exists. "
-            + _how_to_prepare(root)
-        )
-    num_of_stem = Counter(_stem(mask) for _, _, mask in entries)
+    root = open_root(config.root)
+    entries = list(read_entries(root, read_features(root)))
+    if not root.is_remote and not any(
+        map(root.has, (path for item in entries for path in item.paths))
+    ):
+        raise UsageError(no_scenes(root, len(entries)))
+    num_of_stem = Counter(_stem(entry.mask) for entry in entries)
     scenes = []
     for region, image, mask in entries:
         stem = _stem(mask)
@@ -77,45 +89,16 @@ def list_scenes(config: DatasetConfig) -> tuple[Scene, ...]:
         scenes.append(Scene(name, region, split_of[region], image, mask))
     for name, count in Counter(scene.name for scene in scenes).items():
         if count > 1:
-            raise UsageError(f"{root / INDEX}: scene '{name}' is listed {count} times")
+            raise UsageError(f"{root.where(INDEX)}: scene '{name}' is listed {count} times")
     return tuple(sorted(scenes))
 
 
-def prepare_chesapeake(root: str | Path, *, progress: Progress | None = None) -> Path:
-    """Download the Chesapeake data (about 140 GB unpacked) through torchgeo; return the folder.
-
-    Raises:
-        UsageError: the folder holds synthetic scenes.
-        BenchmarkError: the download or the unpacking failed.
-    """
-    root = Path(root)
-    try:
-        is_file = root.exists() and not root.is_dir()
-        is_synthetic = (root / SYNTHETIC_MARKER).exists()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--root {tidy(root, 200)}: {one_line(error, limit=200)}") from None
-    if is_file:
-        raise UsageError(f"--root {root}: is a file; name a folder")
-    if is_synthetic:
-        raise UsageError(f"--root {root}: holds synthetic scenes; name another folder")
-    import zipfile
-
-    from torchgeo.datasets import ChesapeakeCVPR, DatasetNotFoundError
-
-    (progress or LoggedProgress()).message(
-        f"downloading and unpacking into {root}: this takes hours"
+def no_scenes(root: Root, num_scenes: int) -> str:
+    """Return the message for a root without any of the scenes of its index."""
+    return (
+        f"[dataset] root = '{root.address}': none of the {num_scenes} scenes of {INDEX} exists. "
+        + _how_to_prepare(root)
     )
-
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        _check_archives(root, ChesapeakeCVPR)
-        ChesapeakeCVPR(root=str(root), download=True)
-    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, DatasetNotFoundError) as error:
-        raise BenchmarkError(
-            f"chesapeake: the download into {root} failed: {one_line(error)}. Try again, or unpack "
-            "the archive from https://lila.science/datasets/chesapeakelandcover there"
-        ) from error
-    return root
 
 
 def count_classes(codes: NDArray[Any], patch_size: int) -> NDArray[np.int64]:
@@ -182,19 +165,36 @@ def _splits(config: DatasetConfig) -> dict[str, str]:
     return split_of
 
 
-def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield the region, image path and mask path of each scene of the index."""
-    index = root / INDEX
+def read_features(root: Root) -> list[Any]:
+    """Return the features of the index.
+
+    Raises:
+        UsageError: it is missing, unreadable or empty.
+        CellError: a remote server fails.
+    """
+    where = root.where(INDEX)
     try:
-        features = json.loads(read_regular(index, most_bytes=MAX_INDEX_BYTES))["features"]
+        features = json.loads(root.read_text(INDEX, most_bytes=MAX_INDEX_BYTES))["features"]
     except FileNotFoundError:
         raise UsageError(
-            f"[dataset] root = '{root}': {INDEX} is missing. {_how_to_prepare(root)}"
+            f"[dataset] root = '{root.address}': {INDEX} is missing. {_how_to_prepare(root)}"
         ) from None
+    except Unreadable as error:
+        raise UsageError(f"[dataset] root = '{root.address}': {error}") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{index}: cannot be read as GeoJSON: {one_line(error)}") from None
-    if not features:
-        raise UsageError(f"{index}: lists no scenes. {_how_to_prepare(root)}")
+        raise UsageError(f"{where}: cannot be read as GeoJSON: {one_line(error)}") from None
+    if not isinstance(features, list) or not features:
+        raise UsageError(f"{where}: lists no scenes. {_how_to_prepare(root)}")
+    return features
+
+
+def read_entries(root: Root, features: Sequence[Any]) -> Iterator[Entry]:
+    """Yield the region and paths of each feature of the index.
+
+    Raises:
+        UsageError: a feature is malformed, or names a file outside the root.
+    """
+    index = root.where(INDEX)
     for number, feature in enumerate(features):
         try:
             properties = feature["properties"]
@@ -210,43 +210,23 @@ def _entries(root: Path) -> Iterator[tuple[str, str, str]]:
                 if not isinstance(path, str):
                     raise ValueError("is no text")
                 check_file_path(path)
-                leads_out = _leads_out(root, path)
+                leads_out = root.leads_out(path)
             except (OSError, ValueError) as error:
                 raise UsageError(
                     f"{index}: feature {number}: path {shown(path)} {one_line(error, limit=200)}"
                 ) from None
             if leads_out:
-                raise UsageError(f"{index}: feature {number}: '{path}' is outside {root}")
-        yield region, image, mask
+                raise UsageError(f"{index}: feature {number}: '{path}' is outside {root.address}")
+        yield Entry(region, image, mask)
 
 
-def _check_archives(root: Path, data: Any) -> None:
-    """Refuse an existing archive with another checksum; torchgeo would unpack it."""
-    import hashlib
-
-    for kind, name in data.filenames.items():
-        path = root / name
-        if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "md5").hexdigest()
-            if digest != data.md5s[kind]:
-                raise BenchmarkError(
-                    f"{path} is not the published archive; delete it and try again"
-                )
-
-
-def _leads_out(root: Path, path: str) -> bool:
-    """Return whether a path of the index is outside the root, directly or through a link."""
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts:
-        return True
-    return not follow_links(root / pure).is_relative_to(root.resolve())
-
-
-def _how_to_prepare(root: Path) -> str:
+def _how_to_prepare(root: Root) -> str:
+    if root.is_remote:
+        return "Give the URI of the folder with the index (docs/REMOTE.md)"
+    place = root.address
     return (
-        f"Run `benchmark prepare chesapeake --root {root}` to download it, or "
-        f"`benchmark prepare synthetic --root {root}` for synthetic scenes"
+        f"Run `benchmark prepare chesapeake --root {place}` to download it, or "
+        f"`benchmark prepare synthetic --root {place}` for synthetic scenes"
     )
 
 

@@ -1,4 +1,4 @@
-"""Reader of the Chesapeake land-cover data in the folder layout of torchgeo's ChesapeakeCVPR.
+"""Reader of the Chesapeake land-cover data in the layout of torchgeo's ChesapeakeCVPR.
 
 The label raster of a scene is read once and reduced by reshaping to the class counts of its
 windows. Imagery is read only for chosen windows, in runs of neighbouring windows.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.chesapeake.index import (
@@ -20,12 +20,13 @@ from benchmark.catalog.chesapeake.index import (
     Scene,
     count_classes,
     list_scenes,
-    prepare_chesapeake,
+    no_scenes,
 )
 from benchmark.catalog.corners import window_corners
 from benchmark.catalog.folder.bandnames import name_bands
+from benchmark.catalog.roots.root import Root, Unreadable, open_root
 from benchmark.config import DatasetConfig
-from benchmark.errors import CellError, UsageError, one_line
+from benchmark.errors import CellError, UsageError
 from benchmark.specs import Found, Images, Problem
 
 if TYPE_CHECKING:
@@ -33,20 +34,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-DRIVER = "GTiff"
-"""The only accepted format: files of other formats may refer to other files or to URLs."""
-
-# The cache holds the blocks of one row of windows: each is decoded once. More only costs memory.
-_GDAL = {"GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 256, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
-
-__all__ = ["ChesapeakeSource", "open_chesapeake", "open_split_scenes", "prepare_chesapeake"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ChesapeakeSource:
     """The scenes below one root as a ``specs.Source``; a unit is a scene."""
 
-    root: str
+    files: Root
     scenes: tuple[Scene, ...]
     patch_size: int
     purity: float
@@ -55,22 +48,30 @@ class ChesapeakeSource:
     bands: tuple[str, ...] = BANDS
 
     @property
+    def root(self) -> str:
+        """Path or URI."""
+        return self.files.address
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Statements on the data for the report."""
         return (SYNTHETIC_NOTE,) if self.is_synthetic else ()
 
     def digest(self) -> str:
-        """Return a hex blake2b of the class mapping and of the scenes' paths and contents."""
+        """Return a hex blake2b of the class mapping and of the scenes' paths and contents.
+
+        Raises:
+            UsageError: a server fails, or has none of the scenes.
+        """
         import hashlib
 
-        from benchmark.store.digest import digest_files
-
         names = sorted(path for scene in self.scenes for path in (scene.image, scene.mask))
-        paths = [Path(self.root, name) for name in names]
-        contents = digest_files(path for path in paths if path.is_file())
+        contents = self.files.identify(names)
+        if self.files.is_remote and not contents:
+            raise UsageError(no_scenes(self.files, len(self.scenes)))
         sums = hashlib.blake2b(f"chesapeake mapping {MAPPING_VERSION}\n".encode(), digest_size=16)
-        for name, path in zip(names, paths, strict=True):
-            sums.update(f"{name} {contents.get(path, 'missing')}\n".encode())
+        for name in names:
+            sums.update(f"{name} {contents.get(name, 'missing')}\n".encode())
         return sums.hexdigest()
 
     def units(self) -> Sequence[str]:
@@ -87,30 +88,24 @@ class ChesapeakeSource:
         Raises:
             KeyError: there is no such scene.
         """
-        import rasterio
-        from rasterio.errors import RasterioError
-
         from benchmark.tables import CANDIDATES
 
         scene = self._scene(unit)
-        where, reason = scene.image, ""
         try:
-            with rasterio.Env(**_GDAL):
-                with rasterio.open(Path(self.root, where), driver=DRIVER) as image:
-                    size = (image.height, image.width)
-                    reason = _image_fault(image, self.patch_size)
-                if not reason:
-                    where = scene.mask
-                    with rasterio.open(Path(self.root, where), driver=DRIVER) as mask:
-                        transform, crs = mask.transform, mask.crs
-                        reason = _mask_fault(mask, size)
-                        counts = None if reason else count_classes(mask.read(1), self.patch_size)
-        except (RasterioError, OSError) as error:
-            reason = _reading_failed(Path(self.root, where), error)
-        if reason or counts is None:
-            return Found(CANDIDATES.empty_table(), 0, (Problem(where, reason),))
+            counts, transform, crs = self.files.retried(lambda: self._count(scene))
+        except Unreadable as error:
+            return Found(CANDIDATES.empty_table(), 0, (error.problem,))
         candidates = self._candidates(scene, counts, transform, crs)
         return Found(candidates, counts.shape[0] * counts.shape[1])
+
+    def _count(self, scene: Scene) -> tuple[NDArray[np.int64], Any, Any]:
+        """Return the class counts of the windows, and the transform and CRS of the labels."""
+        with self.files.open(scene.image) as image:
+            size = (image.height, image.width)
+            _refuse(scene.image, _image_fault(image, self.patch_size))
+        with self.files.open(scene.mask) as mask:
+            _refuse(scene.mask, _mask_fault(mask, size))
+            return count_classes(mask.read(1), self.patch_size), mask.transform, mask.crs
 
     def _candidates(
         self, scene: Scene, counts: NDArray[np.int64], transform: Any, crs: Any
@@ -156,8 +151,6 @@ class ChesapeakeSource:
             KeyError: their scene is not in this source.
         """
         import numpy as np
-        import rasterio
-        from rasterio.errors import RasterioError
 
         size, num_rows = self.patch_size, candidates.num_rows
         pixels = np.empty((num_rows, len(BANDS), size, size), np.uint8)
@@ -166,31 +159,52 @@ class ChesapeakeSource:
             return Images(pixels, np.flatnonzero(is_read))
         (name,) = set(candidates["scene"].to_pylist())  # several: ValueError
         scene = self._scene(name)
-        path = Path(self.root, scene.image)
         rows, cols = candidates["row"].to_numpy(), candidates["col"].to_numpy()
         reason = ""
         try:
-            with rasterio.Env(**_GDAL), rasterio.open(path, driver=DRIVER) as image:
-                reason = _image_fault(image, size)
-                runs = () if reason else window_runs(rows, cols, size, image.block_shapes[0][1])
-                for run in runs:
-                    row, first, last = rows[run[0]], cols[run[0]], cols[run[-1]] + size
-                    try:
-                        strip = image.read(window=((row, row + size), (first, last)))
-                    except (RasterioError, OSError) as error:
-                        # The other runs may still be readable.
-                        reason = reason or _reading_failed(path, error)
-                        continue
-                    for index, start in zip(run, cols[run] - first, strict=True):
-                        pixels[index] = strip[:, :, start : start + size]
-                    is_read[run] = True
-        except (RasterioError, OSError) as error:
-            reason = _reading_failed(path, error)
+            self.files.retried(lambda: self._fill(pixels, is_read, scene.image, rows, cols))
+        except Unreadable as error:
+            reason = error.problem.reason
         kept = np.flatnonzero(is_read)
         if not reason:
             return Images(pixels, kept)
         problem = Problem(scene.image, f"{reason} ({num_rows - len(kept)} patches lost)")
         return Images(pixels[kept], kept, (problem,))
+
+    def _fill(
+        self,
+        pixels: NDArray[np.uint8],
+        is_read: NDArray[np.bool_],
+        path: str,
+        rows: NDArray[Any],
+        cols: NDArray[Any],
+    ) -> None:
+        """Read the windows that ``is_read`` lacks into ``pixels``, and mark them there.
+
+        Raises:
+            Unreadable: some could not be read; the others were.
+        """
+        import numpy as np
+        from rasterio.errors import RasterioError
+
+        size, failed = self.patch_size, None
+        todo = np.flatnonzero(~is_read)
+        with self.files.open(path) as image:
+            _refuse(path, _image_fault(image, size))
+            for part in window_runs(rows[todo], cols[todo], size, image.block_shapes[0][1]):
+                run = todo[part]
+                row, first, last = rows[run[0]], cols[run[0]], cols[run[-1]] + size
+                try:
+                    strip = image.read(window=((row, row + size), (first, last)))
+                except (RasterioError, OSError) as error:
+                    # The other runs may still be readable.
+                    failed = failed or self.files.explain(path, error)
+                    continue
+                for index, start in zip(run, cols[run] - first, strict=True):
+                    pixels[index] = strip[:, :, start : start + size]
+                is_read[run] = True
+        if failed:
+            raise failed
 
     def corners(self, patches: pa.Table) -> NDArray[np.float64]:
         """Return the corners of windows in degrees, as ``specs.LocatedSource``.
@@ -200,22 +214,23 @@ class ChesapeakeSource:
             KeyError: a scene is not in this source.
         """
         import numpy as np
-        import rasterio
-        from rasterio.errors import RasterioError
 
         names = patches["scene"].to_numpy()
         rows, cols = patches["row"].to_numpy(), patches["col"].to_numpy()
         found = np.full((len(names), 4, 2), np.nan)
         for name in sorted(set(names.tolist())):
-            path = Path(self.root, self._scene(name).mask)
+            path = self._scene(name).mask
             here = names == name
             try:
-                with rasterio.Env(**_GDAL), rasterio.open(path, driver=DRIVER) as mask:
-                    transform, crs = mask.transform, mask.crs
-            except (RasterioError, OSError) as error:
-                raise CellError(f"{path}: {_reading_failed(path, error)}") from None
+                transform, crs = self.files.retried(partial(self._georeference, path))
+            except Unreadable as error:
+                raise CellError(f"{self.files.where(path)}: {error.problem.reason}") from None
             found[here] = window_corners(transform, crs, rows[here], cols[here], self.patch_size)
         return found
+
+    def _georeference(self, path: str) -> tuple[Any, Any]:
+        with self.files.open(path) as raster:
+            return raster.transform, raster.crs
 
     def _scene(self, name: str) -> Scene:
         for scene in self.scenes:
@@ -225,19 +240,20 @@ class ChesapeakeSource:
 
 
 def open_chesapeake(config: DatasetConfig) -> ChesapeakeSource:
-    """Open a folder in the layout of torchgeo's ChesapeakeCVPR.
+    """Open a folder or URI in the layout of torchgeo's ChesapeakeCVPR.
 
     Scenes are split by state: ``test_regions``, ``val_regions``, and train for all others.
 
     Raises:
         UsageError: there is no valid index, no scene on disk, or a region is unknown.
     """
+    files = open_root(config.root)
     return ChesapeakeSource(
-        root=config.root,
+        files=files,
         scenes=list_scenes(config),
         patch_size=config.patch_size,
         purity=config.purity,
-        is_synthetic=Path(config.root, SYNTHETIC_MARKER).is_file(),
+        is_synthetic=files.has(SYNTHETIC_MARKER),
     )
 
 
@@ -274,6 +290,11 @@ def window_runs(
     yield from np.split(order, np.flatnonzero(new_row | far) + 1)
 
 
+def _refuse(path: str, fault: str) -> None:
+    if fault:
+        raise Unreadable(path, fault)
+
+
 def _image_fault(image: Any, patch_size: int) -> str:
     if image.count != len(BANDS) or set(image.dtypes) != {"uint8"}:
         return f"{image.count} bands of {image.dtypes[0]}, expected {len(BANDS)} of uint8"
@@ -291,10 +312,3 @@ def _mask_fault(mask: Any, size: tuple[int, int]) -> str:
     if mask.count != 1 or mask.dtypes[0] != "uint8":
         return f"{mask.count} bands of {mask.dtypes[0]}, expected 1 of uint8"
     return "" if mask.crs else "has no coordinate reference system"
-
-
-def _reading_failed(path: Path, error: Exception) -> str:
-    if not path.is_file():
-        return "file is missing, though the index lists it"
-    # rasterio's text is often only "Read failed"; the cause has GDAL's reason.
-    return one_line(error.__cause__ or error)

@@ -1,0 +1,198 @@
+"""What all remote roots share: opening rasters, retries, and the identity of files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, TypeVar
+
+from benchmark.catalog.roots.gdal import REQUEST_TIMEOUT_S, gdal_path
+from benchmark.catalog.roots.root import DRIVER, MISSING, CutOff, Unreadable
+from benchmark.errors import CellError, UsageError, one_line
+from benchmark.store.deadlines import within
+from benchmark.store.retries import retry
+
+T = TypeVar("T")
+
+NUM_AT_ONCE = 16
+"""Requests at once for the identity of files."""
+NUM_READS = 3
+"""Reads of a file whose transfer ended early."""
+PROBE_BYTES = 65_536
+NO_RASTER = "not recognized as being in a supported file format"
+LATER = "check the address and the network, and run again: what was read is kept"
+
+
+class Stat(NamedTuple):
+    """What a server says of a file; ``tag`` is its ETag or time of modification, or empty."""
+
+    num_bytes: int
+    tag: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteRoot:
+    """A root on another machine; pickles with the credentials, which its text leaves out.
+
+    What each protocol does in its own way raises
+
+    - FileNotFoundError: there is no such file;
+    - ``CutOff``: the transfer ended early;
+    - ``Unreadable``: access is denied, or the server cannot do what is needed;
+    - CellError: the server fails or does not answer.
+    """
+
+    address: str
+    options: Mapping[str, Any] = field(repr=False)
+    """Of GDAL."""
+    is_remote: bool = True
+
+    def stat(self, path: str) -> Stat:
+        """Return size and tag of a file."""
+        raise NotImplementedError
+
+    def fetch(self, path: str, num_bytes: int) -> bytes:
+        """Return the first bytes of a file."""
+        raise NotImplementedError
+
+    def download(self, path: str, place: Path) -> int:
+        """Copy a whole file once and return its bytes."""
+        raise NotImplementedError
+
+    def where(self, path: str) -> str:
+        """Return the address of a file for messages."""
+        raise NotImplementedError
+
+    def leads_out(self, path: str) -> bool:
+        """Return whether a relative path leads out of the root, or is more than a path."""
+        pure = PurePosixPath(path)
+        return pure.is_absolute() or ".." in pure.parts or "://" in path
+
+    def has(self, path: str) -> bool:
+        """Return whether there is such a file that may be read.
+
+        Raises:
+            CellError: the server fails.
+        """
+        try:
+            self.asked(lambda: self.stat(path))
+        except (FileNotFoundError, Unreadable):
+            return False
+        return True
+
+    def read_text(self, path: str, *, most_bytes: int) -> str:
+        """Return the text of a small file (see ``Root``)."""
+        data = self._fetch(path, most_bytes + 1)
+        if len(data) > most_bytes:
+            raise ValueError(f"it is larger than {most_bytes / 2**20:g} MiB")
+        return data.decode()
+
+    def identify(self, paths: Iterable[str]) -> Mapping[str, str]:
+        """Return size and tag of each file, as one text; missing files are left out.
+
+        Raises:
+            UsageError: the server fails, denies access, or gives neither ETag nor time of
+                modification.
+        """
+        names = list(paths)
+        with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
+            try:
+                found = dict(zip(names, pool.map(self._identity, names), strict=True))
+            except (CellError, Unreadable) as error:
+                pool.shutdown(cancel_futures=True)
+                raise UsageError(str(error)) from None
+        return {name: text for name, text in found.items() if text}
+
+    def copy(self, path: str, place: Path) -> int:
+        """Copy a whole file into one of this machine and return its bytes (see ``Root``)."""
+        return self.asked(lambda: self.download(path, place))
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[Any]:
+        """Open a GeoTIFF with rasterio.
+
+        Raises:
+            Unreadable: it cannot be opened, or a read of it failed.
+            CellError: the server fails.
+        """
+        import rasterio
+        from rasterio.errors import RasterioError
+        from rasterio.session import Session
+
+        class Given(Session):  # type: ignore[misc]
+            """Options with credentials, which ``rasterio.Env`` takes from a session alone."""
+
+            def __init__(self, options: Mapping[str, Any]) -> None:
+                self.options = options
+
+            def get_credential_options(self) -> Mapping[str, Any]:
+                return self.options
+
+        place = gdal_path(self.address, path)
+        try:
+            with rasterio.Env(Given(self.options)), rasterio.open(place, driver=DRIVER) as raster:
+                yield raster
+        except Unreadable:
+            raise
+        except (RasterioError, OSError) as error:
+            raise self.explain(path, error) from None
+
+    def explain(self, path: str, error: Exception) -> Unreadable:
+        """Return the error to raise for one of rasterio: GDAL rarely has the server's reason.
+
+        Raises:
+            CellError: the server fails.
+        """
+        try:
+            self._fetch(path, PROBE_BYTES)
+        except FileNotFoundError:
+            return Unreadable(path, f"{MISSING} ({self.where(path)})")
+        except Unreadable as found:
+            return found
+        if NO_RASTER in str(error):
+            return Unreadable(path, f"is no GeoTIFF, or damaged ({self.where(path)})")
+        # Now the server answers well: GDAL gave up on a busy one, or the file is damaged.
+        reason = re.sub(r"/vsi\w+/\S+", "the file", one_line(error.__cause__ or error))
+        text = f"the transfer ended early, or the file is damaged: {reason} ({self.where(path)})"
+        return CutOff(path, text)
+
+    def retried(self, work: Callable[[], T]) -> T:
+        """Return the result of work, repeated after a ``CutOff``."""
+        return retry(work, what=f"reading from {self.address}", num_tries=NUM_READS)
+
+    def asked(self, work: Callable[[], T]) -> T:
+        """Return the answer to a request, repeated after a ``CutOff``.
+
+        Raises:
+            CellError: every try was cut off.
+        """
+        try:
+            return self.retried(work)
+        except CutOff as error:
+            raise CellError(f"{error.problem.reason}; {LATER}") from None
+
+    def _fetch(self, path: str, num_bytes: int) -> bytes:
+        def once() -> bytes:
+            try:
+                return within(lambda: self.fetch(path, num_bytes), timeout_s=REQUEST_TIMEOUT_S)
+            except TimeoutError:
+                raise CutOff(path, f"the transfer takes too long ({self.where(path)})") from None
+
+        return self.asked(once)
+
+    def _identity(self, path: str) -> str:
+        try:
+            stat = self.asked(lambda: self.stat(path))
+        except FileNotFoundError:
+            return ""
+        if not stat.tag:
+            raise Unreadable(
+                path,
+                f"the server gives neither ETag nor Last-Modified, so a change would go unnoticed "
+                f"({self.where(path)}); use another server, or copy the data into a folder",
+            )
+        return f"{stat.num_bytes} {stat.tag}"
