@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from benchmark.store.filesystems import join
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from benchmark.mapping.running import MapResult
     from benchmark.stages.base import StageResult
 
 
@@ -233,6 +234,44 @@ def describe_export(folder: str | Path) -> tuple[str, str]:
 
     description = read_description(folder)
     return description["kind"], summarise(description)
+
+
+def predict_maps(
+    model: str | Path,
+    scenes: Sequence[str],
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    address: str | Cluster | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[MapResult]:
+    """Slide an exported model over scenes and write a map of each.
+
+    One raster is mapped in this process; several on Ray, where a scene that fails is a result.
+
+    Args:
+        model: the exported folder.
+        scenes: rasters, folders, globs, or tables with a column ``path``.
+        out: the map ``MAP.tif`` of one raster, or a folder.
+        overwrite: whether to replace maps.
+        address: of a Ray cluster, or an open ``Cluster``; None starts Ray on this machine.
+        progress: receives the progress; default: the ``benchmark`` logger.
+        **options: of ``mapping.running.plan_maps``.
+
+    Raises:
+        UsageError: the model, an option or the only scene cannot be used, or a map exists.
+    """
+    from benchmark.mapping.finding import find_work
+    from benchmark.mapping.running import map_here, map_many, plan_maps
+
+    plan = plan_maps(str(model), **options)
+    works = find_work(scenes, str(out), overwrite=overwrite)
+    shown = progress or LoggedProgress()
+    if len(works) == 1:
+        return [map_here(plan, works[0], shown)]
+    with nullcontext(address) if isinstance(address, Cluster) else Cluster(address) as cluster:
+        return map_many(plan, works, cluster, shown)
 
 
 def status(

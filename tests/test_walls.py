@@ -23,9 +23,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "submission": {"catalog", "cluster", "store", "vocabulary"},
     "face": {
-        *("stages", "exporting", "catalog", "statistics", "experiment", "cluster", "store"),
-        "vocabulary",
+        *("mapping", "stages", "exporting", "catalog", "statistics", "experiment", "cluster"),
+        *("store", "vocabulary"),
     },
+    "mapping": {"exporting", "catalog", "cluster", "vocabulary"},
     "stages": {
         *("catalog", "training", "networks", "search", "statistics", "experiment", "cluster"),
         *("store", "page", "vocabulary"),

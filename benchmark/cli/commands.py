@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from benchmark.cli import beginning, checking, running, upkeep  # noqa: F401  # add their commands
+from benchmark.cli import beginning, checking, mapping, running, upkeep  # noqa: F401  # add their commands
 from benchmark.cli.app import (
     ExperimentArg,
     ExperimentsArg,

@@ -91,11 +91,7 @@ def open_model(folder: str | Path, *, trust_code: bool = False) -> OpenedModel:
     kind = description["kind"]
     try:
         if kind == PROGRAM:
-            if not trust_code and _is_foreign(root / PROGRAM_FILE):
-                raise UsageError(
-                    f"{root}: its program was not exported by you on this machine; a program is "
-                    "code: if you trust it, open the folder with trust_code=True"
-                )
+            check_trusted(root, trust_code=trust_code)
             return _ProgramModel(root, description)
         if kind == PACKAGE:
             return _PackageModel(root, description, trust_code)
@@ -127,6 +123,16 @@ def record_program(folder: Path) -> None:
     # A home folder that cannot be written: the program is then run with ``trust_code`` alone.
     with suppress(OSError):
         _record_of(folder / PROGRAM_FILE).touch()
+
+
+def check_trusted(folder: str | Path, *, trust_code: bool) -> None:
+    """Raise UsageError if a folder holds a program of others, unless ``trust_code``."""
+    root = Path(folder)
+    if not trust_code and _is_foreign(root / PROGRAM_FILE):
+        raise UsageError(
+            f"{root}: its program was not exported by you on this machine; a program is code: if "
+            "you trust it, open the folder with trust_code=True (--trust-code)"
+        )
 
 
 def _is_foreign(program: Path) -> bool:

@@ -332,7 +332,7 @@ def _read_bands(dataset: Any) -> Decoded:
     from rasterio.enums import ColorInterp
 
     pixels = dataset.read()
-    invalid = _invalid(dataset, pixels)
+    invalid = invalid_values(dataset, pixels)
     colors = tuple(dataset.colorinterp)
     if colors == (ColorInterp.palette,):
         palette = dataset.colormap(1)
@@ -350,8 +350,13 @@ def _read_bands(dataset: Any) -> Decoded:
     return Decoded(pixels, dataset.descriptions, has_alpha, names, invalid)
 
 
-def _invalid(dataset: Any, pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Return where the pixels are nodata, masked inside the file, NaN or infinite, or None."""
+def invalid_values(
+    dataset: Any, pixels: NDArray[Any], window: Any = None
+) -> NDArray[np.bool_] | None:
+    """Return where the pixels are nodata, masked inside the file, NaN or infinite, or None.
+
+    ``window``: that the pixels were read from; None: the whole raster.
+    """
     import numpy as np
     from rasterio.enums import MaskFlags
 
@@ -367,5 +372,5 @@ def _invalid(dataset: Any, pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
             value = np.float32(nodata) if pixels.dtype == np.float32 else nodata
             invalid[place] |= pixels[place] == value
         if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-            invalid[place] |= dataset.read_masks(place + 1) == 0
+            invalid[place] |= dataset.read_masks(place + 1, window=window) == 0
     return invalid if invalid.any() else None
