@@ -49,7 +49,8 @@ def find_work(given: Sequence[str], out: str, *, overwrite: bool) -> list[Work]:
     if single:
         work = [Work(str(scenes[0]), str(_map_file(target)))]
     else:
-        work = [Work(str(path), str(target / name)) for path, name in _named(scenes)]
+        folder = Path(given[0]) if len(given) == 1 and Path(given[0]).is_dir() else None
+        work = [Work(str(path), str(target / name)) for path, name in _named(scenes, folder)]
         if target.suffix.lower() in TIFF_SUFFIXES or (target.exists() and not target.is_dir()):
             raise UsageError(
                 f"--out {out}: there are {len(work)} scenes, whose maps go into a folder; name one"
@@ -82,10 +83,13 @@ def _scenes(given: Sequence[str], out: Path) -> list[Path]:
     for text in given:
         path = Path(text)
         if path.is_dir():
+            maps = _absolute(out)
+            has_maps = maps != _absolute(path)
             scenes = [
                 item
                 for item in sorted(path.rglob("*"))
-                if item.suffix.lower() in TIFF_SUFFIXES and out not in item.parents
+                if item.suffix.lower() in TIFF_SUFFIXES
+                and not (has_maps and maps in _absolute(item).parents)
             ]
             advice = "holds no TIFF; give another folder, or name the scenes"
         elif path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
@@ -113,14 +117,25 @@ def _listed(table: Path) -> list[Path]:
     return scenes
 
 
-def _named(scenes: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Return each scene with its map's path below the folder of maps."""
-    absolute = [Path(os.path.abspath(path)) for path in scenes]  # noqa: PTH100
-    common = Path(os.path.commonpath([path.parent for path in absolute]))
+def _named(scenes: Sequence[Path], folder: Path | None) -> list[tuple[Path, Path]]:
+    """Return each scene with its map's path below the folder of maps.
+
+    The path is that of the scene below ``folder``, or below the folder that all scenes share.
+    """
+    absolute = [_absolute(path) for path in scenes]
+    if folder is not None:
+        common = _absolute(folder)
+    else:
+        common = Path(os.path.commonpath([path.parent for path in absolute]))
     return [
         (scene, path.relative_to(common).with_suffix(".tif"))
         for scene, path in zip(scenes, absolute, strict=True)
     ]
+
+
+def _absolute(path: Path) -> Path:
+    """Return an absolute path without ``..``; links are kept."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _map_file(out: Path) -> Path:

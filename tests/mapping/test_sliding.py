@@ -113,9 +113,7 @@ def test_gdal_opens_the_map_with_its_place_colours_and_class_names(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["nodata", "mask", "alpha", "nan"])
-def test_pixels_without_data_stay_so_and_are_black_for_the_model(
-    tmp_path: Path, kind: str
-) -> None:
+def test_pixels_without_data_stay_so_and_are_black_for_the_model(tmp_path: Path, kind: str) -> None:
     pixels = draw(64, 64)
     empty = np.zeros((64, 64), bool)
     empty[:32, 16:48] = True  # four whole patches
@@ -128,7 +126,12 @@ def test_pixels_without_data_stay_so_and_are_black_for_the_model(
         write_scene(path, np.where(empty, np.nan, pixels).astype(np.float32))
         needs = {"value_range": (0.0, 255.0)}
     elif kind == "alpha":
-        write_scene(path, np.concatenate([pixels, np.where(empty, 0, 255)[None].astype(np.uint8)]), photometric="RGB", alpha="yes")
+        write_scene(
+            path,
+            np.concatenate([pixels, np.where(empty, 0, 255)[None].astype(np.uint8)]),
+            photometric="RGB",
+            alpha="yes",
+        )
     else:
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
             write_scene(path, pixels)
