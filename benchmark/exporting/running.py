@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "benchmark.json"
 """What the folder is, in every folder that ``export`` writes."""
 PROGRAM_FILE = "program.pt2"
+ONNX_FILE = "model.onnx"
 FITTED = "fitted.safetensors"
 """The state of a backbone that was fitted on train."""
 CONFIG = "config.json"
@@ -33,6 +34,11 @@ PROGRAM = "program"
 """Kind of a folder with a program of torch and the ``predict.py`` that runs it."""
 PACKAGE = "package"
 """Kind of a folder with a head, whose backbone is built by this package."""
+ONNX = "onnx"
+"""Kind of a folder with one ONNX graph, from pixels to probabilities."""
+ONNX_INPUT, ONNX_OUTPUT = "pixels", "probabilities"
+ONNX_BATCH = 16
+"""Patches per run of the graph."""
 
 
 class OpenedModel(Protocol):
@@ -93,6 +99,8 @@ def open_model(folder: str | Path, *, trust_code: bool = False) -> OpenedModel:
         if kind == PROGRAM:
             check_trusted(root, trust_code=trust_code)
             return _ProgramModel(root, description)
+        if kind == ONNX:
+            return _OnnxModel(root, description)
         if kind == PACKAGE:
             return _PackageModel(root, description, trust_code)
         return _PipelineModel(root, description)
@@ -229,6 +237,45 @@ class _ProgramModel(_Described):
         except ValueError as error:
             raise UsageError(f"predict: {error}") from None
         return found
+
+
+class _OnnxModel(_Described):
+    """The ONNX graph of the folder, run by ONNX Runtime on the CPU."""
+
+    _session: Any
+
+    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise UsageError(
+                f"{folder}: an ONNX graph needs onnxruntime: pip install onnxruntime"
+            ) from None
+        super().__init__(folder, description)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch_threads()
+        session = onnxruntime.InferenceSession(
+            folder / ONNX_FILE, options, providers=["CPUExecutionProvider"]
+        )
+        object.__setattr__(self, "_session", session)
+
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities float32 (N, K) of pixels (N, C, H, W)."""
+        import numpy as np
+
+        check_pixels(pixels, self.bands)
+        side = self.description["patch_size"]
+        if pixels.shape[2:] != (side, side):
+            raise UsageError(
+                f"predict: given patches of {pixels.shape[2]} x {pixels.shape[3]} px; the graph "
+                f"takes {side} x {side} px"
+            )
+        step = ONNX_BATCH if self.description["takes_batches"] else 1
+        parts = [np.empty((0, len(self.classes)), np.float32)]
+        for begin in range(0, len(pixels), step):
+            given = {ONNX_INPUT: np.ascontiguousarray(pixels[begin : begin + step])}
+            parts += self._session.run([ONNX_OUTPUT], given)
+        return np.concatenate(parts)
 
 
 class _PipelineModel(_Described):

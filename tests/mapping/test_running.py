@@ -149,7 +149,7 @@ def test_a_program_of_others_is_not_run_unless_trusted(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "_is_foreign", lambda _: True)
-    with pytest.raises(UsageError, match="was not exported by you .*--trust-code"):
+    with pytest.raises(UsageError, match=r"was not exported by you .*--trust-code"):
         plan_maps(str(model))
     assert plan_maps(str(model), trust_code=True).trust_code
 
