@@ -98,7 +98,8 @@ def export_program(
     """
     reason = ""
     for takes_batches in (True, False):
-        example = x[:2] if takes_batches else x[:1]
+        # A copy: of a view, torch would look at the whole memory and guard its size.
+        example = x[: 2 if takes_batches else 1].clone()
         shapes = ({0: torch.export.Dim("batch", min=1, max=2**16)},) if takes_batches else None
         try:
             with torch.no_grad(), quiet():

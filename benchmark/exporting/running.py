@@ -245,19 +245,8 @@ class _OnnxModel(_Described):
     _session: Any
 
     def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError:
-            raise UsageError(
-                f"{folder}: an ONNX graph needs onnxruntime: pip install onnxruntime"
-            ) from None
         super().__init__(folder, description)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch_threads()
-        session = onnxruntime.InferenceSession(
-            folder / ONNX_FILE, options, providers=["CPUExecutionProvider"]
-        )
-        object.__setattr__(self, "_session", session)
+        object.__setattr__(self, "_session", open_session(folder / ONNX_FILE))
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return probabilities float32 (N, K) of pixels (N, C, H, W)."""
@@ -327,6 +316,21 @@ class _PackageModel(_Described):
         """Return probabilities float32 (N, K) of pixels (N, C, H, W)."""
         check_pixels(pixels, self.bands)
         return head_scores(self._head, self._embed(pixels)[0], len(self.classes))
+
+
+def open_session(path: Path) -> Any:
+    """Return a session of ONNX Runtime for a graph, on the CPU.
+
+    Raises:
+        UsageError: the package is absent.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise UsageError(f"{path}: needs onnxruntime: pip install onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch_threads()
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def load_pipeline(folder: Path) -> Any:
