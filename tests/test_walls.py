@@ -18,8 +18,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"cli", "submission"},
     "__main__": {"cli"},
     "cli": {
-        *("face", "submission", "stages", "catalog", "experiment", "cluster", "store"),
-        "vocabulary",
+        *("face", "submission", "mapping", "stages", "catalog", "experiment", "cluster"),
+        *("store", "vocabulary"),
     },
     "submission": {"catalog", "cluster", "store", "vocabulary"},
     "face": {
