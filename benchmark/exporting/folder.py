@@ -109,9 +109,7 @@ def export(
     """
     if format not in FORMATS:
         raise UsageError(f"--format '{format}': choose one of: {', '.join(FORMATS)}")
-    cell = _find_cell(context, backbone, method, seed)
-    if cell.is_finetuned and format == FOLDER:
-        _check_publishable(cell)
+    cell = _find_cell(context, backbone, method, seed, format)
     with _new_folder(out) as folder:
         if format == ONNX:
             from benchmark.exporting.onnx import write_onnx
@@ -192,7 +190,7 @@ def check_push(repo: str, *, has_api: bool = False) -> None:
         )
 
 
-def _find_cell(context: Context, name: str, method: str, seed: int | None) -> Exported:
+def _find_cell(context: Context, name: str, method: str, seed: int | None, format: str) -> Exported:
     where = context.experiment.path
     by_name = {item.name: item for item in context.backbones}
     if name not in by_name:
@@ -206,7 +204,7 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None) -> Ex
         )
     heads = {item.name: item for item in context.heads}
     if method == FINETUNE:
-        artefact = _finetuned(context, backbone, chosen)
+        artefact = _finetuned(context, backbone, chosen, format)
     elif method in heads:
         artefact = context.predictions(backbone, heads[method], chosen)
     else:
@@ -228,7 +226,7 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None) -> Ex
     return cell
 
 
-def _finetuned(context: Context, backbone: Backbone, seed: int) -> Artefact:
+def _finetuned(context: Context, backbone: Backbone, seed: int, format: str) -> Artefact:
     where = context.experiment.path
     if context.experiment.finetune is None:
         raise UsageError(
@@ -241,16 +239,13 @@ def _finetuned(context: Context, backbone: Backbone, seed: int) -> Artefact:
             f"{where} [finetune]: '{backbone.name}' is not fine-tuned; name it in backbones, or "
             f"choose one of: {', '.join(sorted(chosen)) or 'none'}"
         )
-    return context.finetuned(backbone, seed)
-
-
-def _check_publishable(cell: Exported) -> None:
-    if cell.backbone.publish is None:
-        able = sorted(item.name for item in cell.context.finetuned_backbones if item.publish)
+    if backbone.publish is None and format == FOLDER:
+        able = sorted(item.name for item in context.finetuned_backbones if item.publish)
         raise UsageError(
-            f"backbone '{cell.backbone.name}': cannot be exported fine-tuned, since transformers "
-            f"has no class for it; add --format onnx, or choose one of: {', '.join(able) or 'none'}"
+            f"backbone '{backbone.name}': cannot be exported fine-tuned, since transformers has no "
+            f"class for it; add --format onnx, or choose one of: {', '.join(able) or 'none'}"
         )
+    return context.finetuned(backbone, seed)
 
 
 @contextmanager
