@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -325,12 +326,12 @@ def open_session(path: Path) -> Any:
         UsageError: the package is absent.
     """
     try:
-        import onnxruntime
+        runtime = import_module("onnxruntime")
     except ModuleNotFoundError:
         raise UsageError(f"{path}: needs onnxruntime: pip install onnxruntime") from None
-    options = onnxruntime.SessionOptions()
+    options = runtime.SessionOptions()
     options.intra_op_num_threads = torch_threads()
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def load_pipeline(folder: Path) -> Any:
