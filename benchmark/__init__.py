@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         scores,
         status,
     )
+    from benchmark.mapping.predicting import predict_maps
     from benchmark.results import CellResults, DataCard, Report, RunResult
     from benchmark.specs import Backbone, Dataset, Found, Head, Images, Metric, Problem
 
@@ -66,6 +67,7 @@ __all__ = [
     "load",
     "load_head",
     "predict",
+    "predict_maps",
     "prepare",
     "register",
     "report",
@@ -97,6 +99,7 @@ _MODULES = {
     "load": "interactive",
     "load_head": "exporting.saved",
     "predict": "exporting.predicting",
+    "predict_maps": "mapping.predicting",
     "prepare": "interactive",
     "report": "interactive",
     "run": "interactive",

@@ -277,6 +277,7 @@ def export(
     out: str | Path,
     method: str = "finetune",
     seed: int | None = None,
+    format: str = "folder",
     repo: str | None = None,
     store: str | None = None,
 ) -> tuple[Path, str | None]:
@@ -288,6 +289,7 @@ def export(
         out: a new folder.
         method: ``finetune``, or a head on frozen embeddings.
         seed: one of the experiment's; None takes the first.
+        format: ``folder``, or ``onnx`` for one graph.
         repo: repository of the Hugging Face hub, ``ORG/NAME``; needs the user's token.
         store: overrides the experiment's.
 
@@ -303,7 +305,7 @@ def export(
         exporting.check_push(repo)
     with open_readable(experiment, store=store) as context:
         folder = exporting.export(
-            context, backbone=backbone, method=method, seed=seed, out=Path(out)
+            context, backbone=backbone, method=method, seed=seed, out=Path(out), format=format
         )
     return folder, exporting.push(folder, repo) if repo else None
 

@@ -229,6 +229,7 @@ def export(
     out: str | os.PathLike[str],
     method: str = "finetune",
     seed: int | None = None,
+    format: str = "folder",
     repo: str | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> Path:
@@ -240,6 +241,7 @@ def export(
         out: a new folder.
         method: ``finetune``, or a head on frozen embeddings.
         seed: one of the experiment's; None takes the first.
+        format: ``folder``, or ``onnx`` for one graph, which needs the extra ``onnx``.
         repo: repository of the Hugging Face hub, ``ORG/NAME``; needs the user's token.
         store: None: that of its last run in this process, else the experiment's.
 
@@ -253,6 +255,7 @@ def export(
     check_type("export: backbone", backbone, str, "give the name of a backbone")
     check_type("export: method", method, str, "give 'finetune' or the name of a head")
     check_type("export: seed", seed, (Integral, type(None)), "give a seed of the experiment")
+    check_type("export: format", format, str, "give 'folder' or 'onnx'")
     check_type("export: repo", repo, (str, type(None)), "give ORG/NAME, or None")
     folder, _ = api.export(
         experiment,
@@ -260,6 +263,7 @@ def export(
         method=method,
         seed=None if seed is None else int(seed),
         out=path_text("export: out", out, "give a new folder"),
+        format=format,
         repo=repo,
         store=where,
     )

@@ -18,14 +18,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"cli", "submission"},
     "__main__": {"cli"},
     "cli": {
-        *("face", "submission", "stages", "catalog", "experiment", "cluster", "store"),
-        "vocabulary",
+        *("face", "submission", "mapping", "stages", "catalog", "experiment", "cluster"),
+        *("store", "vocabulary"),
     },
     "submission": {"catalog", "cluster", "store", "vocabulary"},
     "face": {
-        *("stages", "exporting", "catalog", "statistics", "experiment", "cluster", "store"),
-        "vocabulary",
+        *("mapping", "stages", "exporting", "catalog", "statistics", "experiment", "cluster"),
+        *("store", "vocabulary"),
     },
+    "mapping": {"exporting", "catalog", "cluster", "vocabulary"},
     "stages": {
         *("catalog", "training", "networks", "search", "statistics", "experiment", "cluster"),
         *("store", "page", "vocabulary"),

@@ -18,6 +18,7 @@ from benchmark.cli import (  # noqa: F401  # add their commands
     beginning,
     checking,
     describing,
+    mapping,
     running,
     upkeep,
 )
@@ -271,6 +272,9 @@ def export(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="A seed of the experiment; default: the first.")
     ] = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="folder|onnx", help="onnx: one graph.")
+    ] = "folder",
     push: Annotated[
         str | None, typer.Option(metavar="REPO", help="Also upload to this repository of the hub.")
     ] = None,
@@ -283,7 +287,14 @@ def export(
 
     loaded = api.load(experiment, settings or ())
     folder, address = api.export(
-        loaded, backbone=backbone, method=method, seed=seed, out=out, repo=push, store=store
+        loaded,
+        backbone=backbone,
+        method=method,
+        seed=seed,
+        out=out,
+        format=format,
+        repo=push,
+        store=store,
     )
     kind, summary = api.describe_export(folder)
     if as_json:

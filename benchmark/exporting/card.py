@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.experiment.cells import TRAIN_SET
 from benchmark.experiment.context import FINETUNE, Context
-from benchmark.exporting.running import PACKAGE, PIPELINE, PROGRAM
+from benchmark.exporting.running import ONNX, PACKAGE, PIPELINE, PROGRAM
 from benchmark.exporting.usage import usages
 from benchmark.specs import Backbone
 from benchmark.store.artefacts import Artefact
@@ -99,7 +99,7 @@ def write_card(
 def _front_matter(backbone: Backbone, description: Mapping[str, Any]) -> dict[str, Any]:
     kind = description["kind"]
     is_pipeline = kind == PIPELINE or description.get("pipeline_difference") is not None
-    library = {PROGRAM: "pytorch", PACKAGE: "sklearn"}
+    library = {PROGRAM: "pytorch", PACKAGE: "sklearn", ONNX: "onnx"}
     tags = ["image-classification", "remote-sensing", "backbone-benchmark"]
     matter: dict[str, Any] = {
         "license": _HUB_LICENSES.get(backbone.license, "other"),

@@ -1,7 +1,8 @@
 """Export one cell of the grid as a folder with a model card.
 
 A fine-tuned backbone becomes a folder for the ``image-classification`` pipeline of transformers; a
-tuned head becomes one too where it can be folded into the network (``frozen``).
+tuned head becomes one too where it can be folded into the network (``frozen``). Both can become one
+ONNX graph (``onnx``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.exporting.card import write_card
-from benchmark.exporting.running import PIPELINE, write_description
+from benchmark.exporting.running import ONNX, PIPELINE, write_description
 from benchmark.exporting.saved import HEAD
 from benchmark.networks.bands import band_indices
 from benchmark.specs import Backbone, Publication
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WEIGHTS = "model.safetensors"
+
+FOLDER = "folder"
+"""Format of an export for transformers, torch or this package."""
+FORMATS = (FOLDER, ONNX)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,15 @@ class Exported:
         }
 
 
-def export(context: Context, *, backbone: str, method: str, seed: int | None, out: Path) -> Path:
+def export(
+    context: Context,
+    *,
+    backbone: str,
+    method: str,
+    seed: int | None,
+    out: Path,
+    format: str = FOLDER,
+) -> Path:
     """Write one cell as a folder: weights, a description of their input, and a model card.
 
     The folder appears complete or not at all.
@@ -85,6 +98,7 @@ def export(context: Context, *, backbone: str, method: str, seed: int | None, ou
         method: ``finetune``, or the name of one of its heads.
         seed: one of its seeds; None: the first.
         out: the folder; it must be empty or absent.
+        format: ``folder``, for transformers, torch or this package; or ``onnx``, one graph.
 
     Returns: the folder.
 
@@ -93,9 +107,15 @@ def export(context: Context, *, backbone: str, method: str, seed: int | None, ou
             folder cannot be written.
         CellError: a file of the cell is damaged.
     """
-    cell = _find_cell(context, backbone, method, seed)
+    if format not in FORMATS:
+        raise UsageError(f"--format '{format}': choose one of: {', '.join(FORMATS)}")
+    cell = _find_cell(context, backbone, method, seed, format)
     with _new_folder(out) as folder:
-        if cell.is_finetuned:
+        if format == ONNX:
+            from benchmark.exporting.onnx import write_onnx
+
+            description = write_onnx(cell, folder)
+        elif cell.is_finetuned:
             description = _write_finetuned(cell, folder)
         else:
             from benchmark.exporting.frozen import write_frozen
@@ -170,7 +190,7 @@ def check_push(repo: str, *, has_api: bool = False) -> None:
         )
 
 
-def _find_cell(context: Context, name: str, method: str, seed: int | None) -> Exported:
+def _find_cell(context: Context, name: str, method: str, seed: int | None, format: str) -> Exported:
     where = context.experiment.path
     by_name = {item.name: item for item in context.backbones}
     if name not in by_name:
@@ -184,7 +204,7 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None) -> Ex
         )
     heads = {item.name: item for item in context.heads}
     if method == FINETUNE:
-        artefact = _finetuned(context, backbone, chosen)
+        artefact = _finetuned(context, backbone, chosen, format)
     elif method in heads:
         artefact = context.predictions(backbone, heads[method], chosen)
     else:
@@ -206,7 +226,7 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None) -> Ex
     return cell
 
 
-def _finetuned(context: Context, backbone: Backbone, seed: int) -> Artefact:
+def _finetuned(context: Context, backbone: Backbone, seed: int, format: str) -> Artefact:
     where = context.experiment.path
     if context.experiment.finetune is None:
         raise UsageError(
@@ -219,11 +239,11 @@ def _finetuned(context: Context, backbone: Backbone, seed: int) -> Artefact:
             f"{where} [finetune]: '{backbone.name}' is not fine-tuned; name it in backbones, or "
             f"choose one of: {', '.join(sorted(chosen)) or 'none'}"
         )
-    if backbone.publish is None:
+    if backbone.publish is None and format == FOLDER:
         able = sorted(item.name for item in context.finetuned_backbones if item.publish)
         raise UsageError(
             f"backbone '{backbone.name}': cannot be exported fine-tuned, since transformers has no "
-            f"class for it; choose one of: {', '.join(able) or 'none'}"
+            f"class for it; add --format onnx, or choose one of: {', '.join(able) or 'none'}"
         )
     return context.finetuned(backbone, seed)
 
@@ -251,16 +271,24 @@ def _new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_finetuned(cell: Exported, folder: Path) -> dict[str, Any]:
+def read_finetuned(cell: Exported) -> dict[str, Any]:
+    """Return the tensors of a fine-tuned classifier, by name.
+
+    Raises:
+        CellError: the file is damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        state = load(cell.artefact.read_verified(WEIGHTS))
+        return load(cell.artefact.read_verified(WEIGHTS))
     except SafetensorError as error:
         raise cell.artefact.damage_of(WEIGHTS, error) from None
+
+
+def _write_finetuned(cell: Exported, folder: Path) -> dict[str, Any]:
     publish = cell.backbone.publish
     if publish is None:
         raise ValueError(f"backbone '{cell.backbone.name}' cannot be published")
-    publish(Publication(cell.backbone, folder, state, cell.classes))
+    publish(Publication(cell.backbone, folder, read_finetuned(cell), cell.classes))
     return write_description(folder, cell.facts(PIPELINE))

@@ -103,7 +103,7 @@ def write_frozen(cell: Exported, folder: Path) -> dict[str, Any]:
         UsageError: a file of the cell is missing, or its head is not to be trusted.
         CellError: a file of the cell is damaged.
     """
-    attempt = _begin(cell, folder)
+    attempt = begin(cell, folder)
     folded = _write_pipeline(attempt)
     if folded is not None and folded["largest_difference"] <= TOLERANCE:
         return folded
@@ -111,7 +111,13 @@ def write_frozen(cell: Exported, folder: Path) -> dict[str, Any]:
     return with_program or folded or _write_head(attempt)
 
 
-def _begin(cell: Exported, folder: Path) -> Attempt:
+def begin(cell: Exported, folder: Path) -> Attempt:
+    """Load a cell's head and network, and compute a few patches with them in float32.
+
+    Raises:
+        UsageError: a file of the cell is missing, or its head is not to be trusted.
+        CellError: a file of the cell is damaged.
+    """
     context, backbone = cell.context, cell.backbone
     embeddings = context.embeddings(backbone)
     (folder / HEAD).write_bytes(cell.artefact.read_verified(HEAD))

@@ -63,8 +63,8 @@ def write_program(
     Raises:
         CannotExportError: torch cannot export the network, or it needs operators of a package.
     """
-    program, takes_batches = _export(_Whole(network.backbone, head).eval(), x)
-    with _quiet():
+    program, takes_batches = export_program(_Whole(network.backbone, head).eval(), x)
+    with quiet():
         torch.export.save(program, folder / PROGRAM_FILE)
     content = {
         **description,
@@ -84,14 +84,25 @@ def write_program(
     shutil.copyfile(standalone.__file__, folder / SCRIPT)
 
 
-def _export(whole: torch.nn.Module, x: torch.Tensor) -> tuple[torch.export.ExportedProgram, bool]:
-    """Return the program, and whether it takes any number of patches or one at a time."""
+def export_program(
+    whole: torch.nn.Module, x: torch.Tensor
+) -> tuple[torch.export.ExportedProgram, bool]:
+    """Return the program, and whether it takes any number of patches or one at a time.
+
+    Args:
+        whole: in evaluation mode.
+        x: its input for two patches or more.
+
+    Raises:
+        CannotExportError: torch cannot export it, or it needs operators of a package.
+    """
     reason = ""
     for takes_batches in (True, False):
-        example = x[:2] if takes_batches else x[:1]
-        shapes = {"x": {0: torch.export.Dim("batch", min=1, max=2**16)}} if takes_batches else None
+        # A copy: of a view, torch would look at the whole memory and guard its size.
+        example = x[: 2 if takes_batches else 1].clone()
+        shapes = ({0: torch.export.Dim("batch", min=1, max=2**16)},) if takes_batches else None
         try:
-            with torch.no_grad(), _quiet():
+            with torch.no_grad(), quiet():
                 program = torch.export.export(whole, (example,), dynamic_shapes=shapes)
         except Exception as error:  # torch raises many types for what it cannot export
             reason = reason or f"torch.export cannot export it ({one_line(error, limit=160)})"
@@ -115,7 +126,7 @@ def _foreign(program: torch.export.ExportedProgram) -> list[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence warnings and the log of torch's exporter; errors still raise."""
     logger = logging.getLogger("torch")
     level = logger.level

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "benchmark.json"
 """What the folder is, in every folder that ``export`` writes."""
 PROGRAM_FILE = "program.pt2"
+ONNX_FILE = "model.onnx"
 FITTED = "fitted.safetensors"
 """The state of a backbone that was fitted on train."""
 CONFIG = "config.json"
@@ -33,6 +35,11 @@ PROGRAM = "program"
 """Kind of a folder with a program of torch and the ``predict.py`` that runs it."""
 PACKAGE = "package"
 """Kind of a folder with a head, whose backbone is built by this package."""
+ONNX = "onnx"
+"""Kind of a folder with one ONNX graph, from pixels to probabilities."""
+ONNX_INPUT, ONNX_OUTPUT = "pixels", "probabilities"
+ONNX_BATCH = 16
+"""Patches per run of the graph."""
 
 
 class OpenedModel(Protocol):
@@ -91,12 +98,10 @@ def open_model(folder: str | Path, *, trust_code: bool = False) -> OpenedModel:
     kind = description["kind"]
     try:
         if kind == PROGRAM:
-            if not trust_code and _is_foreign(root / PROGRAM_FILE):
-                raise UsageError(
-                    f"{root}: its program was not exported by you on this machine; a program is "
-                    "code: if you trust it, open the folder with trust_code=True"
-                )
+            check_trusted(root, trust_code=trust_code)
             return _ProgramModel(root, description)
+        if kind == ONNX:
+            return _OnnxModel(root, description)
         if kind == PACKAGE:
             return _PackageModel(root, description, trust_code)
         return _PipelineModel(root, description)
@@ -127,6 +132,16 @@ def record_program(folder: Path) -> None:
     # A home folder that cannot be written: the program is then run with ``trust_code`` alone.
     with suppress(OSError):
         _record_of(folder / PROGRAM_FILE).touch()
+
+
+def check_trusted(folder: str | Path, *, trust_code: bool) -> None:
+    """Raise UsageError if a folder holds a program of others, unless ``trust_code``."""
+    root = Path(folder)
+    if not trust_code and _is_foreign(root / PROGRAM_FILE):
+        raise UsageError(
+            f"{root}: its program was not exported by you on this machine; a program is code: if "
+            "you trust it, open the folder with trust_code=True (--trust-code)"
+        )
 
 
 def _is_foreign(program: Path) -> bool:
@@ -225,6 +240,34 @@ class _ProgramModel(_Described):
         return found
 
 
+class _OnnxModel(_Described):
+    """The ONNX graph of the folder, run by ONNX Runtime on the CPU."""
+
+    _session: Any
+
+    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
+        super().__init__(folder, description)
+        object.__setattr__(self, "_session", open_session(folder / ONNX_FILE))
+
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities float32 (N, K) of pixels (N, C, H, W)."""
+        import numpy as np
+
+        check_pixels(pixels, self.bands)
+        side = self.description["patch_size"]
+        if pixels.shape[2:] != (side, side):
+            raise UsageError(
+                f"predict: given patches of {pixels.shape[2]} x {pixels.shape[3]} px; the graph "
+                f"takes {side} x {side} px"
+            )
+        step = ONNX_BATCH if self.description["takes_batches"] else 1
+        parts = [np.empty((0, len(self.classes)), np.float32)]
+        for begin in range(0, len(pixels), step):
+            given = {ONNX_INPUT: np.ascontiguousarray(pixels[begin : begin + step])}
+            parts += self._session.run([ONNX_OUTPUT], given)
+        return np.concatenate(parts)
+
+
 class _PipelineModel(_Described):
     """The ``image-classification`` pipeline of transformers."""
 
@@ -274,6 +317,21 @@ class _PackageModel(_Described):
         """Return probabilities float32 (N, K) of pixels (N, C, H, W)."""
         check_pixels(pixels, self.bands)
         return head_scores(self._head, self._embed(pixels)[0], len(self.classes))
+
+
+def open_session(path: Path) -> Any:
+    """Return a session of ONNX Runtime for a graph, on the CPU.
+
+    Raises:
+        UsageError: the package is absent.
+    """
+    try:
+        runtime = import_module("onnxruntime")
+    except ModuleNotFoundError:
+        raise UsageError(f"{path}: needs onnxruntime: pip install onnxruntime") from None
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch_threads()
+    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def load_pipeline(folder: Path) -> Any:

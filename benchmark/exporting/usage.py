@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from benchmark.exporting.running import PACKAGE, PIPELINE, PROGRAM
+from benchmark.exporting.running import ONNX, PACKAGE, PIPELINE, PROGRAM
 
 _PIPELINE_CODE = """\
 from transformers import pipeline
@@ -31,6 +31,22 @@ pixels = np.asarray(Image.open("patch.png"))[None].transpose(0, 3, 1, 2)
 print(model.classes[model.predict(pixels)[0].argmax()])"""
 
 
+_ONNX_CODE = """\
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+folder = Path("path/to/this/folder")
+session = onnxruntime.InferenceSession(folder / "model.onnx")
+pixels = np.asarray(Image.open("patch.png"))[None].transpose(0, 3, 1, 2)
+(probabilities,) = session.run(None, {"pixels": pixels})
+classes = json.loads((folder / "benchmark.json").read_text())["classes"]
+print(classes[probabilities[0].argmax()])"""
+
+
 class Usage(NamedTuple):
     """One way to run a folder."""
 
@@ -49,6 +65,16 @@ def usages(description: Mapping[str, Any]) -> list[Usage]:
         folded = "The head is folded into the network's own classifier. " if compared else ""
         text = f"It runs in the `image-classification` pipeline of transformers. {folded}{compared}"
         return [Usage(text.strip(), _PIPELINE_CODE)]
+    if kind == ONNX:
+        batch = "N" if description["takes_batches"] else "1"
+        side, num_bands = description["patch_size"], len(description["bands"])
+        text = (
+            "`model.onnx` is one graph: the input `pixels` is uint8 "
+            f"({batch}, {num_bands}, {side}, {side}), resizing and normalisation are inside, and "
+            f"the output `probabilities` is float32 ({batch}, {len(description['classes'])}). "
+            f"{_compared(description)}"
+        )
+        return [Usage(text, _of_bands(_ONNX_CODE, description))]
     if kind == PACKAGE:
         text = f"It needs this package, since {why}. {compared}"
         return [Usage(text.strip(), _of_bands(_PACKAGE_CODE, description))]
@@ -76,6 +102,7 @@ def summarise(description: Mapping[str, Any]) -> str:
         PIPELINE: "for the image-classification pipeline of transformers",
         PROGRAM: "a program of torch; predict.py in it runs without this package",
         PACKAGE: "a head that needs this package",
+        ONNX: "one ONNX graph from pixels to probabilities, for ONNX Runtime",
     }
     text = names[kind]
     if description.get("pipeline_difference") is not None:
