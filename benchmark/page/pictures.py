@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from benchmark.page.scores import INK, MUTED, frame, marks, new_figure, plain
 
 _GAP_SHARE = 0.05
+ROUNDING = 1e-12
+"""Share of all squared spreads below which one is rounding."""
 
 
 class Projection(NamedTuple):
@@ -41,15 +43,34 @@ def project(embeddings: ArrayLike, is_train: ArrayLike | None = None) -> Project
     if rows.sum() < 2:
         raise ValueError(f"a projection needs at least two rows to fit on, got {rows.sum()}")
     centre = matrix[rows].mean(axis=0)
-    _, spread, axes = np.linalg.svd(matrix[rows] - centre, full_matrices=False)
+    found = min(2, rows.sum(), matrix.shape[1])
+    axes, spread, total = _components(matrix[rows] - centre, found)
     # Signs of singular vectors are arbitrary: make the largest entry positive.
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
     axes = axes * np.where(largest < 0, -1.0, 1.0)
     points, explained = np.zeros((len(matrix), 2)), np.zeros(2)
-    found = min(2, len(axes))
-    points[:, :found] = (matrix - centre) @ axes[:found].T
-    explained[:found] = spread[:found] ** 2 / max(float((spread**2).sum()), 1e-300)
+    points[:, :found] = (matrix - centre) @ axes.T
+    explained[:found] = spread / max(total, 1e-300)
     return Projection(points, explained)
+
+
+def _components(
+    centred: NDArray[np.float64], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return the first principal axes (count, D), their squared spreads and the sum of all."""
+    from scipy.linalg import eigh
+
+    is_wide = centred.shape[0] < centred.shape[1]
+    gram = centred @ centred.T if is_wide else centred.T @ centred
+    # Many times faster than all singular vectors.
+    spread, vectors = eigh(gram, subset_by_index=[len(gram) - count, len(gram) - 1])
+    spread, axes, total = spread[::-1], vectors[:, ::-1].T, float(np.trace(gram))
+    # Rounding, where the rows lie on a line or a point.
+    spread = np.where(spread > ROUNDING * total, spread, 0.0)
+    if is_wide:
+        lengths = np.sqrt(np.where(spread > 0, spread, np.inf))
+        axes = axes @ centred / lengths[:, None]
+    return axes, spread, total
 
 
 def plot_examples(

@@ -89,7 +89,7 @@ def run_searches(
     """
     # One queued trial per slot: a free slot never waits for the driver.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
-    _keep_keys_private()
+    _keep_environment()
     with tempfile.TemporaryDirectory(prefix="benchmark-search-") as folder:
         tune.Tuner(
             tune.with_resources(trainable, resources if callable(resources) else dict(resources)),
@@ -114,14 +114,17 @@ def run_searches(
         ).fit()
 
 
-def _keep_keys_private() -> None:
-    """Keep Ray Tune from passing the S3 keys to its trials as environment variables.
+def _keep_environment() -> None:
+    """Keep Ray Tune from giving its trials an environment of their own.
 
-    Ray writes these variables to its logs and shows them on its dashboard. Trials do not need
-    them: the store that they get brings its own.
+    Processes that Ray has started already then run them. Ray would also write the S3 keys among
+    the variables to its logs and show them on its dashboard; trials do not need them, because the
+    store that they get brings its own.
     """
     from ray.tune.execution import class_cache
 
+    # For PyTorch Lightning, which no trial uses.
+    class_cache.DEFAULT_ENV_VARS.clear()
     names = class_cache.ENV_VARS_TO_PROPAGATE
     names.difference_update([name for name in names if name.startswith("AWS_")])
 

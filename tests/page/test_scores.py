@@ -218,6 +218,18 @@ def test_projection_recovers_two_directions() -> None:
     assert pictures.project(np.ones((4, 3))).explained.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("shape", [(60, 8), (8, 60), (2, 5), (5, 2)])
+def test_a_projection_is_that_of_the_singular_vectors(shape: tuple[int, int]) -> None:
+    matrix = np.random.default_rng(0).normal(size=shape)
+    found = pictures.project(matrix)
+    centred = matrix - matrix.mean(axis=0)
+    left, spread, _ = np.linalg.svd(centred, full_matrices=False)
+    wanted = left[:, :2] * spread[:2]
+    # Signs are arbitrary, and a second spread of zero has no direction.
+    np.testing.assert_allclose(np.abs(found.points), np.abs(wanted), atol=1e-7)
+    np.testing.assert_allclose(found.explained, spread[:2] ** 2 / (spread**2).sum(), atol=1e-12)
+
+
 def test_projection_refuses_what_it_cannot_fit() -> None:
     with pytest.raises(ValueError, match="not finite"):
         pictures.project([[1.0, NAN], [0.0, 0.0]])

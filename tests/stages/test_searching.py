@@ -5,11 +5,18 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from benchmark.catalog.heads import HEADS
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.usage import summarise, usage_notes
 from benchmark.search.bookkeeping import Outcome, Search
-from benchmark.stages.searching import CellSearch, CellSearcher, outcome_row
+from benchmark.stages.searching import (
+    CellSearch,
+    CellSearcher,
+    _keep_environment,
+    outcome_row,
+)
 from benchmark.store.artefacts import Store
 
 REMARK = "1 of 2 trials failed, the first: no such k"
@@ -54,3 +61,13 @@ def test_nothing_is_said_of_a_search_without_failures(tmp_path: Any) -> None:
     searcher, said, _ = run_search(tmp_path, ["", ""])
     assert said == ["b / knn / seed 0"]
     assert searcher.usage("tune").num_failed == 0
+
+
+def test_trials_need_no_environment_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another environment would start processes anew, and Ray would log the keys in it."""
+    from ray.tune.execution import class_cache
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    _keep_environment()
+    assert class_cache.DEFAULT_ENV_VARS == {}
+    assert not [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
