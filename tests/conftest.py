@@ -15,6 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests import forked_workers
 from tests.machines import LAZY
 
 # A first local Ray writes a token into the home folder, and digests are cached there: tests
@@ -89,6 +90,7 @@ def ray_session() -> Iterator[None]:
     """Two CPUs and a small object store; every stage of the session uses it."""
     import ray
 
+    forked_workers.install()
     with Cluster() as cluster:
         if not ray.is_initialized():
             cluster.connect(num_cpus=2, object_store_memory=400_000_000)

@@ -23,6 +23,8 @@ from typing import Any
 
 import psutil
 
+from tests import forked_workers
+
 ROOT = Path(__file__).parents[1]
 QUICK = {
     "health_check_initial_delay_ms": 0,
@@ -171,6 +173,8 @@ def main() -> None:
     # What Ray says is no answer.
     os.dup2(2, 1)
     from ray.cluster_utils import Cluster
+
+    forked_workers.install()
 
     def answer(**content: Any) -> None:
         answers.write(json.dumps(content) + "\n")
