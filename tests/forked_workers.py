@@ -9,6 +9,7 @@ another Python, or with more than a working directory and variables, starts as u
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -71,7 +72,7 @@ def start_worker(arguments: list[str]) -> None:
 
 
 def read_request(arguments: list[str]) -> dict[str, Any] | None:
-    """Return the command, folder and variables of a worker; None: it needs more than these."""
+    """Return what a worker differs in from the template; None: in more than a fork can."""
     given = dict(item.split("=", 1) for item in arguments if item.startswith("--") and "=" in item)
     context = json.loads(given.get("--serialized-runtime-env-context") or "{}")
     prefix = context.pop("command_prefix", [])
@@ -87,6 +88,7 @@ def read_request(arguments: list[str]) -> dict[str, Any] | None:
     return {
         "argv": [item for item in arguments if not item.startswith(setup)],
         "folder": shlex.split(prefix[1])[0] if prefix else str(Path.cwd()),
+        "group": os.getpgrp(),
         "variables": variables,
     }
 
@@ -96,15 +98,17 @@ def _connect(path: str) -> tuple[socket.socket, int]:
     template = socket.socket(socket.AF_UNIX)
     with Path(f"{path}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if Path(path).exists():
+        with contextlib.suppress(OSError):
             template.connect(path)
             return template, 0
+        Path(path).unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(path)
         listening.listen(64)
         listening.set_inheritable(True)
         command = [sys.executable, __file__, TEMPLATE, str(listening.fileno())]
-        process = os.posix_spawn(sys.executable, command, os.environ)
+        # In a group of its own: that of a worker ends with it.
+        process = os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
         template.connect(path)
         return template, process
 
@@ -152,6 +156,7 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    os.setpgid(0, request["group"])
     os.chdir(request["folder"])
     before = _python_path()
     os.environ.clear()
