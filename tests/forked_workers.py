@@ -65,10 +65,14 @@ def start_worker(arguments: list[str]) -> None:
     body = json.dumps({**request, "env": dict(os.environ)}).encode()
     socket.send_fds(template, [len(body).to_bytes(4, "big")], [0, 1, 2])
     template.sendall(body)
-    # The worker holds the other end as long as it lives.
-    template.recv(1)
-    if process:
+    # The worker has joined this group, and holds its end of the connection as long as it lives.
+    if template.recv(1) and process:
+        # Ray may end the group with its worker: the template's parent stays with the template.
+        os.setpgid(0, process)
+        template.recv(1)
         os.waitpid(process, 0)
+    else:
+        template.recv(1)
 
 
 def read_request(arguments: list[str]) -> dict[str, Any] | None:
@@ -137,6 +141,8 @@ def serve(listening: socket.socket) -> None:
                 request = json.loads(stream.read(int.from_bytes(head, "big")))
             if os.fork() == 0:
                 listening.close()
+                os.setpgid(0, request["group"])
+                asked.send(b"!")
                 # Stays open until the worker ends, which tells its starter.
                 asked.detach()
                 become(request, files)
@@ -156,7 +162,6 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    os.setpgid(0, request["group"])
     os.chdir(request["folder"])
     before = _python_path()
     os.environ.clear()
