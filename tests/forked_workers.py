@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import shlex
@@ -119,15 +120,10 @@ def _connect(path: str) -> tuple[socket.socket, int]:
 
 def serve(listening: socket.socket) -> None:
     """Fork for every request until the raylet has ended; return in the forks."""
-    import importlib
-
-    import ray  # noqa: F401
-
     raylet = int(os.environ["RAY_RAYLET_PID"])
-    # As Ray sets it for a worker of one CPU, before that imports anything else.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    for name in MODULES:
-        importlib.import_module(name)
+    _import_all()
+    # Nothing of this is looked at again by the garbage collector, nor copied by a fork therefore.
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listening.settimeout(1)
     while _is_alive(raylet):
@@ -151,10 +147,31 @@ def serve(listening: socket.socket) -> None:
             os.close(file)
 
 
+def _import_all() -> None:
+    import importlib
+
+    import ray.actor
+
+    # As Ray sets it for a worker of one CPU, before that imports anything else.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+    class ClassID(ray.actor.ActorClassID):
+        @classmethod
+        def from_random(cls) -> Any:
+            return ids(os.urandom(ids.size()))
+
+    # Ray's own generator is seeded when it is used first: all forks would draw the same ids.
+    ids, ray.actor.ActorClassID = ray.actor.ActorClassID, ClassID
+    for name in MODULES:
+        importlib.import_module(name)
+    ray.actor.ActorClassID = ids
+
+
 def become(request: dict[str, Any], files: list[int]) -> None:
     """Run the worker of a request in this process."""
     import runpy
 
+    import numpy as np
     from ray._private.utils import update_envs
     from ray._raylet import Config
 
@@ -169,6 +186,7 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     update_envs(request["variables"])
     # Ray read its own variables when it was imported.
     Config.initialize("")
+    np.random.seed()  # noqa: NPY002
     sys.argv = request["argv"]
     own = [] if sys.flags.safe_path else [str(Path(sys.argv[0]).parent)]
     sys.path[:] = [*own, *_python_path(), *(item for item in sys.path if item not in before)]
