@@ -2,9 +2,9 @@
 
 Each Python process of Ray imports Ray twice, then torch, pandas and scikit-learn: 2 to 4 CPU
 seconds, of which a fork takes 0.02. Ray runs this file in place of its own ``setup_worker.py``,
-with the command of a worker. The first worker of a raylet starts the template as its child, and
-all ask the template for a fork, so that workers stay descendants of their raylet. A worker of
-another Python, or with more than a working directory and variables, starts as usual.
+with the command of a worker. The first worker of a job on a machine starts the template as its
+child, and all ask the template for a fork, so that workers stay descendants of their raylet. A
+worker of another Python, or with more than a working directory and variables, starts as usual.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def start_worker(arguments: list[str]) -> None:
 
         os.execv(sys.executable, [sys.executable, setup_worker.__file__, *arguments])
     (name,) = (item for item in arguments if item.startswith("--raylet-name="))
-    template, process = _connect(f"{name.partition('=')[2]}.forks")
+    # Ray reads the job of a worker when it is imported.
+    path = f"{name.partition('=')[2]}-{os.environ['RAY_JOB_ID']}"
+    template, process = _connect(path)
     body = json.dumps({**request, "env": dict(os.environ)}).encode()
     socket.send_fds(template, [len(body).to_bytes(4, "big")], [0, 1, 2])
     template.sendall(body)
@@ -120,10 +122,9 @@ def _connect(path: str) -> tuple[socket.socket, int]:
 
 def serve(listening: socket.socket) -> None:
     """Fork for every request until the raylet has ended; return in the forks."""
-    raylet = int(os.environ["RAY_RAYLET_PID"])
-    _import_all()
-    # Nothing of this is looked at again by the garbage collector, nor copied by a fork therefore.
-    gc.freeze()
+    import ray  # noqa: F401
+
+    raylet, num_forks = int(os.environ["RAY_RAYLET_PID"]), 0
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listening.settimeout(1)
     while _is_alive(raylet):
@@ -131,6 +132,10 @@ def serve(listening: socket.socket) -> None:
             asked, _ = listening.accept()
         except TimeoutError:
             continue
+        if num_forks == 1:
+            # Not for the first, which may be the only one.
+            import_all()
+        num_forks += 1
         with asked:
             head, files, _, _ = socket.recv_fds(asked, 4, 3)
             with asked.makefile("rb") as stream:
@@ -147,7 +152,8 @@ def serve(listening: socket.socket) -> None:
             os.close(file)
 
 
-def _import_all() -> None:
+def import_all() -> None:
+    """Import what workers import."""
     import importlib
 
     import ray.actor
@@ -165,13 +171,15 @@ def _import_all() -> None:
     for name in MODULES:
         importlib.import_module(name)
     ray.actor.ActorClassID = ids
+    del os.environ["OMP_NUM_THREADS"]
+    # The garbage collector would touch, and so copy, the memory that forks share.
+    gc.freeze()
 
 
 def become(request: dict[str, Any], files: list[int]) -> None:
     """Run the worker of a request in this process."""
     import runpy
 
-    import numpy as np
     from ray._private.utils import update_envs
     from ray._raylet import Config
 
@@ -186,7 +194,8 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     update_envs(request["variables"])
     # Ray read its own variables when it was imported.
     Config.initialize("")
-    np.random.seed()  # noqa: NPY002
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
     sys.argv = request["argv"]
     own = [] if sys.flags.safe_path else [str(Path(sys.argv[0]).parent)]
     sys.path[:] = [*own, *_python_path(), *(item for item in sys.path if item not in before)]
