@@ -56,15 +56,15 @@ def install() -> None:
 
 def start_worker(arguments: list[str]) -> None:
     """Start a worker by its command, and end when it has ended."""
-    request = read_request(arguments)
-    if request is None:
+    request, job = read_request(arguments), os.environ.get("RAY_JOB_ID")
+    # One that spills objects has no job.
+    if request is None or job is None:
         from ray._private.workers import setup_worker
 
         os.execv(sys.executable, [sys.executable, setup_worker.__file__, *arguments])
     (name,) = (item for item in arguments if item.startswith("--raylet-name="))
     # Ray reads the job of a worker when it is imported.
-    path = f"{name.partition('=')[2]}-{os.environ['RAY_JOB_ID']}"
-    template, process = _connect(path)
+    template, process = _connect(f"{name.partition('=')[2]}-{job}")
     body = json.dumps({**request, "env": dict(os.environ)}).encode()
     socket.send_fds(template, [len(body).to_bytes(4, "big")], [0, 1, 2])
     template.sendall(body)
