@@ -1,4 +1,4 @@
-"""All measurements, one after another (about 45 minutes on two cores): make perf"""
+"""All measurements, one after another (about an hour on two cores): make perf"""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ SCRIPTS = (
     "memory",
     "fixed_costs",
     "scaling",
+    "overlap",
+    "maps",
+    "rasters",
+    "remote",
 )
 
 

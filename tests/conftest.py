@@ -15,6 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests import forked_workers
 from tests.machines import LAZY
 
 # A first local Ray writes a token into the home folder, and digests are cached there: tests
@@ -56,25 +57,26 @@ from tests.scenes import write_scenes  # noqa: E402
 
 LONGEST = (
     "test_losses",
-    "test_finetune",
-    "test_jobs",
     "test_photographs",
-    "test_damaged_store",
-    "test_running",
-    "test_own_code",
-    "test_s3",
+    "test_jobs",
     "test_interruption",
+    "test_running",
+    "test_s3",
     "test_gpus",
-    "test_tune",
+    "test_damaged_store",
     "test_secrets",
-    "test_embed",
+    "test_finetune",
     "test_large_folder",
     "test_expiry",
-    "test_watching",
     "test_bad_clusters",
+    "test_own_code",
+    "test_huggingface",
+    "test_tune",
+    "test_metrics",
+    "test_embed",
+    "test_watching",
     "test_surroundings",
     "test_report",
-    "test_metrics",
 )
 """Files that take minutes, begun first: side by side, the rest then fills the other process."""
 
@@ -89,6 +91,7 @@ def ray_session() -> Iterator[None]:
     """Two CPUs and a small object store; every stage of the session uses it."""
     import ray
 
+    forked_workers.install()
     with Cluster() as cluster:
         if not ray.is_initialized():
             cluster.connect(num_cpus=2, object_store_memory=400_000_000)

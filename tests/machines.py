@@ -23,6 +23,8 @@ from typing import Any
 
 import psutil
 
+from tests import forked_workers
+
 ROOT = Path(__file__).parents[1]
 QUICK = {
     "health_check_initial_delay_ms": 0,
@@ -170,7 +172,10 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     # What Ray says is no answer.
     os.dup2(2, 1)
+    from ray._private.utils import write_ray_address
     from ray.cluster_utils import Cluster
+
+    forked_workers.install()
 
     def answer(**content: Any) -> None:
         answers.write(json.dumps(content) + "\n")
@@ -184,11 +189,14 @@ def main() -> None:
         head_node_args={
             "dashboard_port": dashboard_port,
             "dashboard_agent_listen_port": agent_port,
+            "temp_dir": f"{folder}/h",
             "_system_config": QUICK,
             "include_dashboard": True,
             **json.loads(sys.argv[1]),
         },
     )
+    # Jobs look for their cluster there; in Ray's own folder it would be the one begun last.
+    write_ray_address(cluster.address, f"{folder}/h")
     nodes: list[Any] = []
     answer(address=cluster.address, url=cluster.webui_url)
     for line in sys.stdin:

@@ -24,6 +24,7 @@ from benchmark.progress import LoggedProgress
 from benchmark.stages import STAGES
 from benchmark.stages.running import SIDE_BY_SIDE, run_stages
 from benchmark.store.artefacts import Store
+from tests import forked_workers
 from tests.toys import build_gated, toy
 
 GATE = "tune/*quick-logistic_regression*/_manifest.json"
@@ -60,6 +61,7 @@ def main(stores: Path, scenes: str) -> None:
 
     from benchmark.stages.embed import pipeline
 
+    forked_workers.install()
     # One actor gets the parts in their order: none of the first waits behind one at the gate.
     pipeline.read_items = partial(read_items, keeps_order=True)  # type: ignore[assignment]
     size = {"num_cpus": 3, "object_store_memory": 100_000_000}

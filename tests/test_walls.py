@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,11 @@ MODULES = {
     for folder in ("benchmark", "jobs")
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
-TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+@cache
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text())
 
 
 def wing_of(name: str) -> str:
@@ -127,7 +132,7 @@ def statements(node: ast.AST, *, at_module_level: bool) -> Iterator[ast.Import |
 def imports_of(name: str, *, at_module_level: bool = False) -> set[str]:
     """Return the modules that a module imports, its own package's modules by their full name."""
     found = set()
-    for node in statements(TREES[name], at_module_level=at_module_level):
+    for node in statements(tree_of(name), at_module_level=at_module_level):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
             continue
@@ -231,13 +236,13 @@ def test_no_file_is_longer_than_400_lines(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_says_what_it_is(name: str) -> None:
-    assert ast.get_docstring(TREES[name])
+    assert ast.get_docstring(tree_of(name))
 
 
 @pytest.mark.parametrize("wing", [item for item in MAY_IMPORT if (PACKAGE / item).is_dir()])
 def test_the_face_of_a_wing_is_one_docstring(wing: str) -> None:
     if wing != "stages":  # Its face is the registry of the stages.
-        assert len(TREES[f"benchmark.{wing}"].body) == 1
+        assert len(tree_of(f"benchmark.{wing}").body) == 1
 
 
 def test_there_is_no_module_for_things_without_a_place() -> None:

@@ -34,6 +34,17 @@ def run(
     )
 
 
+FORKING = f"""
+import sys
+sys.path.append({str(ROOT)!r})
+from ray.scripts.scripts import main
+from tests.forked_workers import install
+install()
+main()
+"""
+"""Does what `ray` does."""
+
+
 @dataclass(frozen=True)
 class Head:
     """A Ray head of this test: address of its job server and environment of its users."""
@@ -96,7 +107,10 @@ def stop(started: subprocess.Popen[bytes], home: Path) -> None:
 
 @contextlib.contextmanager
 def start_head(
-    *options: str, folder: Path = BIN, env: dict[str, str] | None = None
+    *options: str,
+    folder: Path = BIN,
+    env: dict[str, str] | None = None,
+    is_forking: bool = False,
 ) -> Iterator[Head]:
     """Start a head with tokens; end it and all its processes on exit.
 
@@ -104,6 +118,7 @@ def start_head(
         options: more options of `ray start`.
         folder: folder of its `python` and `ray`.
         env: more environment variables of the head and its users.
+        is_forking: its workers are forks of one process, which come sooner.
     """
     # Contains Ray's sockets, whose paths have at most 107 characters.
     home = Path(tempfile.mkdtemp(prefix="bb", dir="/tmp"))
@@ -136,7 +151,8 @@ def start_head(
     with (home / "head.log").open("wb") as log:
         started = subprocess.Popen(
             [
-                *(str(folder / "python"), "-m", "ray.scripts.scripts"),
+                str(folder / "python"),
+                *(("-c", FORKING) if is_forking else ("-m", "ray.scripts.scripts")),
                 *("start", "--head", "--block", "--num-cpus=2", *options),
                 *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
                 # The system chooses the ports of workers; Ray's default is 10002 to 19999.

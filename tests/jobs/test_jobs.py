@@ -75,7 +75,7 @@ def test_an_unknown_option_exits_with_2() -> None:
 def head() -> Iterator[Head]:
     # Secrets of the head and its users must not leak.
     secrets = {name: text for name, text in SECRETS.items() if "RAY" not in name}
-    with start_head(env=secrets) as found:
+    with start_head(env=secrets, is_forking=True) as found:
         yield found
 
 

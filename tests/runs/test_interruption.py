@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pyarrow.parquet as pq
@@ -13,6 +12,7 @@ import pytest
 
 import benchmark as bm
 from benchmark.cli.commands import invoke
+from tests.forked_workers import BENCHMARK
 
 pytestmark = pytest.mark.slow
 
@@ -45,16 +45,7 @@ def toml(scenes, tmp_path_factory):
 def start(toml, store):
     # A session of its own, so that the whole tree can be killed.
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "benchmark",
-            "run",
-            str(toml),
-            "--store",
-            str(store),
-            "--json",
-        ],
+        [*BENCHMARK, "run", str(toml), "--store", str(store), "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

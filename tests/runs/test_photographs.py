@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark.catalog.efficientnet import lite_weights
+from tests.forked_workers import BENCHMARK
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PHOTOGRAPHS = SHARED / "data" / "ucmerced-mini"
@@ -88,7 +88,7 @@ def run(tmp_path_factory):
         """
     )
     done = subprocess.run(
-        [sys.executable, "-m", "benchmark", "run", str(toml), "--json", "--store", "runs"],
+        [*BENCHMARK, "run", str(toml), "--json", "--store", "runs"],
         cwd=work,
         capture_output=True,
         text=True,

@@ -26,6 +26,7 @@ from benchmark.errors import CellError, UsageError
 from benchmark.progress import LoggedProgress, StageProgress
 from benchmark.store.artefacts import MANIFEST, Artefact, Store
 from benchmark.store.leases import Leases
+from tests.forked_workers import BENCHMARK
 from tests.object_store import BUCKET, DENIED, EXPIRED, KEYS, SLOW_DOWN, Faults, ObjectStore
 from tests.object_store import serve_objects as serve
 
@@ -368,7 +369,7 @@ def shared(ray_session: None, toml: Path, tmp_path_factory: pytest.TempPathFacto
     """A local store that two runs have filled at once, one here and one in another process."""
     store = tmp_path_factory.mktemp("shared") / "runs"
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmark", "run", str(toml), "--store", str(store), "--json"],
+        [*BENCHMARK, "run", str(toml), "--store", str(store), "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,6 +17,7 @@ from benchmark.config import FinetuneConfig
 from benchmark.errors import CellError
 from benchmark.training.feeds import Batch, MemoryFeed, Samples, Shard
 from benchmark.training.loop import Ranks, Training, choose_precision, seed_of
+from tests.pairs import run_pair
 from tests.toys import (
     build_blocks,
     build_exact,
@@ -441,7 +442,7 @@ def run_rank(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     folder = tmp_path_factory.mktemp("pair")
-    torch.multiprocessing.spawn(run_rank, args=(str(folder),), nprocs=2)
+    run_pair(run_rank, str(folder))
     yield [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -23,6 +23,7 @@ from benchmark.training.checkpoints import read_weights
 from benchmark.training.feeds import Batch, Feed, MemoryFeed, Samples, Shard, read_samples
 from benchmark.training.loop import ALONE, MemoryShort, Ranks, Training, Validation
 from benchmark.training.segment import SMALLER, Job, OpenFeed, Report, Worker, read_log
+from tests.pairs import run_pair
 from tests.toys import (
     build_blocks,
     build_dropping,
@@ -613,7 +614,7 @@ def run_rank(rank: int, folder: str, patches: Artefact) -> None:
 def test_two_workers_resume_to_the_same_bits_and_come_to_what_one_comes_to(
     patches: Artefact, tmp_path: Path
 ) -> None:
-    torch.multiprocessing.spawn(run_rank, args=(str(tmp_path), patches), nprocs=2)
+    run_pair(run_rank, str(tmp_path), patches)
     alone = make_job(tmp_path, patches, "alone", **PAIR)
     run(alone, fit(0, 3), REFIT)
     calm = make_job(tmp_path, patches, "calm", **PAIR)
