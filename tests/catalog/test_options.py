@@ -337,7 +337,7 @@ def content(**options: Any) -> dict[str, Any]:
         ({"random": {"bands": []}}, r"'bands' = .*at least 1 item"),
         ({"random": {"image_size": "64"}}, r"'image_size' = '64': should be a valid integer"),
         ({"random": {"trust_remote_code": 1}}, r"'trust_remote_code' = 1: should be a valid bool"),
-        ({"random": 5}, r"\[backbone.\"random\"\]: should be a valid dictionary"),
+        ({"random": 5}, r"\[backbone.\"random\"\]: should be a table"),
         ({"random": {"pooling": "pooler", "layer": -2}}, r"the pooler takes the last hidden state"),
     ],
 )

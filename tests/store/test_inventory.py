@@ -128,7 +128,7 @@ def test_an_object_store_is_listed_and_cleaned_alike(monkeypatch: pytest.MonkeyP
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     with serve_objects() as objects:
-        check_object_store(Store(objects.uri("stores/runs")))
+        check_object_store(Store(objects.uri("inventory/runs")))
 
 
 def check_object_store(store: Store) -> None:
