@@ -150,8 +150,7 @@ def has_root(root: str) -> bool:
     if not is_remote(root):
         return Path(root).exists()
     try:
-        # Few servers show a folder: only whether there is an answer counts.
-        open_root(root).has("")
+        open_root(root).check_answer()
     except BenchmarkError:
         return False
     return True

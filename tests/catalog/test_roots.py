@@ -5,14 +5,16 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.fs as pafs
 import pytest
 
-from benchmark.catalog.roots import remote, web
+from benchmark.catalog.roots import bucket, remote, web
 from benchmark.catalog.roots.address import check_root
 from benchmark.catalog.roots.gdal import gdal_path, options_of
 from benchmark.catalog.roots.root import CutOff, Unreadable, open_root
@@ -304,7 +306,9 @@ def test_files_of_a_bucket_are_those_of_the_folder(
 
 
 def test_the_identity_of_an_object_is_its_size_and_etag(objects: ObjectStore) -> None:
-    found = open_root(objects.uri("data")).identify(["a.txt", "none"])
+    root = open_root(objects.uri("data"))
+    objects.faults.seen.clear()
+    found = root.identify(["a.txt", "none"])
     assert {item.method for item in objects.faults.seen} == {"HEAD"}
     num_bytes, tag = found["a.txt"].split()
     assert num_bytes == "5"
@@ -335,8 +339,8 @@ def test_a_bucket_that_refuses_or_is_busy(
         root.identify(["a.txt"])
     with pytest.raises(Unreadable, match="access denied"), root.open("a/x 1.tif"):
         pass
-    with pytest.raises(UsageError, match=r"it cannot be reached; check the endpoint .*; run again"):
-        open_root("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http").identify(["a"])
+    with pytest.raises(UsageError, match="it cannot be reached; check the endpoint and the netw"):
+        open_root("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http").check_answer()
     objects.faults.refuse = lambda verb, path: SLOW_DOWN
     with pytest.raises(CellError, match="check the address and the network"), root.open("a.tif"):
         pass
@@ -345,6 +349,38 @@ def test_a_bucket_that_refuses_or_is_busy(
     monkeypatch.undo()
     with root.open("a/x 1.tif") as raster:
         assert raster.read().shape == (4, 300, 300)
+
+
+def test_a_bucket_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question waited for the library's own limit, three times."""
+    asked: list[float] = []
+
+    def never(work: Any, *, timeout_s: float) -> Any:
+        asked.append(timeout_s)
+        raise TimeoutError
+
+    monkeypatch.setattr(bucket, "within", never)
+    root = open_root("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http")
+    with pytest.raises(UsageError, match=r"root = 's3://.*': did not answer within 10 s; check"):
+        root.check_answer()
+    assert asked == [10.0]
+    with pytest.raises(CellError, match=r"no answer in time \(s3://bucket/x.*a\.txt.*run again"):
+        root.has("a.txt")
+    assert len(asked) == 2
+
+
+def test_a_web_server_that_is_silent_or_absent_is_asked_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "ANSWER_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        root = open_root(f"http://127.0.0.1:{silent.getsockname()[1]}/x")
+        with pytest.raises(UsageError, match=r"root = 'http://127.*/x': did not answer within"):
+            root.check_answer()
+    with pytest.raises(UsageError, match=r"no answer \(NewConnectionError\); check the address"):
+        root.check_answer()
+    # An answer, of whatever kind.
+    open_root(f"{server.url}/nothing").check_answer()
 
 
 def test_a_bucket_of_azure_needs_a_package() -> None:

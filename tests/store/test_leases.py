@@ -224,7 +224,7 @@ def test_of_two_that_want_a_cell_at_once_the_smaller_id_stays_and_the_other_with
     mine, rival = open_leases(), open_leases()
     rivals_claim = f"{FOLDER}/embed-{0:016x}.{rival.register().id}"
     heartbeat = mine.register()
-    heartbeat.id = first_digit + heartbeat.id[1:]
+    heartbeat.id = first_digit * len(heartbeat.id)
     write = store.write
 
     def write_second(path: str, content: bytes) -> None:

@@ -69,6 +69,7 @@ def prepare_chesapeake(
     wanted = _names_of(regions)
     check_root(source or PUBLISHED, where="prepare chesapeake: source", reads_remote=True)
     origin = open_root(source or PUBLISHED)
+    origin.check_answer()
     if origin.has(SYNTHETIC_MARKER):
         raise UsageError(
             f"prepare chesapeake: source '{origin.address}' holds synthetic scenes; run "

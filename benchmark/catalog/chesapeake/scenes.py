@@ -248,6 +248,7 @@ def open_chesapeake(config: DatasetConfig) -> ChesapeakeSource:
         UsageError: there is no valid index, no scene on disk, or a region is unknown.
     """
     files = open_root(config.root)
+    files.check_answer()
     return ChesapeakeSource(
         files=files,
         scenes=list_scenes(config),

@@ -12,16 +12,23 @@ from shutil import copyfileobj
 from typing import Any, TypeVar
 
 from benchmark.catalog.roots.gdal import options_of
-from benchmark.catalog.roots.remote import RemoteRoot, Stat
+from benchmark.catalog.roots.remote import LATER, NO_ANSWER, RemoteRoot, Stat
 from benchmark.catalog.roots.root import CutOff, Unreadable
 from benchmark.errors import CellError, UsageError
 from benchmark.store.deadlines import within
-from benchmark.store.filesystems import Opened, join, open_filesystem
-from benchmark.store.retries import explain, is_transient
+from benchmark.store.files import TRIAL_LONGEST_S, TRIAL_NUM_TRIES
+from benchmark.store.filesystems import (
+    ANSWER_TIMEOUT_S,
+    Opened,
+    join,
+    open_filesystem,
+    open_for_trial,
+)
+from benchmark.store.retries import explain, is_transient, retry
 
 T = TypeVar("T")
 
-ANSWER_TIMEOUT_S = 120.0
+FACTS_TIMEOUT_S = 120.0
 """Longest wait for what a bucket says of a file or of its list of files."""
 CHUNK_BYTES = 2**20
 TAGS = ("ETag", "etag", "Last-Modified", "last_modified", "LastModified", "updated")
@@ -80,6 +87,32 @@ class BucketRoot(RemoteRoot):
 
         return self._ask(path, copy, timeout_s=None)
 
+    def check_answer(self) -> None:
+        """Ask the bucket once, with little patience; what it answers is looked at later.
+
+        Raises:
+            UsageError: it does not answer.
+        """
+        fs = open_for_trial(self.address, self._open())
+        where = f"[dataset] root = '{self.address}'"
+
+        def ask() -> None:
+            retry(
+                lambda: fs.get_file_info(self._open().root),
+                what=where,
+                num_tries=TRIAL_NUM_TRIES,
+                longest_s=TRIAL_LONGEST_S,
+            )
+
+        try:
+            within(ask, timeout_s=ANSWER_TIMEOUT_S)
+        except TimeoutError:
+            raise UsageError(f"{where}: {NO_ANSWER}") from None
+        except Exception as error:
+            # The drivers of buckets raise more than OSError.
+            if is_transient(error) or "curlCode" in str(error):
+                raise UsageError(f"{where}: {explain(error)}") from None
+
     def where(self, path: str) -> str:
         """Return the URI of an object."""
         return join(self.address, path)
@@ -91,13 +124,16 @@ class BucketRoot(RemoteRoot):
         return f"{self._open().root}/{path}".rstrip("/")
 
     def _ask(
-        self, path: str, work: Callable[[], T], *, timeout_s: float | None = ANSWER_TIMEOUT_S
+        self, path: str, work: Callable[[], T], *, timeout_s: float | None = FACTS_TIMEOUT_S
     ) -> T:
         """Return the result of requests; their errors become those of ``RemoteRoot``."""
         try:
             return work() if timeout_s is None else within(work, timeout_s=timeout_s)
         except FileNotFoundError:
             raise
+        except TimeoutError:
+            # Not asked again: the library below has tried until now.
+            raise CellError(f"no answer in time ({self.where(path)}); {LATER}") from None
         except OSError as error:
             text = f"{explain(error)} ({self.where(path)})"
             if "curlCode" in str(error):

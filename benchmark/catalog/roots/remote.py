@@ -14,6 +14,7 @@ from benchmark.catalog.roots.gdal import REQUEST_TIMEOUT_S, gdal_path
 from benchmark.catalog.roots.root import DRIVER, MISSING, CutOff, Unreadable
 from benchmark.errors import CellError, UsageError, one_line
 from benchmark.store.deadlines import within
+from benchmark.store.filesystems import ANSWER_TIMEOUT_S
 from benchmark.store.retries import retry
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ NUM_READS = 3
 """Reads of a file whose transfer ended early."""
 PROBE_BYTES = 65_536
 NO_RASTER = "not recognized as being in a supported file format"
+NO_ANSWER = f"did not answer within {ANSWER_TIMEOUT_S:g} s; check the address, the network and keys"
 LATER = "check the address and the network, and run again: what was read is kept"
 
 
@@ -61,6 +63,10 @@ class RemoteRoot:
 
     def download(self, path: str, place: Path) -> int:
         """Copy a whole file once and return its bytes."""
+        raise NotImplementedError
+
+    def check_answer(self) -> None:
+        """Ask the server once (see ``Root``)."""
         raise NotImplementedError
 
     def where(self, path: str) -> str:

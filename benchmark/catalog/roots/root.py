@@ -48,6 +48,14 @@ class Root(Protocol):
         """Whether the files are on another machine."""
         ...
 
+    def check_answer(self) -> None:
+        """Ask a server once, with little patience; what it answers is looked at later.
+
+        Raises:
+            UsageError: it does not answer within ten seconds.
+        """
+        ...
+
     def where(self, path: str) -> str:
         """Return the path or URI of a file, for messages."""
         ...

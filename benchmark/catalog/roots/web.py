@@ -17,10 +17,12 @@ from benchmark.catalog.roots.gdal import (
     options_of,
     url_of,
 )
-from benchmark.catalog.roots.remote import LATER, NUM_AT_ONCE, RemoteRoot, Stat
+from benchmark.catalog.roots.remote import LATER, NO_ANSWER, NUM_AT_ONCE, RemoteRoot, Stat
 from benchmark.catalog.roots.root import CutOff, Unreadable
 from benchmark.environment import RETRY_WAIT, read_seconds
 from benchmark.errors import CellError, UsageError
+from benchmark.store.deadlines import within
+from benchmark.store.filesystems import ANSWER_TIMEOUT_S
 
 BUSY = (429, 500, 502, 503, 504)
 GONE = (404, 410)
@@ -75,6 +77,30 @@ class WebRoot(RemoteRoot):
         with self._ask("GET", path) as answer, place.open("wb") as file:
             self._check(path, answer.status_code)
             return sum(map(file.write, answer.iter_content(CHUNK_BYTES)))
+
+    def check_answer(self) -> None:
+        """Ask the server once, with little patience; what it answers is looked at later.
+
+        Raises:
+            UsageError: it does not answer.
+        """
+        import requests
+
+        where = f"[dataset] root = '{self.address}'"
+
+        def ask() -> None:
+            headers = _credentials(self.options)
+            requests.head(self.address, headers=headers, timeout=ANSWER_TIMEOUT_S)
+
+        try:
+            within(ask, timeout_s=ANSWER_TIMEOUT_S)
+        except (TimeoutError, requests.Timeout):
+            raise UsageError(f"{where}: {NO_ANSWER}") from None
+        except requests.RequestException as error:
+            reason = _reason(error)
+            raise UsageError(
+                f"{where}: no answer ({reason}); check the address and the network"
+            ) from None
 
     def where(self, path: str) -> str:
         """Return the URL of a file."""
