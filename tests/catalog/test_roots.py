@@ -369,6 +369,21 @@ def test_a_bucket_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyP
     assert len(asked) == 2
 
 
+def test_a_bucket_that_refuses_its_list_has_answered(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = open_root(objects.uri("data"))
+    objects.faults.refuse = lambda verb, path: DENIED
+    root.check_answer()
+
+    def no_token(work: Any, *, timeout_s: float) -> Any:
+        raise OSError("google::cloud::Status(UNAVAILABLE: Could not create a OAuth2 access token)")
+
+    monkeypatch.setattr(bucket, "within", no_token)
+    with pytest.raises(UsageError, match=r"root = 's3://.*': "):
+        root.check_answer()
+
+
 def test_a_web_server_that_is_silent_or_absent_is_asked_once(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

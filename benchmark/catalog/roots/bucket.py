@@ -31,6 +31,8 @@ T = TypeVar("T")
 FACTS_TIMEOUT_S = 120.0
 """Longest wait for what a bucket says of a file or of its list of files."""
 CHUNK_BYTES = 2**20
+REFUSED = re.compile(r"ACCESS_DENIED|AccessDenied|PERMISSION_DENIED|[Ff]orbidden|\b40[13]\b")
+"""In the answer of a bucket that does not tell what it holds."""
 TAGS = ("ETag", "etag", "Last-Modified", "last_modified", "LastModified", "updated")
 """What libraries call the ETag and the time of modification, best first."""
 
@@ -109,8 +111,9 @@ class BucketRoot(RemoteRoot):
         except TimeoutError:
             raise UsageError(f"{where}: {NO_ANSWER}") from None
         except Exception as error:
-            # The drivers of buckets raise more than OSError.
-            if is_transient(error) or "curlCode" in str(error):
+            # The drivers of buckets raise more than OSError. Who may read objects may be refused
+            # their list.
+            if REFUSED.search(str(error)) is None:
                 raise UsageError(f"{where}: {explain(error)}") from None
 
     def where(self, path: str) -> str:
