@@ -101,9 +101,11 @@ def open_context(
 
 
 @contextmanager
-def open_readable(experiment: Experiment, *, store: str | None = None) -> Iterator[Context]:
+def open_readable(
+    experiment: Experiment, *, store: str | None = None, progress: Progress | None = None
+) -> Iterator[Context]:
     """Open a context to read from a store, which must answer within seconds."""
-    with open_context(experiment, store=store) as context:
+    with open_context(experiment, store=store, progress=progress) as context:
         context.store.check_readable()
         yield context
 
@@ -202,15 +204,14 @@ def open_patches(
         UsageError: the user's input is wrong.
         CellError: the patches cannot be computed.
     """
-    with open_readable(experiment, store=store) as context:
-        is_complete = context.patches.is_complete
-    if not is_complete:
-        result, _ = run_stage(
-            "patches", experiment, store=store, address=address, progress=progress
-        )
-        for cell in result.cells:
-            if cell.status != "complete":
-                raise CellError(f"{experiment.path}: there are no patches: {cell.reason}")
+    with open_readable(experiment, store=store, progress=progress) as context:
+        if context.patches.is_complete:
+            yield context
+            return
+    result, _ = run_stage("patches", experiment, store=store, address=address, progress=progress)
+    for cell in result.cells:
+        if cell.status != "complete":
+            raise CellError(f"{experiment.path}: there are no patches: {cell.reason}")
     with open_context(experiment, store=store, progress=progress) as context:
         yield context
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,20 +27,36 @@ def window_corners(
         size: side of the windows, in px.
     """
     import numpy as np
-    from rasterio.warp import transform as warp
 
     rows = np.add.outer(np.asarray(top, np.float64), [0.0, size, size, 0.0])
     cols = np.add.outer(np.asarray(left, np.float64), [0.0, 0.0, size, size])
-    x = transform.c + transform.a * cols + transform.b * rows
-    y = transform.f + transform.d * cols + transform.e * rows
-    if not x.size:
-        return np.empty((0, 4, 2))
-    lon, lat = warp(crs, "EPSG:4326", x.ravel().tolist(), y.ravel().tolist())
-    found = np.stack([lon, lat], axis=-1).reshape(*x.shape, 2)
+    found = to_degrees(tuple(transform)[:6], crs, rows, cols)
     with np.errstate(invalid="ignore"):  # Corners that cannot be reprojected are infinite.
         is_split = np.ptp(found[..., 0], axis=1) > 180
     found[is_split, :, 0] %= 360
     return found
+
+
+def to_degrees(
+    transform: Sequence[float], crs: Any, rows: NDArray[Any], cols: NDArray[Any]
+) -> NDArray[Any]:
+    """Return longitude and latitude (EPSG:4326) of points of a raster, (..., 2); inf if none.
+
+    Args:
+        transform: (a, b, c, d, e, f): x = a column + b row + c, y = d column + e row + f.
+        crs: of the raster.
+        rows: (...) in px from the upper edge.
+        cols: (...) in px from the left edge.
+    """
+    import numpy as np
+    from rasterio.warp import transform as warp
+
+    a, b, c, d, e, f = transform
+    x, y = c + a * cols + b * rows, f + d * cols + e * rows
+    if not x.size:
+        return np.empty((*x.shape, 2))
+    lon, lat = warp(crs, "EPSG:4326", x.ravel().tolist(), y.ravel().tolist())[:2]
+    return np.stack([lon, lat], axis=-1).reshape(*x.shape, 2)
 
 
 def centre_corners(path: Path) -> NDArray[Any]:

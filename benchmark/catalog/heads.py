@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from benchmark.catalog.linear_heads import LINEAR_HEADS, suggest_nothing
+from benchmark.catalog.linear_heads import (
+    LINEAR_HEADS,
+    WEIGHTS,
+    class_weight_of,
+    suggest_nothing,
+)
 from benchmark.catalog.scalers import SCALERS, behind_scaler
 from benchmark.registry import Registry
 from benchmark.specs import Head, HeadMemory
@@ -36,7 +41,7 @@ def suggest_logistic_regression(trial: optuna.Trial) -> dict[str, Any]:
     return {
         "C": trial.suggest_float("C", 1e-6, 1e5, log=True),
         "scaler": trial.suggest_categorical("scaler", SCALERS),
-        "class_weight": trial.suggest_categorical("class_weight", ("none", "balanced")),
+        "class_weight": trial.suggest_categorical("class_weight", WEIGHTS),
     }
 
 
@@ -44,8 +49,9 @@ def build_logistic_regression(params: Mapping[str, Any], seed: int) -> Any:
     """Build a scaler and multinomial logistic regression (L-BFGS)."""
     from sklearn.linear_model import LogisticRegression
 
-    weight = None if params["class_weight"] == "none" else params["class_weight"]
-    model = LogisticRegression(C=params["C"], class_weight=weight, max_iter=1000, random_state=seed)
+    model = LogisticRegression(
+        C=params["C"], class_weight=class_weight_of(params), max_iter=1000, random_state=seed
+    )
     return behind_scaler(params["scaler"], model)
 
 
@@ -117,7 +123,7 @@ def suggest_hist_gradient_boosting(trial: optuna.Trial) -> dict[str, Any]:
         "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 4, 64, log=True),
         "max_features": trial.suggest_float("max_features", 0.02, 0.5, log=True),
         "l2_regularization": trial.suggest_float("l2_regularization", 1e-3, 1e2, log=True),
-        "class_weight": trial.suggest_categorical("class_weight", ("none", "balanced")),
+        "class_weight": trial.suggest_categorical("class_weight", WEIGHTS),
     }
 
 
@@ -125,9 +131,10 @@ def build_hist_gradient_boosting(params: Mapping[str, Any], seed: int) -> Any:
     """Build gradient boosting of trees on columns of 255 bins; scaling would change nothing."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    weight = None if params["class_weight"] == "none" else params["class_weight"]
     model = HistGradientBoostingClassifier(
-        **{**params, "class_weight": weight}, early_stopping=False, random_state=seed
+        **{**params, "class_weight": class_weight_of(params)},
+        early_stopping=False,
+        random_state=seed,
     )
     return behind_scaler("none", model)
 

@@ -35,7 +35,9 @@ def build_ridge(params: Mapping[str, Any], seed: int) -> Any:
 
     from benchmark.catalog.estimators import DecisionSoftmax
 
-    model = RidgeClassifier(alpha=params["alpha"], class_weight=_weight(params), random_state=seed)
+    model = RidgeClassifier(
+        alpha=params["alpha"], class_weight=class_weight_of(params), random_state=seed
+    )
     return behind_scaler(params["scaler"], DecisionSoftmax(model))
 
 
@@ -55,7 +57,9 @@ def build_linear_svm(params: Mapping[str, Any], seed: int) -> Any:
     from benchmark.catalog.estimators import DecisionSoftmax
 
     # On embeddings a smaller tolerance takes half as long again and changes no score.
-    model = LinearSVC(C=params["C"], tol=1e-2, class_weight=_weight(params), random_state=seed)
+    model = LinearSVC(
+        C=params["C"], tol=1e-2, class_weight=class_weight_of(params), random_state=seed
+    )
     return behind_scaler(params["scaler"], DecisionSoftmax(model))
 
 
@@ -88,7 +92,8 @@ def build_nearest_centroid(params: Mapping[str, Any], seed: int) -> Any:
     return behind_scaler("l2", DecisionSoftmax(CosineCentroids()))
 
 
-def _weight(params: Mapping[str, Any]) -> str | None:
+def class_weight_of(params: Mapping[str, Any]) -> str | None:
+    """Return the drawn class weight as scikit-learn writes it."""
     return None if params["class_weight"] == "none" else params["class_weight"]
 
 

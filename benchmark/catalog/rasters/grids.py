@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchmark.catalog.corners import to_degrees
+
 if TYPE_CHECKING:
     import numpy as np
     import rasterio
@@ -41,16 +43,7 @@ class Grid:
 
     def degrees(self, rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[np.float64]:
         """Return longitude and latitude (EPSG:4326) of points, (..., 2); inf if there is none."""
-        import numpy as np
-        from rasterio.warp import transform as warp
-
-        a, b, c, d, e, f = self.transform
-        x, y = a * cols + b * rows + c, d * cols + e * rows + f
-        if not x.size:
-            return np.empty((*x.shape, 2))
-        lon, lat = warp(self.crs, "EPSG:4326", x.ravel().tolist(), y.ravel().tolist())[:2]
-        points: NDArray[np.float64] = np.stack([lon, lat], axis=-1).reshape(*x.shape, 2)
-        return points
+        return to_degrees(self.transform, self.crs, rows, cols)
 
     def outlines(
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.catalog.folder.decoding import ImageError, invalid_values
 from benchmark.catalog.folder.formats import choose_bands
-from benchmark.catalog.folder.images import band_places, count_bands, scale_pixels
+from benchmark.catalog.folder.images import band_places, count_bands, scale_bands
 from benchmark.catalog.rasters.files import FileError, open_raster
 from benchmark.catalog.rasters.grids import Window
 from benchmark.catalog.rasters.scenes import Scene
@@ -116,8 +116,8 @@ class PixelReader:
 
         pixels = strip.pixels
         if self.ranges is not None:
-            scaled = zip(pixels, self.ranges, strict=False)
-            pixels = np.stack([scale_pixels(band, bounds) for band, bounds in scaled])
+            # One band may stand for all bands of the data set.
+            pixels = scale_bands(pixels, self.ranges[: len(pixels)])
         elif pixels.dtype.kind == "f":
             # Means of whole numbers are often x.5: their last bits must not decide.
             pixels = np.rint(np.round(np.nan_to_num(pixels), 3)).astype(np.uint8)

@@ -15,6 +15,7 @@ from zlib import crc32
 
 from benchmark.catalog.chesapeake.index import count_strip
 from benchmark.catalog.chesapeake.scenes import window_runs
+from benchmark.catalog.corners import window_corners
 from benchmark.catalog.folder.facts import MAX_INVALID
 from benchmark.catalog.rasters.blocks import Blocks
 from benchmark.catalog.rasters.files import (
@@ -230,7 +231,7 @@ class RasterSource:
         for name in sorted(set(names.tolist())):
             here, size = names == name, self.patch_size
             grid = self.scenes[name].grid
-            found[here] = grid.outlines(rows[here], cols[here], size, size, points=1)
+            found[here] = window_corners(grid.transform, grid.crs, rows[here], cols[here], size)
         return found
 
     @contextmanager

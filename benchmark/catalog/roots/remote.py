@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ class Stat(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteRoot:
+class RemoteRoot(ABC):
     """A root on another machine; pickles with the credentials, which its text leaves out.
 
     What each protocol does in its own way raises
@@ -53,25 +54,25 @@ class RemoteRoot:
     """Of GDAL."""
     is_remote: bool = True
 
+    @abstractmethod
     def stat(self, path: str) -> Stat:
         """Return size and tag of a file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fetch(self, path: str, num_bytes: int) -> bytes:
         """Return the first bytes of a file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def download(self, path: str, place: Path) -> int:
         """Copy a whole file once and return its bytes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_answer(self) -> None:
         """Ask the server once (see ``Root``)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def where(self, path: str) -> str:
         """Return the address of a file for messages."""
-        raise NotImplementedError
 
     def leads_out(self, path: str) -> bool:
         """Return whether a relative path leads out of the root, or is more than a path."""
