@@ -27,13 +27,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield found
 
 
-@pytest.fixture
-def server(running: Server) -> Iterator[Server]:
-    running.reset()
-    yield running
-    running.reset()
-
-
 def rasters(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.tif")}
 

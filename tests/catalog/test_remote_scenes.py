@@ -68,13 +68,6 @@ def running(folder: Path) -> Iterator[Server]:
         yield found
 
 
-@pytest.fixture
-def server(running: Server) -> Iterator[Server]:
-    running.reset()
-    yield running
-    running.reset()
-
-
 def open_scenes(root: object) -> ChesapeakeSource:
     return open_split_scenes(DatasetConfig(name="chesapeake", root=str(root), patch_size=PATCH))
 

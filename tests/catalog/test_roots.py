@@ -43,13 +43,6 @@ def running(folder: Path) -> Iterator[Server]:
         yield found
 
 
-@pytest.fixture
-def server(running: Server) -> Iterator[Server]:
-    running.reset()
-    yield running
-    running.reset()
-
-
 @pytest.fixture(scope="module")
 def moto(folder: Path) -> Iterator[ObjectStore]:
     with serve_objects() as found:
