@@ -260,7 +260,7 @@ class _Ledger:
     def _add_tune(self, found: StageEstimate, cell: Cell) -> None:
         (head,) = (item for item in self.context.heads if item.name == cell.method)
         trials = self.context.experiment.tune.num_trials if head.is_searched else 1
-        number = self.patches.num_train
+        number = self._num_train(cell)
         rate = self.rates.find(*tune_key(head.name))
         _count(found, trials)
         self._add_time(found, head.name, rate, _times(trials, number), number)
@@ -274,12 +274,18 @@ class _Ledger:
         if config is None:
             return
         backbone = self._backbone(cell)
-        number = self.patches.num_train
+        number = self._num_train(cell)
         rate = self.rates.find(*finetune_key(self.context, backbone))
         _count(found, config.num_trials)
         items = _times(config.num_trials * config.num_epochs, number)
         self._add_time(found, backbone.name, rate, items, number)
         found.num_bytes += backbone.num_parameters * FLOAT_BYTES
+
+    def _num_train(self, cell: Cell) -> int | None:
+        """Return the train patches of a cell; at most those of the data until all are known."""
+        if self.context.patches.is_complete:
+            return self.context.rows_of(cell).num_train
+        return self.patches.num_train
 
     def _add_whole(self, found: StageEstimate, cell: Cell) -> None:
         number = len(self.context.prediction_cells())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.experiment.cells import Cell, TextTable
@@ -30,7 +31,7 @@ class EvaluateStage(Stage):
             )
             progress.start(cell.label)
             try:
-                from benchmark.stages.evaluate.evaluation import compute
+                from benchmark.stages.evaluate.pipeline import compute
 
                 compute(context, cell.artefact, progress.advance)
                 progress.done(cell.label)
@@ -51,7 +52,7 @@ class EvaluateStage(Stage):
 
 def ranking_table(artefact: Artefact) -> TextTable:
     """Return the ranking as a table to print."""
-    ranking = artefact.read_table(names=[beside("ranking")]).to_pylist()
+    ranking = _of_headline(artefact, "ranking")
     rows = [
         [
             str(row["rank"]),
@@ -79,7 +80,7 @@ def ranking_table(artefact: Artefact) -> TextTable:
 
 def comparison_table(artefact: Artefact) -> TextTable:
     """Return fine-tuned minus frozen as a table to print; empty if no backbone has both."""
-    comparison = artefact.read_table(names=[beside("comparison")]).to_pylist()
+    comparison = _of_headline(artefact, "comparison")
     rows = [
         [
             str(row["backbone"]),
@@ -97,6 +98,16 @@ def comparison_table(artefact: Artefact) -> TextTable:
         rows=rows,
         notes=("Points are fine-tuned minus frozen with the head that is best on val.",),
     )
+
+
+def _of_headline(artefact: Artefact, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a table that belong to the train set of the headline."""
+    found, ranking = (
+        artefact.read_table(names=[beside(item)]).to_pylist() for item in (name, "ranking")
+    )
+    # Tables of older versions have no train set.
+    headline = ranking[0].get("train_set")
+    return [row for row in found if row.get("train_set") == headline]
 
 
 def _times(ratio: float | None) -> str:

@@ -77,7 +77,7 @@ def compute(context: Context, cells: Sequence[Cell]) -> None:
         CellSearch(
             cell=cell,
             search=search,
-            commit=partial(commit, context, job, team),
+            commit=partial(commit, context, cell, job, team),
             is_iterative=True,
             begin=partial(begin, cell.artefact),
         )
@@ -134,7 +134,13 @@ def begin(artefact: Artefact, account: Account) -> None:
 
 
 def commit(
-    context: Context, job: Job, team: Team, search: Search, refit: Outcome, account: Account
+    context: Context,
+    cell: Cell,
+    job: Job,
+    team: Team,
+    search: Search,
+    refit: Outcome,
+    account: Account,
 ) -> None:
     """Write the trials and curves of a finished search, delete its checkpoints, and commit.
 
@@ -158,7 +164,9 @@ def commit(
             artefact.delete(name)
     artefact.commit(
         {
-            "inputs": context.finetuned_inputs(job.backbone, job.seed),
+            "inputs": context.finetuned_inputs(
+                job.backbone, job.seed, context.rows_of(cell).train_set
+            ),
             "method": FINETUNE,
             "mode": job.config.mode,
             "seed": job.seed,
@@ -209,10 +217,11 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
     manifest = context.patches.manifest()
     bands = tuple(manifest["bands"])
     backbones = {item.name: item for item in context.finetuned_backbones}
-    train = _counts(manifest, ("train",))
     refit = context.experiment.tune.refit
     jobs = []
     for cell in cells:
+        rows = context.rows_of(cell)
+        counts = rows.class_counts
         # An interrupted training resumes with its first number of threads: another number of
         # threads or workers sums in another order.
         begun: dict[str, Any] = cell.artefact.begin(
@@ -224,11 +233,13 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
                 config=_config(context),
                 seed=cell.seed or 0,
                 refit=refit,
-                class_counts=train,
-                refit_counts=_counts(manifest, ("train", "val")) if "val" in refit else train,
+                class_counts=counts["train"],
+                refit_counts=tuple(map(sum, zip(counts["train"], counts["val"], strict=True)))
+                if "val" in refit
+                else counts["train"],
                 bands=bands,
                 shape=(len(bands), manifest["patch_size"], manifest["patch_size"]),
-                patches=context.patches,
+                patches=rows,
                 artefact=cell.artefact,
                 num_threads=begun["num_threads"],
                 num_workers=team.num_workers,
@@ -236,8 +247,3 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
             )
         )
     return jobs
-
-
-def _counts(manifest: dict[str, Any], splits: Sequence[str]) -> tuple[int, ...]:
-    rows = [row["counts"] for row in manifest["class_counts"] if row["split"] in splits]
-    return tuple(sum(row[name] for row in rows) for name in manifest["classes"])

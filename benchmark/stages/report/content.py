@@ -104,6 +104,7 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
             manifest
             for cell, manifest in results.manifests.items()
             if (cell.backbone, cell.method) == (row.backbone, row.method)
+            and cell.train_set == results.train_set
         ]
         rows.append(
             RankingRow(
@@ -153,9 +154,10 @@ def _training_notes(results: Results) -> list[str]:
     """Return the automatic changes of fine-tuning; a note of several seeds appears once."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell, manifest in results.finetuned.items():
+        names = " / ".join(results.names(cell, "backbone", "method"))
         for note in dict.fromkeys(manifest.get("notes", [])):
-            found.setdefault((cell.backbone or "", note), []).append(str(cell.seed))
+            found.setdefault((names, note), []).append(str(cell.seed))
     return [
-        f"{backbone} / {FINETUNE} / seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: {note}"
-        for (backbone, note), seeds in found.items()
+        f"{names} / seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: {note}"
+        for (names, note), seeds in found.items()
     ]

@@ -17,7 +17,7 @@ class TuneStage(Stage):
     leases_late = True
 
     def cells(self, context: Context) -> list[Cell]:
-        """Return one cell for each backbone, head and seed."""
+        """Return one cell for each backbone, head, train set and seed."""
         return context.tune_cells()
 
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
@@ -37,7 +37,7 @@ class TuneStage(Stage):
                     seed=cell.seed or 0,
                     refit=context.experiment.tune.refit,
                     num_classes=len(context.source.classes),
-                    patches=context.patches,
+                    patches=context.rows_of(cell),
                     embeddings=embeddings,
                     predictions=cell.artefact,
                 )
