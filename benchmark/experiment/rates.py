@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from benchmark.experiment.label_sets import epoch_factor
 from benchmark.experiment.usage import StageUsage
 from benchmark.specs import Backbone
 from benchmark.store import provenance
@@ -260,7 +261,8 @@ def _of_finetune(context: Context, cell: Cell, usage: StageUsage) -> dict[tuple[
     (backbone,) = (item for item in context.backbones if item.name == cell.backbone)
     manifest = cell.artefact.manifest()
     num_train = context.rows_of(cell).num_train
-    items = manifest["num_trials"] * config.num_epochs * num_train
+    num_epochs = config.num_epochs * epoch_factor(context.rows_of(cell))
+    items = manifest["num_trials"] * num_epochs * num_train
     rate = _rate(
         manifest["seconds"]["device"],
         items,

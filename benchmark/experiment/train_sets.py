@@ -69,6 +69,11 @@ class TrainSet:
     """None: every patch keeps its split."""
 
     @property
+    def kind(self) -> str:
+        """``all``, or the name of its rule in lower case."""
+        return "all" if self.rule is None else type(self.rule).__name__.lower()
+
+    @property
     def identity(self) -> Any:
         """Its part of a fingerprint."""
         if self.rule is None:

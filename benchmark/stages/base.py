@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from benchmark.errors import CellError
+from benchmark.errors import CellError, UsageError
 from benchmark.experiment.cells import Cell, CellResult, TextTable
 from benchmark.experiment.context import Context
 from benchmark.experiment.rates import learn
+from benchmark.experiment.train_sets import ChosenPatches
 from benchmark.experiment.usage import StageUsage, save_usage
 from benchmark.store.artefacts import INCOMPLETE
 
@@ -26,6 +27,22 @@ class StageResult:
 
     cells: list[CellResult]
     tables: list[TextTable] = field(default_factory=list)
+
+
+def check_train_sets(context: Context) -> None:
+    """Refuse train sets that the patches cannot be divided into, once the patches are known.
+
+    Raises:
+        UsageError: names the setting and what works.
+    """
+    if not context.patches.is_complete:
+        return
+    for train_set in context.train_sets:
+        try:
+            # How many patches a class has does not depend on the seed.
+            _ = ChosenPatches(context.patches, train_set, context.experiment.seeds[0]).num_train
+        except UsageError as error:
+            raise UsageError(f"{context.experiment.path} [protocol]: {error}") from None
 
 
 class Stage(ABC):

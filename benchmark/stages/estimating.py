@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmark.experiment.cells import Cell, CellResult, TextTable
 from benchmark.experiment.context import Context
+from benchmark.experiment.label_sets import epoch_factor
 from benchmark.experiment.rates import (
     START,
     Rate,
@@ -277,7 +278,10 @@ class _Ledger:
         number = self._num_train(cell)
         rate = self.rates.find(*finetune_key(self.context, backbone))
         _count(found, config.num_trials)
-        items = _times(config.num_trials * config.num_epochs, number)
+        num_epochs = config.num_epochs
+        if self.context.patches.is_complete:
+            num_epochs *= epoch_factor(self.context.rows_of(cell))
+        items = _times(config.num_trials * num_epochs, number)
         self._add_time(found, backbone.name, rate, items, number)
         found.num_bytes += backbone.num_parameters * FLOAT_BYTES
 

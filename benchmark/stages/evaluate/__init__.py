@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.errors import BenchmarkError, one_line
@@ -46,7 +46,7 @@ class EvaluateStage(Stage):
         artefact = context.scores()
         if not artefact.is_complete:
             return []
-        tables = [ranking_table(artefact), comparison_table(artefact)]
+        tables = [ranking_table(artefact), comparison_table(artefact), labels_table(artefact)]
         return [table for table in tables if table.rows]
 
 
@@ -67,7 +67,7 @@ def ranking_table(artefact: Artefact) -> TextTable:
     ]
     manifest = artefact.manifest()
     return TextTable(
-        title="Balanced accuracy on test",
+        title="Balanced accuracy on test" + _trained_on(manifest, ranking),
         columns=("rank", "backbone", "method", "score", "interval", "points behind", ""),
         rows=rows,
         notes=(
@@ -98,6 +98,34 @@ def comparison_table(artefact: Artefact) -> TextTable:
         rows=rows,
         notes=("Points are fine-tuned minus frozen with the head that is best on val.",),
     )
+
+
+def labels_table(artefact: Artefact) -> TextTable:
+    """Return the best method of each train set as a table to print; empty if there is one set."""
+    manifest = artefact.manifest()
+    ranking = artefact.read_table(names=[beside("ranking")]).to_pylist()
+    best = {row["train_set"]: row for row in ranking if row["rank"] == 1 and "train_set" in row}
+    rows = [
+        [
+            item["name"],
+            f"{item['num_train']:,}",
+            f"{item['num_val']:,}",
+            f"{best[item['name']]['backbone']} / {best[item['name']]['method']}",
+            f"{best[item['name']]['value']:.3f}",
+            f"[{best[item['name']]['ci_low']:.3f}, {best[item['name']]['ci_high']:.3f}]",
+        ]
+        for item in manifest.get("train_sets", [])
+    ]
+    return TextTable(
+        title="Best method of each train set, balanced accuracy on test",
+        columns=("train set", "train labels", "val labels", "best method", "score", "interval"),
+        rows=rows,
+        notes=tuple(item["sentence"] for item in manifest.get("crossings", [])),
+    )
+
+
+def _trained_on(manifest: Mapping[str, Any], ranking: Sequence[Mapping[str, Any]]) -> str:
+    return f", trained on {ranking[0]['train_set']}" if manifest.get("train_sets") else ""
 
 
 def _of_headline(artefact: Artefact, name: str) -> list[dict[str, Any]]:

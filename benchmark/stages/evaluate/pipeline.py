@@ -13,6 +13,7 @@ from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.stages.evaluate.comparison import compare, read_costs, unlike_devices
 from benchmark.stages.evaluate.evaluation import Evaluation
+from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
 from benchmark.stages.evaluate.schemas import RANKING
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
@@ -65,6 +66,9 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
         artefact.write_table(beside(name), table)
     artefact.write_table(SCORES_FILE, scores)
     artefact.write_bytes(SCORES_CSV, scores.to_pandas().to_csv(index=False).encode())
+    train_sets = []
+    if len(context.train_sets) > 1:
+        train_sets = describe_train_sets(context, cells)
     # The headline is made within the fullest train set.
     fullest = evaluations[0]
     artefact.commit(
@@ -75,6 +79,8 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                 split: {"kind": item.kind, "reason": item.reason}
                 for split, item in fullest.designs.items()
             },
+            "train_sets": train_sets,
+            "crossings": describe_crossings(comparison, train_sets),
             "optimism": fullest.optimism,
             "limits": fullest.limits(rankings[0]),
             "notes": [

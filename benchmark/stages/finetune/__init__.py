@@ -8,7 +8,7 @@ from benchmark.errors import UsageError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.networks.bands import band_indices
-from benchmark.stages.base import Stage
+from benchmark.stages.base import Stage, check_train_sets
 
 
 class FinetuneStage(Stage):
@@ -22,10 +22,11 @@ class FinetuneStage(Stage):
         return context.finetune_cells()
 
     def check(self, context: Context) -> None:
-        """Refuse unsuitable bands or modes, too many workers, and too large a batch."""
+        """Refuse unsuitable train sets, bands or modes, too many workers, and too large a batch."""
         config = context.experiment.finetune
         if config is None or all(cell.artefact.is_complete for cell in self.cells(context)):
             return
+        check_train_sets(context)
         for backbone in context.finetuned_backbones:
             band_indices(backbone, context.source.bands)
         if context.patches.is_complete and config.batch_size > context.num_train:

@@ -18,6 +18,7 @@ from benchmark.config import FinetuneConfig
 from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.label_sets import epoch_factor
 from benchmark.networks.bands import band_indices
 from benchmark.networks.classifier import build_classifier
 from benchmark.search.bookkeeping import Outcome, Search
@@ -60,7 +61,7 @@ def check(context: Context) -> None:
 def compute(context: Context, cells: Sequence[Cell]) -> None:
     """Fine-tune these cells; a failed one is recorded, not raised."""
     config = _config(context)
-    space = RecipeSpace(config)
+    spaces = [RecipeSpace(_recipe(context, cell)) for cell in cells]
     searches = [
         Search(
             space,
@@ -69,7 +70,7 @@ def compute(context: Context, cells: Sequence[Cell]) -> None:
             rungs=space.rungs() if config.pruning and space.is_searched else (),
             first=space.first,
         )
-        for cell in cells
+        for cell, space in zip(cells, spaces, strict=True)
     ]
     team = _plan(context, sum(search.num_trials for search in searches), waits=True)
     jobs = _jobs(context, cells, team)
@@ -202,6 +203,13 @@ def _config(context: Context) -> FinetuneConfig:
     return config
 
 
+def _recipe(context: Context, cell: Cell) -> FinetuneConfig:
+    """Return the settings of a cell: with few labels it may take more epochs."""
+    config, factor = _config(context), epoch_factor(context.rows_of(cell))
+    epochs = {name: factor * getattr(config, name) for name in ("num_epochs", "patience")}
+    return config.model_copy(update=epochs)
+
+
 def _plan(context: Context, num_trials: int, *, waits: bool = False) -> Team:
     config = _config(context)
     asked = None if config.num_workers == "auto" else config.num_workers
@@ -230,7 +238,7 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
         jobs.append(
             Job(
                 backbone=backbones[cell.backbone or ""],
-                config=_config(context),
+                config=_recipe(context, cell),
                 seed=cell.seed or 0,
                 refit=refit,
                 class_counts=counts["train"],

@@ -30,6 +30,7 @@ from benchmark.stages.report.figures import (
 )
 from benchmark.stages.report.finetuning import comparisons, finetune_pictures, finetune_times
 from benchmark.stages.report.headline import join_first, name_method, write_headline
+from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
 from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
@@ -74,6 +75,9 @@ def collect(results: Results) -> ReportData:
             *_training_notes(results),
         ),
         metrics=(differences(results), metrics(results)),
+        train_set=results.train_set if results.has_train_sets else "",
+        crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
+        labels=label_tables(results),
         verdicts=verdicts,
         comparisons=comparisons(results),
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
@@ -88,6 +92,7 @@ def collect(results: Results) -> ReportData:
         provenance=origins(results),
         pictures=(
             *ranking_pictures(results, ranking),
+            *label_pictures(results),
             *finetune_pictures(results),
             *confusion_pictures(results),
             *data_pictures(results),
