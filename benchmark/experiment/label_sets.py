@@ -20,6 +20,8 @@ from benchmark.experiment.train_sets import ALL, ChosenPatches, PatchRows, Train
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+CURVES = {"fraction": ("all", "fraction"), "shots": ("all", "shots")}
+"""Curves over the number of labels, with the kinds of their train sets: all of train ends both."""
 MOST_EPOCHS = 10
 """Most times as many epochs as set, for a train set with few labels."""
 
@@ -35,15 +37,14 @@ class Fraction:
         """Return the role of each patch; raise UsageError if a class would have no patch."""
         counts = _counts(rows, "train")
         kept = [math.floor(self.share * count + 0.5) for count in counts]
-        for name, count, num in zip(rows.classes, counts, kept, strict=True):
-            if count and not num:
-                # The smallest share that all classes allow, with three significant digits.
-                least = 0.5 / min(number for number in counts if number)
-                step = 10.0 ** (math.floor(math.log10(least)) - 2)
-                raise UsageError(
-                    f"label_fractions: {self.share:g} leaves class '{name}' without a patch of its "
-                    f"{count} in train; use {math.ceil(least / step) * step:.3g} or more"
-                )
+        rarest, count = _rarest(rows)
+        if not math.floor(self.share * count + 0.5):
+            # The smallest share that gives it one patch, with three significant digits.
+            step = 10.0 ** (math.floor(math.log10(0.5 / count)) - 2)
+            raise UsageError(
+                f"label_fractions: {self.share:g} leaves class '{rarest}' without a patch of its "
+                f"{count} in train; use {math.ceil(0.5 / count / step) * step:.3g} or more"
+            )
         return _take(rows, kept, _draw(rows, seed, by_scene=True))
 
 
@@ -56,14 +57,13 @@ class Shots:
 
     def __call__(self, rows: PatchRows, seed: int) -> NDArray[np.str_]:
         """Return the role of each patch; raise UsageError if a class has fewer patches."""
-        counts = _counts(rows, "train")
-        for name, count in zip(rows.classes, counts, strict=True):
-            if 0 < count < self.number:
-                raise UsageError(
-                    f"shots: {self.number} of class '{name}', which has {count} patches in train; "
-                    f"use {min(number for number in counts if number)} at most"
-                )
-        kept = [self.number if count else 0 for count in counts]
+        rarest, count = _rarest(rows)
+        if count < self.number:
+            raise UsageError(
+                f"shots: {self.number} of class '{rarest}', which has {count} patches in train; "
+                f"use {count} at most"
+            )
+        kept = [self.number if count else 0 for count in _counts(rows, "train")]
         return _take(rows, kept, _draw(rows, seed, by_scene=False))
 
 
@@ -97,6 +97,13 @@ def _counts(rows: PatchRows, split: str) -> list[int]:
     """Return the patches of each class (K,) in a split of the data."""
     labels = rows.labels[rows.splits == split]
     return [int(count) for count in np.bincount(labels, minlength=len(rows.classes))]
+
+
+def _rarest(rows: PatchRows) -> tuple[str, int]:
+    """Return the name and the patches of the rarest class of train."""
+    counts = zip(_counts(rows, "train"), rows.classes, strict=True)
+    count, name = min((count, name) for count, name in counts if count)
+    return name, count
 
 
 def _draw(rows: PatchRows, seed: int, *, by_scene: bool) -> NDArray[np.int64]:

@@ -36,9 +36,11 @@ def plot_labels(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fi
         if not first["is_finetuned"]:
             style["markerfacecolor"] = "white"
         axes.plot(one["num_train"], one["value"], zorder=3, **style)
-        axes.fill_between(
-            one["num_train"], one["ci_low"], one["ci_high"], color=style["color"], alpha=0.12,
-            linewidth=0, zorder=1,
+        # Beside one another: intervals of several methods at one place would hide each other.
+        beside = one["num_train"] * (1 + 0.02 * (index - (len(methods) - 1) / 2))
+        axes.vlines(
+            beside, one["ci_low"], one["ci_high"], color=style["color"], alpha=0.45, linewidth=2,
+            zorder=2,
         )  # fmt: skip
         name = f"{plain(backbone, 22)} · {plain(method, 18)}"
         handles.append(Line2D([], [], label=name, **style))

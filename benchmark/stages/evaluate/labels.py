@@ -10,10 +10,9 @@ import pyarrow as pa
 
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
+from benchmark.experiment.label_sets import CURVES
 from benchmark.statistics.crossings import Crossing, find_crossing
 
-CURVES = {"fraction": ("all", "fraction"), "shots": ("shots",)}
-"""Curves over the number of labels, with the kinds of their train sets."""
 TRIED = {"fraction": "fractions", "shots": "shots"}
 
 
@@ -43,6 +42,7 @@ def describe_crossings(
     last), and ``sentence``.
     """
     rows = comparison.to_pylist()
+    has = {item["kind"] for item in train_sets}
     found = []
     for curve, kinds in CURVES.items():
         labels = {item["name"]: item["num_train"] for item in train_sets if item["kind"] in kinds}
@@ -53,7 +53,7 @@ def describe_crossings(
                 for row in mine
                 if row["train_set"] in labels
             )
-            if len(points) > 1:
+            if len(points) > 1 and curve in has:
                 numbers, *curves = zip(*points, strict=True)
                 crossing = find_crossing(numbers, *curves)
                 ends = {
@@ -76,22 +76,23 @@ def write_crossing(backbone: str, crossing: Crossing, labels: Sequence[int], tri
     """
     who = f"With {backbone}, fine-tuning"
     first, last = f"{labels[0]:,}", f"{labels[-1]:,}"
-    low = f"less than {first}" if crossing.low == 0 else about(crossing.low)
+    at, low, high = (
+        f"less than {first}"
+        if place == 0
+        else f"more than {last}"
+        if math.isinf(place)
+        else about(place)
+        for place in crossing
+    )
     if math.isinf(crossing.at):
         perhaps = "" if math.isinf(crossing.low) else f"; the data allow it from {low} on"
-        where = f"not within the {tried} tried, {first} to {last} labels"
-        return f"{who} overtakes the best frozen head {where}{perhaps}."
+        where = f"within the {tried} tried, {first} to {last} labels"
+        return f"{who} does not overtake the best frozen head {where}{perhaps}."
     if crossing.at == 0:
-        sure = "" if crossing.high == 0 else f"; detectably from {about(crossing.high)} on"
-        if math.isinf(crossing.high):
-            sure = f"; not detectably at {last}"
+        detectably = f"; detectably from {high} on" if crossing.high else ""
         where = f"at all {tried} tried, from {first} labels on"
-        return f"{who} is ahead of the best frozen head {where}{sure}."
-    high = f"more than {last}" if math.isinf(crossing.high) else about(crossing.high)
-    return (
-        f"{who} overtakes the best frozen head from about {about(crossing.at)} labels on, "
-        f"[{low}, {high}]."
-    )
+        return f"{who} is ahead of the best frozen head {where}{detectably}."
+    return f"{who} overtakes the best frozen head from about {at} labels on, [{low}, {high}]."
 
 
 def about(number: float) -> str:

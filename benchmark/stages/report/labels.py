@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pandas as pd
 
 from benchmark.experiment.context import FINETUNE
+from benchmark.experiment.label_sets import CURVES
 from benchmark.page.html import Picture, Table
 from benchmark.page.labels import plot_labels
 from benchmark.stages.report.figures import picture
 from benchmark.stages.report.results import Results
 
-CURVES = {"fraction": ("all", "fraction"), "shots": ("all", "shots")}
-"""The kinds of train sets of each figure; all of train ends both."""
 MAX_CURVES = 10
 TITLES = {
     "fraction": "Balanced accuracy over the share of the labels",
@@ -25,7 +26,7 @@ def label_rows(results: Results) -> pd.DataFrame:
     if sizes.empty:
         return sizes
     rows = results.every_ranking.merge(sizes, left_on="train_set", right_on="name")
-    return rows[rows["kind"].isin(["all", "fraction", "shots"])]
+    return rows[rows["kind"].isin({*chain(*CURVES.values())})]
 
 
 def label_tables(results: Results) -> tuple[Table, ...]:
