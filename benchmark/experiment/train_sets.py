@@ -32,6 +32,7 @@ class PatchRows(NamedTuple):
     ids: NDArray[Any]
     splits: NDArray[Any]
     labels: NDArray[np.int32]
+    """Those of patches that a rule gives the role test may divide them, and nothing else."""
     scenes: NDArray[Any]
     """None where scenes are unknown."""
     regions: NDArray[Any]

@@ -72,6 +72,13 @@ def test_a_seed_draws_the_same_labels_again_and_another_seed_others() -> None:
         assert (rule(found, 3) != rule(found, 4)).any()
 
 
+def test_the_labels_of_test_change_no_train_set() -> None:
+    found, other = rows(), rows()
+    other.labels[other.splits == "test"] = 0
+    for rule in (Fraction(0.2), Shots(5)):
+        np.testing.assert_array_equal(rule(found, 0), rule(other, 0))
+
+
 def test_a_fraction_fills_one_scene_after_another() -> None:
     found = rows()
     roles = Fraction(0.2)(found, 0)
