@@ -215,6 +215,9 @@ class ProtocolConfig(Section):
     is all of train. Val keeps the same share."""
     shots: Annotated[tuple[Count, ...], Field(max_length=20)] = ()
     """Numbers of labels of each class of train, drawn from all of it. Val keeps the same share."""
+    cross_validation: Annotated[int, Field(ge=2, le=20)] | None = None
+    """Number of folds that replace the splits of the data: each is tested by methods that are
+    trained on the others, and the predictions of all are scored together. Unset: no folds."""
 
     _fractions_of_floats = field_validator("label_fractions", mode="before")(finite_floats)
     _shots_differ = field_validator("shots")(refuse_duplicates)

@@ -111,6 +111,14 @@ def check_whole(experiment: Any, where: str) -> None:
         raise UsageError(
             f"{where} [protocol]: 'label_fractions' = [] and 'shots' = []: list at least one number"
         )
+    if protocol.cross_validation is not None:
+        for key in sorted({"label_fractions", "shots"} & protocol.model_fields_set):
+            raise UsageError(
+                f"{where} [protocol]: '{key}' = {shown(list(getattr(protocol, key)))} keeps labels "
+                "of train, and 'cross_validation' = "
+                f"{shown(protocol.cross_validation)} replaces the splits; remove one"
+            )
+        num_sets = protocol.cross_validation
     num_methods = len(experiment.backbones) * len(experiment.heads)
     num_cells = num_methods * num_sets * len(experiment.seeds)
     if num_cells > MAX_CELLS:

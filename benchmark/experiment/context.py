@@ -17,6 +17,7 @@ from benchmark.cluster.scheduling import Ledger, lanes_of, within
 from benchmark.config import Experiment
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.cells import Cell
+from benchmark.experiment.fold_sets import fold_sets
 from benchmark.experiment.identity import backbone_inputs, own_inputs
 from benchmark.experiment.label_sets import label_sets
 from benchmark.experiment.places import Place, Places
@@ -298,7 +299,7 @@ class Context:
     @cached_property
     def train_sets(self) -> tuple[TrainSet, ...]:
         """The train sets of the grid, the fullest first: the headline is made within it."""
-        return label_sets(self.experiment.protocol)
+        return fold_sets(self.experiment.protocol) or label_sets(self.experiment.protocol)
 
     def rows_of(self, cell: Cell) -> ChosenPatches:
         """The patches as a cell of the grid sees them: roles in place of splits."""

@@ -39,6 +39,15 @@ class PatchRows(NamedTuple):
     classes: tuple[str, ...]
     """Names of the K classes."""
 
+    def units(self) -> NDArray[np.int64]:
+        """Return the number of each patch's scene (N,); a patch without one is alone."""
+        import pandas as pd
+
+        unit_of, names = pd.factorize(self.scenes)
+        is_alone = unit_of < 0
+        unit_of[is_alone] = len(names) + np.arange(is_alone.sum())
+        return np.asarray(unit_of, np.int64)
+
     def begin(self, *kept: str) -> NDArray[np.str_]:
         """Return roles (N,) for a rule to fill: those of some splits, and ``UNUSED``."""
         # Wide enough for every role: NumPy cuts longer texts without an error.
