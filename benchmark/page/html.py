@@ -165,6 +165,7 @@ class ReportData:
         train_set: what the headline's methods were trained on; empty: all of train.
         crossings: sentences on the number of labels from which fine-tuning is ahead.
         labels: tables of the train sets, and of the score on each.
+        folds: tables of the folds of a cross-validation, and of the score on each.
         verdicts: effects of fine-tuning, one per backbone.
         comparisons: tables of fine-tuned against frozen.
         recalls: tables of recall and precision per class.
@@ -196,6 +197,7 @@ class ReportData:
     train_set: str = ""
     crossings: tuple[str, ...] = ()
     labels: tuple[Table, ...] = ()
+    folds: tuple[Table, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     comparisons: tuple[Table, ...] = ()
     recalls: tuple[Table, ...] = ()

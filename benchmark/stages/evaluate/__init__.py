@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from benchmark.errors import BenchmarkError, one_line
 from benchmark.experiment.cells import Cell, TextTable
 from benchmark.experiment.context import Context
 from benchmark.stages.base import Stage
+from benchmark.stages.pooling import fold_scores
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import beside
 
@@ -46,7 +48,8 @@ class EvaluateStage(Stage):
         artefact = context.scores()
         if not artefact.is_complete:
             return []
-        tables = [ranking_table(artefact), comparison_table(artefact), labels_table(artefact)]
+        tables = [ranking_table(artefact), comparison_table(artefact)]
+        tables += [labels_table(artefact), folds_table(context)]
         return [table for table in tables if table.rows]
 
 
@@ -115,6 +118,7 @@ def labels_table(artefact: Artefact) -> TextTable:
             f"[{best[item['name']]['ci_low']:.3f}, {best[item['name']]['ci_high']:.3f}]",
         ]
         for item in manifest.get("train_sets", [])
+        if item["name"] in best
     ]
     return TextTable(
         title="Best method of each train set, balanced accuracy on test",
@@ -122,6 +126,24 @@ def labels_table(artefact: Artefact) -> TextTable:
         rows=rows,
         notes=tuple(item["sentence"] for item in manifest.get("crossings", [])),
     )
+
+
+def folds_table(context: Context) -> TextTable:
+    """Return the spread over folds of each method as a table to print; empty without folds."""
+    columns = ("backbone", "method", "all folds", "lowest", "highest", "deviation")
+    title = "Balanced accuracy of each fold, mean over seeds"
+    if context.experiment.protocol.cross_validation is None:
+        return TextTable(title, columns, ())
+    artefact = context.scores()
+    found = fold_scores(artefact, "balanced_accuracy")
+    rows = []
+    for row in artefact.read_table(names=[beside("ranking")]).to_pylist():
+        name = row["backbone"], row["method"]
+        pooled, *folds = found.loc[name]
+        numbers = (pooled, min(folds), max(folds), statistics.stdev(folds))
+        method = f"{row['method']}{' (floor)' if row['is_floor'] else ''}"
+        rows.append([row["backbone"], method, *(f"{number:.3f}" for number in numbers)])
+    return TextTable(title, columns, rows)
 
 
 def _trained_on(manifest: Mapping[str, Any], ranking: Sequence[Mapping[str, Any]]) -> str:

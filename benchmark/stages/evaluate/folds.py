@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 
 from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
-from benchmark.experiment.fold_sets import Fold, find_folds, pooled_set
+from benchmark.experiment.fold_sets import Fold, find_folds
 from benchmark.experiment.train_sets import PatchRows
+from benchmark.stages.pooling import pooled_cells
 from benchmark.statistics.design import Design
 from benchmark.statistics.folds import Folds
 from benchmark.store.artefacts import Artefact
-from benchmark.tables import find_rows
 
 
 def pool_cells(
@@ -33,50 +31,26 @@ def pool_cells(
     Raises:
         BenchmarkError: no method is complete on all folds.
     """
-    count = context.experiment.protocol.cross_validation
-    if count is None:
-        return {}, []
-    found: dict[Cell, list[Cell]] = {}
-    for cell in context.prediction_cells():
-        whole = replace(
-            cell, stage="evaluate", artefact=artefact, train_set=pooled_set(count).name
-        )
-        found.setdefault(whole, []).append(cell)
+    found = pooled_cells(context, artefact)
     notes = []
     for whole, parts in found.items():
         missing = [part for part in parts if not part.artefact.is_complete]
         if missing:
             names = ", ".join(part.train_set.split()[1] for part in missing)
+            are = "s {} of {} are" if len(missing) > 1 else " {} of {} is"
             notes.append(
                 f"{whole.backbone} / {whole.method} / seed {whole.seed} has no score: fold"
-                f"{'s' if len(missing) > 1 else ''} {names} of {count} "
-                f"{'are' if len(missing) > 1 else 'is'} missing "
+                f"{are.format(names, len(parts))} missing "
                 f"({context.why_missing(missing[0].artefact)})."
             )
     complete = {
-        whole: tuple(parts)
+        whole: parts
         for whole, parts in found.items()
         if all(part.artefact.is_complete for part in parts)
     }
-    if not complete:
+    if found and not complete:
         raise BenchmarkError(f"no method is complete on all folds: {notes[0]}")
     return complete, notes
-
-
-def pool_predictions(context: Context, parts: Sequence[Cell]) -> pa.Table:
-    """Return the predictions of each fold's cell on its test patches, sorted by ``patch_id``.
-
-    Raises:
-        CellError: a prediction is missing.
-    """
-    tables = []
-    for cell in parts:
-        rows = context.rows_of(cell)
-        table = cell.artefact.read_table()
-        tested = rows.rows.ids[rows.roles == "test"]
-        at = find_rows(table["patch_id"].to_numpy(), tested, what=f"{cell.artefact.uri}, test,")
-        tables.append(table.take(at))
-    return pa.concat_tables(tables).sort_by("patch_id")
 
 
 def with_folds(design: Design, rows: PatchRows, count: int) -> Design:

@@ -15,9 +15,10 @@ from benchmark.experiment.fold_sets import pooled_set
 from benchmark.experiment.train_sets import ChosenPatches
 from benchmark.stages.evaluate.comparison import compare, read_costs, unlike_devices
 from benchmark.stages.evaluate.evaluation import Evaluation
-from benchmark.stages.evaluate.folds import fold_notes, pool_cells, pool_predictions
+from benchmark.stages.evaluate.folds import fold_notes, pool_cells
 from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
 from benchmark.stages.evaluate.schemas import RANKING
+from benchmark.stages.pooling import pool_predictions
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import SCORES_CSV, SCORES_FILE, beside

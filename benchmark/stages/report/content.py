@@ -29,6 +29,7 @@ from benchmark.stages.report.figures import (
     ranking_pictures,
 )
 from benchmark.stages.report.finetuning import comparisons, finetune_pictures, finetune_times
+from benchmark.stages.report.folds import fold_tables
 from benchmark.stages.report.headline import join_first, name_method, write_headline
 from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.repairs import repairs
@@ -78,6 +79,7 @@ def collect(results: Results) -> ReportData:
         train_set=results.train_set if results.has_train_sets else "",
         crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
         labels=label_tables(results),
+        folds=fold_tables(results),
         verdicts=verdicts,
         comparisons=comparisons(results),
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
@@ -109,7 +111,7 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
             manifest
             for cell, manifest in results.manifests.items()
             if (cell.backbone, cell.method) == (row.backbone, row.method)
-            and cell.train_set == results.train_set
+            and cell.train_set in results.cell_sets
         ]
         rows.append(
             RankingRow(
@@ -139,6 +141,7 @@ def _device_seconds(
     if not manifests:
         return None
     own_s = sum(manifest["seconds"]["device"] for manifest in manifests) / len(manifests)
+    own_s *= len(results.cell_sets)
     # Fine-tuning reads patches and needs no embeddings.
     if method == FINETUNE:
         return float(own_s)

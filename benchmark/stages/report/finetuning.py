@@ -143,13 +143,13 @@ def finetune_pictures(results: Results) -> list[Picture]:
 
 
 def learning_curves(results: Results) -> pd.DataFrame:
-    """Return every epoch of every fine-tuning on the headline's train set.
+    """Return every epoch of every fine-tuning on the headline's train set, or on the first of its folds.
 
     Returns: the columns that ``curves.plot_curves`` takes.
     """
     parts = []
     for cell, manifest in results.finetuned.items():
-        if cell.train_set != results.train_set or not cell.artefact.has(beside("curve")):
+        if cell.train_set != results.cell_sets[0] or not cell.artefact.has(beside("curve")):
             continue
         frame = cell.artefact.read_table(names=[beside("curve")]).to_pandas()
         trials = cell.artefact.read_table(names=[beside("trials")]).to_pandas()
