@@ -207,6 +207,9 @@ class FinetuneConfig(Section):
     """Interval of checkpoints, which are also written after every epoch."""
 
 
+MOST_FOLDS = 20
+
+
 class ProtocolConfig(Section):
     """``[protocol]``: how many labels the methods are trained on (docs/PROTOCOLS.md)."""
 
@@ -215,7 +218,7 @@ class ProtocolConfig(Section):
     is all of train. Val keeps the same share."""
     shots: Annotated[tuple[Count, ...], Field(max_length=20)] = ()
     """Numbers of labels of each class of train, drawn from all of it. Val keeps the same share."""
-    cross_validation: Annotated[int, Field(ge=2, le=20)] | None = None
+    cross_validation: Annotated[int, Field(ge=2, le=MOST_FOLDS)] | None = None
     """Number of folds that replace the splits of the data: each is tested by methods that are
     trained on the others, and the predictions of all are scored together. Unset: no folds."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.config import ProtocolConfig
+from benchmark.config import MOST_FOLDS, ProtocolConfig
 from benchmark.errors import UsageError
 from benchmark.experiment.train_sets import PatchRows, TrainSet
 
@@ -166,7 +166,7 @@ def _draw_checked(rows: PatchRows, count: int) -> NDArray[np.int64]:
     largest = next(
         (
             number
-            for number in range(count - 1, 1, -1)
+            for number in range(MOST_FOLDS, 1, -1)
             if _find_lacking(rows, draw_parts(rows, _parts_of(number)), _parts_of(number)) is None
         ),
         None,
@@ -177,9 +177,9 @@ def _draw_checked(rows: PatchRows, count: int) -> NDArray[np.int64]:
     if num_scenes != num:
         where += f" in {num_scenes} scene{'' if num_scenes == 1 else 's'}"
     advice = (
-        f"use {largest} at most"
-        if largest
-        else "remove the setting, or add patches (two folds need four scenes of each class)"
+        "remove the setting, or add patches: each class needs three scenes or patches without one"
+        if largest is None
+        else f"use {largest}{' at most' if largest < count else ''}"
     )
     raise UsageError(
         f"cross_validation: {count} folds leave one without class '{rows.classes[lacking]}', which "

@@ -64,7 +64,8 @@ class Folds:
             quantile: of the intervals.
             most: largest value of the metric, whose least is then 0; infinite: no limits.
         """
-        of_group = self.of_unit if len(by_group.counts) == len(self.of_unit) else np.arange(self.num)
+        is_by_unit = len(by_group.counts) == len(self.of_unit)
+        of_group = self.of_unit if is_by_unit else np.arange(self.num)
         by_fold = Statistics(
             *(
                 np.stack([array[of_group == fold].sum(axis=0) for fold in range(self.num)])

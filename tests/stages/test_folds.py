@@ -1,4 +1,4 @@
-"""Cross-validation in scores, rankings and on the page: pooled predictions, complete or not at all."""
+"""Cross-validation in scores, rankings and on the page: all folds of a method, or no score."""
 
 from __future__ import annotations
 
@@ -121,9 +121,8 @@ def test_folds_share_one_embedding_in_their_cost(open_small: Any, new_store: Any
 
 def test_an_interval_of_folds_that_differ_is_wider(scored: Context) -> None:
     manifest = scored.scores().manifest()
-    assert "They are of 3 folds whose methods share training data" in (
-        manifest["intervals"]["test"]["reason"]
-    )
+    reason = manifest["intervals"]["test"]["reason"]
+    assert "They are of 3 folds whose methods share training data" in reason
     assert any("replaces the splits of the data" in note for note in manifest["notes"])
 
 

@@ -1,4 +1,4 @@
-"""Cross-validation: the predictions of all folds of a method and seed are pooled and scored once."""
+"""Cross-validation: the folds of a method and seed are scored together, as one test set."""
 
 from __future__ import annotations
 

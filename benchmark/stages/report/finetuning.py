@@ -143,7 +143,7 @@ def finetune_pictures(results: Results) -> list[Picture]:
 
 
 def learning_curves(results: Results) -> pd.DataFrame:
-    """Return every epoch of every fine-tuning on the headline's train set, or on the first of its folds.
+    """Return every epoch of every fine-tuning on the headline's train set, or its first fold.
 
     Returns: the columns that ``curves.plot_curves`` takes.
     """

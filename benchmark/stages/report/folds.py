@@ -25,10 +25,11 @@ def fold_tables(results: Results) -> tuple[Table, ...]:
                 tuple(item[name] for name in sizes) for item in results.evaluated["train_sets"]
             ),
             caption=(
-                f"{count} folds of all patches replace the splits of the data: stratified by class, "
-                "by whole scenes where scenes are known. Each fold is tested by methods that never "
-                "saw it; the next one chooses hyperparameters and epochs. Embeddings and what a "
-                "backbone learns without labels (such as PCA) are the same for all folds."
+                f"{count} folds of all patches replace the splits of the data: stratified by "
+                "class, by whole scenes where scenes are known. Each fold is tested by methods that "
+                "never saw it; val, a part of the others, chooses hyperparameters and epochs. "
+                "Embeddings and what a backbone learns without labels (such as PCA) are the same "
+                "for all folds."
             ),
         ),
         Table.from_frame(
