@@ -112,7 +112,8 @@ def check_whole(experiment: Any, where: str) -> None:
             f"{where} [protocol]: 'label_fractions' = [] and 'shots' = []: list at least one number"
         )
     if protocol.cross_validation is not None:
-        for key in sorted({"label_fractions", "shots"} & protocol.model_fields_set):
+        changed = protocol.model_dump(exclude_defaults=True).keys()
+        for key in sorted({"label_fractions", "shots"} & changed):
             raise UsageError(
                 f"{where} [protocol]: '{key}' = {shown(list(getattr(protocol, key)))} keeps labels "
                 "of train, and 'cross_validation' = "

@@ -26,8 +26,8 @@ def fold_tables(results: Results) -> tuple[Table, ...]:
             ),
             caption=(
                 f"{count} folds of all patches replace the splits of the data: stratified by "
-                "class, by whole scenes where scenes are known. Each fold is tested by methods that "
-                "never saw it; val, a part of the others, chooses hyperparameters and epochs. "
+                "class, by whole scenes where scenes are known. Each fold is tested by methods "
+                "that never saw it; val, a part of the others, chooses hyperparameters and epochs. "
                 "Embeddings and what a backbone learns without labels (such as PCA) are the same "
                 "for all folds."
             ),
