@@ -1,6 +1,6 @@
 """Whether intervals and tests of cross-validation hold, in simulation with trained methods.
 
-python -m perf.folds            all designs, about five minutes; --quick: two designs
+python -m perf.folds            all designs, about two minutes; --quick: two designs
 Prints the table "Cross-validation" of docs/STATISTICS.md. Patches are normal vectors around a
 centre for each class, shifted together within a scene; a method is a linear discriminant on half of
 the components. Its true score is its mean over trainings of the size of a fold's, on other scenes.

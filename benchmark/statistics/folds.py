@@ -45,7 +45,8 @@ class Folds:
                 added.
         """
         between = np.ma.masked_invalid(values).var(axis=0, ddof=1)
-        return self.ratio * np.ma.filled(between, 0.0)
+        added: Array = self.ratio * np.ma.filled(between, 0.0)
+        return added
 
     def widen(
         self,
@@ -95,4 +96,5 @@ class Folds:
         values = (is_of @ contributions) / (is_of @ weights)[:, None]
         squares = (contributions * contributions).sum(axis=0)
         added = self.added_variance(values)
-        return np.sqrt(np.divide(squares, squares + added, np.ones_like(added), where=squares > 0))
+        share: Array = np.divide(squares, squares + added, np.ones_like(added), where=squares > 0)
+        return np.sqrt(share)

@@ -29,11 +29,14 @@ class FinetuneStage(Stage):
         check_train_sets(context)
         for backbone in context.finetuned_backbones:
             band_indices(backbone, context.source.bands)
-        if context.patches.is_complete and config.batch_size > context.num_train:
-            raise UsageError(
-                f"{context.experiment.path} [finetune]: batch_size = {config.batch_size}, but "
-                f"train has {context.num_train} patches; set it to {context.num_train} at most"
-            )
+        if context.patches.is_complete:
+            # Of the fullest train set; one with fewer patches makes one step per epoch.
+            num_train = context.rows_of(self.cells(context)[0]).num_train
+            if config.batch_size > num_train:
+                raise UsageError(
+                    f"{context.experiment.path} [finetune]: batch_size = {config.batch_size}, but "
+                    f"train has {num_train} patches; set it to {num_train} at most"
+                )
         from benchmark.stages.finetune.pipeline import check
 
         check(context)
