@@ -60,7 +60,7 @@ def read_footprints(context: Context, cell: Cell | None = None) -> gpd.GeoDataFr
     shapes = _shapes(context, table)
     if cell is not None:
         found, rows = _read_cell(context, cell)
-        frame["split"] = np.where(rows.roles == UNUSED, None, rows.roles)
+        frame["split"] = pd.Series(rows.roles, dtype=object).mask(rows.roles == UNUSED, None)
         frame = frame.assign(cell=_name(cell), **_join_predictions(found, frame, classes))
     return gpd.GeoDataFrame(frame, geometry=shapes, crs=CRS)
 
