@@ -109,12 +109,9 @@ def examine_images(
     """
     began = time.monotonic()
     paths: dict[str, str] = {}
-    key_of: dict[str, str] = {}
     for path, digest in digest_of.items():
         if digest:
-            # The suffix decides how a content is decoded.
-            key_of[path] = f"{digest}{Path(path).suffix.lower()}"
-            paths.setdefault(key_of[path], path)
+            paths.setdefault(_key(path, digest), path)
     chosen = list(paths)[:: step_of(len(paths))]
     with closing(_open_cache()) as cache:
         found = _recall(cache, chosen)
@@ -128,12 +125,21 @@ def examine_images(
                 found |= fresh
     if (seconds := time.monotonic() - began) > SLOW_S:
         logger.info("%s: examined the pixels of %d images in %.0f s", where, len(todo), seconds)
-    return {path: found[key] for path, key in key_of.items() if key in found}
+    return {
+        path: facts
+        for path, digest in digest_of.items()
+        if digest and (facts := found.get(_key(path, digest)))
+    }
 
 
 def step_of(count: int) -> int:
     """Return 1 if that many contents are all examined, else n: every nth is."""
     return max(1, -(-count // MAX_EXAMINED))
+
+
+def _key(path: str, digest: str) -> str:
+    # The suffix decides how a content is decoded.
+    return f"{digest}{os.path.splitext(path)[1].lower()}"  # noqa: PTH122, a million times
 
 
 def _examine(path: Path) -> Facts | None:
