@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from benchmark.catalog.folder.images import band_places, count_bands, scale_band
 from benchmark.catalog.rasters.files import FileError, open_raster
 from benchmark.catalog.rasters.grids import Window
 from benchmark.catalog.rasters.scenes import Scene
+from benchmark.catalog.roots.root import Root
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 
@@ -44,7 +45,7 @@ class Strip(NamedTuple):
 class PixelReader:
     """Reads parts of scenes; it pickles."""
 
-    root: str
+    files: Root
     bands: tuple[str, ...]
     order: tuple[str, ...] | None
     """The files' own names of the bands, in the order of ``bands``; None: none tells them."""
@@ -72,7 +73,7 @@ class PixelReader:
             band_places(scene.header.names, self.order)
         except ImageError as error:
             raise FileError(str(error)) from None
-        with open_raster(self.root, scene.pair.image) as file:
+        with open_raster(self.files, scene.pair.image) as file:
             yield file
 
     def read(self, file: Any, scene: Scene, window: Window) -> Strip:
@@ -126,7 +127,7 @@ class PixelReader:
 
 
 def open_pixels(
-    root: str, scenes: Mapping[str, Scene], config: DatasetConfig, *, where: str
+    files: Root, scenes: Mapping[str, Scene], config: DatasetConfig, *, where: str
 ) -> tuple[PixelReader, list[str]]:
     """Return the reader for the bands of the scenes, without ranges, and notes.
 
@@ -139,7 +140,7 @@ def open_pixels(
     keeps_alpha = config.bands is not None and len(config.bands) == first.num_bands
     bands, order, notes = choose_bands(facts, config, keeps_alpha, where)
     reader = PixelReader(
-        root=root,
+        files=files,
         bands=bands,
         order=order,
         num_file_bands=first.num_bands - (bool(first.alpha) and not keeps_alpha),
@@ -210,19 +211,24 @@ def choose_ranges(
 
 def _sample(
     reader: PixelReader, scene: Scene, windows: Sequence[tuple[int, int]], size: int
-) -> Iterator[NDArray[Any]]:
-    """Yield pixels of windows, (C, n) float64, NaN where there are no data.
+) -> list[NDArray[Any]]:
+    """Return pixels of windows, (C, n) float64, NaN where there are no data.
 
     A scene that cannot be read becomes a Problem when its patches are read.
     """
     import numpy as np
 
-    try:
+    found: list[NDArray[Any]] = []
+
+    def read() -> None:
+        found.clear()
         with reader.open(scene) as file:
             for row, col in windows:
                 strip = reader.read(file, scene, ((row, row + size), (col, col + size)))
                 pixels = strip.pixels.astype(np.float64)
                 pixels[strip.invalid] = np.nan
-                yield pixels.reshape(len(pixels), -1)[:, :: -(-size * size // MAX_PIXELS)]
-    except FileError:
-        return
+                found.append(pixels.reshape(len(pixels), -1)[:, :: -(-size * size // MAX_PIXELS)])
+
+    with suppress(FileError):
+        reader.files.retried(read)
+    return found

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from benchmark.catalog.folder.bandnames import name_bands
 from benchmark.catalog.folder.decoding import alpha_kind
@@ -15,8 +15,9 @@ from benchmark.catalog.rasters.files import FileError, is_vector, open_raster
 from benchmark.catalog.rasters.grids import Grid, grid_of
 from benchmark.catalog.rasters.pairs import Pair
 from benchmark.catalog.rasters.polygons import Layer, examine_layer
+from benchmark.catalog.roots.root import Root
 from benchmark.config import DatasetConfig
-from benchmark.errors import UsageError
+from benchmark.errors import CellError, UsageError
 from benchmark.raster_settings import RastersConfig
 from benchmark.specs import Problem
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import rasterio
     import shapely  # type: ignore[import-untyped]
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 MAX_THREADS = min(8, 4 * (os.cpu_count() or 1))
 """Files opened at once: most of the time of a remote one is waiting."""
@@ -43,6 +46,14 @@ class Header(NamedTuple):
     """Empty without alpha, else its kind in the middle of the scene (``facts.Facts``)."""
     descriptions: tuple[str | None, ...]
     names: tuple[str, ...] | None
+
+
+class LabelHeader(NamedTuple):
+    """What a label raster says of itself."""
+
+    grid: Grid
+    num_bands: int
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Examined(NamedTuple):
     layers: Mapping[str, Layer]
 
 
-def examine(root: str, pairs: Sequence[Pair], config: DatasetConfig) -> Examined:
+def examine(root: Root, pairs: Sequence[Pair], config: DatasetConfig) -> Examined:
     """Open the files of all pairs and compare their headers.
 
     Raises:
@@ -83,7 +94,12 @@ def examine(root: str, pairs: Sequence[Pair], config: DatasetConfig) -> Examined
         return _examine_pair(root, pair, config, rasters, layers.get(pair.label))
 
     with ThreadPoolExecutor(MAX_THREADS) as pool:
-        found = list(pool.map(one, pairs))
+        try:
+            found = list(pool.map(one, pairs))
+        except CellError:
+            # A server that fails would be asked for all the others, too.
+            pool.shutdown(cancel_futures=True)
+            raise
     scenes = {item.name: item for item in found if isinstance(item, Scene)}
     problems = {
         pair.name: item
@@ -153,7 +169,7 @@ def outline_of(grid: Grid) -> shapely.Polygon:
 
 
 def _examine_layers(
-    root: str, pairs: Sequence[Pair], config: RastersConfig
+    root: Root, pairs: Sequence[Pair], config: RastersConfig
 ) -> tuple[dict[str, Layer], dict[str, str]]:
     layers: dict[str, Layer] = {}
     bad: dict[str, str] = {}
@@ -166,21 +182,29 @@ def _examine_layers(
 
 
 def _examine_pair(
-    root: str, pair: Pair, config: DatasetConfig, rasters: RastersConfig, layer: Layer | None
+    root: Root, pair: Pair, config: DatasetConfig, rasters: RastersConfig, layer: Layer | None
 ) -> Scene | Problem:
     path = pair.image
     try:
-        with open_raster(root, path) as file:
-            header = _read_header(file)
+        header = root.retried(lambda: _read(root, pair.image, _read_header))
         grid = header.grid if rasters.gsd_m is None else header.grid.resampled(rasters.gsd_m)
         _check_size(grid, config, rasters)
         path = pair.label
         if layer is None:
-            with open_raster(root, path) as file:
-                _check_label(file, header.grid, pair, resamples=rasters.gsd_m is not None)
+            label = root.retried(lambda: _read(root, pair.label, _read_label_header))
+            _check_label(label, header.grid, pair, resamples=rasters.gsd_m is not None)
     except FileError as error:
         return Problem(path, str(error))
     return Scene(pair, header, grid)
+
+
+def _read(root: Root, path: str, read: Callable[[Any], T]) -> T:
+    with open_raster(root, path) as file:
+        return read(file)
+
+
+def _read_label_header(file: rasterio.DatasetReader) -> LabelHeader:
+    return LabelHeader(_located(file), file.count, file.dtypes[0])
 
 
 def _read_header(file: rasterio.DatasetReader) -> Header:
@@ -246,13 +270,12 @@ def _check_size(grid: Grid, config: DatasetConfig, rasters: RastersConfig) -> No
         )
 
 
-def _check_label(file: rasterio.DatasetReader, image: Grid, pair: Pair, *, resamples: bool) -> None:
+def _check_label(label: LabelHeader, image: Grid, pair: Pair, *, resamples: bool) -> None:
     import numpy as np
 
-    grid = _located(file)
-    kind = np.dtype(file.dtypes[0]).kind
-    if file.count != 1 or kind not in "uif":
-        raise FileError(f"{file.count} bands of {file.dtypes[0]}, expected 1 of whole numbers")
+    grid = label.grid
+    if label.num_bands != 1 or np.dtype(label.dtype).kind not in "uif":
+        raise FileError(f"{label.num_bands} bands of {label.dtype}, expected 1 of whole numbers")
     if not resamples and not grid.equals(image):
         raise FileError(
             f"its grid ({grid.describe()}) differs from that of the image '{pair.image}' "

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rasterio.transform import Affine
 
+from benchmark.catalog.rasters.files import open_root
 from benchmark.catalog.rasters.opening import open_rasters
 from benchmark.catalog.rasters.pairs import list_pairs
 from benchmark.config import DatasetConfig
@@ -19,7 +20,7 @@ from tests.rasters import CLASSES, picture, stripes, write_pairs, write_raster
 
 
 def listed(root: Path, **settings: Any) -> dict[str, tuple[str, str, str | None, str | None]]:
-    found = list_pairs(str(root), RastersConfig.model_validate(settings))
+    found = list_pairs(open_root(str(root)), RastersConfig.model_validate(settings))
     return {pair.name: (pair.image, pair.label, pair.region, pair.split) for pair in found.pairs}
 
 
@@ -37,7 +38,7 @@ def test_patterns_pair_files_by_the_text_of_each_star(tmp_path: Path) -> None:
         *("pa/naip/b.tif", "pa/lc/c_lc.tif", "pa/naip/.hidden.tif"),
     )
     found = list_pairs(
-        str(tmp_path),
+        open_root(str(tmp_path)),
         RastersConfig.model_validate({"images": "*/naip/*.tif", "labels": "*/lc/*_lc.tif"}),
     )
     assert [(pair.name, pair.region) for pair in found.pairs] == [("de/a", "de"), ("pa/a", "pa")]
@@ -61,7 +62,7 @@ def test_one_file_of_polygons_serves_all_images(tmp_path: Path) -> None:
 def test_a_table_gives_scene_region_and_split(tmp_path: Path) -> None:
     text = "image;label;scene;region;split;note\ni\\a.tif;l/a.tif;A;north;Train;x\n"
     (tmp_path / "index.csv").write_text(text)
-    found = list_pairs(str(tmp_path), RastersConfig.model_validate({"index": "index.csv"}))
+    found = list_pairs(open_root(str(tmp_path)), RastersConfig.model_validate({"index": "index.csv"}))
     (pair,) = found.pairs
     assert pair == ("A", "north", "train", "i/a.tif", "l/a.tif")
     assert found.notes == ["Columns of the index not used: 'note'."]
@@ -125,7 +126,7 @@ def test_bad_stac_is_one_line(tmp_path: Path, content: str, settings: Any, messa
         ({"images": "i/*.tif", "labels": "l/*_lc.tif"}, "labels = .* matches no file"),
         ({"images": "i/*.tif", "labels": "o/*.tif"}, "no image has labels: the first of 1"),
         ({"images": "../*.tif", "labels": "l/*.tif"}, "'../\\*.tif' is outside the root"),
-        ({"index": "no.csv"}, "no.csv': cannot be read: No such file"),
+        ({"index": "no.csv"}, "no.csv': file is missing"),
         ({"index": "empty.csv"}, "lists no scenes"),
         ({"index": "twice.csv"}, "the scene 'a' is listed 2 times"),
         ({"index": "half.csv"}, "line 3: the split is empty"),
