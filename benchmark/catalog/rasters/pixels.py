@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -184,8 +184,13 @@ def choose_ranges(
     places = {scene: windows(scene) for scene in scenes}
     of_train = [scene for scene in scenes if places[scene]]
     samples: list[NDArray[Any]] = []
+    reason = ""
     for scene in of_train[:: -(-len(of_train) // MAX_SAMPLED) or 1]:
-        samples += _sample(reader, scene, places[scene], min(config.patch_size, SAMPLED_SIDE))
+        try:
+            _sample(samples, reader, scene, places[scene], min(config.patch_size, SAMPLED_SIDE))
+        except FileError as error:
+            # It becomes a Problem when its patches are read.
+            reason = reason or f" ('{scene.pair.image}' {error})"
     ranges = []
     for band in range(len(samples[0]) if samples else 0):
         values = np.concatenate([pixels[band][~np.isnan(pixels[band])] for pixels in samples])
@@ -195,7 +200,7 @@ def choose_ranges(
     if not ranges or len(ranges) < len(samples[0]):
         raise UsageError(
             f"{where}: the images hold {dtype} pixels, and none of train could be read for their "
-            "range; set [dataset] value_range = [low, high]"
+            f"range{reason}; set [dataset] value_range = [low, high]"
         )
     told = ", ".join(
         f"{name} {low:.6g} to {high:.6g}"
@@ -210,18 +215,23 @@ def choose_ranges(
 
 
 def _sample(
-    reader: PixelReader, scene: Scene, windows: Sequence[tuple[int, int]], size: int
-) -> list[NDArray[Any]]:
-    """Return pixels of windows, (C, n) float64, NaN where there are no data.
+    found: list[NDArray[Any]],
+    reader: PixelReader,
+    scene: Scene,
+    windows: Sequence[tuple[int, int]],
+    size: int,
+) -> None:
+    """Add pixels of windows, (C, n) float64, NaN where there are no data.
 
-    A scene that cannot be read becomes a Problem when its patches are read.
+    Raises:
+        FileError: the scene cannot be read; windows read before remain.
     """
     import numpy as np
 
-    found: list[NDArray[Any]] = []
+    before = len(found)
 
     def read() -> None:
-        found.clear()
+        del found[before:]
         with reader.open(scene) as file:
             for row, col in windows:
                 strip = reader.read(file, scene, ((row, row + size), (col, col + size)))
@@ -229,6 +239,4 @@ def _sample(
                 pixels[strip.invalid] = np.nan
                 found.append(pixels.reshape(len(pixels), -1)[:, :: -(-size * size // MAX_PIXELS)])
 
-    with suppress(FileError):
-        reader.files.retried(read)
-    return found
+    reader.files.retried(read)

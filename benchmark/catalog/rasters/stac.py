@@ -42,20 +42,24 @@ def read_items(root: Root, path: str, config: RastersConfig, *, where: str) -> l
         UsageError: a file is no STAC item, an asset is missing or a URL, or there is no item.
     """
     is_many = is_folder(root, path)
-    files = [
-        name
-        for suffix in JSON_SUFFIXES
-        for pattern in (f"{path}/*{suffix}", f"{path}/*/*{suffix}")
-        for name in list_files(root, pattern)
-    ]
+    files = _list_items(root, path) if is_many else [path]
     found = []
-    for file in files if is_many else [path]:
+    for file in files:
         for number, item in enumerate(_features(root, file, where, skips_others=is_many)):
             place = f"{where}: '{file}' item {number}"
             found.append(_read_item(root, item, PurePosixPath(file).parent, config, place))
     if not found:
         raise UsageError(f"{where}: holds no STAC items; name their JSON file, or a folder of them")
     return found
+
+
+def _list_items(root: Root, folder: str) -> list[str]:
+    return [
+        name
+        for suffix in JSON_SUFFIXES
+        for pattern in (f"{folder}/*{suffix}", f"{folder}/*/*{suffix}")
+        for name in list_files(root, pattern)
+    ]
 
 
 def _features(root: Root, file: str, where: str, *, skips_others: bool) -> Iterator[Any]:
@@ -93,9 +97,9 @@ def _read_item(
                 f"{place} ({shown(name, 100)}): has no asset '{asset}'; set {key}."
                 f"{did_you_mean(asset, map(str, item['assets']))}"
             )
-        if root.is_remote:
-            href = href.removeprefix(f"{root.address.partition('?')[0].rstrip('/')}/")
-        paths.append(href if "://" in href else posixpath.normpath(folder / href))
+        below = href.removeprefix(f"{root.address.partition('?')[0].rstrip('/')}/")
+        is_whole = below != href or "://" in href
+        paths.append(below if is_whole else posixpath.normpath(folder / href))
     word = next((properties[key] for key in SPLIT_PROPERTIES if key in properties), None)
     region = properties.get("region")
     return Item(

@@ -62,7 +62,9 @@ def test_one_file_of_polygons_serves_all_images(tmp_path: Path) -> None:
 def test_a_table_gives_scene_region_and_split(tmp_path: Path) -> None:
     text = "image;label;scene;region;split;note\ni\\a.tif;l/a.tif;A;north;Train;x\n"
     (tmp_path / "index.csv").write_text(text)
-    found = list_pairs(open_root(str(tmp_path)), RastersConfig.model_validate({"index": "index.csv"}))
+    found = list_pairs(
+        open_root(str(tmp_path)), RastersConfig.model_validate({"index": "index.csv"})
+    )
     (pair,) = found.pairs
     assert pair == ("A", "north", "train", "i/a.tif", "l/a.tif")
     assert found.notes == ["Columns of the index not used: 'note'."]
