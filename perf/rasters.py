@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,21 @@ def write_scene(root: Path, name: str, height: int, width: int, number: int) -> 
     import rasterio
     from rasterio.transform import from_origin
 
-    rng = np.random.default_rng(number % NUM_CONTENTS)
-    coarse = rng.integers(1, 6, (height // 150 + 1, width // 150 + 1), np.uint8)
-    labels = coarse.repeat(150, axis=0).repeat(150, axis=1)[:height, :width]
-    noise = rng.integers(0, 300, (4, height, width), np.uint16)
     transform = from_origin(
         300_000 + 10_000 * (number % 50), 4_000_000 + 10_000 * (number // 50), 1, 1
     )
-    for folder, pixels in (("images", labels * np.uint16(500) + noise), ("labels", labels[None])):
-        path = root / folder / f"{name}.tif"
+    paths = [root / folder / f"{name}.tif" for folder in ("images", "labels")]
+    if number >= NUM_CONTENTS:
+        for path in paths:
+            copyfile(path.with_name(f"s{number % NUM_CONTENTS:04d}.tif"), path)
+            with rasterio.open(path, "r+") as file:
+                file.transform = transform
+        return
+    rng = np.random.default_rng(number)
+    coarse = rng.integers(1, 6, (height // 150 + 1, width // 150 + 1), np.uint8)
+    labels = coarse.repeat(150, axis=0).repeat(150, axis=1)[:height, :width]
+    noise = rng.integers(0, 300, (4, height, width), np.uint16)
+    for path, pixels in zip(paths, (labels * np.uint16(500) + noise, labels[None]), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         with rasterio.open(
             path, "w", driver="GTiff", crs="EPSG:32618", transform=transform, height=height,

@@ -66,9 +66,16 @@ def _open(config: DatasetConfig) -> RasterSource:
             for path, layer in examined.layers.items()
             if num_uses[path] == 1
         },
+        identities=examined.identities,
     )
+    blocks = assigned.blocks.split_of.items() if assigned.blocks else ()
     ranges, more = choose_ranges(
-        reader, list(examined.scenes.values()), source.train_windows, config, where=WHERE
+        reader,
+        list(examined.scenes.values()),
+        source.train_windows,
+        config,
+        identity=lambda: [source.digest(), sorted(blocks)],
+        where=WHERE,
     )
     notes = [*listed.notes, *assigned.notes, *notes, *more, *_window_notes(settings, config)]
     return replace(source, reader=replace(reader, ranges=ranges), notes=tuple(notes))

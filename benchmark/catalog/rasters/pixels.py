@@ -16,6 +16,8 @@ from benchmark.catalog.rasters.scenes import Scene
 from benchmark.catalog.roots.root import Root
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
+from benchmark.store.digest import fingerprint
+from benchmark.store.memory import open_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +32,20 @@ MAX_PIXELS = 4096
 QUANTILES = (0.005, 0.995)
 """Of the pixels of train with data: they become 0 and 255."""
 
+VERSION = 1
+"""Raised by hand when the ranges of a content change, so that none is recalled."""
+
 Windows = Callable[[Scene], Sequence[tuple[int, int]]]
 """Returns (row, column) of some windows of train in a scene."""
+
+
+class Sampled(NamedTuple):
+    """Ranges of the bands of the files, empty if a band has no pixels."""
+
+    ranges: Sequence[Sequence[float]]
+    num_windows: int
+    reason: str
+    """Why a scene could not be read; it is not remembered then."""
 
 
 class Strip(NamedTuple):
@@ -156,6 +170,7 @@ def choose_ranges(
     windows: Windows,
     config: DatasetConfig,
     *,
+    identity: Callable[[], Any],
     where: str,
 ) -> tuple[tuple[tuple[float, float], ...] | None, list[str]]:
     """Return the range of each band, None for uint8, and notes that state it.
@@ -165,13 +180,12 @@ def choose_ranges(
         scenes: all, sorted.
         windows: of train in a scene; none if it has none.
         config: gives ``value_range`` and ``patch_size``.
+        identity: returns what the pixels of train depend on besides, as JSON.
         where: start of each message.
 
     Raises:
         UsageError: ``value_range`` is no range, or no pixel of train can be read.
     """
-    import numpy as np
-
     given, dtype = config.value_range, scenes[0].header.dtype
     if given is not None and not given[0] < given[1]:
         raise UsageError(f"{where}: value_range = {list(given)} is no range; write [low, high]")
@@ -181,6 +195,35 @@ def choose_ranges(
     if given is not None:
         note = f"{dtype} pixels from {given[0]:g} to {given[1]:g} (value_range) became 0 to 255."
         return (given,) * len(reader.bands), [note]
+    with open_memory("ranges", VERSION) as memory:
+        key = fingerprint([identity(), reader.bands, reader.order, config.patch_size])
+        known = memory.recall([key]).get(key)
+        sampled = _sample_all(reader, scenes, windows, config) if known is None else Sampled(*known)
+        if known is None and not sampled.reason:
+            memory.remember({key: sampled})
+    ranges = tuple((low, high) for low, high in sampled.ranges)
+    if not ranges:
+        raise UsageError(
+            f"{where}: the images hold {dtype} pixels, and none of train could be read for their "
+            f"range{sampled.reason}; set [dataset] value_range = [low, high]"
+        )
+    told = ", ".join(
+        f"{name} {low:.6g} to {high:.6g}"
+        for name, (low, high) in zip(reader.bands, ranges, strict=False)
+    )
+    note = (
+        f"{dtype} pixels became 0 to 255 by the range of each band in train ({QUANTILES[0]:.1%} to "
+        f"{QUANTILES[1]:.1%} of the pixels of {sampled.num_windows} windows; those beyond are "
+        f"clipped): {told}. Set [dataset] value_range for one range of all bands."
+    )
+    return ranges, [note]
+
+
+def _sample_all(
+    reader: PixelReader, scenes: Sequence[Scene], windows: Windows, config: DatasetConfig
+) -> Sampled:
+    import numpy as np
+
     places = {scene: windows(scene) for scene in scenes}
     of_train = [scene for scene in scenes if places[scene]]
     samples: list[NDArray[Any]] = []
@@ -194,24 +237,11 @@ def choose_ranges(
     ranges = []
     for band in range(len(samples[0]) if samples else 0):
         values = np.concatenate([pixels[band][~np.isnan(pixels[band])] for pixels in samples])
-        if values.size:
-            low, high = np.quantile(values, QUANTILES).tolist()
-            ranges.append((low, high if high > low else low + 1.0))
-    if not ranges or len(ranges) < len(samples[0]):
-        raise UsageError(
-            f"{where}: the images hold {dtype} pixels, and none of train could be read for their "
-            f"range{reason}; set [dataset] value_range = [low, high]"
-        )
-    told = ", ".join(
-        f"{name} {low:.6g} to {high:.6g}"
-        for name, (low, high) in zip(reader.bands, ranges, strict=False)
-    )
-    note = (
-        f"{dtype} pixels became 0 to 255 by the range of each band in train ({QUANTILES[0]:.1%} to "
-        f"{QUANTILES[1]:.1%} of the pixels of {len(samples)} windows; those beyond are clipped): "
-        f"{told}. Set [dataset] value_range for one range of all bands."
-    )
-    return tuple(ranges), [note]
+        if not values.size:
+            return Sampled((), len(samples), reason)
+        low, high = np.quantile(values, QUANTILES).tolist()
+        ranges.append((low, high if high > low else low + 1.0))
+    return Sampled(tuple(ranges), len(samples), reason)
 
 
 def _sample(

@@ -92,6 +92,8 @@ class RasterSource:
     purity: float
     num_polygons: Mapping[str, int]
     """Polygons in each label file that belongs to one scene."""
+    identities: Mapping[str, str]
+    """Of the contents of files, when the source was opened."""
     notes: tuple[str, ...] = ()
     is_synthetic: bool = False
 
@@ -121,7 +123,9 @@ class RasterSource:
         pairs = [scene.pair for scene in self.scenes.values()]
         named = {path for pair in pairs for path in (pair.image, pair.label)}
         beside = {path for pair in pairs for path in vector_files(pair.label)}
-        found = self.files.identify(sorted(named | beside))
+        asked = (named | beside) - self.identities.keys()
+        found = {path: text for path, text in self.identities.items() if path in named}
+        found |= self.files.identify(sorted(asked))
         contents = {path: found.get(path, "missing") for path in sorted(named | found.keys())}
         lines += [[*scene.pair, self.split_of.get(name)] for name, scene in self.scenes.items()]
         lines += [[name, *problem] for name, problem in self.problems.items()]

@@ -133,6 +133,17 @@ def test_stac_on_a_server_may_name_files_by_uri(
             opened(other.url, table)
 
 
+def test_a_second_opening_reads_no_raster(server: Server) -> None:
+    first = opened(server.url)
+    assert server.num_bytes(".tif")
+    server.requests.clear()
+    second = opened(server.url)
+    assert second.digest() == first.digest()
+    assert second == first
+    rasters = [item.method for item in server.requests if item.path.endswith(".tif")]
+    assert rasters == ["HEAD"] * 2 * NUM
+
+
 @pytest.mark.parametrize("name", POLYGONS)
 def test_polygons_are_copied_once(server: Server, folder: Path, name: str) -> None:
     rows = [f"images/s{number}.tif,{name}" for number in range(NUM)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from rasterio.enums import ColorInterp
 
 from benchmark.catalog.contracts.datasets import CHECKS, Case
@@ -479,3 +480,27 @@ def test_rasters_without_their_table_say_so(pairs: Path) -> None:
     content = {"name": "rasters", "root": str(pairs)}
     with pytest.raises(UsageError, match=r"\[dataset.rasters\] is missing; name the files"):
         open_rasters(DatasetConfig.model_validate(content))
+
+
+def test_changed_files_are_not_taken_for_those_of_an_earlier_opening(tmp_path: Path) -> None:
+    root = write_pairs(tmp_path, dtype="uint16", num=3)
+    before = opened(root)
+    assert opened(root).reader.ranges == before.reader.ranges is not None
+    for path in (root / "images").iterdir():
+        with rasterio.open(path, "r+") as file:
+            file.write(file.read() + np.uint16(1000))
+    after = opened(root)
+    assert after.reader.ranges != before.reader.ranges
+    with rasterio.open(root / "labels/s0.tif", "r+") as file:
+        file.crs = "EPSG:32617"
+    with pytest.raises(UsageError, match=r"'labels/s0.tif' its grid .* EPSG:32617"):
+        opened(root)
+
+
+def test_a_damaged_memory_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_pairs(tmp_path / "data", dtype="uint16", num=3)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = opened(root)
+    for file in (tmp_path / "cache").rglob("*.sqlite"):
+        file.write_bytes(b"x" * 5000)
+    assert opened(root) == before
