@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 
 MAX_SHARDS, MAX_FIRST = 8, 16
 """Shards, evenly spread, and the first rows of each, that are decoded when the set is opened."""
+WORDS = {
+    "image": "column of images",
+    "label": "column of labels",
+    "names": "names of the classes",
+    "has_splits": "column of splits",
+}
+"""What the fields of ``Columns`` are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +175,19 @@ def _label_rows(root: Path, where: str, how: str) -> _Labelled:
     columns: dict[str, Columns] = {}
     num_rows: dict[str, int] = {}
     given: dict[str, tuple[str, str]] = {}
-    for shard in list_shards(root, where, how):
+    shards = list_shards(root, where, how)
+    # A column of splits counts where the files do not tell them apart.
+    wants_splits = len({shard.split for shard in shards}) == 1
+    for shard in shards:
         path = shard.path
-        columns[path], labels = open_shard(root / path, f"{where}: '{path}'", how)
-        num_rows[path] = len(labels)
-        split = shard.split or "train"
-        given |= {_name_of(path, row): (split, label) for row, label in enumerate(labels)}
+        place = f"{where}: '{path}'"
+        opened = open_shard(root / path, place, how, wants_splits=wants_splits)
+        columns[path], num_rows[path] = opened.columns, len(opened.labels)
+        splits = opened.splits or [shard.split or "train"] * len(opened.labels)
+        given |= {
+            _name_of(path, row): item
+            for row, item in enumerate(zip(splits, opened.labels, strict=True))
+        }
     names = sorted(given)
     return _Labelled(
         _check_alike(columns, where),
@@ -205,9 +219,7 @@ def _check_alike(found: Mapping[str, Columns], where: str) -> Columns:
     for path, item in others:
         for field, one, other in zip(Columns._fields, columns, item, strict=True):
             if one != other:
-                what = {"image": "column of images", "label": "column of labels"}.get(
-                    field, "names of the classes"
-                )
+                what = WORDS[field]
                 raise UsageError(
                     f"{where}: '{first}' and '{path}' differ in the {what}; they are no shards of "
                     "one data set"
