@@ -27,8 +27,8 @@ from benchmark.catalog.folder.facts import describe, examine_images
 from benchmark.catalog.folder.source import FolderSource, open_folder
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
-from benchmark.store.cache import cache_folder
 from benchmark.exporting.standalone import Classifier, without_transparent
+from benchmark.store.cache import cache_folder
 
 FAULTS = Path(__file__).resolve().parents[3] / "shared/faults"
 SIDE = 16
