@@ -1,14 +1,16 @@
 """Opening and indexing the user's own scenes: python -m perf.rasters [--scenes 75 750]
 
 SIMULATED scenes of 1,024 px with four bands of uint16 and their labels, and one of
-6,000 x 7,500 px. Each case runs in a process of its own on one core, without Ray. Prints CPU
-seconds and the largest memory beyond that of the imports. About four minutes and 1 GB of disk.
+6,000 x 7,500 px. Each case runs in a process of its own, without Ray. Prints CPU seconds of the
+first and of a second opening, of the index and of a patch, and the largest memory beyond that of
+the imports. About three minutes and 6 GB of disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -58,7 +60,7 @@ def peak_mb() -> int:
 
 
 def measure(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Open the scenes and find the candidates of all, one after another."""
+    """Open the scenes twice and find the candidates of all, one after another."""
     from benchmark.catalog.rasters.opening import open_rasters
     from benchmark.config import DatasetConfig
 
@@ -71,6 +73,8 @@ def measure(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
     import shapely  # noqa: F401
 
     before, began = peak_mb(), time.process_time()
+    open_rasters(config)
+    first = time.process_time()
     source = open_rasters(config)
     opened = time.process_time()
     found = [source.find(unit) for unit in source.units()]
@@ -78,7 +82,8 @@ def measure(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
     largest = max(found, key=lambda item: item.candidates.num_rows).candidates.slice(0, 256)
     images = source.read(largest)
     return {
-        "open_s": round(opened - began, 2),
+        "open_s": round(first - began, 2),
+        "again_s": round(opened - first, 2),
         "find_s": round(ended - opened, 2),
         "windows": sum(item.num_examined for item in found),
         "patches": sum(item.candidates.num_rows for item in found),
@@ -119,10 +124,15 @@ def main() -> None:
             ("the same, stride 64", large, {"stride": 64}),
             ("the same, gsd_m 1.5", large, {"gsd_m": 1.5}),
         ]
-        for name, root, settings in cases:
+        for number, (name, root, settings) in enumerate(cases):
+            environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache{number}"}
             command = [sys.executable, "-m", "perf.rasters", "--measure", str(root)]
             done = subprocess.run(
-                [*command, json.dumps(settings)], check=True, capture_output=True, text=True
+                [*command, json.dumps(settings)],
+                check=True,
+                capture_output=True,
+                text=True,
+                env=environment,
             )
             print(f"{name:22}", done.stdout.strip(), flush=True)
 

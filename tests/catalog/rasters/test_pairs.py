@@ -16,6 +16,7 @@ from benchmark.catalog.rasters.pairs import list_pairs
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.raster_settings import RastersConfig
+from tests.ranges import serve
 from tests.rasters import CLASSES, picture, stripes, write_pairs, write_raster
 
 
@@ -150,7 +151,7 @@ def test_bad_pairs_are_one_line(tmp_path: Path, settings: Any, message: str) -> 
         listed(tmp_path, **settings)
 
 
-def opened(root: Path, **settings: Any) -> Any:
+def opened(root: object, **settings: Any) -> Any:
     table = {"images": "images/*.tif", "labels": "labels/*.tif", "classes": CLASSES}
     content = {"name": "rasters", "root": str(root), "patch_size": 16, "rasters": table}
     return open_rasters(DatasetConfig.model_validate(content | settings))
@@ -236,6 +237,20 @@ def test_unusable_files_are_one_line_or_skipped(tmp_path: Path, spoil: Any, mess
     found = source.find(name)
     assert found.problems and not found.candidates.num_rows
     assert len(source.scenes) == len(source.units()) - 1
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS, ids=[item[0].__name__ for item in FAULTS])
+def test_the_same_files_on_a_server_give_the_same_line(
+    tmp_path: Path, spoil: Any, message: str
+) -> None:
+    root = write_pairs(tmp_path, num=4)
+    rows = [f"images/s{number}.tif,labels/s{number}.tif" for number in range(4)]
+    (root / "index.csv").write_text("\n".join(["image,label", *rows]))
+    spoil(root)
+    message = "is no raster of this format, or damaged" if spoil is no_raster else message
+    with serve(root) as server, pytest.raises(UsageError, match=message) as caught:
+        opened(server.url, rasters={"classes": CLASSES, "index": "index.csv"})
+    assert "\n" not in str(caught.value)
 
 
 def test_a_root_that_is_no_folder(tmp_path: Path) -> None:

@@ -18,18 +18,19 @@ from benchmark.catalog.rasters.source import LISTING, RasterSource
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.raster_settings import RastersConfig
+from tests.ranges import serve
 from tests.rasters import CLASSES, UTM, picture, stripes, write_pairs, write_raster
 
 PATTERNS = {"images": "images/*.tif", "labels": "labels/*.tif", "classes": CLASSES}
 
 
-def config(root: Path, rasters: dict[str, Any] | None = None, **settings: Any) -> DatasetConfig:
+def config(root: object, rasters: dict[str, Any] | None = None, **settings: Any) -> DatasetConfig:
     content = {"name": "rasters", "root": str(root), "patch_size": 16}
     table = {"rasters": PATTERNS | (rasters or {})}
     return DatasetConfig.model_validate(content | table | settings)
 
 
-def opened(root: Path, rasters: dict[str, Any] | None = None, **settings: Any) -> RasterSource:
+def opened(root: object, rasters: dict[str, Any] | None = None, **settings: Any) -> RasterSource:
     return open_rasters(config(root, rasters, **settings))
 
 
@@ -334,6 +335,11 @@ def test_jpeg_2000_and_cloud_optimised_geotiff_are_read(tmp_path: Path) -> None:
         row = table.to_pylist()[0]
         part = image[:, row["row"] : row["row"] + 16, row["col"] : row["col"] + 16]
         assert (source.read(table).pixels[0] == part).all()
+    with serve(tmp_path) as server:
+        there = opened(server.url, {"images": None, "labels": None, "index": "index.csv"})
+        for name in ("i0", "i1", "i2"):
+            table = there.find(name).candidates
+            np.testing.assert_array_equal(there.read(table).pixels, source.read(table).pixels)
 
 
 def test_alpha_hides_pixels_and_a_fourth_band_called_alpha_can_be_named(tmp_path: Path) -> None:
