@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.fs as pafs
 import pytest
 import shapely
 
+from benchmark.catalog.rasters import files
 from benchmark.catalog.rasters.opening import open_rasters
 from benchmark.catalog.rasters.source import RasterSource
 from benchmark.config import DatasetConfig
@@ -139,7 +141,7 @@ def test_a_second_opening_reads_no_raster(server: Server) -> None:
     server.requests.clear()
     second = opened(server.url)
     assert second.digest() == first.digest()
-    assert second == first
+    assert second == first == pickle.loads(pickle.dumps(first))
     rasters = [item.method for item in server.requests if item.path.endswith(".tif")]
     assert rasters == ["HEAD"] * 2 * NUM
 
@@ -153,6 +155,32 @@ def test_polygons_are_copied_once(server: Server, folder: Path, name: str) -> No
     assert_same(opened(folder, table), there)
     assert server.num_bytes(name) == (folder / name).stat().st_size
     assert there.digest() == opened(server.url, table).digest()
+
+
+def test_polygons_that_cannot_be_copied_are_one_line(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"images/s{number}.tif,polygons.gpkg" for number in range(NUM)]
+    (folder / "polygons.csv").write_text("\n".join(["image,label", *rows]))
+    table = {"index": "polygons.csv", "label_field": "kind"}
+    for status, message in (
+        (404, "'polygons.gpkg' file is missing"),
+        (403, r"'polygons.gpkg' access denied \(HTTP 403"),
+        (503, r"polygons.gpkg: the server fails \(HTTP 503\) after 4 tries"),
+    ):
+        server.faults.status = lambda method, path, status=status: (
+            status if path == "polygons.gpkg" else 0
+        )
+        with pytest.raises(UsageError, match=message):
+            opened(server.url, table)
+    server.reset()
+    server.faults.stop = lambda path: "close" if path == "polygons.gpkg" else ""
+    with pytest.raises(UsageError, match=r"the transfer ended early .*; check the address"):
+        opened(server.url, table)
+    server.reset()
+    monkeypatch.setattr(files, "MAX_VECTOR_BYTES", 2**16)
+    with pytest.raises(UsageError, match=r"'polygons.gpkg' has 0.0 GiB and must be copied; more"):
+        opened(server.url, table)
 
 
 def test_a_changed_file_of_polygons_is_copied_again(folder: Path, tmp_path: Path) -> None:
