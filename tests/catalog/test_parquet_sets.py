@@ -156,7 +156,9 @@ def test_a_column_gives_the_splits_that_the_files_do_not_tell(tmp_path: Path) ->
     rows = rows_of(0, 8) | {"split": words}
     write_shard(tmp_path / "a" / "0.parquet", rows)
     expected = ["train"] * 3 + ["val", "test"] + ["train"] * 3
-    assert [*splits_of(open_set(tmp_path / "a")).values()] == expected
+    source = open_set(tmp_path / "a")
+    assert [*splits_of(source).values()] == expected
+    assert "The splits are those of the column 'split'." in source.notes
     # push_to_hub writes one split, train, where the data set has none.
     write_shard(tmp_path / "b" / "train-00000-of-00001.parquet", rows)
     assert [*splits_of(open_set(tmp_path / "b")).values()] == expected

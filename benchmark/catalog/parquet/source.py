@@ -100,6 +100,7 @@ class _Labelled(NamedTuple):
     split_of: dict[str, str]
     class_of: dict[str, str]
     """By ``patch_id``, sorted."""
+    notes: list[str]
 
 
 def open_parquet(name: str, how: str, config: DatasetConfig) -> ParquetSource:
@@ -127,7 +128,7 @@ def open_parquet(name: str, how: str, config: DatasetConfig) -> ParquetSource:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise UsageError(f"{where}: {what}; {how}")
-    columns, num_rows, split_of, class_of = _label_rows(root, where, how)
+    columns, num_rows, split_of, class_of, told = _label_rows(root, where, how)
     # Equal images matter where splits are drawn; to find them, all images are read once.
     is_drawn = {*split_of.values()} != {"train", "val", "test"}
     content_of: dict[str, str | None] = dict.fromkeys(class_of)
@@ -135,6 +136,7 @@ def open_parquet(name: str, how: str, config: DatasetConfig) -> ParquetSource:
         content_of = _digest_images(root, num_rows, columns.image, where, how)
     groups = group_duplicates(content_of, class_of)
     split_of, notes = complete_splits(split_of, class_of, groups, config, where)
+    notes += told
     advice = ("add images with another label", how)
     notes += check_classes(split_of, class_of, where=where, advice=advice)
     notes += duplicate_notes(groups, split_of, class_of)
@@ -194,6 +196,7 @@ def _label_rows(root: Path, where: str, how: str) -> _Labelled:
         num_rows,
         {name: given[name][0] for name in names},
         {name: given[name][1] for name in names},
+        ["The splits are those of the column 'split'."] * bool(opened.splits),
     )
 
 
