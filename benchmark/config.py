@@ -61,8 +61,8 @@ class DatasetConfig(Section):
     scenes with labels), ``chesapeake``, ``synthetic``, or a public data set, ``torchgeo:NAME`` or
     ``hf-datasets:ORG/NAME``; see ``benchmark list datasets``."""
     root: PathText
-    """Folder of the data; of scenes (``chesapeake``) also a URI: ``https://``, ``s3://``, ``gs://``
-    or ``az://`` (docs/REMOTE.md)."""
+    """Folder of the data; of scenes (``chesapeake``, ``rasters``) also a URI: ``https://``,
+    ``s3://``, ``gs://`` or ``az://`` (docs/REMOTE.md)."""
     patch_size: Side = 128
     """Side of a patch in px. Scenes are cut into windows of this side; an image of another size is
     scaled until its shorter side fits, and its centre is kept."""
