@@ -207,6 +207,26 @@ class FinetuneConfig(Section):
     """Interval of checkpoints, which are also written after every epoch."""
 
 
+class ProtocolConfig(Section):
+    """``[protocol]``: how many labels the methods are trained on (docs/PROTOCOLS.md)."""
+
+    label_fractions: Annotated[tuple[Share, ...], Field(max_length=20)] = (1.0,)
+    """Shares of the labels of train, of every class alike, each contained in the larger ones; 1.0
+    is all of train. Val keeps the same share."""
+    shots: Annotated[tuple[Count, ...], Field(max_length=20)] = ()
+    """Numbers of labels of each class of train, drawn from all of it. Val keeps the same share."""
+
+    _fractions_of_floats = field_validator("label_fractions", mode="before")(finite_floats)
+    _shots_differ = field_validator("shots")(refuse_duplicates)
+
+    @field_validator("label_fractions")
+    @classmethod
+    def _fractions_differ(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        # To the digits that tables show.
+        refuse_duplicates(tuple(float(f"{share:.6g}") for share in value))
+        return value
+
+
 class EvaluateConfig(Section):
     """``[evaluate]``: metrics and intervals."""
 
@@ -277,6 +297,7 @@ class Experiment(Section):
     embed: EmbedConfig = EmbedConfig()
     tune: TuneConfig = TuneConfig()
     finetune: FinetuneConfig | None = None
+    protocol: ProtocolConfig = ProtocolConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     resources: ResourcesConfig = ResourcesConfig()

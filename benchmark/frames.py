@@ -16,7 +16,7 @@ from benchmark.store.names import SCORES_FILE
 if TYPE_CHECKING:
     import pandas as pd
 
-CELL = ("backbone", "method", "seed")
+CELL = ("backbone", "method", "train_set", "seed")
 """The columns of scores that tell the cells of one experiment apart."""
 
 
@@ -42,7 +42,7 @@ def read_scores(context: Context) -> pd.DataFrame:
         names = frame["metric"].str.partition("/")[2]
         frame.insert(frame.columns.get_loc("metric") + 1, "class_name", names.where(names != ""))
     folders = {
-        (cell.backbone, cell.method, cell.seed): cell.artefact.uri
+        (cell.backbone, cell.method, cell.train_set, cell.seed): cell.artefact.uri
         for cell in context.prediction_cells()
     }
     cells = frame[list(CELL)].itertuples(index=False, name=None)
@@ -54,6 +54,7 @@ def aggregate(
     *,
     metric: str = "balanced_accuracy",
     split: str = "test",
+    train_set: str = "all",
     confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Summarise the methods that several data sets or regions have in common, best first.
@@ -62,6 +63,7 @@ def aggregate(
         frames: the scores of each data set, from ``scores``, by its name.
         metric: higher must be better.
         split: ``test`` or ``val``.
+        train_set: methods are compared within it, e.g. ``10%``.
         confidence: of the intervals.
 
     Returns:
@@ -81,13 +83,17 @@ def aggregate(
     _check_frames(frames, metric, split, confidence)
     wanted = []
     for frame in frames.values():
-        rows = frame[(frame["metric"] == metric) & (frame["split"] == split)]
+        rows = frame[
+            (frame["metric"] == metric)
+            & (frame["split"] == split)
+            & (frame["train_set"] == train_set)
+        ]
         wanted.append(rows.groupby(["backbone", "method"])["value"].apply(list))
     common = sorted(set.intersection(*(set(item.index) for item in wanted))) if wanted else []
     if len(wanted) < 2 or len(common) < 2:
         raise BenchmarkError(
             f"aggregate: {len(wanted)} data sets have {len(common)} methods with '{metric}' on "
-            f"'{split}' in common; give at least two of each"
+            f"'{split}', trained on {shown(train_set, 100)}, in common; give at least two of each"
         )
     num_runs = min(len(item[key]) for item in wanted for key in common)
     runs = [np.array([item[key][:num_runs] for item in wanted]) for key in common]

@@ -14,7 +14,7 @@ from benchmark.fields import shown
 NAMED = ("backbone", "head", "metric")
 """Tables of tables, by the name of an entry."""
 MAX_CELLS = 1_000_000
-"""Backbones times heads times seeds; a dry run lists them all."""
+"""Backbones times heads times train sets times seeds; a dry run lists them all."""
 
 
 def options_place(name: str, kind: str = "backbone") -> str:
@@ -105,10 +105,17 @@ def check_whole(experiment: Any, where: str) -> None:
             f"{where} [dataset]: 'rare_class_boost' = {shown(dataset.rare_class_boost)} and "
             "'sampling' = 'balanced' contradict each other; remove one"
         )
-    num_cells = len(experiment.backbones) * len(experiment.heads) * len(experiment.seeds)
+    protocol = experiment.protocol
+    num_sets = len(protocol.label_fractions) + len(protocol.shots)
+    if not num_sets:
+        raise UsageError(
+            f"{where} [protocol]: 'label_fractions' = [] and 'shots' = []: list at least one number"
+        )
+    num_methods = len(experiment.backbones) * len(experiment.heads)
+    num_cells = num_methods * num_sets * len(experiment.seeds)
     if num_cells > MAX_CELLS:
         raise UsageError(
-            f"{where}: backbones x heads x seeds are {num_cells:,} cells, more than "
+            f"{where}: backbones x heads x train sets x seeds are {num_cells:,} cells, more than "
             f"{MAX_CELLS:,}; split the experiment"
         )
 

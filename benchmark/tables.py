@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,24 @@ SPLITS = ("train", "val", "test")
 
 DESCRIPTION = "description"
 """The key of a column's meaning in its field's metadata, which Parquet files keep."""
+
+
+class PatchTable(Protocol):
+    """The table ``patches``, or a choice of its rows with other splits."""
+
+    def files(self, prefix: str = "") -> list[str]:
+        """Return the sorted names of its files."""
+        ...
+
+    def read_table(
+        self,
+        *,
+        columns: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+        splits: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Return rows sorted by ``patch_id``: columns, files and splits to read, or all."""
+        ...
 
 
 def column(
@@ -64,7 +83,7 @@ _KEY_FIELDS = [
     column("dataset", pa.string(), "name of the data set"),
     column("backbone", pa.string(), "name of the backbone"),
     column("method", pa.string(), "name of the head, or `finetune`"),
-    column("train_set", pa.string(), "rows that the cell was trained on: `all`"),
+    column("train_set", pa.string(), "rows that the cell was trained on, e.g. `all`"),
     column("seed", pa.int64(), "seed of the cell"),
     column("split", pa.string(), "split that was scored: val or test"),
 ]

@@ -427,7 +427,9 @@ def test_a_number_out_of_all_bounds_is_refused(
 def test_a_grid_too_large_to_be_listed_is_refused() -> None:
     given = content(("seeds",), list(range(1000)))
     given["backbones"] = [f"b{number}" for number in range(1000)]
-    message = "backbones x heads x seeds are 4,000,000 cells, more than 1,000,000; split the"
+    message = (
+        "backbones x heads x train sets x seeds are 4,000,000 cells, more than 1,000,000; split the"
+    )
     assert message in refused(lambda: build(given))
 
 

@@ -91,7 +91,7 @@ TOY = experiment()
 ONE_SCORE = pd.DataFrame(
     [
         {
-            **{"backbone": "a", "method": "b", "seed": 0, "split": "test"},
+            **{"backbone": "a", "method": "b", "train_set": "all", "seed": 0, "split": "test"},
             **{"metric": "balanced_accuracy", "value": 0.5},
         }
     ]
@@ -217,7 +217,7 @@ def scores(**values: float) -> pd.DataFrame:
     """The scores of the backbones ``a``, ``b`` ... with one head and two seeds."""
     return pd.DataFrame(
         [
-            {"backbone": name, "method": "knn", "seed": seed, "split": split}
+            {"backbone": name, "method": "knn", "train_set": "all", "seed": seed, "split": split}
             | {"metric": metric, "value": value - 0.01 * seed}
             for name, value in values.items()
             for seed in (0, 1)

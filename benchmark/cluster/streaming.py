@@ -17,7 +17,7 @@ from ray.data.block import BlockMetadata
 
 from benchmark.environment import PROGRESS_TIMEOUT, read_seconds
 from benchmark.errors import CellError
-from benchmark.store.artefacts import Artefact
+from benchmark.tables import PatchTable
 
 if TYPE_CHECKING:
     import ray.data
@@ -97,7 +97,7 @@ class Items(Datasource):
 class ReadRows:
     """Reads the rows of some splits of one part of ``patches`` into one block; needs no torch."""
 
-    def __init__(self, patches: Artefact, splits: tuple[str, ...]) -> None:
+    def __init__(self, patches: PatchTable, splits: tuple[str, ...]) -> None:
         """Read from ``patches``."""
         self._patches = patches
         self._splits = splits

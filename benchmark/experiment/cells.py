@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmark.experiment.train_sets import ALL
 from benchmark.store.artefacts import Artefact, Status, describe_files
-
-TRAIN_SET = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +19,15 @@ class Cell:
     dataset: str
     backbone: str | None = None
     method: str | None = None
-    train_set: str = TRAIN_SET
+    train_set: str = ALL.name
     seed: int | None = None
 
     @property
     def label(self) -> str:
         """A short name for progress and messages."""
         seed = None if self.seed is None else f"seed {self.seed}"
-        parts = [part for part in (self.backbone, self.method, seed) if part]
+        train_set = None if self.train_set == ALL.name else self.train_set
+        parts = [part for part in (self.backbone, self.method, train_set, seed) if part]
         return " / ".join(parts) or self.dataset
 
 

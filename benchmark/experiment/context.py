@@ -16,11 +16,14 @@ from benchmark.cluster.connection import Cluster, Resources
 from benchmark.cluster.scheduling import Ledger, lanes_of, within
 from benchmark.config import Experiment
 from benchmark.errors import CellError, UsageError
-from benchmark.experiment.cells import TRAIN_SET, Cell
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.identity import backbone_inputs, own_inputs
+from benchmark.experiment.label_sets import label_sets
 from benchmark.experiment.places import Place, Places
+from benchmark.experiment.train_sets import ALL, ChosenPatches, TrainSet
 from benchmark.experiment.usage import StageUsage
 from benchmark.progress import Progress
-from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric, Source
+from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store.artefacts import Artefact, Status, Store
 from benchmark.store.digest import fingerprint
 from benchmark.store.leases import Leases
@@ -66,6 +69,7 @@ class Context:
     """Duration and utilisation of the stages of this run."""
     is_stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the run is interrupted: cells that end because of it have not failed."""
+    _rows: dict[tuple[str, int], ChosenPatches] = field(default_factory=dict)
 
     @cached_property
     def source(self) -> Source:
@@ -173,43 +177,12 @@ class Context:
     @property
     def num_train(self) -> int:
         """The number of train patches, from the manifest of the complete patches."""
-        return self.split_sizes.get("train", 0)
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        """The number of patches of each split, from the manifest of the complete patches."""
-        sizes: dict[str, int] = {}
-        for row in self.patches.manifest()["class_counts"]:
-            sizes[row["split"]] = sizes.get(row["split"], 0) + sum(row["counts"].values())
-        return sizes
+        return ChosenPatches(self.patches, ALL, 0).num_train
 
     @cached_property
     def places(self) -> Places:
         """Where the artefacts of checkpoints' folders lie in the store."""
         return Places(self.store, self.dataset.slug)
-
-    def backbone_inputs(self, backbone: Backbone, place: Place | None = None) -> dict[str, Any]:
-        """The identity of a backbone: its weights and its input.
-
-        Args:
-            backbone: of the experiment.
-            place: its name and revision there; None: those of today.
-        """
-        preprocessing = {name: getattr(backbone, name) for name in PREPROCESSING}
-        inputs = {
-            "name": backbone.identity if place is None else place.identity,
-            "version": backbone.version,
-            "revision": backbone.revision() if place is None else place.revision,
-            **preprocessing,
-        }
-        # Keys are absent if unused: fingerprints from before these options remain valid.
-        if backbone.fit is not None:
-            inputs["fit"] = dict(backbone.fit.options)
-        if backbone.options:
-            inputs["options"] = dict(backbone.options)
-        if backbone.crops_like_torchvision:
-            inputs["crops_like_torchvision"] = True
-        return {**inputs, **own_inputs(backbone)}
 
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
         """The identity of the embeddings of a backbone."""
@@ -218,7 +191,7 @@ class Context:
     def _embeddings_inputs(self, backbone: Backbone, place: Place) -> dict[str, Any]:
         return {
             "patches": self.patches.fingerprint,
-            "backbone": self.backbone_inputs(backbone, place),
+            "backbone": backbone_inputs(backbone, place),
             "precision": self.experiment.embed.precision,
             "version": CODE_VERSIONS["embed"],
         }
@@ -234,7 +207,9 @@ class Context:
             fingerprint(self.embeddings_inputs(backbone)),
         )
 
-    def predictions_inputs(self, backbone: Backbone, head: Head, seed: int) -> dict[str, Any]:
+    def predictions_inputs(
+        self, backbone: Backbone, head: Head, seed: int, train_set: TrainSet = ALL
+    ) -> dict[str, Any]:
         """The identity of the predictions of a tuned head."""
         tune = self.experiment.tune
         return {
@@ -249,17 +224,20 @@ class Context:
             "num_trials": tune.num_trials if head.is_searched else 1,
             "pruning": tune.pruning if head.num_epochs else None,
             "refit": tune.refit,
-            "train_set": TRAIN_SET,
+            "train_set": train_set.identity,
             "seed": seed,
             "version": CODE_VERSIONS["tune"],
         }
 
-    def predictions(self, backbone: Backbone, head: Head, seed: int) -> Artefact:
+    def predictions(
+        self, backbone: Backbone, head: Head, seed: int, train_set: TrainSet = ALL
+    ) -> Artefact:
         """The table ``predictions`` of a tuned head."""
+        place = self._embeddings_place(backbone)
         return self.store.artefact(
             "tune",
-            f"{self.dataset.slug}-{self._embeddings_place(backbone).slug}-{head.slug}-seed{seed}",
-            fingerprint(self.predictions_inputs(backbone, head, seed)),
+            f"{self.dataset.slug}-{place.slug}-{head.slug}-{train_set.slug}seed{seed}",
+            fingerprint(self.predictions_inputs(backbone, head, seed, train_set)),
         )
 
     @cached_property
@@ -272,16 +250,21 @@ class Context:
             return tuple(item for item in self.backbones if item.name in config.backbones)
         return tuple(item for item in self.backbones if item.is_trainable and not item.is_floor)
 
-    def finetuned_inputs(self, backbone: Backbone, seed: int) -> dict[str, Any]:
+    def finetuned_inputs(
+        self, backbone: Backbone, seed: int, train_set: TrainSet = ALL
+    ) -> dict[str, Any]:
         """The identity of a fine-tuned backbone and its predictions."""
-        place = self._finetuned_place(backbone, seed)
-        return self._finetuned_inputs(backbone, seed, place)
+        place = self._finetuned_place(backbone, seed, train_set)
+        return self._finetuned_inputs(backbone, seed, train_set, place)
 
-    def _finetuned_place(self, backbone: Backbone, seed: int) -> Place:
-        inputs = partial(self._finetuned_inputs, backbone, seed)
-        return self.places.find(FINETUNE, backbone, inputs, f"-{FINETUNE}-seed{seed}")
+    def _finetuned_place(self, backbone: Backbone, seed: int, train_set: TrainSet) -> Place:
+        inputs = partial(self._finetuned_inputs, backbone, seed, train_set)
+        suffix = f"-{FINETUNE}-{train_set.slug}seed{seed}"
+        return self.places.find(FINETUNE, backbone, inputs, suffix)
 
-    def _finetuned_inputs(self, backbone: Backbone, seed: int, place: Place) -> dict[str, Any]:
+    def _finetuned_inputs(
+        self, backbone: Backbone, seed: int, train_set: TrainSet, place: Place
+    ) -> dict[str, Any]:
         config = self.experiment.finetune
         if config is None:
             raise ValueError("the experiment does not fine-tune")
@@ -291,25 +274,39 @@ class Context:
         unused |= set() if config.num_trials > 1 else {"pruning"}
         return {
             "patches": self.patches.fingerprint,
-            "backbone": self.backbone_inputs(backbone, place),
+            "backbone": backbone_inputs(backbone, place),
             "settings": {
                 key: value
                 for key, value in config.model_dump(mode="json").items()
                 if key not in unused
             },
             "refit": self.experiment.tune.refit,
-            "train_set": TRAIN_SET,
+            "train_set": train_set.identity,
             "seed": seed,
             "version": CODE_VERSIONS[FINETUNE],
         }
 
-    def finetuned(self, backbone: Backbone, seed: int) -> Artefact:
+    def finetuned(self, backbone: Backbone, seed: int, train_set: TrainSet = ALL) -> Artefact:
         """A fine-tuned backbone: weights, learning curve and the table ``predictions``."""
-        place = self._finetuned_place(backbone, seed)
+        place = self._finetuned_place(backbone, seed, train_set)
         return self.store.artefact(
             FINETUNE,
-            f"{self.dataset.slug}-{place.slug}-{FINETUNE}-seed{seed}",
-            fingerprint(self._finetuned_inputs(backbone, seed, place)),
+            f"{self.dataset.slug}-{place.slug}-{FINETUNE}-{train_set.slug}seed{seed}",
+            fingerprint(self._finetuned_inputs(backbone, seed, train_set, place)),
+        )
+
+    @cached_property
+    def train_sets(self) -> tuple[TrainSet, ...]:
+        """The train sets of the grid, the fullest first: the headline is made within it."""
+        return label_sets(self.experiment.protocol)
+
+    def rows_of(self, cell: Cell) -> ChosenPatches:
+        """The patches as a cell of the grid sees them: roles in place of splits."""
+        (train_set,) = (item for item in self.train_sets if item.name == cell.train_set)
+        # Without a rule nothing depends on the seed.
+        seed = 0 if train_set.rule is None else cell.seed or 0
+        return self._rows.setdefault(
+            (train_set.name, seed), ChosenPatches(self.patches, train_set, seed)
         )
 
     def prediction_cells(self) -> list[Cell]:
@@ -321,13 +318,15 @@ class Context:
         return [
             Cell(
                 stage=FINETUNE,
-                artefact=self.finetuned(backbone, seed),
+                artefact=self.finetuned(backbone, seed, train_set),
                 dataset=self.dataset.name,
                 backbone=backbone.name,
                 method=FINETUNE,
+                train_set=train_set.name,
                 seed=seed,
             )
             for backbone in self.finetuned_backbones
+            for train_set in self.train_sets
             for seed in self.experiment.seeds
         ]
 
@@ -336,14 +335,16 @@ class Context:
         return [
             Cell(
                 stage="tune",
-                artefact=self.predictions(backbone, head, seed),
+                artefact=self.predictions(backbone, head, seed, train_set),
                 dataset=self.dataset.name,
                 backbone=backbone.name,
                 method=head.name,
+                train_set=train_set.name,
                 seed=seed,
             )
             for backbone in self.backbones
             for head in self.heads
+            for train_set in self.train_sets
             for seed in self.experiment.seeds
         ]
 
@@ -390,8 +391,3 @@ class Context:
         return self.store.artefact(
             "report", self.experiment.name, fingerprint(self.report_inputs())
         )
-
-
-def own_inputs(entry: Backbone | Dataset | Head | Metric) -> dict[str, Any]:
-    """Return the part of an identity that only entries of own code have."""
-    return {"own": dict(entry.own)} if entry.own else {}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from benchmark.experiment.label_sets import epoch_factor
 from benchmark.experiment.usage import StageUsage
 from benchmark.specs import Backbone
 from benchmark.store import provenance
@@ -182,14 +183,19 @@ def _measure(
             num_bytes = sum(_bytes(cell.artefact.manifest()) for cell in cells)
             found[stage,] = _rate(seconds, num_cells, num_bytes=num_bytes)
         return found
-    # One cell of each backbone or head is enough, and reading few manifests is quick.
-    last = {(cell.backbone, _head_of(cell)): cell for cell in cells if cell.artefact.is_complete}
-    for cell in last.values():
+    # One cell of each backbone or head is enough, and reading few manifests is quick: the first
+    # of its train sets is the fullest.
+    first = {
+        (cell.backbone, _head_of(cell)): cell
+        for cell in reversed(cells)
+        if cell.artefact.is_complete
+    }
+    for cell in first.values():
         found |= measure(context, cell, usage)
     is_alone = not any(
         other.stage != stage and other.ended_s > usage.began_s for other in context.usages
     )
-    if last and usage.busy_s is not None and is_alone:
+    if first and usage.busy_s is not None and is_alone:
         idle_s = max(0.0, usage.wall_s - usage.busy_s / max(1, usage.num_slots))
         found[stage, START] = _rate(idle_s, 1)
     return found
@@ -236,12 +242,13 @@ def _of_embed(context: Context, cell: Cell, usage: StageUsage) -> dict[tuple[str
 
 def _of_tune(context: Context, cell: Cell, usage: StageUsage) -> dict[tuple[str, ...], Rate]:
     manifest = cell.artefact.manifest()
-    items = manifest["num_trials"] * context.num_train
+    num_train = context.rows_of(cell).num_train
+    items = manifest["num_trials"] * num_train
     rate = _rate(
         manifest["seconds"]["device"],
         items,
         num_slots=usage.num_slots,
-        num_patches=context.num_train,
+        num_patches=num_train,
         num_bytes=_bytes(manifest),
     )
     return {tune_key(manifest["head"]): rate}
@@ -253,12 +260,14 @@ def _of_finetune(context: Context, cell: Cell, usage: StageUsage) -> dict[tuple[
         return {}
     (backbone,) = (item for item in context.backbones if item.name == cell.backbone)
     manifest = cell.artefact.manifest()
-    items = manifest["num_trials"] * config.num_epochs * context.num_train
+    num_train = context.rows_of(cell).num_train
+    num_epochs = config.num_epochs * epoch_factor(context.rows_of(cell))
+    items = manifest["num_trials"] * num_epochs * num_train
     rate = _rate(
         manifest["seconds"]["device"],
         items,
         num_slots=usage.num_slots,
-        num_patches=context.num_train,
+        num_patches=num_train,
         num_bytes=_bytes(manifest),
     )
     return {finetune_key(context, backbone): rate}

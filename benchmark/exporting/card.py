@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.experiment.cells import TRAIN_SET
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.exporting.running import ONNX, PACKAGE, PIPELINE, PROGRAM
 from benchmark.exporting.usage import usages
@@ -55,7 +54,7 @@ def write_card(
         "dataset": context.dataset.name,
         "backbone": backbone.name,
         "method": method,
-        "train_set": TRAIN_SET,
+        "train_set": context.train_sets[0].name,
         "seed": seed,
         "split": "test",
     }

@@ -206,7 +206,7 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None, forma
     if method == FINETUNE:
         artefact = _finetuned(context, backbone, chosen, format)
     elif method in heads:
-        artefact = context.predictions(backbone, heads[method], chosen)
+        artefact = context.predictions(backbone, heads[method], chosen, context.train_sets[0])
     else:
         raise UsageError(
             f"{where}: unknown method '{method}'.{did_you_mean(method, [FINETUNE, *heads])}"
@@ -245,7 +245,7 @@ def _finetuned(context: Context, backbone: Backbone, seed: int, format: str) -> 
             f"backbone '{backbone.name}': cannot be exported fine-tuned, since transformers has no "
             f"class for it; add --format onnx, or choose one of: {', '.join(able) or 'none'}"
         )
-    return context.finetuned(backbone, seed)
+    return context.finetuned(backbone, seed, context.train_sets[0])
 
 
 @contextmanager

@@ -18,7 +18,9 @@ import pandas as pd
 MAX_HEADING = 20
 """Characters of a column's heading that stay together."""
 
-Section = Literal["ranking", "finetune", "classes", "confusion", "data", "embeddings", "cost"]
+Section = Literal[
+    "ranking", "labels", "finetune", "classes", "confusion", "data", "embeddings", "cost"
+]
 
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
@@ -160,6 +162,9 @@ class ReportData:
         absent_classes: classes without a patch in ``split``.
         notes: warnings, shown at the top.
         metrics: tables of that section: every metric of every cell, and paired differences.
+        train_set: what the headline's methods were trained on; empty: all of train.
+        crossings: sentences on the number of labels from which fine-tuning is ahead.
+        labels: tables of the train sets, and of the score on each.
         verdicts: effects of fine-tuning, one per backbone.
         comparisons: tables of fine-tuned against frozen.
         recalls: tables of recall and precision per class.
@@ -188,6 +193,9 @@ class ReportData:
     absent_classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     metrics: tuple[Table, ...] = ()
+    train_set: str = ""
+    crossings: tuple[str, ...] = ()
+    labels: tuple[Table, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     comparisons: tuple[Table, ...] = ()
     recalls: tuple[Table, ...] = ()

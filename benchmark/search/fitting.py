@@ -38,12 +38,53 @@ class Rows(NamedTuple):
     ids_test: NDArray[np.str_]
 
 
+class Picks(NamedTuple):
+    """A choice among rows, where train, val and test follow one another; without test labels.
+
+    ``train``, ``val`` and ``test`` int64: places; ``y_*`` int32 and ``ids_*`` as in ``Rows``.
+    """
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+    y_train: NDArray[np.int32]
+    y_val: NDArray[np.int32]
+    ids_val: NDArray[np.str_]
+    ids_test: NDArray[np.str_]
+
+
 class State(NamedTuple):
     """A trial between two segments: the fitted pipeline, its best val score and epoch."""
 
     model: Any
     best: float
     best_epoch: int
+
+
+def pick_rows(rows: Rows, picks: Picks) -> Rows:
+    """Return a choice of rows; a split that is chosen whole is not copied."""
+    parts = (rows.x_train, rows.x_val, rows.x_test)
+    ends = np.cumsum([len(part) for part in parts])
+
+    def take(places: NDArray[np.int64]) -> NDArray[np.float32]:
+        taken = np.empty((len(places), rows.x_train.shape[1]), np.float32)
+        for part, end in zip(parts, ends, strict=True):
+            begin = end - len(part)
+            if len(places) == len(part) and np.array_equal(places, np.arange(begin, end)):
+                return part
+            is_here = (places >= begin) & (places < end)
+            taken[is_here] = part[places[is_here] - begin]
+        return taken
+
+    return Rows(
+        x_train=take(picks.train),
+        y_train=picks.y_train,
+        x_val=take(picks.val),
+        y_val=picks.y_val,
+        x_test=take(picks.test),
+        ids_val=picks.ids_val,
+        ids_test=picks.ids_test,
+    )
 
 
 def fit_segment(

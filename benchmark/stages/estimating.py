@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmark.experiment.cells import Cell, CellResult, TextTable
 from benchmark.experiment.context import Context
+from benchmark.experiment.label_sets import epoch_factor
 from benchmark.experiment.rates import (
     START,
     Rate,
@@ -22,6 +23,7 @@ from benchmark.experiment.rates import (
     tune_key,
 )
 from benchmark.specs import Backbone
+from benchmark.stages.base import check_train_sets, listed_patches
 from benchmark.stages.running import LAST
 
 FAR = 10
@@ -175,7 +177,11 @@ def estimate(
         results: the status of every cell.
         rates: of this machine.
         stage: only of this stage.
+
+    Raises:
+        UsageError: the known patches cannot be divided into the train sets.
     """
+    check_train_sets(context)
     left = [
         item.cell
         for item in results
@@ -193,13 +199,9 @@ def count_patches(context: Context) -> PatchCounts:
     if context.patches.is_complete:
         number = context.patches.manifest()["num_patches"]
         return PatchCounts(number, context.num_train, "in the store")
-    # An image folder holds its list; scenes would have to be read.
-    candidates = getattr(context.source, "candidates", None)
-    if candidates is None:
+    chosen = listed_patches(context)
+    if chosen is None:
         return PatchCounts()
-    from benchmark.stages.patches.sampling import choose
-
-    chosen = choose(candidates, context.experiment.dataset)
     num_train = chosen["split"].to_pylist().count("train")
     return PatchCounts(chosen.num_rows, num_train, "counted")
 
@@ -260,7 +262,7 @@ class _Ledger:
     def _add_tune(self, found: StageEstimate, cell: Cell) -> None:
         (head,) = (item for item in self.context.heads if item.name == cell.method)
         trials = self.context.experiment.tune.num_trials if head.is_searched else 1
-        number = self.patches.num_train
+        number = self._num_train(cell)
         rate = self.rates.find(*tune_key(head.name))
         _count(found, trials)
         self._add_time(found, head.name, rate, _times(trials, number), number)
@@ -274,12 +276,21 @@ class _Ledger:
         if config is None:
             return
         backbone = self._backbone(cell)
-        number = self.patches.num_train
+        number = self._num_train(cell)
         rate = self.rates.find(*finetune_key(self.context, backbone))
         _count(found, config.num_trials)
-        items = _times(config.num_trials * config.num_epochs, number)
+        num_epochs = config.num_epochs
+        if self.context.patches.is_complete:
+            num_epochs *= epoch_factor(self.context.rows_of(cell))
+        items = _times(config.num_trials * num_epochs, number)
         self._add_time(found, backbone.name, rate, items, number)
         found.num_bytes += backbone.num_parameters * FLOAT_BYTES
+
+    def _num_train(self, cell: Cell) -> int | None:
+        """Return the train patches of a cell; at most those of the data until all are known."""
+        if self.context.patches.is_complete:
+            return self.context.rows_of(cell).num_train
+        return self.patches.num_train
 
     def _add_whole(self, found: StageEstimate, cell: Cell) -> None:
         number = len(self.context.prediction_cells())

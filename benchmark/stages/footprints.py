@@ -12,6 +12,7 @@ import pyarrow as pa
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
+from benchmark.experiment.train_sets import ALL
 from benchmark.fields import shown
 from benchmark.specs import LocatedSource
 from benchmark.store.names import beside
@@ -80,7 +81,8 @@ def _read_predictions(
 
 
 def _name(cell: Cell) -> str:
-    return f"{cell.backbone}/{cell.method}/seed{cell.seed}"
+    train_set = "" if cell.train_set == ALL.name else f"/{cell.train_set}"
+    return f"{cell.backbone}/{cell.method}{train_set}/seed{cell.seed}"
 
 
 def find_cell(context: Context, wanted: str | None = None) -> Cell | None:
@@ -88,8 +90,9 @@ def find_cell(context: Context, wanted: str | None = None) -> Cell | None:
 
     Args:
         context: of the experiment.
-        wanted: ``BACKBONE/METHOD`` for the first seed, or ``BACKBONE/METHOD/seedN``; None: the
-            leader of the ranking, or no cell if the experiment is not evaluated.
+        wanted: ``BACKBONE/METHOD`` for the first seed, or ``BACKBONE/METHOD/seedN``, with another
+            train set than ``all`` before the seed; None: the leader of the ranking, or no cell if
+            the experiment is not evaluated.
 
     Raises:
         UsageError: there is no such cell, or it is not complete.
@@ -97,7 +100,10 @@ def find_cell(context: Context, wanted: str | None = None) -> Cell | None:
     if wanted is None:
         return _find_leader(context)
     known = {_name(cell): cell for cell in context.prediction_cells()}
-    cell = known.get(wanted) or known.get(f"{wanted}/seed{context.experiment.seeds[0]}")
+    # Without a train set and a seed: the fullest one and the first.
+    first = next(iter(known.values()))
+    ending = _name(first).removeprefix(f"{first.backbone}/{first.method}")
+    cell = known.get(wanted) or known.get(f"{wanted}{ending}")
     if cell is None:
         raise UsageError(
             f"{context.experiment.path}: there is no cell {shown(wanted, 200)}; give "
@@ -125,6 +131,7 @@ def _find_leader(context: Context) -> Cell | None:
         cell
         for cell in context.prediction_cells()
         if (cell.backbone, cell.method) == (best["backbone"], best["method"])
+        and cell.train_set == best.get("train_set", ALL.name)
         and cell.artefact.is_complete
     )
 

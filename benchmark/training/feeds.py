@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from benchmark.store.artefacts import Artefact
-from benchmark.tables import images_array
+from benchmark.tables import PatchTable, images_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,7 +95,7 @@ class MemoryFeed:
 
 
 def read_samples(
-    patches: Artefact,
+    patches: PatchTable,
     shape: tuple[int, int, int],
     splits: Sequence[str],
     *,
@@ -143,7 +142,7 @@ class SplitReader:
 
     def __init__(
         self,
-        patches: Artefact,
+        patches: PatchTable,
         shape: tuple[int, int, int],
         split: str,
         *,
@@ -186,7 +185,7 @@ class SplitReader:
             yield samples
 
 
-def count_rows(patches: Artefact, splits: Sequence[str]) -> dict[str, int]:
+def count_rows(patches: PatchTable, splits: Sequence[str]) -> dict[str, int]:
     """Return the number of rows of these splits in each part file that has any."""
     found = {}
     for name in patches.files("part-"):

@@ -25,7 +25,7 @@ from benchmark.specs import Backbone
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import WEIGHTS
-from benchmark.tables import check_table, predictions_schema
+from benchmark.tables import PatchTable, check_table, predictions_schema
 from benchmark.training.adaptation import merge_lora
 from benchmark.training.checkpoints import (
     Place,
@@ -70,7 +70,7 @@ class Job:
     bands: tuple[str, ...]
     shape: tuple[int, int, int]
     """(C, H, W) of a patch."""
-    patches: Artefact
+    patches: PatchTable
     artefact: Artefact
     num_threads: int
     """Of torch, without a GPU."""

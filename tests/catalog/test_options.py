@@ -19,7 +19,7 @@ from benchmark import api
 from benchmark.catalog.backbones import find_backbone
 from benchmark.config import BackboneOptions, build
 from benchmark.errors import UsageError
-from benchmark.experiment.context import Context
+from benchmark.experiment.identity import backbone_inputs
 from benchmark.networks.classifier import build_classifier
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder
@@ -357,19 +357,16 @@ def test_names_are_checked_with_their_options(tmp_path: Path) -> None:
         assert colour.options == ()
 
 
-def test_an_option_changes_the_identity_and_its_default_does_not(
-    open_small: Callable[..., Context],
-) -> None:
-    context = open_small()
+def test_an_option_changes_the_identity_and_its_default_does_not() -> None:
     plain = find_backbone("random")
     own = find_backbone(
         "random", options=BackboneOptions(image_size=224, bands=RGB, pooling="mean", layer=-1)
     )
     assert own == plain
-    assert "options" not in context.backbone_inputs(plain)
+    assert "options" not in backbone_inputs(plain)
     other = find_backbone("random", options=BackboneOptions(image_size=64))
     read = dataclasses.replace(plain, options=(("pooling", "cls"),))
-    inputs = [context.backbone_inputs(item) for item in (plain, other, read)]
+    inputs = [backbone_inputs(item) for item in (plain, other, read)]
     assert inputs[0] != inputs[1] != inputs[2] != inputs[0]
     assert inputs[2]["options"] == {"pooling": "cls"}
 

@@ -250,6 +250,9 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "finetune.patience": (1, FROM_FINETUNE),
     "finetune.precision": ("bfloat16", FROM_FINETUNE),
     "finetune.ingest": ("stream", FROM_FINETUNE),
+    # Another train set is another cell, and no part of those of ``all``.
+    "protocol.label_fractions": ([1.0, 0.5], OF_GRID),
+    "protocol.shots": ([5], OF_GRID),
     "evaluate.num_resamples": (10, FROM_EVALUATE),
     "evaluate.confidence": (0.9, FROM_EVALUATE),
     "evaluate.seed": (1, FROM_EVALUATE),
@@ -281,6 +284,18 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> set[str]:
         else:
             found.add(prefix + name)
     return found
+
+
+def test_the_train_set_of_all_is_what_it_was_before_there_were_others(tmp_path: Path) -> None:
+    given = context(tmp_path, {"protocol": {"label_fractions": [1.0, 0.5]}})
+    assert given.predictions_inputs(BACKBONE, HEAD, 0)["train_set"] == "all"
+    assert given.finetuned_inputs(BACKBONE, 0)["train_set"] == "all"
+    plain = [cell.artefact.path for cell in context(tmp_path).prediction_cells()]
+    found = [cell for cell in given.prediction_cells() if cell.train_set == "all"]
+    assert [cell.artefact.path for cell in found] == plain
+    half = given.train_sets[1]
+    inputs = given.predictions_inputs(BACKBONE, HEAD, 0, half)
+    assert inputs["train_set"] == {"rule": "Fraction", "share": 0.5, "version": 1}
 
 
 def test_every_setting_of_an_experiment_is_classified_here() -> None:

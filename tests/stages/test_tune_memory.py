@@ -167,7 +167,7 @@ def test_a_head_that_fits_nowhere_fails_alone_and_one_that_fits_once_runs(
     store = new_store()
     context = open_small(store=store)
     EmbedStage().run(context)
-    rows, num_classes = sum(context.split_sizes.values()), len(context.source.classes)
+    rows, num_classes = context.patches.manifest()["num_patches"], len(context.source.classes)
     (machine,) = context.cluster.connect().nodes
     sizes = [int(share * machine.memory / rows / num_classes) for share in (2.0, 0.6)]
     knn = HEADS.get("knn")
@@ -218,6 +218,7 @@ from pathlib import Path
 
 import ray
 from benchmark.stages.tune.job import Job
+from benchmark.experiment.train_sets import ALL, ChosenPatches
 from benchmark.stages.tune.shelf import Shelf
 from tests.stages.test_tune_memory import write_tables
 
@@ -229,7 +230,7 @@ ray.init(
     log_to_driver=False,
 )
 patches, embeddings = write_tables(Path(sys.argv[1]), dim=768, num_parts=80, part_rows=500)
-job = Job(None, 0, "train", 3, patches, embeddings, None)
+job = Job(None, 0, "train", 3, ChosenPatches(patches, ALL, 0), embeddings, None)
 shelf = Shelf.options(num_cpus=0).remote([job])
 
 

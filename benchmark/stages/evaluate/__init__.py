@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.experiment.cells import Cell, TextTable
@@ -30,7 +31,7 @@ class EvaluateStage(Stage):
             )
             progress.start(cell.label)
             try:
-                from benchmark.stages.evaluate.evaluation import compute
+                from benchmark.stages.evaluate.pipeline import compute
 
                 compute(context, cell.artefact, progress.advance)
                 progress.done(cell.label)
@@ -45,13 +46,13 @@ class EvaluateStage(Stage):
         artefact = context.scores()
         if not artefact.is_complete:
             return []
-        tables = [ranking_table(artefact), comparison_table(artefact)]
+        tables = [ranking_table(artefact), comparison_table(artefact), labels_table(artefact)]
         return [table for table in tables if table.rows]
 
 
 def ranking_table(artefact: Artefact) -> TextTable:
     """Return the ranking as a table to print."""
-    ranking = artefact.read_table(names=[beside("ranking")]).to_pylist()
+    ranking = _of_headline(artefact, "ranking")
     rows = [
         [
             str(row["rank"]),
@@ -66,7 +67,7 @@ def ranking_table(artefact: Artefact) -> TextTable:
     ]
     manifest = artefact.manifest()
     return TextTable(
-        title="Balanced accuracy on test",
+        title="Balanced accuracy on test" + _trained_on(manifest, ranking),
         columns=("rank", "backbone", "method", "score", "interval", "points behind", ""),
         rows=rows,
         notes=(
@@ -79,7 +80,7 @@ def ranking_table(artefact: Artefact) -> TextTable:
 
 def comparison_table(artefact: Artefact) -> TextTable:
     """Return fine-tuned minus frozen as a table to print; empty if no backbone has both."""
-    comparison = artefact.read_table(names=[beside("comparison")]).to_pylist()
+    comparison = _of_headline(artefact, "comparison")
     rows = [
         [
             str(row["backbone"]),
@@ -97,6 +98,44 @@ def comparison_table(artefact: Artefact) -> TextTable:
         rows=rows,
         notes=("Points are fine-tuned minus frozen with the head that is best on val.",),
     )
+
+
+def labels_table(artefact: Artefact) -> TextTable:
+    """Return the best method of each train set as a table to print; empty if there is one set."""
+    manifest = artefact.manifest()
+    ranking = artefact.read_table(names=[beside("ranking")]).to_pylist()
+    best = {row["train_set"]: row for row in ranking if row["rank"] == 1 and "train_set" in row}
+    rows = [
+        [
+            item["name"],
+            f"{item['num_train']:,}",
+            f"{item['num_val']:,}",
+            f"{best[item['name']]['backbone']} / {best[item['name']]['method']}",
+            f"{best[item['name']]['value']:.3f}",
+            f"[{best[item['name']]['ci_low']:.3f}, {best[item['name']]['ci_high']:.3f}]",
+        ]
+        for item in manifest.get("train_sets", [])
+    ]
+    return TextTable(
+        title="Best method of each train set, balanced accuracy on test",
+        columns=("train set", "train labels", "val labels", "best method", "score", "interval"),
+        rows=rows,
+        notes=tuple(item["sentence"] for item in manifest.get("crossings", [])),
+    )
+
+
+def _trained_on(manifest: Mapping[str, Any], ranking: Sequence[Mapping[str, Any]]) -> str:
+    return f", trained on {ranking[0]['train_set']}" if manifest.get("train_sets") else ""
+
+
+def _of_headline(artefact: Artefact, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a table that belong to the train set of the headline."""
+    found, ranking = (
+        artefact.read_table(names=[beside(item)]).to_pylist() for item in (name, "ranking")
+    )
+    # Tables of older versions have no train set.
+    headline = ranking[0].get("train_set")
+    return [row for row in found if row.get("train_set") == headline]
 
 
 def _times(ratio: float | None) -> str:

@@ -183,6 +183,7 @@ def compare(
 def _row(frozen: Group, tuned: Group, costs: Mapping[Cell, Cost]) -> dict[str, Any]:
     frozen_s, tuned_s = _seconds(frozen, costs), _seconds(tuned, costs)
     return {
+        "train_set": tuned.cells[0].train_set,
         "backbone": tuned.backbone,
         "head": frozen.method,
         "head_val_score": _val_score(frozen, costs),

@@ -6,8 +6,7 @@ Test labels are read here and nowhere else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -17,90 +16,31 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmark.catalog.metrics import HEADLINE
-from benchmark.errors import BenchmarkError
+from benchmark.errors import CellError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
-from benchmark.stages.evaluate.comparison import Group, compare, read_costs, unlike_devices
-from benchmark.stages.evaluate.schemas import RANKING
+from benchmark.experiment.train_sets import ChosenPatches
+from benchmark.stages.evaluate.comparison import Group
 from benchmark.statistics.counts import Statistics, summarise
 from benchmark.statistics.design import Design, find_design, least_units, rare_classes
 from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, flip_ranking
 from benchmark.statistics.intervals import Interval
 from benchmark.statistics.scores import Uncertainty
 from benchmark.statistics.selection import missing_patches, optimism
-from benchmark.store import provenance
-from benchmark.store.artefacts import Artefact
-from benchmark.store.names import SCORES_CSV, SCORES_FILE, beside
 from benchmark.tables import (
     CALIBRATION,
     CONFUSION,
     CONFUSION_KEY,
     SCORES,
-    check_table,
     find_rows,
     vectors_array,
 )
 
 SPLITS_SCORED = ("val", "test")
-TABLES = ("calibration", "comparison", "confusion", "ranking")
 RESOLVED = 0.05
 """The difference for which missing test patches are counted."""
 LEAST_OPTIMISM = 0.0005
 """Below half a tenth of a point it is not told."""
-
-
-def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]) -> None:
-    """Score every complete cell of the grid and commit the scores.
-
-    Commits nothing if the grid has changed meanwhile: its scores belong to another artefact.
-
-    Raises:
-        BenchmarkError: there is no complete cell.
-    """
-    grid = context.prediction_cells()
-    cells = [cell for cell in grid if cell.artefact.is_complete]
-    if not cells:
-        reasons = {context.why_missing(cell.artefact) for cell in grid}
-        raise BenchmarkError(f"there are no predictions to score: {sorted(reasons)[0]}")
-    evaluation = Evaluation(context)
-    for cell in cells:
-        evaluation.add(cell)
-        advance(1)
-    if context.scores().fingerprint != artefact.fingerprint:
-        # Another run has completed predictions meanwhile: these scores do not match the name.
-        return
-    floor_heads = {item.name for item in context.heads if item.is_floor}
-    floors = floor_heads | {item.name for item in context.backbones if item.is_floor}
-    scores = check_table(evaluation.scores(artefact.fingerprint), SCORES, what="scores")
-    artefact.write_table(beside("confusion"), evaluation.confusion())
-    artefact.write_table(beside("calibration"), evaluation.calibration())
-    artefact.write_table(SCORES_FILE, scores)
-    artefact.write_bytes(SCORES_CSV, scores.to_pandas().to_csv(index=False).encode())
-    ranking = evaluation.ranking(floors).assign(metric=HEADLINE, split="test")
-    artefact.write_table(beside("ranking"), pa.Table.from_pandas(ranking, RANKING))
-    comparison = compare(
-        evaluation.groups,
-        design=evaluation.designs["test"],
-        costs=read_costs(context, cells),
-        floors=floor_heads,
-        settings=context.experiment.evaluate,
-    )
-    artefact.write_table(beside("comparison"), comparison)
-    artefact.commit(
-        {
-            "inputs": context.scores_inputs(),
-            "num_cells": len(cells),
-            "intervals": {
-                split: {"kind": item.kind, "reason": item.reason}
-                for split, item in evaluation.designs.items()
-            },
-            "optimism": evaluation.optimism,
-            "limits": evaluation.limits(ranking),
-            "notes": [*evaluation.notes(ranking, floors), *unlike_devices(comparison)],
-            "provenance": provenance.record(),
-        },
-        needs=(SCORES_FILE, *map(beside, TABLES)),
-    )
 
 
 class _Scored(NamedTuple):
@@ -112,6 +52,7 @@ class _Scored(NamedTuple):
     values: dict[str, NDArray[np.float64]]
     intervals: dict[str, list[Interval]]
     is_right: NDArray[np.bool_]
+    design: Design
     digest: str
 
     @property
@@ -120,36 +61,58 @@ class _Scored(NamedTuple):
         return np.asarray(self.by_scene.counts.sum(axis=0), dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class _Labels:
+class _Labels(NamedTuple):
+    """The patches of a split, in the order of their identities."""
+
     ids: NDArray[Any]
     y_true: NDArray[np.int32]
+    design: Design
 
 
 class Evaluation:
-    """The scores of one data set, with intervals and tests over the scenes of its splits."""
+    """The scores of one train set, with intervals and tests over the scenes of its splits."""
 
-    def __init__(self, context: Context) -> None:
-        """Read the labels and scenes."""
+    def __init__(self, context: Context, train_set: str) -> None:
+        """Begin without a cell."""
+        self.train_set = train_set
         self._settings = context.experiment.evaluate
         self._alpha = 1.0 - self._settings.confidence
         self._classes = context.source.classes
         self._metrics = context.metrics
-        self._labels: dict[str, _Labels] = {}
-        self.designs: dict[str, Design] = {}
+        self._labels: dict[int, dict[str, _Labels]] = {}
         self._scored: list[_Scored] = []
-        table = context.patches.read_table(
-            columns=["patch_id", "split", "label", "scene"], splits=SPLITS_SCORED
-        )
-        frame = table.to_pandas()
-        for split in SPLITS_SCORED:
-            rows = frame[frame["split"] == split]
-            y_true = rows["label"].to_numpy()
-            self._labels[split] = _Labels(rows["patch_id"].to_numpy(), y_true)
-            self.designs[split] = find_design(y_true, rows["scene"].to_numpy(), alpha=self._alpha)
 
-    def add(self, cell: Cell) -> None:
-        """Score one cell's predictions on val and test.
+    @property
+    def _first(self) -> dict[str, _Labels]:
+        return next(iter(self._labels.values()))
+
+    @property
+    def designs(self) -> dict[str, Design]:
+        """The design of each split; that of val is of the first seed."""
+        return {split: labels.design for split, labels in self._first.items()}
+
+    def _read(self, rows: ChosenPatches) -> dict[str, _Labels]:
+        """Return the labels and scenes of each split; those of test are the same for all seeds.
+
+        Raises:
+            CellError: the patches of test depend on the seed.
+        """
+        key = rows.seed
+        if key not in self._labels:
+            columns = ["patch_id", "split", "label", "scene"]
+            frame = rows.read_table(columns=columns, splits=SPLITS_SCORED).to_pandas()
+            self._labels[key] = {}
+            for split in SPLITS_SCORED:
+                part = frame[frame["split"] == split]
+                y_true = part["label"].to_numpy()
+                design = find_design(y_true, part["scene"].to_numpy(), alpha=self._alpha)
+                self._labels[key][split] = _Labels(part["patch_id"].to_numpy(), y_true, design)
+            if not np.array_equal(self._labels[key]["test"].ids, self._first["test"].ids):
+                raise CellError(f"train set '{self.train_set}': its test patches differ by seed")
+        return self._labels[key]
+
+    def add(self, cell: Cell, rows: ChosenPatches) -> None:
+        """Score one cell's predictions on val and test, as ``rows`` divide the patches.
 
         Raises:
             BenchmarkError: predictions are missing for some patches.
@@ -159,10 +122,10 @@ class Evaluation:
         all_pred = table["y_pred"].to_numpy()
         all_score = vectors_array(table["y_score"])
         num_classes = len(self._classes)
-        for split, labels in self._labels.items():
+        for split, labels in self._read(rows).items():
             at = find_rows(ids, labels.ids, what=f"{cell.artefact.uri}, split '{split}',")
             y_true, y_pred, y_score = labels.y_true, all_pred[at], all_score[at]
-            design = self.designs[split]
+            design = labels.design
             by_scene = summarise(
                 y_true,
                 y_pred,
@@ -171,7 +134,8 @@ class Evaluation:
                 groups=design.scene_or_whole,
                 num_groups=design.num_groups,
             )
-            whole, certainty = by_scene.total(), self._uncertainty(by_scene, split)
+            whole = by_scene.total()
+            certainty = self._uncertainty(by_scene, design)
             scored = _Scored(
                 cell=cell,
                 split=split,
@@ -182,14 +146,15 @@ class Evaluation:
                     for metric in self._metrics
                 },
                 is_right=y_pred == y_true,
+                design=design,
                 digest=hashlib.blake2b(np.ascontiguousarray(y_score).tobytes()).hexdigest(),
             )
             self._scored.append(scored)
 
-    def _uncertainty(self, by_scene: Statistics, split: str) -> Uncertainty:
+    def _uncertainty(self, by_scene: Statistics, design: Design) -> Uncertainty:
         return Uncertainty(
             by_scene,
-            has_scenes=self.designs[split].has_scenes,
+            has_scenes=design.has_scenes,
             confidence=self._settings.confidence,
         )
 
@@ -227,7 +192,7 @@ class Evaluation:
         rows = [
             _key(item) | row
             for item in self._scored
-            for row in self._uncertainty(item.by_scene, item.split).reliability()
+            for row in self._uncertainty(item.by_scene, item.design).reliability()
         ]
         return pa.Table.from_pylist(rows, schema=CALIBRATION)
 
@@ -253,7 +218,7 @@ class Evaluation:
         """Return the interval of the mean over seeds, from the mean counts of each scene."""
         columns = zip(*(item.by_scene.arrays() for item in items), strict=True)
         mean = Statistics(*(np.mean(arrays, axis=0) for arrays in columns))
-        found = self._uncertainty(mean, "test").of(HEADLINE)
+        found = self._uncertainty(mean, self.designs["test"]).of(HEADLINE)
         return found[0] if found else Interval(float("nan"), float("nan"))
 
     @cached_property
@@ -289,6 +254,7 @@ class Evaluation:
             expected = group.expected_interval(self._settings.confidence)
             rows.append(
                 {
+                    "train_set": self.train_set,
                     "backbone": group.backbone,
                     "method": group.method,
                     "value": group.value,
@@ -366,7 +332,7 @@ class Evaluation:
     def notes(self, ranking: pd.DataFrame, floors: set[str]) -> list[str]:
         """Return notes on suspicious results: scores at chance, and cells with identical scores."""
         notes = []
-        present = len(set(self._labels["test"].y_true.tolist()))
+        present = len(set(self._first["test"].y_true.tolist()))
         for row in ranking.itertuples():
             if not row.is_floor and row.ci_low <= 1.0 / present:
                 notes.append(

@@ -11,6 +11,7 @@ RANKING = pa.schema(
     [
         column("metric", pa.string(), "name of the metric of all values here"),
         column("split", pa.string(), "split that was scored: test"),
+        column("train_set", pa.string(), "rows that the method was trained on, e.g. `all`"),
         column("backbone", pa.string(), "name of the backbone"),
         column("method", pa.string(), "name of the head, or `finetune`"),
         column("value", pa.float64(), "the score, mean over seeds", nullable=True),
@@ -34,9 +35,12 @@ RANKING = pa.schema(
         ),
         column("is_floor", pa.bool_(), "whether any useful method should be better"),
         column("seed_values", pa.list_(pa.float64()), "the score of each seed"),
-        column("rank", pa.int64(), "from 1, by value"),
+        column("rank", pa.int64(), "from 1, by value, within the train set"),
         column(
-            "difference", pa.float64(), "value of the leader minus that of the row", nullable=True
+            "difference",
+            pa.float64(),
+            "value of the train set's leader minus that of the row",
+            nullable=True,
         ),
         column(
             "difference_low", pa.float64(), "lower end of the flip test's interval", nullable=True
@@ -47,7 +51,7 @@ RANKING = pa.schema(
         column(
             "p_value",
             pa.float64(),
-            "of the flip test, corrected over the table; null: leader",
+            "of the flip test, corrected over the train set; null: leader",
             nullable=True,
         ),
         column("is_tie", pa.bool_(), "whether no difference from the leader was detected"),
@@ -58,10 +62,11 @@ RANKING = pa.schema(
         ),
     ]
 )
-"""One row per backbone and method, best first."""
+"""One row per train set, backbone and method: the fullest train set first, in it the best."""
 
 COMPARISON = pa.schema(
     [
+        column("train_set", pa.string(), "rows that both sides were trained on, e.g. `all`"),
         column("backbone", pa.string(), "backbone with fine-tuned and frozen predictions"),
         column("head", pa.string(), "of the frozen side: the best on val"),
         column("head_val_score", pa.float64(), "its balanced accuracy on val, mean over seeds"),
@@ -76,7 +81,7 @@ COMPARISON = pa.schema(
             pa.string(),
             f"`gains`, `loses`, `{NO_DIFFERENCE}` or `{TOO_LITTLE}`",
         ),
-        column("p_value", pa.float64(), "of the test, corrected over the rows", nullable=True),
+        column("p_value", pa.float64(), "of the test, corrected over the train set", nullable=True),
         column("frozen_seeds", pa.int32(), "seeds of the frozen side"),
         column("finetuned_seeds", pa.int32(), "seeds of the fine-tuned side"),
         column(
@@ -97,4 +102,4 @@ COMPARISON = pa.schema(
         column("sentence", pa.string(), "the row as a sentence"),
     ]
 )
-"""One row per backbone with fine-tuned and frozen predictions, on test."""
+"""One row per train set and backbone with fine-tuned and frozen predictions, on test."""

@@ -8,7 +8,7 @@ from benchmark.errors import UsageError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.networks.bands import band_indices
-from benchmark.stages.base import Stage
+from benchmark.stages.base import Stage, check_train_sets
 
 
 class FinetuneStage(Stage):
@@ -18,14 +18,15 @@ class FinetuneStage(Stage):
     leases_late = True
 
     def cells(self, context: Context) -> list[Cell]:
-        """Return one cell per fine-tuned backbone and seed."""
+        """Return one cell per fine-tuned backbone, train set and seed."""
         return context.finetune_cells()
 
     def check(self, context: Context) -> None:
-        """Refuse unsuitable bands or modes, too many workers, and too large a batch."""
+        """Refuse unsuitable train sets, bands or modes, too many workers, and too large a batch."""
         config = context.experiment.finetune
         if config is None or all(cell.artefact.is_complete for cell in self.cells(context)):
             return
+        check_train_sets(context)
         for backbone in context.finetuned_backbones:
             band_indices(backbone, context.source.bands)
         if context.patches.is_complete and config.batch_size > context.num_train:

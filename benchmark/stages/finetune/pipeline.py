@@ -18,6 +18,7 @@ from benchmark.config import FinetuneConfig
 from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.label_sets import epoch_factor
 from benchmark.networks.bands import band_indices
 from benchmark.networks.classifier import build_classifier
 from benchmark.search.bookkeeping import Outcome, Search
@@ -60,7 +61,7 @@ def check(context: Context) -> None:
 def compute(context: Context, cells: Sequence[Cell]) -> None:
     """Fine-tune these cells; a failed one is recorded, not raised."""
     config = _config(context)
-    space = RecipeSpace(config)
+    spaces = [RecipeSpace(_recipe(context, cell)) for cell in cells]
     searches = [
         Search(
             space,
@@ -69,7 +70,7 @@ def compute(context: Context, cells: Sequence[Cell]) -> None:
             rungs=space.rungs() if config.pruning and space.is_searched else (),
             first=space.first,
         )
-        for cell in cells
+        for cell, space in zip(cells, spaces, strict=True)
     ]
     team = _plan(context, sum(search.num_trials for search in searches), waits=True)
     jobs = _jobs(context, cells, team)
@@ -77,7 +78,7 @@ def compute(context: Context, cells: Sequence[Cell]) -> None:
         CellSearch(
             cell=cell,
             search=search,
-            commit=partial(commit, context, job, team),
+            commit=partial(commit, context, cell, job, team),
             is_iterative=True,
             begin=partial(begin, cell.artefact),
         )
@@ -134,7 +135,13 @@ def begin(artefact: Artefact, account: Account) -> None:
 
 
 def commit(
-    context: Context, job: Job, team: Team, search: Search, refit: Outcome, account: Account
+    context: Context,
+    cell: Cell,
+    job: Job,
+    team: Team,
+    search: Search,
+    refit: Outcome,
+    account: Account,
 ) -> None:
     """Write the trials and curves of a finished search, delete its checkpoints, and commit.
 
@@ -158,7 +165,9 @@ def commit(
             artefact.delete(name)
     artefact.commit(
         {
-            "inputs": context.finetuned_inputs(job.backbone, job.seed),
+            "inputs": context.finetuned_inputs(
+                job.backbone, job.seed, context.rows_of(cell).train_set
+            ),
             "method": FINETUNE,
             "mode": job.config.mode,
             "seed": job.seed,
@@ -194,6 +203,13 @@ def _config(context: Context) -> FinetuneConfig:
     return config
 
 
+def _recipe(context: Context, cell: Cell) -> FinetuneConfig:
+    """Return the settings of a cell: with few labels it may take more epochs."""
+    config, factor = _config(context), epoch_factor(context.rows_of(cell))
+    epochs = {name: factor * getattr(config, name) for name in ("num_epochs", "patience")}
+    return config.model_copy(update=epochs)
+
+
 def _plan(context: Context, num_trials: int, *, waits: bool = False) -> Team:
     config = _config(context)
     asked = None if config.num_workers == "auto" else config.num_workers
@@ -209,10 +225,11 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
     manifest = context.patches.manifest()
     bands = tuple(manifest["bands"])
     backbones = {item.name: item for item in context.finetuned_backbones}
-    train = _counts(manifest, ("train",))
     refit = context.experiment.tune.refit
     jobs = []
     for cell in cells:
+        rows = context.rows_of(cell)
+        counts = rows.class_counts
         # An interrupted training resumes with its first number of threads: another number of
         # threads or workers sums in another order.
         begun: dict[str, Any] = cell.artefact.begin(
@@ -221,14 +238,16 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
         jobs.append(
             Job(
                 backbone=backbones[cell.backbone or ""],
-                config=_config(context),
+                config=_recipe(context, cell),
                 seed=cell.seed or 0,
                 refit=refit,
-                class_counts=train,
-                refit_counts=_counts(manifest, ("train", "val")) if "val" in refit else train,
+                class_counts=counts["train"],
+                refit_counts=tuple(map(sum, zip(counts["train"], counts["val"], strict=True)))
+                if "val" in refit
+                else counts["train"],
                 bands=bands,
                 shape=(len(bands), manifest["patch_size"], manifest["patch_size"]),
-                patches=context.patches,
+                patches=rows,
                 artefact=cell.artefact,
                 num_threads=begun["num_threads"],
                 num_workers=team.num_workers,
@@ -236,8 +255,3 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
             )
         )
     return jobs
-
-
-def _counts(manifest: dict[str, Any], splits: Sequence[str]) -> tuple[int, ...]:
-    rows = [row["counts"] for row in manifest["class_counts"] if row["split"] in splits]
-    return tuple(sum(row[name] for row in rows) for name in manifest["classes"])

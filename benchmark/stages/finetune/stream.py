@@ -13,8 +13,7 @@ import pyarrow as pa
 import torch
 
 from benchmark.cluster.streaming import Items, ReadRows, read_items
-from benchmark.store.artefacts import Artefact
-from benchmark.tables import images_array
+from benchmark.tables import PatchTable, images_array
 from benchmark.training.feeds import WHOLE, Batch, Shard, count_rows
 
 WINDOW_BYTES = 256 * 2**20
@@ -26,7 +25,7 @@ class StreamFeed:
 
     def __init__(
         self,
-        patches: Artefact,
+        patches: PatchTable,
         shape: tuple[int, int, int],
         splits: Sequence[str],
         *,

@@ -30,6 +30,7 @@ from benchmark.stages.report.figures import (
 )
 from benchmark.stages.report.finetuning import comparisons, finetune_pictures, finetune_times
 from benchmark.stages.report.headline import join_first, name_method, write_headline
+from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
 from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
@@ -74,6 +75,9 @@ def collect(results: Results) -> ReportData:
             *_training_notes(results),
         ),
         metrics=(differences(results), metrics(results)),
+        train_set=results.train_set if results.has_train_sets else "",
+        crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
+        labels=label_tables(results),
         verdicts=verdicts,
         comparisons=comparisons(results),
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
@@ -88,6 +92,7 @@ def collect(results: Results) -> ReportData:
         provenance=origins(results),
         pictures=(
             *ranking_pictures(results, ranking),
+            *label_pictures(results),
             *finetune_pictures(results),
             *confusion_pictures(results),
             *data_pictures(results),
@@ -104,6 +109,7 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
             manifest
             for cell, manifest in results.manifests.items()
             if (cell.backbone, cell.method) == (row.backbone, row.method)
+            and cell.train_set == results.train_set
         ]
         rows.append(
             RankingRow(
@@ -153,9 +159,10 @@ def _training_notes(results: Results) -> list[str]:
     """Return the automatic changes of fine-tuning; a note of several seeds appears once."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell, manifest in results.finetuned.items():
+        names = " / ".join(results.names(cell, "backbone", "method"))
         for note in dict.fromkeys(manifest.get("notes", [])):
-            found.setdefault((cell.backbone or "", note), []).append(str(cell.seed))
+            found.setdefault((names, note), []).append(str(cell.seed))
     return [
-        f"{backbone} / {FINETUNE} / seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: {note}"
-        for (backbone, note), seeds in found.items()
+        f"{names} / seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: {note}"
+        for (names, note), seeds in found.items()
     ]

@@ -56,11 +56,12 @@ def p_text(value: float | None) -> str | None:
 
 def metrics(results: Results) -> Table:
     """Return every metric of every cell, except the metrics per class."""
-    plain = results.scores[~results.scores["metric"].str.contains("/")]
+    plain = results.every_score[~results.every_score["metric"].str.contains("/")]
+    index = ["backbone", "method", *results.columns(), "seed"]
     wide = plain.pivot_table(
-        index=["backbone", "method", "seed"], columns="metric", values="value", sort=False
+        index=index, columns="metric", values="value", sort=False
     ).reset_index()
-    return Table.from_frame(wide, title="Every metric on test", num_headers=3)
+    return Table.from_frame(wide, title="Every metric on test", num_headers=len(index))
 
 
 def recalls(results: Results, metric: str) -> Table:
@@ -178,8 +179,7 @@ def tune_times(results: Results) -> Table:
     """Return the cost of each search."""
     rows = [
         (
-            cell.backbone,
-            cell.method,
+            *results.names(cell, "backbone", "method"),
             cell.seed,
             count_trials(manifest),
             manifest["val_score"],
@@ -190,7 +190,10 @@ def tune_times(results: Results) -> Table:
     ]
     return Table(
         title="tune",
-        columns=("backbone", "head", "seed", "trials", "best val score", "trials, s", "refit, s"),
+        columns=(
+            *("backbone", "head", *results.columns()),
+            *("seed", "trials", "best val score", "trials, s", "refit, s"),
+        ),
         rows=tuple(rows),
         num_headers=2,
         caption="The cost of one more head on stored embeddings."
@@ -226,5 +229,6 @@ def origins(results: Results) -> dict[str, str]:
         if name in results.embed:
             found[f"embeddings of {name}"] = results.embed[name]["fingerprint"]
     for cell, manifest in results.finetuned.items():
-        found[f"fine-tuning of {cell.backbone}, seed {cell.seed}"] = manifest["fingerprint"]
+        names = (*results.names(cell, "backbone"), f"seed {cell.seed}")
+        found[f"fine-tuning of {', '.join(names)}"] = manifest["fingerprint"]
     return found | library_versions()

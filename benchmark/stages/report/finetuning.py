@@ -82,7 +82,7 @@ def finetune_times(results: Results) -> Table:
         peak = manifest.get("peak_memory_bytes")
         rows.append(
             (
-                cell.backbone,
+                *results.names(cell, "backbone"),
                 cell.seed,
                 manifest.get("mode"),
                 count_trials(manifest),
@@ -99,6 +99,7 @@ def finetune_times(results: Results) -> Table:
         title="finetune",
         columns=(
             "backbone",
+            *results.columns(),
             "seed",
             "mode",
             "trials",
@@ -142,10 +143,13 @@ def finetune_pictures(results: Results) -> list[Picture]:
 
 
 def learning_curves(results: Results) -> pd.DataFrame:
-    """Return every epoch of every fine-tuning, in the form that ``curves.plot_curves`` takes."""
+    """Return every epoch of every fine-tuning on the headline's train set.
+
+    Returns: the columns that ``curves.plot_curves`` takes.
+    """
     parts = []
     for cell, manifest in results.finetuned.items():
-        if not cell.artefact.has(beside("curve")):
+        if cell.train_set != results.train_set or not cell.artefact.has(beside("curve")):
             continue
         frame = cell.artefact.read_table(names=[beside("curve")]).to_pandas()
         trials = cell.artefact.read_table(names=[beside("trials")]).to_pandas()

@@ -8,19 +8,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.train_sets import ALL
 from benchmark.stages.report.headline import name_method
 from benchmark.store.names import SCORES_FILE, beside
 
 
 class Results:
-    """The tables and manifests behind the page; scores and confusion hold the rows of test."""
+    """The tables and manifests behind the page; scores and confusion hold the rows of test.
+
+    Ranking, comparison and the tables of scores hold the train set of the headline; those that
+    begin with ``every_`` hold all train sets.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
         scores = context.scores()
         self.evaluated = scores.manifest()
-        self.ranking, self.comparison, every_score, confusion, calibration = (
+        self.every_ranking, self.every_comparison, every_score, confusion, calibration = (
             scores.read_table(names=[name]).to_pandas()
             for name in (
                 beside("ranking"),
@@ -30,9 +36,16 @@ class Results:
                 beside("calibration"),
             )
         )
-        self.scores = every_score[every_score["split"] == "test"]
-        self.confusion = confusion[confusion["split"] == "test"]
-        self.calibration = calibration[calibration["split"] == "test"]
+        # Rankings of older versions have no train set.
+        self.train_set: str = self.every_ranking.get("train_set", pd.Series([ALL.name])).iloc[0]
+        self.has_train_sets = len(context.train_sets) > 1
+        self.ranking, self.comparison = map(
+            self._of_headline, (self.every_ranking, self.every_comparison)
+        )
+        self.every_score = every_score[every_score["split"] == "test"]
+        self.scores = self._of_headline(self.every_score)
+        self.confusion = self._of_headline(confusion[confusion["split"] == "test"])
+        self.calibration = self._of_headline(calibration[calibration["split"] == "test"])
         self.patches = context.patches.manifest()
         self.classes = tuple(self.patches["classes"])
         self.is_synthetic = bool(self.patches["is_synthetic"])
@@ -53,6 +66,19 @@ class Results:
         self.finetuned = {
             cell: item for cell, item in self.manifests.items() if cell.method == FINETUNE
         }
+
+    def _of_headline(self, table: pd.DataFrame) -> pd.DataFrame:
+        if "train_set" not in table:
+            return table
+        return table[table["train_set"] == self.train_set]
+
+    def names(self, cell: Cell, *names: str) -> tuple[str, ...]:
+        """Return what names a row of a cell: some attributes, and its train set among several."""
+        return tuple(getattr(cell, name) for name in (*names, *self.columns()))
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the column ``train_set`` if the grid has several, for tables of all cells."""
+        return ("train_set",) if self.has_train_sets else ()
 
     def num_test_patches(self) -> dict[str, int]:
         """Return the number of test patches of each class."""

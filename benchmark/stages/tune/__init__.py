@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
-from benchmark.stages.base import Stage
+from benchmark.stages.base import Stage, check_train_sets
 from benchmark.stages.tune.job import Job
 
 
@@ -17,8 +17,12 @@ class TuneStage(Stage):
     leases_late = True
 
     def cells(self, context: Context) -> list[Cell]:
-        """Return one cell for each backbone, head and seed."""
+        """Return one cell for each backbone, head, train set and seed."""
         return context.tune_cells()
+
+    def check(self, context: Context) -> None:
+        """Refuse train sets that the patches cannot be divided into."""
+        check_train_sets(context)
 
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
         """Search the cells whose embeddings are complete or are computed in this run."""
@@ -37,7 +41,7 @@ class TuneStage(Stage):
                     seed=cell.seed or 0,
                     refit=context.experiment.tune.refit,
                     num_classes=len(context.source.classes),
-                    patches=context.patches,
+                    patches=context.rows_of(cell),
                     embeddings=embeddings,
                     predictions=cell.artefact,
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmark.experiment.train_sets import ChosenPatches
 from benchmark.specs import Head
 from benchmark.store.artefacts import Artefact
 
@@ -16,6 +17,6 @@ class Job:
     seed: int
     refit: str
     num_classes: int
-    patches: Artefact
+    patches: ChosenPatches
     embeddings: Artefact
     predictions: Artefact

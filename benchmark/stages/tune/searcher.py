@@ -7,7 +7,7 @@ labels are never read.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import ray
@@ -38,19 +38,24 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
     Returns: the busy share of the trial slots, from the first trial's start to the last one's end.
     """
     config = context.experiment.tune
-    rungs = plan_rungs(context.num_train) if config.pruning else ()
     whole = context.cluster.connect()
     slots = count_slots(context, whole)
+    counts_of = [job.patches.class_counts for job in jobs]
     items = [
         CellSearch(
             cell=cell,
-            search=Search(job.head, num_trials=config.num_trials, seed=job.seed, rungs=rungs),
+            search=Search(
+                job.head,
+                num_trials=config.num_trials,
+                seed=job.seed,
+                rungs=plan_rungs(sum(counts["train"])) if config.pruning else (),
+            ),
             commit=partial(commit, job),
             is_iterative=job.head.num_epochs is not None,
             needs=job.embeddings,
-            memory=partial(book_memory, context, cell, job, whole),
+            memory=partial(book_memory, context, cell, job, counts, whole),
         )
-        for cell, job in zip(cells, jobs, strict=True)
+        for cell, job, counts in zip(cells, jobs, counts_of, strict=True)
     ]
     progress = context.progress.stage(
         "tune",
@@ -99,26 +104,37 @@ def limit_trials(context: Context, whole: Resources) -> float:
     return math.inf if slots >= int(whole.num_cpus) else slots
 
 
-def book_memory(context: Context, cell: Cell, job: Job, whole: Resources) -> float:
+def book_memory(
+    context: Context, cell: Cell, job: Job, counts: Mapping[str, Sequence[int]], whole: Resources
+) -> float:
     """Return the bytes that each trial of a cell books; 0 for small ones.
+
+    Args:
+        context: of the run.
+        cell: to search.
+        job: of the cell.
+        counts: its patches of each class by role.
+        whole: resources of the cluster.
 
     Raises:
         BenchmarkError: no machine has the memory for one trial.
     """
-    counts = context.split_sizes
     sizes = Sizes(
-        num_train=counts.get("train", 0),
-        num_val=counts.get("val", 0),
-        num_test=counts.get("test", 0),
+        num_train=sum(counts["train"]),
+        num_val=sum(counts["val"]),
+        num_test=sum(counts["test"]),
         dim=job.embeddings.manifest()["dim"],
         num_classes=job.num_classes,
     )
     needed = estimate_trial(job.head.memory, sizes, refit=job.refit)
+    if job.patches.train_set.rule is not None:
+        # The rows of the cell are copied from those that all train sets share.
+        needed += sizes.num_bytes
     what = f"head '{job.head.name}' on {sizes.num_rows:,} x {sizes.dim} embeddings"
     asked = context.experiment.tune.max_concurrent
     booking = plan_memory(
         needed,
-        sizes.num_bytes,
+        4 * sizes.dim * context.patches.manifest()["num_patches"],
         whole,
         most_trials=math.inf if asked == "auto" else asked,
         what=what,

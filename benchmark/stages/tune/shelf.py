@@ -16,13 +16,14 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from benchmark.cluster.incidents import Toll
 from benchmark.errors import CellError
-from benchmark.search.fitting import Rows, State
+from benchmark.experiment.train_sets import ChosenPatches
+from benchmark.search.fitting import Picks, Rows, State
 from benchmark.search.lean import torch_kept_away
 from benchmark.stages.tune.job import Job
 from benchmark.store.artefacts import Artefact
 from benchmark.store.damage import MISSING
 from benchmark.store.names import HEAD
-from benchmark.tables import check_found, find_common, vectors_array
+from benchmark.tables import SPLITS, check_found, find_common, vectors_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,18 +44,28 @@ class Shelf:
         threading.Thread(target=_load_skops, daemon=True).start()
         self._toll = Toll()
         self._rows: dict[str, Any] = {}
+        self._picks: dict[tuple[str, int], Any] = {}
         self._states: dict[tuple[int, int], State] = {}
 
     def rows(self, number: int) -> list[Any]:
-        """Return the reference to the rows of a job, in a list so that Ray does not resolve it."""
+        """Return references to the rows of a job, in a list so that Ray does not resolve them.
+
+        The first is of all embeddings of the backbone, which its train sets share; for another
+        train set than ``all``, the second is of its picks.
+        """
         job = self._jobs[number]
         path = job.embeddings.path
         if path not in self._rows:
             while len(self._rows) >= BACKBONES_HELD:
                 self._rows.pop(next(iter(self._rows)))
-            rows = load_rows(job.patches, job.embeddings)
+            rows = load_rows(job.patches.patches, job.embeddings)
             self._rows[path] = share_rows(rows, what=job.embeddings.uri)
-        return [self._rows[path]]
+        if job.patches.train_set.rule is None:
+            return [self._rows[path]]
+        key = (job.patches.train_set.name, job.patches.seed)
+        if key not in self._picks:
+            self._picks[key] = ray.put(find_picks(job.patches))
+        return [self._rows[path], self._picks[key]]
 
     def put_state(self, number: int, trial: int, state: State) -> None:
         """Keep the state of a trial until its next segment."""
@@ -99,6 +110,25 @@ def share_rows(rows: Rows, *, what: str) -> Any:
             f"{what}: its embeddings need {num_bytes / 1e9:.1f} GB in Ray's object store, which is "
             "full, and so is the disk of Ray's temporary folder: free space there (RAY_TMPDIR)"
         ) from None
+
+
+def find_picks(patches: ChosenPatches) -> Picks:
+    """Return where ``load_rows`` puts the rows of a train set; test has no labels.
+
+    Raises:
+        UsageError: the patches cannot be divided as the train set asks.
+    """
+    rows, roles = patches.rows, patches.roles
+    place = np.empty(len(roles), np.int64)
+    place[np.concatenate([np.flatnonzero(rows.splits == split) for split in SPLITS])] = np.arange(
+        len(roles)
+    )
+    is_of = {role: roles == role for role in SPLITS}
+    return Picks(
+        **{role: place[is_of[role]] for role in SPLITS},
+        **{f"y_{role}": rows.labels[is_of[role]] for role in ("train", "val")},
+        **{f"ids_{role}": rows.ids[is_of[role]].astype(np.str_) for role in ("val", "test")},
+    )
 
 
 def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:

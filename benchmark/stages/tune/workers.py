@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 from benchmark.cluster.incidents import Toll, add_tolls
 from benchmark.errors import BenchmarkError, blame, one_line
 from benchmark.search.bookkeeping import Outcome, Segment
-from benchmark.search.fitting import Rows, fit_segment, refit, scores_of_all
+from benchmark.search.fitting import Rows, fit_segment, pick_rows, refit, scores_of_all
 from benchmark.stages.searching import outcome_row
 from benchmark.stages.tune.job import Job
 from benchmark.tables import check_table, predictions_schema
@@ -57,8 +57,8 @@ class HeadTrial(tune.Trainable):
 
     def _run(self, number: int, segment: Segment) -> Outcome:
         job = self._jobs[number]
-        (reference,) = ray.get(self._shelf.rows.remote(number))
-        rows: Rows = ray.get(reference)
+        whole, *picks = ray.get(ray.get(self._shelf.rows.remote(number)))
+        rows: Rows = pick_rows(whole, *picks) if picks else whole
         if segment.kind == "refit":
             began = time.perf_counter()
             model = write_predictions(job, rows, segment)

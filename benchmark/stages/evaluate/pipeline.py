@@ -1,0 +1,117 @@
+"""Score all complete cells, train set by train set, and commit the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import pyarrow as pa
+
+from benchmark.catalog.metrics import HEADLINE
+from benchmark.errors import BenchmarkError
+from benchmark.experiment.cells import Cell
+from benchmark.experiment.context import Context
+from benchmark.stages.evaluate.comparison import compare, read_costs, unlike_devices
+from benchmark.stages.evaluate.evaluation import Evaluation
+from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
+from benchmark.stages.evaluate.schemas import RANKING
+from benchmark.store import provenance
+from benchmark.store.artefacts import Artefact
+from benchmark.store.names import SCORES_CSV, SCORES_FILE, beside
+from benchmark.tables import SCORES, check_table
+
+
+def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]) -> None:
+    """Score every complete cell of the grid and commit the scores.
+
+    Commits nothing if the grid has changed meanwhile: its scores belong to another artefact.
+
+    Raises:
+        BenchmarkError: there is no complete cell.
+    """
+    grid = context.prediction_cells()
+    cells = [cell for cell in grid if cell.artefact.is_complete]
+    if not cells:
+        reasons = {context.why_missing(cell.artefact) for cell in grid}
+        raise BenchmarkError(f"there are no predictions to score: {sorted(reasons)[0]}")
+    evaluations = _evaluate(context, cells, advance)
+    if context.scores().fingerprint != artefact.fingerprint:
+        # Another run has completed predictions meanwhile: these scores do not match the name.
+        return
+    floor_heads = {item.name for item in context.heads if item.is_floor}
+    floors = floor_heads | {item.name for item in context.backbones if item.is_floor}
+    scores = check_table(
+        pa.concat_tables(item.scores(artefact.fingerprint) for item in evaluations),
+        SCORES,
+        what="scores",
+    )
+    rankings = [item.ranking(floors) for item in evaluations]
+    costs = read_costs(context, cells)
+    comparison = pa.concat_tables(
+        compare(
+            item.groups,
+            design=item.designs["test"],
+            costs=costs,
+            floors=floor_heads,
+            settings=context.experiment.evaluate,
+        )
+        for item in evaluations
+    )
+    tables = {
+        "confusion": pa.concat_tables(item.confusion() for item in evaluations),
+        "calibration": pa.concat_tables(item.calibration() for item in evaluations),
+        "ranking": pa.Table.from_pandas(
+            pd.concat(rankings).assign(metric=HEADLINE, split="test"), RANKING, preserve_index=False
+        ),
+        "comparison": comparison,
+    }
+    for name, table in tables.items():
+        artefact.write_table(beside(name), table)
+    artefact.write_table(SCORES_FILE, scores)
+    artefact.write_bytes(SCORES_CSV, scores.to_pandas().to_csv(index=False).encode())
+    train_sets = []
+    if len(context.train_sets) > 1:
+        train_sets = describe_train_sets(context, cells)
+    # The headline is made within the fullest train set.
+    fullest = evaluations[0]
+    artefact.commit(
+        {
+            "inputs": context.scores_inputs(),
+            "num_cells": len(cells),
+            "intervals": {
+                split: {"kind": item.kind, "reason": item.reason}
+                for split, item in fullest.designs.items()
+            },
+            "train_sets": train_sets,
+            "crossings": describe_crossings(comparison, train_sets),
+            "optimism": fullest.optimism,
+            "limits": fullest.limits(rankings[0]),
+            "notes": [
+                *(
+                    note if item is fullest else f"Trained on {item.train_set}: {note}"
+                    for item, ranking in zip(evaluations, rankings, strict=True)
+                    for note in item.notes(ranking, floors)
+                ),
+                # Each backbone once, whatever its train sets.
+                *dict.fromkeys(unlike_devices(comparison)),
+            ],
+            "provenance": provenance.record(),
+        },
+        needs=(SCORES_FILE, *map(beside, tables)),
+    )
+
+
+def _evaluate(
+    context: Context, cells: Sequence[Cell], advance: Callable[[int], None]
+) -> list[Evaluation]:
+    """Score the cells of each train set, the fullest first."""
+    found = []
+    for train_set in context.train_sets:
+        mine = [cell for cell in cells if cell.train_set == train_set.name]
+        if mine:
+            evaluation = Evaluation(context, train_set.name)
+            for cell in mine:
+                evaluation.add(cell, context.rows_of(cell))
+                advance(1)
+            found.append(evaluation)
+    return found
