@@ -209,6 +209,9 @@ class Context:
             inputs["options"] = dict(backbone.options)
         if backbone.crops_like_torchvision:
             inputs["crops_like_torchvision"] = True
+        side = backbone.resize_to or backbone.image_size
+        if backbone.is_rounded and side not in (None, self.experiment.dataset.patch_size):
+            inputs["resizes"] = "bytes"
         return {**inputs, **own_inputs(backbone)}
 
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:

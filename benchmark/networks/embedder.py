@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.errors import CellError, one_line
@@ -22,6 +21,7 @@ from benchmark.networks.bands import band_indices
 from benchmark.networks.classifier import EXAMPLE_SIZE, check_embeddings
 from benchmark.networks.devices import Attention, DevicePlan, keep_compiled
 from benchmark.networks.folding import fold_batch_norms
+from benchmark.networks.resizing import resize
 from benchmark.networks.transfers import InputStats, Launched, Loaded, mark, to_host
 from benchmark.specs import Backbone
 
@@ -72,30 +72,16 @@ class Preprocessing(torch.nn.Module):
                 pixels = pixels[:, : self._takes_first]
             else:
                 pixels = pixels.index_select(1, self.indices)
-        x = pixels.to(torch.float32)
-        x = self._crop(self._resize(x))
+        x = self._crop(self._resize(pixels))
         if jitter is not None:
             x = jitter(x)
         return torch.addcmul(self.shift, x, self.scale)
 
-    def _resize(self, x: torch.Tensor) -> torch.Tensor:
+    def _resize(self, pixels: torch.Tensor) -> torch.Tensor:
         size = self._resize_to
-        if size is None or tuple(x.shape[-2:]) == (size, size):
-            return x
-        # Antialiasing matters, and costs time, only when an image shrinks. Of the bicubic
-        # kernels, only the antialiased one equals PIL's (a = -0.5; the other has a = -0.75).
-        antialias = self._interpolation == "bicubic" or max(x.shape[-2:]) > size
-        x = F.interpolate(
-            x,
-            size=(size, size),
-            mode=self._interpolation,
-            align_corners=False,
-            antialias=antialias,
-        )
-        if self._is_rounded:
-            # A bicubic kernel overshoots at edges.
-            x = x.round().clamp(0, 255)
-        return x
+        if size is None or tuple(pixels.shape[-2:]) == (size, size):
+            return pixels.to(torch.float32)
+        return resize(pixels, size, self._interpolation, is_rounded=self._is_rounded)
 
     def _crop(self, x: torch.Tensor) -> torch.Tensor:
         size = self._image_size

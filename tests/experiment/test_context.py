@@ -391,6 +391,29 @@ def test_a_field_of_a_backbone_changes_what_it_computes_or_nothing(
     assert prints(before).changed(prints(after)) == expected
 
 
+@pytest.mark.parametrize(
+    ("image_size", "resize_to", "is_rounded", "expected"),
+    [
+        (64, None, True, "bytes"),
+        (64, 128, True, None),  # patches have 128 px
+        (None, None, True, None),
+        (64, None, False, None),
+    ],
+)
+def test_only_what_is_resized_as_bytes_is_computed_again(
+    tmp_path: Path,
+    image_size: int | None,
+    resize_to: int | None,
+    is_rounded: bool,
+    expected: str | None,
+) -> None:
+    opened = context(tmp_path, {"dataset.patch_size": 128})
+    backbone = dataclasses.replace(
+        BACKBONE, image_size=image_size, resize_to=resize_to, is_rounded=is_rounded
+    )
+    assert opened.backbone_inputs(backbone).get("resizes") == expected
+
+
 HEAD_CHANGES: dict[str, tuple[Any, bool]] = {
     "name": ("other", True),
     "description": ("other", False),

@@ -27,7 +27,7 @@ from benchmark.errors import UsageError
 from benchmark.experiment.context import Context
 from benchmark.exporting import onnx, running
 from benchmark.exporting.folder import export
-from benchmark.exporting.onnx import FixedPreprocessing, resizing_weights
+from benchmark.exporting.onnx import FixedPreprocessing, fixed_weights
 from benchmark.exporting.running import open_model
 from benchmark.networks.classifier import build_classifier
 from benchmark.networks.embedder import Preprocessing
@@ -118,9 +118,12 @@ def test_rounding_follows_resizing_alone() -> None:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8))
     prepare = FixedPreprocessing(backbone, RGB, 32)
     levels = (prepare(pixels) - prepare.shift) / prepare.scale
+    expected = Preprocessing(backbone, RGB)(pixels)
+    differs = (prepare(pixels) - expected).abs() / prepare.scale
+    assert float(differs.max()) < 1.01 and float((differs > 0.5).float().mean()) < 0.005
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
     assert levels.min() >= -1e-4 and levels.max() <= 255.0001
-    assert resizing_weights(backbone, 48) is None
+    assert fixed_weights(backbone, 48) is None
 
 
 @pytest.mark.parametrize("head", ["logistic_regression", "mlp", "knn", "majority"])
