@@ -195,24 +195,24 @@ class Context:
             backbone: of the experiment.
             place: its name and revision there; None: those of today.
         """
-        preprocessing = {name: getattr(backbone, name) for name in PREPROCESSING}
         inputs = {
             "name": backbone.identity if place is None else place.identity,
             "version": backbone.version,
             "revision": backbone.revision() if place is None else place.revision,
-            **preprocessing,
+            **{name: getattr(backbone, name) for name in PREPROCESSING},
         }
-        # Keys are absent if unused: fingerprints from before these options remain valid.
+        # Absent if unused: fingerprints from before these keys remain valid.
         if backbone.fit is not None:
             inputs["fit"] = dict(backbone.fit.options)
-        if backbone.options:
-            inputs["options"] = dict(backbone.options)
-        if backbone.crops_like_torchvision:
-            inputs["crops_like_torchvision"] = True
-        side = backbone.resize_to or backbone.image_size
-        if backbone.is_rounded and side not in (None, self.experiment.dataset.patch_size):
-            inputs["resizes"] = "bytes"
-        return {**inputs, **own_inputs(backbone)}
+        size = self.experiment.dataset.patch_size
+        is_resized = (backbone.resize_to or backbone.image_size or size) != size
+        used = {
+            **{name: getattr(backbone, name) for name in ("crops_like_torchvision", "flips_bands")},
+            "options": dict(backbone.options),
+            "processor": backbone.processor and backbone.processor.config,
+            "resizes": "bytes" if backbone.is_rounded and is_resized else None,
+        }
+        return inputs | {key: item for key, item in used.items() if item} | own_inputs(backbone)
 
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
         """The identity of the embeddings of a backbone."""

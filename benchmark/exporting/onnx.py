@@ -59,6 +59,7 @@ class Traced(NamedTuple):
 class FixedPreprocessing(torch.nn.Module):
     """The preprocessing of a backbone for patches of one size, with constants alone."""
 
+    indices: torch.Tensor
     weights: torch.Tensor
     scale: torch.Tensor
     shift: torch.Tensor
@@ -67,6 +68,8 @@ class FixedPreprocessing(torch.nn.Module):
         """Prepare for patches of ``patch_size`` px with the backbone's own bands, in order."""
         super().__init__()
         usual = Preprocessing(backbone, bands)
+        self.register_buffer("indices", usual.indices)
+        self._flips = backbone.flips_bands
         self.register_buffer("scale", usual.scale)
         self.register_buffer("shift", usual.shift)
         weights = fixed_weights(backbone, patch_size)
@@ -77,6 +80,8 @@ class FixedPreprocessing(torch.nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the network's input, float32 (B, C, S, S), of uint8 (B, C, P, P)."""
         x = pixels.to(torch.float32)
+        if self._flips:
+            x = x.index_select(1, self.indices)
         if self._is_resized:
             x = x @ self.weights.T
             x = self.weights @ (rounded(x) if self._is_rounded else x)
@@ -127,6 +132,11 @@ def write_onnx(cell: Exported, folder: Path) -> dict[str, Any]:
         CellError: a file of the cell is damaged.
     """
     check_packages()
+    if cell.backbone.processor is not None:
+        raise UsageError(
+            f"--format onnx: the {cell.backbone.processor.name} of '{cell.backbone.name}' cannot "
+            "become part of a graph; export it without --format onnx"
+        )
     traced = trace_finetuned(cell) if cell.is_finetuned else trace_frozen(cell, folder)
     takes_batches = _write_graph(folder / ONNX_FILE, traced, name=cell.backbone.name)
     facts = {**cell.facts(ONNX), "takes_batches": takes_batches}

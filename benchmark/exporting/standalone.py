@@ -125,6 +125,8 @@ def without_transparent(picture: Image.Image) -> Image.Image:
 def prepare(pixels: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
     """Resize, crop the centre and normalise: uint8 (B, C, H, W) to float32 (B, C, S, S)."""
     x = pixels
+    if given.get("flips_bands"):
+        x = torch.cat([x[:, :3].flip(1), x[:, 3:]], dim=1)
     size, resize_to = given["image_size"], given["resize_to"] or given["image_size"]
     if resize_to and tuple(x.shape[-2:]) != (resize_to, resize_to):
         mode, is_rounded = given["interpolation"], given["is_rounded"]

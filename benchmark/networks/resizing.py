@@ -66,7 +66,7 @@ def resizing_weights(
     largest, bits = float(weights.abs().max()), 0
     while bits < _MAX_BITS and int(largest * 2 ** (bits + 1) + 0.5) < _MAX_WEIGHT:
         bits += 1
-    return (weights * 2**bits).round() / 2**bits
+    return (weights * 2.0**bits).round() / 2.0**bits
 
 
 def _interpolate(

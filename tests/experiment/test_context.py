@@ -19,7 +19,17 @@ from benchmark.errors import CellError, UsageError
 from benchmark.experiment.context import CODE_VERSIONS, Context
 from benchmark.progress import LoggedProgress
 from benchmark.raster_settings import RastersConfig
-from benchmark.specs import Backbone, Dataset, Found, Head, HeadMemory, Images, Metric, Source
+from benchmark.specs import (
+    Backbone,
+    Dataset,
+    Found,
+    Head,
+    HeadMemory,
+    Images,
+    Metric,
+    Processor,
+    Source,
+)
 from benchmark.stages import STAGES
 from benchmark.store.artefacts import Store
 
@@ -357,6 +367,8 @@ BACKBONE_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "bands": (("blue", "green", "red"), OF_BACKBONE),
     "mean": ((0.5,), OF_BACKBONE),
     "std": ((0.5,), OF_BACKBONE),
+    "flips_bands": (True, OF_BACKBONE),
+    "processor": (Processor("P", "{}", abs, 1.0), OF_BACKBONE),
     "hub_id": ("other", set()),
     "revision": (second_revision, OF_BACKBONE),
     # Whether it is fine-tuned changes the grid.

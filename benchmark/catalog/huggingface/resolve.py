@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchmark.catalog.huggingface.documents import explained, field
 from benchmark.catalog.huggingface.files import CONFIG, PROCESSOR, Checkpoint, locate
 from benchmark.catalog.huggingface.header import count_parameters
-from benchmark.catalog.huggingface.images import Preprocessing, read_preprocessing
+from benchmark.catalog.huggingface.images import read_preprocessing
 from benchmark.catalog.huggingface.load import TOWER_PREFIX, TOWERS
 from benchmark.catalog.huggingface.sizes import MAX_SIDE, check_sizes
 from benchmark.catalog.huggingface.timm_checkpoints import describe_network, holds_timm
@@ -61,8 +61,8 @@ class Proof(NamedTuple):
     dim: int
     side: int
     """Of the input, in px."""
-    images: Preprocessing | None
-    """The preprocessing; None: of a model type and processor with rules of their own."""
+    is_known: bool
+    """Whether the model type has rules of its own."""
     num_channels: int = 3
     """Bands that the weights take."""
 
@@ -134,6 +134,8 @@ def resolve_huggingface(
     )
     if num_channels != 3 and options is not None and options.bands is not None:
         entry = replace(entry, bands=options.bands[:num_channels])
+    if not is_known:
+        entry = _settled(checkpoint, entry, num_channels, options, options_where(name, where))
     backbone = feed(entry, options, where=where)
     reading = AS_IT_IS
     if options is not None:
@@ -146,12 +148,7 @@ def resolve_huggingface(
         dim = measure_dim(checkpoint, side, reading, num_bands)
     # The model's own classifier always pools the last hidden state in its own way.
     reads_otherwise = reading._replace(image_size=None) != AS_IT_IS
-    if num_channels != 3 and not is_known:
-        raise UsageError(
-            f"{checkpoint.what}: a '{model_type}' of {num_channels} bands cannot be compared with "
-            "its image processor; use one of red, green and blue"
-        )
-    proof = Proof(dim, side, None if is_known else images, num_channels)
+    proof = Proof(dim, side, is_known, num_channels)
     classifier = partial(build_classifier, checkpoint, proof, reading)
     return replace(
         backbone,
@@ -184,8 +181,8 @@ def build(
     with explained(f"{checkpoint.what}: {_CANNOT_BE_BUILT}"):
         check_dim(checkpoint, proof, reading)
         model = build_pooled(checkpoint, reading)
-        if proof.images is not None:
-            check_kind(checkpoint, model, proof.dim, proof.images)
+        if not proof.is_known:
+            check_kind(checkpoint, model, proof.dim, proof.side)
         return inflated(model, num_bands)
 
 
@@ -270,6 +267,39 @@ def _known_dim(config: Mapping[str, Any], model_type: str, what: str) -> int | N
         is_fixed = config.get("finegrained_output", True) and multiplier < 1
         found = 1280 if multiplier == 1 or is_fixed else None
     return found if isinstance(found, int) else None
+
+
+def _settled(
+    checkpoint: Checkpoint,
+    entry: Backbone,
+    num_channels: int,
+    options: BackboneOptions | None,
+    where: str,
+) -> Backbone:
+    """Compare the preprocessing with the image processor, or let that prepare the patches.
+
+    Raises:
+        UsageError: the image processor is used, or compared, and cannot be fed so.
+    """
+    from benchmark.catalog.huggingface.checks import settled
+
+    if num_channels != 3:
+        raise UsageError(
+            f"{checkpoint.what}: a '{entry.family}' of {num_channels} bands cannot be compared "
+            "with its image processor; use one of red, green and blue"
+        )
+    found = settled(checkpoint, entry)
+    if found.processor is not None and options is not None:
+        for key, is_given in (
+            ("image_size", options.image_size is not None),
+            ("bands", len(options.bands or ()) > 3),
+        ):
+            if is_given:
+                raise UsageError(
+                    f"{where}: '{key}' does not apply, because its {found.processor.name} prepares "
+                    "the patches, in red, green and blue and in its own size; remove it"
+                )
+    return found
 
 
 def _num_channels(config: Mapping[str, Any], options: BackboneOptions | None, where: str) -> int:
