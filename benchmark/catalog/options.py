@@ -14,6 +14,8 @@ from benchmark.specs import Backbone
 
 FED = frozenset({"image_size", "bands"})
 """The options that describe the input of a backbone."""
+STAND_INS = ("image_size", "mean", "std")
+"""The options that stand in for an image processor."""
 
 
 READ = FED | {"layer", "pooling"}

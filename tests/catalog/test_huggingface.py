@@ -421,6 +421,91 @@ def test_a_model_without_a_classifier_gets_a_linear_layer(
         backbone.publish(publication)
 
 
+# --- weights and processors as people save them ---
+
+
+def as_bins(folder: Path, *, num_shards: int) -> Path:
+    """Save the weights of a checkpoint by ``torch.save``, in one file or in shards."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if num_shards == 1:
+        torch.save(tensors, folder / "pytorch_model.bin")
+        return folder
+    weight_map = {}
+    for number in range(num_shards):
+        shard = f"pytorch_model-{number + 1:05}-of-{num_shards:05}.bin"
+        part = {name: tensors[name] for name in sorted(tensors)[number::num_shards]}
+        torch.save(part, folder / shard)
+        weight_map |= dict.fromkeys(part, shard)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize("num_shards", [1, 2])
+def test_weights_of_torch_are_those_of_safetensors(
+    checkpoint: Callable[[str], Path], tmp_path: Path, num_shards: int
+) -> None:
+    before = resolve(checkpoint("vit"))
+    folder = as_bins(
+        Path(shutil.copytree(checkpoint("vit"), tmp_path / "bins")), num_shards=num_shards
+    )
+    backbone = resolve(folder)
+    assert (backbone.dim, backbone.num_parameters) == (before.dim, before.num_parameters)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(backbone.build(3)(x), before.build(3)(x))
+    found = build_classifier(backbone, 3, 2).state_dict()
+    for name, tensor in build_classifier(before, 3, 2).state_dict().items():
+        assert name.startswith("model.classifier") or torch.equal(found[name], tensor)
+    revision = backbone.revision()
+    path = sorted(folder.glob("*.bin"))[-1]
+    torch.save({name: item + 1 for name, item in torch.load(path).items()}, path)
+    assert resolve(folder).revision() != revision
+
+
+STAND_INS = {"image_size": 48, "mean": (0.4, 0.5, 0.6), "std": (0.25,)}
+
+
+def test_settings_stand_in_for_a_processor(broken: Path, tmp_path: Path) -> None:
+    (broken / "preprocessor_config.json").unlink()
+    backbone = resolve_huggingface(
+        f"hf:{broken}", where="x.toml", options=BackboneOptions(**STAND_INS)
+    )
+    assert (backbone.image_size, backbone.mean, backbone.std) == (48, (0.4, 0.5, 0.6), (0.25,) * 3)
+    assert ("mean", (0.4, 0.5, 0.6)) in backbone.options
+    found = Preprocessing(backbone, RGB)(as_pixels(photos()[0]))
+    processor = transformers.ViTImageProcessor(
+        size={"height": 48, "width": 48}, image_mean=[0.4, 0.5, 0.6], image_std=[0.25] * 3
+    )
+    expected = processor(photos()[0], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert backbone.build(3)(found).shape == (1, 32)
+    publish(backbone, tmp_path / "out")
+    again = resolve(tmp_path / "out")
+    assert (again.image_size, again.mean, again.std) == (48, backbone.mean, backbone.std)
+
+
+@pytest.mark.parametrize(
+    ("has_processor", "options", "message"),
+    [
+        (True, STAND_INS, r"'mean' and 'std' stand in .* has one \(preprocessor_config.json\)"),
+        (False, {"mean": (0.5,)}, r"image_size and std must be set, too, to stand in"),
+        (False, {**STAND_INS, "std": (0.0,)}, r"has std = \[0.0\]; give one number for each"),
+        (False, {**STAND_INS, "mean": (0.1, 0.2)}, r"has mean = \[0.1, 0.2\]; give one number"),
+    ],
+)
+def test_settings_that_cannot_stand_in_are_one_line(
+    broken: Path, has_processor: bool, options: dict[str, Any], message: str
+) -> None:
+    if not has_processor:
+        (broken / "preprocessor_config.json").unlink()
+    with pytest.raises(UsageError, match=message):
+        resolve_huggingface(
+            f"hf:{broken}", where="x.toml", options=BackboneOptions.model_validate(options)
+        )
+
+
 # --- mistakes ---
 
 
@@ -442,6 +527,23 @@ def write_text(folder: Path) -> None:
 def write_bin(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
+
+
+class Code:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("code-was-run",)
+
+
+def write_code(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Code()}, folder / "pytorch_model.bin")
+
+
+def write_list(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": 1}, folder / "pytorch_model.bin")
 
 
 def write_lost_shard(folder: Path) -> None:
@@ -472,8 +574,16 @@ def write_lost_shard(folder: Path) -> None:
             lambda f: edit_json(f / "preprocessor_config.json", sampling_rate=16000),
             r"is an audio model",
         ),
-        (lambda f: (f / "model.safetensors").unlink(), r"no model.safetensors in .*put the weigh"),
-        (write_bin, r"no model.safetensors; other formats can run code .* save_pretrained"),
+        (
+            lambda f: (f / "model.safetensors").unlink(),
+            r"no model.safetensors and no pytorch_model.bin in .*put the weigh",
+        ),
+        (write_bin, r"pytorch_model.bin cannot be read as a file of tensors alone: "),
+        (
+            write_code,
+            r"pytorch_model.bin cannot be read as a file of tensors alone: .*Weights only",
+        ),
+        (write_list, r"pytorch_model.bin is not a dictionary of tensors by name"),
         (
             write_torn,
             r"model.safetensors is not a safetensors file or is truncated; fetch it",

@@ -423,5 +423,16 @@ def test_weights_that_are_torn_or_no_safetensors_fail_at_once(
     with pytest.raises(UsageError, match=r"not a safetensors file or is truncated"):
         resolve(folder)
     path.rename(folder / "pytorch_model.bin")
-    with pytest.raises(UsageError, match=r"no model.safetensors; other formats can run code"):
+    with pytest.raises(UsageError, match=r"cannot be read as a file of tensors alone"):
         resolve(folder)
+
+
+def test_weights_of_torch_are_read_as_tensors_alone(broken: Callable[[str], Path]) -> None:
+    folder = broken("timm")
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = resolve(folder).build(3)(x)
+        path = folder / "model.safetensors"
+        torch.save(load_file(path), folder / "pytorch_model.bin")
+        path.unlink()
+        assert torch.equal(resolve(folder).build(3)(x), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -87,9 +88,11 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     Raises:
         UsageError: this version of transformers does not know it, or the file is invalid.
     """
-    from transformers import AutoImageProcessor
+    from transformers import AutoImageProcessor, ViTImageProcessor
 
     auto: Any = AutoImageProcessor
+    if checkpoint.stand_in is not None:
+        return ViTImageProcessor.from_dict(json.loads(checkpoint.stand_in))
     with explained(f"{checkpoint.what}: transformers cannot use its {PROCESSOR}"):
         return auto.from_pretrained(
             checkpoint.folder(), trust_remote_code=checkpoint.trusts_code, local_files_only=True
@@ -125,7 +128,8 @@ def load_model(
         model, info = kind.from_pretrained(
             checkpoint.folder(),
             config=config,
-            use_safetensors=True,
+            use_safetensors=checkpoint.weights()[0].suffix == ".safetensors",
+            weights_only=True,
             trust_remote_code=checkpoint.trusts_code,
             local_files_only=True,
             dtype=torch.float32,

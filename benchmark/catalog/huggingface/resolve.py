@@ -1,11 +1,12 @@
 """Backbones from image models of transformers or timm: ``hf:FOLDER`` or ``hf:ORG/NAME``.
 
 An entry is read from JSON and the header of the weights; torch is imported when a network is
-built. Only safetensors are read; a checkpoint's code runs only with ``trust_remote_code``.
+built. Weights are read as tensors alone; a checkpoint's code runs only with ``trust_remote_code``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchmark.catalog.huggingface.documents import explained, field
 from benchmark.catalog.huggingface.files import CONFIG, PROCESSOR, Checkpoint, locate
 from benchmark.catalog.huggingface.header import count_parameters
-from benchmark.catalog.huggingface.images import read_preprocessing
+from benchmark.catalog.huggingface.images import check_normalisation, read_preprocessing
 from benchmark.catalog.huggingface.load import TOWER_PREFIX, TOWERS
 from benchmark.catalog.huggingface.sizes import MAX_SIDE, check_sizes
 from benchmark.catalog.huggingface.timm_checkpoints import describe_network, holds_timm
 from benchmark.catalog.options import (
     AS_IT_IS,
     FED,
+    STAND_INS,
     Reading,
     check_applicable,
     feed,
@@ -31,6 +33,7 @@ from benchmark.catalog.options import (
 from benchmark.catalog.tensors import inflated
 from benchmark.errors import UsageError
 from benchmark.fields import shown
+from benchmark.problems import options_place
 from benchmark.specs import Backbone, Publication
 from benchmark.store.digest import FileRevision
 
@@ -84,7 +87,7 @@ def resolve_huggingface(
         UsageError: the checkpoint does not exist, is truncated, is not an image model, or does
             not support the options.
     """
-    applicable = FED | {"pooling", "layer", "trust_remote_code"}
+    applicable = FED | {"mean", "std", "pooling", "layer", "trust_remote_code"}
     check_applicable(name, options, applicable, where=where)
     checkpoint = locate(name, where=where)
     if options is not None:
@@ -107,9 +110,10 @@ def resolve_huggingface(
     is_tower = config["model_type"] in TOWERS
     if is_tower:
         config = field(config, "vision_config", f"{checkpoint.what}: its {CONFIG}")
+    num_channels = _num_channels(config, options, options_where(name, where))
+    checkpoint = _with_stand_in(checkpoint, num_channels, options, options_where(name, where))
     processor, file = checkpoint.read_processor()
     _check_processor(processor, model_type, checkpoint)
-    num_channels = _num_channels(config, options, options_where(name, where))
     images = read_preprocessing(
         processor or {}, model_type, what=checkpoint.what, file=file, num_bands=num_channels
     )
@@ -235,13 +239,51 @@ def _image_model(config: Mapping[str, Any], checkpoint: Checkpoint) -> str:
     return model_type
 
 
+def _with_stand_in(
+    checkpoint: Checkpoint, num_channels: int, options: BackboneOptions | None, where: str
+) -> Checkpoint:
+    """Return the checkpoint, with an image processor from the options ``mean`` and ``std``.
+
+    Raises:
+        UsageError: the checkpoint has an image processor, or an option is absent or out of range.
+    """
+    if options is None or (options.mean is None and options.std is None):
+        return checkpoint
+    if checkpoint.read_processor()[0] is not None:
+        raise UsageError(
+            f"{where}: 'mean' and 'std' stand in for an image processor, and the checkpoint has "
+            f"one ({PROCESSOR}); remove them"
+        )
+    missing = [name for name in STAND_INS if getattr(options, name) is None]
+    if missing:
+        raise UsageError(
+            f"{where}: {' and '.join(missing)} must be set, too, to stand in for the {PROCESSOR} "
+            "that the checkpoint lacks"
+        )
+    check_normalisation(options.mean, options.std, where, ("mean", "std"), num_channels)
+    mean, std = (
+        list(values or ()) * (num_channels if len(values or ()) == 1 else 1)
+        for values in (options.mean, options.std)
+    )
+    size = {"height": options.image_size, "width": options.image_size}
+    content = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": size,
+        "resample": 2,
+        "image_mean": mean,
+        "image_std": std,
+    }
+    return replace(checkpoint, stand_in=json.dumps(content))
+
+
 def _check_processor(
     processor: Mapping[str, Any] | None, model_type: str, checkpoint: Checkpoint
 ) -> None:
     if processor is None:
         raise UsageError(
             f"{checkpoint.what}: there is no {PROCESSOR} (how images are resized and normalised); "
-            "save the model's image processor beside its weights"
+            "save the model's image processor beside its weights, or set image_size, mean and std "
+            f"under {options_place(checkpoint.name)}"
         )
     if "sampling_rate" in processor:
         raise UsageError(
