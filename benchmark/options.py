@@ -33,10 +33,11 @@ class BackboneOptions(Section):
     patches are resized (bilinear, as bytes) to ``image_size`` and normalised."""
     std: Annotated[tuple[FiniteFloat, ...], Field(min_length=1, max_length=1000)] | None = None
     """Standard deviation of pixels scaled to 0...1; as ``mean``."""
-    pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
-    """Source of the embedding: mean over tokens or positions, class token, both concatenated
-    (class token first), or the output of the model's own pooler. Networks of timm pool in their
-    own way if neither ``pooling`` nor ``layer`` is set; their mean leaves out the class token."""
+    pooling: Literal["mean", "patches", "cls", "cls+mean", "pooler"] = "mean"
+    """Source of the embedding: mean over tokens or positions, the same without class and register
+    tokens (``patches``), class token, class token and mean concatenated, or the output of the
+    model's own pooler. Networks of timm pool in their own way if neither ``pooling`` nor ``layer``
+    is set; their mean is that of ``patches``."""
     layer: Layer = -1
     """Hidden layer (block, or stage of a convolutional network) from the end; -1 is the last."""
     bands: Annotated[Names, Field(min_length=1)] | None = None

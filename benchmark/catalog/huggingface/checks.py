@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmark.catalog.huggingface.documents import explained
 from benchmark.catalog.huggingface.files import CONFIG, PROCESSOR, Checkpoint
-from benchmark.catalog.huggingface.load import load_config, load_processor
+from benchmark.catalog.huggingface.load import base_class, load_config, load_processor
 from benchmark.catalog.huggingface.models import pooler_arguments, read_off
 from benchmark.catalog.huggingface.sizes import bounded
 from benchmark.catalog.options import AS_IT_IS, Reading, check_multiple, prefixed
@@ -52,10 +52,9 @@ def measure_dim(
     from unittest import mock
 
     import torch
-    from transformers import AutoModel
 
-    auto: Any = AutoModel
     config = load_config(checkpoint)
+    kind = base_class(checkpoint, config)
     arguments = pooler_arguments(checkpoint, reading)
     patch = getattr(config, "patch_size", None)
     # Models whose heads are listed by stage pad their input.
@@ -71,12 +70,10 @@ def measure_dim(
             with prefixed(checkpoint.what):
                 check_multiple(reading.image_size, patch)
         with uncached, torch.device("meta"), torch.inference_mode():
-            base = auto.from_config(
-                config,
-                trust_remote_code=checkpoint.trusts_code,
-                dtype=torch.float32,
-                **arguments,
-            ).eval()
+            if hasattr(kind, "from_config"):
+                arguments["trust_remote_code"] = checkpoint.trusts_code
+            build = getattr(kind, "from_config", None) or kind._from_config
+            base = build(config, dtype=torch.float32, **arguments).eval()
             model = inflated(read_off(checkpoint, base, reading).eval(), num_bands)
             return int(model(torch.zeros(1, num_bands, side, side)).shape[1])
 

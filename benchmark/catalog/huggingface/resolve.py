@@ -18,7 +18,7 @@ from benchmark.catalog.huggingface.documents import explained, field
 from benchmark.catalog.huggingface.files import CONFIG, PROCESSOR, Checkpoint, locate
 from benchmark.catalog.huggingface.header import count_parameters
 from benchmark.catalog.huggingface.images import check_normalisation, read_preprocessing
-from benchmark.catalog.huggingface.load import TOWER_PREFIX, TOWERS
+from benchmark.catalog.huggingface.load import TOWERS
 from benchmark.catalog.huggingface.sizes import MAX_SIDE, check_sizes
 from benchmark.catalog.huggingface.timm_checkpoints import describe_network, holds_timm
 from benchmark.catalog.options import (
@@ -107,7 +107,8 @@ def resolve_huggingface(
         network = describe_network(checkpoint, config, revision=revision, options=options)
         return replace(network, folder=checkpoint.folder_name)
     model_type = _image_model(config, checkpoint)
-    is_tower = config["model_type"] in TOWERS
+    tower = TOWERS.get(config["model_type"], "")
+    is_tower = bool(tower)
     if is_tower:
         config = field(config, "vision_config", f"{checkpoint.what}: its {CONFIG}")
     num_channels = _num_channels(config, options, options_where(name, where))
@@ -128,7 +129,7 @@ def resolve_huggingface(
         family=model_type,
         build=partial(build, checkpoint),
         dim=dim,
-        num_parameters=count_parameters(headers, prefix=TOWER_PREFIX if is_tower else ""),
+        num_parameters=count_parameters(headers, prefix=tower),
         source=checkpoint.source,
         license="as the checkpoint says",
         hub_id=checkpoint.repo or None,
