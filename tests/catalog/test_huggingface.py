@@ -565,9 +565,9 @@ def write_lost_shard(folder: Path) -> None:
         ),
         (
             lambda f: (f / "config.json").write_text(
-                '{"model_type": "blip", "text_config": {}, "vision_config": {}}'
+                '{"model_type": "kosmos-2", "text_config": {}, "vision_config": {}}'
             ),
-            r"'blip' is a model of images and text",
+            r"'kosmos-2' is a model of images and text",
         ),
         (lambda f: (f / "preprocessor_config.json").unlink(), r"there is no preprocessor_config"),
         (

@@ -190,7 +190,8 @@ def _sizes(
 ) -> tuple[int | None, int | None]:
     """Return the side of the input, and the side before the crop to it (None: no crop)."""
     size = None
-    if processor.get("do_resize", True):
+    # Some processors have no size and round the sides of an image: they are compared.
+    if processor.get("do_resize", True) and (name in _KNOWN or "size" in processor):
         size = _side(processor.get("size"), where, "size")
         if name == "ConvNext" and size < _WHOLE_FROM:
             return size, int(size / _crop_share(processor, 224 / 256, where))
@@ -251,8 +252,9 @@ def _normalisation(
     factor = 255.0 * scale
     if math.isclose(factor, 1.0, rel_tol=1e-6):
         factor = 1.0
-    # MobileViT's takes the setting and does not use it.
-    is_normalised = name != "MobileViT" and processor.get("do_normalize", True)
+    # MobileViT's takes the setting and does not use it; others have none by default.
+    by_default = name in _KNOWN or "image_mean" in processor
+    is_normalised = name != "MobileViT" and processor.get("do_normalize", by_default)
     is_divided_again = name == "EfficientNet" and processor.get("include_top", True)
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)

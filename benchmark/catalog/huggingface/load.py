@@ -16,8 +16,8 @@ from benchmark.problems import options_place
 
 TOWERS = {
     **dict.fromkeys(
-        ("aimv2", "align", "altclip", "blip", "chinese_clip", "clip", "clipseg", "groupvit",
-         "metaclip_2", "owlv2", "owlvit", "siglip", "tipsv2"),
+        ("align", "blip", "chinese_clip", "clip", "clipseg", "groupvit", "metaclip_2", "owlv2",
+         "owlvit", "siglip"),
         "vision_model.",
     ),
     **dict.fromkeys(("sam", "sam_hq"), "vision_encoder."),
