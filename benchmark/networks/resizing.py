@@ -37,7 +37,7 @@ def resize(
     if pixels.device.type == "cpu":
         return _interpolate(pixels, (size, size), interpolation, True).to(torch.float32)
     rows, columns = (
-        resizing_weights(side, size, interpolation, is_rounded=True).to(pixels.device)
+        resizing_weights(side, size, interpolation, is_rounded=True, device=pixels.device)
         for side in (height, width)
     )
     return rounded(rows @ rounded(pixels.to(torch.float32) @ columns.T))
@@ -51,9 +51,14 @@ def rounded(x: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=64)
 def resizing_weights(
-    side: int, size: int, interpolation: Interpolation, *, is_rounded: bool
+    side: int,
+    size: int,
+    interpolation: Interpolation,
+    *,
+    is_rounded: bool,
+    device: torch.device | None = None,
 ) -> torch.Tensor:
-    """Return the matrix (size, side) that resizes rows or columns on a CPU.
+    """Return the matrix (size, side) that resizes rows or columns, on a device or the CPU.
 
     Interpolation is linear and separable: the matrix is what it makes of the unit matrix. For
     bytes, its entries are whole multiples of a power of two, as in torch and Pillow.
@@ -62,11 +67,12 @@ def resizing_weights(
     unit = torch.eye(side)[None, None]
     weights = _interpolate(unit, (size, side), interpolation, antialias)[0, 0]
     if not is_rounded:
-        return weights
+        return weights.to(device)
     largest, bits = float(weights.abs().max()), 0
     while bits < _MAX_BITS and int(largest * 2 ** (bits + 1) + 0.5) < _MAX_WEIGHT:
         bits += 1
-    return (weights * 2.0**bits).round() / 2.0**bits
+    # Kept there: a copy would wait for all that a GPU has to do.
+    return ((weights * 2.0**bits).round() / 2.0**bits).to(device)
 
 
 def _interpolate(
