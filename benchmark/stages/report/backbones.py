@@ -72,7 +72,8 @@ def backbone_table(results: Results) -> Table:
         rows=tuple(row[:count] for row in rows),
         caption=(
             f'Patches are {size} x {size} px. Downsizing is antialiased; "rounded" means rounded '
-            "to whole numbers from 0 to 255, as image libraries do. Pixels are then scaled to 0-1 "
+            "to whole numbers from 0 to 255, as image libraries do (on a GPU, one value in 300 "
+            "differs by 1). Pixels are then scaled to 0-1 "
             "and normalised by mean and std (one value for all bands, or one per band)."
         ),
     )
