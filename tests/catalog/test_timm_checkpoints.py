@@ -172,8 +172,9 @@ def test_preprocessing_is_that_of_the_checkpoint(
         expected, found = transform(picture), Preprocessing(backbone, RGB)(as_pixels(picture))[0]
         assert found.shape == expected.shape
         levels = (found - expected).abs() * 255 * torch.tensor(backbone.std)[:, None, None]
-        assert float(levels.max()) < 1.01
-        assert float(levels.mean()) < 0.3
+        # Pillow's weights of a kernel have more bits than those of torch.
+        assert float(levels.max()) < 2.01
+        assert float(levels.mean()) < 0.1
 
 
 def test_the_revision_follows_weights_and_config(broken: Callable[[str], Path]) -> None:
