@@ -184,6 +184,9 @@ class Context:
         """Where the artefacts of checkpoints' folders lie in the store."""
         return Places(self.store, self.dataset.slug)
 
+    def _backbone_inputs(self, backbone: Backbone, place: Place) -> dict[str, Any]:
+        return backbone_inputs(backbone, self.experiment.dataset.patch_size, place)
+
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
         """The identity of the embeddings of a backbone."""
         return self._embeddings_inputs(backbone, self._embeddings_place(backbone))
@@ -191,7 +194,7 @@ class Context:
     def _embeddings_inputs(self, backbone: Backbone, place: Place) -> dict[str, Any]:
         return {
             "patches": self.patches.fingerprint,
-            "backbone": backbone_inputs(backbone, place),
+            "backbone": self._backbone_inputs(backbone, place),
             "precision": self.experiment.embed.precision,
             "version": CODE_VERSIONS["embed"],
         }
@@ -274,7 +277,7 @@ class Context:
         unused |= set() if config.num_trials > 1 else {"pruning"}
         return {
             "patches": self.patches.fingerprint,
-            "backbone": backbone_inputs(backbone, place),
+            "backbone": self._backbone_inputs(backbone, place),
             "settings": {
                 key: value
                 for key, value in config.model_dump(mode="json").items()
