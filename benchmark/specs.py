@@ -336,6 +336,9 @@ class Head:
     """Build the unfitted estimator (``predict_proba``) from a configuration and a seed."""
     adapt: Callable[[Any, int], None] | None = None
     """Change the unfitted estimator to the number of rows that it will be fitted on."""
+    fit_unscaled: Callable[[Any, NDArray[np.float32], NDArray[np.int32]], None] | None = None
+    """Fit the classifier on rows (N, D) and labels (N,) in place, instead of its own ``fit``, where
+    its pipeline has no scaler."""
     is_searched: bool = True
     """Whether there is a search space; otherwise only one trial runs."""
     is_floor: bool = False

@@ -66,7 +66,7 @@ def fit_segment(
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
             model = build_estimator(head, segment.params, seed, len(rows.x_train))
-            fit_pipeline(model, rows.x_train, rows.y_train)
+            fit_pipeline(model, rows.x_train, rows.y_train, head.fit_unscaled)
             scores = [_val_score(_predict(head, model, rows.x_val), rows)]
             is_stopped, state = True, None
         else:
@@ -113,7 +113,7 @@ def refit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
-            fit_pipeline(model, x, y, overwrite=is_own)
+            fit_pipeline(model, x, y, head.fit_unscaled, overwrite=is_own)
         else:
             scaled = fit_scalers(model, x, overwrite=is_own)
             for _ in range(segment.last_epoch):
