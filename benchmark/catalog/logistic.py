@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 4096
 """Wider rows are left to scikit-learn: the covariance would take 134 MB and more."""
+FEWEST_ROWS = 2
+"""In multiples of the columns: with fewer, a hyperplane tends to separate any labels (Cover, 1965),
+scikit-learn needs few iterations, and the covariance would cost more than they do."""
 COVARIANCE_ROWS = 4
 """Rows of which the covariance is estimated, as a multiple of the columns: it sets coordinates
 alone."""
@@ -44,7 +47,8 @@ def fit_preconditioned(model: Any, x: NDArray[np.float32], y: NDArray[np.int32])
     from sklearn.utils.validation import validate_data
 
     classes, codes = np.unique(y, return_inverse=True)
-    if len(classes) < 2 or x.shape[1] > MOST_COLUMNS:
+    num_rows, dim = x.shape
+    if len(classes) < 2 or dim > MOST_COLUMNS or num_rows < FEWEST_ROWS * dim:
         model.fit(x, y)
         return
     x = validate_data(model, x, dtype=np.float32)
@@ -54,25 +58,37 @@ def fit_preconditioned(model: Any, x: NDArray[np.float32], y: NDArray[np.int32])
     loss = _Loss(x, codes, weights, penalty)
     factor = _factor(x, weights, loss.mean, len(classes), penalty)
 
+    # At zero, the loss curves by 1 / K along an intercept.
+    unit = np.float32(len(classes) ** 0.5)
+
+    steepest = [np.inf]
+
     def of(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         v = flat.reshape(-1, loss.num_outputs).astype(np.float32)
         w = solve_triangular(factor, v[:-1], lower=True, trans="T", check_finite=False)
-        value, by_w, by_b = loss.at(w, v[-1])
+        value, by_w, by_b = loss.at(w, unit * v[-1])
+        steepest[0] = max(np.abs(by_w).max(), np.abs(by_b).max())
         by_v = solve_triangular(factor, by_w, lower=True, check_finite=False)
-        return value, np.vstack([by_v, by_b]).ravel().astype(np.float64)
+        return value, np.vstack([by_v, unit * by_b]).ravel().astype(np.float64)
+
+    def stop_when_flat(flat: NDArray[np.float64]) -> None:
+        del flat
+        if steepest[0] <= model.tol:
+            raise StopIteration
 
     found = minimize(
         of,
-        np.zeros((x.shape[1] + 1) * loss.num_outputs),
+        np.zeros((dim + 1) * loss.num_outputs),
         jac=True,
         method="L-BFGS-B",
+        callback=stop_when_flat,
         options={"maxiter": model.max_iter, "maxls": 50, "gtol": GRADIENT, "ftol": DECREASE},
     )
     v = found.x.reshape(-1, loss.num_outputs)
     w = solve_triangular(factor, v[:-1], lower=True, trans="T", check_finite=False)
     model.classes_ = classes
     model.coef_ = np.ascontiguousarray(w.T, dtype=np.float32)
-    model.intercept_ = (v[-1] - loss.mean @ w).astype(np.float32)
+    model.intercept_ = (unit * v[-1] - loss.mean @ w).astype(np.float32)
     model.n_iter_ = np.array([found.nit], dtype=np.int32)
 
 
