@@ -66,6 +66,7 @@ def fit_segment(
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
             model = build_estimator(head, segment.params, seed, len(rows.x_train))
+            _skip_calibration(model)
             fit_pipeline(model, rows.x_train, rows.y_train, head.fit_unscaled)
             scores = [_val_score(_predict(head, model, rows.x_val), rows)]
             is_stopped, state = True, None
@@ -156,6 +157,13 @@ def _fit_epochs(
         if epoch - best_epoch >= head.patience or best == 1.0:
             return scores, True, None
     return scores, False, State(model, best, best_epoch)
+
+
+def _skip_calibration(model: Any) -> None:
+    """Let ``DecisionSoftmax`` fit once: a trial needs only its most probable classes."""
+    last = model[-1] if hasattr(model, "steps") else model
+    if hasattr(last, "finds_scale"):
+        last.finds_scale = False
 
 
 def _predict(head: Head, model: Any, x: NDArray[np.float32]) -> NDArray[Any]:
