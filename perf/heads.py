@@ -7,12 +7,13 @@ logistic regression errs in about one case of ten. Each fit runs in a process of
 thread as a trial has, that maps the embeddings from a file, as trials map them from Ray's object
 store: what is printed as memory is the largest private memory beside them, sampled every 5 ms.
 
-python -m perf.heads --solvers [--photographs FOLDER [--weights FOLDER]]
+python -m perf.heads --solvers [--photographs FOLDER --backbones lbp_glcm=64 hf:FOLDER=96 ...]
 
 Logistic regression without scaler: CPU seconds of the head's fit against those of scikit-learn's
 own, and both val scores, in turns in one process with one thread (10 CPU minutes). On SIMULATED
-embeddings with columns of unequal variance, and on those of 64 px crops of photographs (a folder for each
-class) by packaged networks and a checkpoint folder of transformers; a fifth of the photographs is val.
+embeddings with columns of unequal variance; or on those of 64 px crops of photographs (a folder
+for each class) by backbones, each with the size that crops are resized to; every fifth photograph
+is val.
 """
 
 from __future__ import annotations
@@ -207,26 +208,22 @@ def compare_solvers(name: str, data: list[np.ndarray], strengths: list[float]) -
     )
 
 
-def compare_all(photographs: Path | None, weights: str | None, strengths: list[float]) -> None:
-    """Compare the fits on simulated embeddings, and on those of photographs if there are any."""
+def compare_all(photographs: Path | None, backbones: list[str], strengths: list[float]) -> None:
+    """Compare the fits on embeddings of photographs, or on simulated ones."""
     import warnings
 
-    from benchmark.catalog.backbones import BACKBONES
-    from benchmark.catalog.names import find_backbone
+    from benchmark.catalog.backbones import find_backbone
 
     warnings.simplefilter("ignore")
-    for num_classes, spread in ((5, 1.5), (10, 2.0)):
-        data = simulate_unequal(num_classes, spread)
-        compare_solvers(f"SIMULATED, {num_classes} classes", data, strengths)
     if photographs is None:
+        for num_classes, spread in ((5, 1.5), (10, 2.0)):
+            data = simulate_unequal(num_classes, spread)
+            compare_solvers(f"SIMULATED, {num_classes} classes", data, strengths)
         return
-    wanted = [(BACKBONES.get("lbp_glcm"), 64), (BACKBONES.get("efficientnet_lite0"), 96)]
-    if weights:
-        found = find_backbone(f"hf:{weights}")
-        wanted += [(found, 64), (found, 96), (found, 128)]
-    for backbone, size in wanted:
-        data = embed_crops(photographs, backbone, size)
-        compare_solvers(f"{backbone.name.rpartition('/')[2]} at {size} px", data, strengths)
+    for item in backbones:
+        name, _, size = item.rpartition("=")
+        data = embed_crops(photographs, find_backbone(name), int(size))
+        compare_solvers(f"{Path(name).name} at {size} px", data, strengths)
 
 
 def private_bytes() -> int:
@@ -246,12 +243,12 @@ def main() -> None:
     parser.add_argument("--fit", nargs=2, metavar=("FOLDER", "CASE"), help=argparse.SUPPRESS)
     parser.add_argument("--solvers", action="store_true")
     parser.add_argument("--photographs", type=Path)
-    parser.add_argument("--weights")
+    parser.add_argument("--backbones", nargs="+", default=["lbp_glcm=64", "efficientnet_lite0=96"])
     parser.add_argument("--strengths", type=float, nargs="+", default=[1e-4, 1e-2, 1.0, 1e2, 1e4])
     given = parser.parse_args()
     if given.solvers:
         with threadpool_limits(1):
-            compare_all(given.photographs, given.weights, given.strengths)
+            compare_all(given.photographs, given.backbones, given.strengths)
         return
     if given.fit:
         fit(Path(given.fit[0]), given.fit[1])

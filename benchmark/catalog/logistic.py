@@ -1,9 +1,9 @@
-"""Fit scikit-learn's logistic regression on columns of unequal variance in fewer iterations.
+"""Fit scikit-learn's logistic regression to rows that are not scaled in fewer iterations.
 
-The penalised loss is scikit-learn's; the coordinates differ. L-BFGS sees ``V`` with
-``W = L^-T V``, where ``L L^T = G / K + (penalty + damping) I`` is about the Hessian at zero, and
-``G`` the covariance of the columns: directions of large variance, which make a small gradient
-slow to reach, all get the same curvature.
+The penalised loss and the tolerance are scikit-learn's; the columns count from their means, and
+L-BFGS searches ``V`` with ``W = L^-T V``, where ``L L^T = G / K + (penalty + damping) I``
+approximates the Hessian at zero and ``G`` is the covariance of the columns. The loss then curves
+equally along all directions of large variance.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ DAMPING = 10.0
 """In multiples of the median variance / K. With less, fits that do not converge (large C) lean on
 directions of small variance and lose up to 12 points on val."""
 GRADIENT = 5e-6
-"""L-BFGS stops at this largest component of the gradient, in the coordinates above."""
+"""Largest component of the gradient by ``V`` at which a fit ends that has not yet reached
+scikit-learn's tolerance, e.g. because some columns are very large."""
 DECREASE = 1e-9
-"""... or at this relative decrease of the loss, below which float32 only adds noise."""
+"""Relative decrease of the loss at which a fit ends: below it, float32 adds only noise."""
 BLOCK = 1024
+"""Rows whose products are summed at once."""
 
 
 def fit_preconditioned(model: Any, x: NDArray[np.float32], y: NDArray[np.int32]) -> None:
@@ -57,23 +59,19 @@ def fit_preconditioned(model: Any, x: NDArray[np.float32], y: NDArray[np.int32])
     weights = (weights / weights.sum()).astype(np.float32)
     loss = _Loss(x, codes, weights, penalty)
     factor = _factor(x, weights, loss.mean, len(classes), penalty)
-
-    # At zero, the loss curves by 1 / K along an intercept.
+    # The Hessian of an intercept is about 1 / K.
     unit = np.float32(len(classes) ** 0.5)
-
-    steepest = [np.inf]
 
     def of(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         v = flat.reshape(-1, loss.num_outputs).astype(np.float32)
         w = solve_triangular(factor, v[:-1], lower=True, trans="T", check_finite=False)
         value, by_w, by_b = loss.at(w, unit * v[-1])
-        steepest[0] = max(np.abs(by_w).max(), np.abs(by_b).max())
         by_v = solve_triangular(factor, by_w, lower=True, check_finite=False)
         return value, np.vstack([by_v, unit * by_b]).ravel().astype(np.float64)
 
     def stop_when_flat(flat: NDArray[np.float64]) -> None:
         del flat
-        if steepest[0] <= model.tol:
+        if loss.steepest <= model.tol:
             raise StopIteration
 
     found = minimize(
@@ -109,6 +107,8 @@ class _Loss:
         # As in scikit-learn, two classes share one weight vector.
         self.num_outputs = num_classes if num_classes > 2 else 1
         self.mean: NDArray[np.float32] = weights @ x
+        self.steepest = np.inf
+        """Largest component of the last gradient by ``w`` and ``b``."""
 
     def at(
         self, w: NDArray[np.float32], b: NDArray[np.float32]
@@ -131,6 +131,7 @@ class _Loss:
         z = z[:, -self.num_outputs :]
         by_b = z.sum(axis=0)
         by_w = (z.T @ self._x).T - np.outer(self.mean, by_b) + np.float32(self._penalty) * w
+        self.steepest = float(max(np.abs(by_w).max(), np.abs(by_b).max()))
         value = self._weights @ losses + self._penalty / 2 * np.sum(w * w, dtype=np.float64)
         return float(value), by_w, by_b
 
@@ -153,6 +154,9 @@ def _factor(
         part = share[first : first + BLOCK] * (some[first : first + BLOCK] - mean)
         hessian += part.T @ part
     hessian /= num_classes * float(np.sum(share**2))
-    hessian.flat[:: dim + 1] += penalty + DAMPING * float(np.median(np.diag(hessian)))
+    variance = np.diag(hessian).copy()
+    # Where most columns are constant, their median is 0.
+    damping = DAMPING * max(float(np.median(variance)), 1e-3 * float(variance.mean()))
+    hessian.flat[:: dim + 1] += penalty + damping
     found: NDArray[np.float32] = cholesky(hessian, lower=True, overwrite_a=True).astype(np.float32)
     return found
