@@ -38,15 +38,7 @@ def slug_of(name: str) -> str:
 FOLDER_IDENTITY = "hf:"
 """The name in a fingerprint of a checkpoint's folder, which its revision identifies."""
 MAX_FOLDER_SLUG = 60
-PREPROCESSING = (
-    "bands",
-    "image_size",
-    "resize_to",
-    "interpolation",
-    "is_rounded",
-    "mean",
-    "std",
-)
+PREPROCESSING = ("bands", "image_size", "resize_to", "interpolation", "is_rounded", "mean", "std")
 """The fields of a backbone that define its input."""
 
 
@@ -358,6 +350,8 @@ class Head:
     """Build the unfitted estimator (``predict_proba``) from a configuration and a seed."""
     adapt: Callable[[Any, int], None] | None = None
     """Change the unfitted estimator to the number of rows that it will be fitted on."""
+    fit_unscaled: Callable[[Any, NDArray[np.float32], NDArray[np.int32]], None] | None = None
+    """Fit the classifier in place on rows (N, D) that no scaler precedes, and labels (N,)."""
     is_searched: bool = True
     """Whether there is a search space; otherwise only one trial runs."""
     is_floor: bool = False
