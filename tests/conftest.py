@@ -30,6 +30,9 @@ os.environ["BENCHMARK_LEASE_EXPIRY_S"] = "20"
 os.environ["BENCHMARK_RETRY_WAIT_S"] = "0.01"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 os.environ.update(LAZY)
+# On tensors as small as those of tests a second thread mostly waits, which costs CPU seconds: both
+# cores have processes of tests, and what runs in workers sets its own number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Every process that Ray starts would compile this package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
