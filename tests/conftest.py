@@ -94,7 +94,7 @@ def ray_session() -> Iterator[None]:
     """Two CPUs and a small object store; every stage of the session uses it."""
     import ray
 
-    forked_workers.install()
+    forked_workers.install(has_metrics=True)
     with Cluster() as cluster:
         if not ray.is_initialized():
             cluster.connect(num_cpus=2, object_store_memory=400_000_000)

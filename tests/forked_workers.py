@@ -39,13 +39,18 @@ BENCHMARK = (
 SEED = "--seed"
 AGENT = "--agent"
 MODULES = (
-    *("pandas", "pyarrow.dataset", "pyarrow.fs", "pyarrow.parquet", "pydantic", "optuna"),
+    *("pandas", "pyarrow.dataset", "pyarrow.fs", "pyarrow.json", "pyarrow.parquet", "pydantic"),
     *("sklearn.linear_model", "sklearn.neighbors", "sklearn.pipeline", "sklearn.preprocessing"),
-    *("PIL.Image", "psutil", "rasterio", "scipy.special", "timm", "torch"),
+    *("sklearn.neural_network", "optuna", "PIL.Image", "psutil", "rasterio", "scipy.special"),
+    *("timm", "torch", "IPython", "pydantic.v1", "platformdirs", "tenacity", "xxhash"),
 )
 """Only other packages: each worker imports the tested one itself."""
 
-RAY_MODULES = ("ray._private.node", "ray._private.worker", "ray.data", "ray.train", "ray.tune")
+RAY_MODULES = (
+    *("ray._private.node", "ray._private.worker", "ray.data", "ray.train", "ray.tune"),
+    *("ray.util.state", "ray._private.arrow_serialization"),
+    "ray.data._internal.execution.operators.hash_shuffle",
+)
 FOLDER = "BENCHMARK_TESTS_FORKS"
 """Names the folder of the seeds' sockets, and of a link from each worker to its starter."""
 
@@ -87,11 +92,11 @@ def forks_of(starters: set[int]) -> list[int]:
     return [pid for pid in forks if starter_of(pid) in starters]
 
 
-def install() -> None:
+def install(*, has_metrics: bool = False) -> None:
     """Make every Ray that this process starts fork its workers.
 
     It goes without the process that copies logs to the driver and the one that adds machines;
-    where there is no dashboard, also without its server and its agent.
+    where there is no dashboard, also without its server and, unless it ``has_metrics``, its agent.
     """
     from ray._private import node, parameter, services
 
@@ -110,7 +115,8 @@ def install() -> None:
 
         def start_raylet(self, *arguments: Any, **options: Any) -> None:
             def command_of(component: str, *others: Any, **more: Any) -> list[str]:
-                if component == "dashboard_agent" and not self._ray_params.include_dashboard:
+                is_needed = has_metrics or self._ray_params.include_dashboard
+                if component == "dashboard_agent" and not is_needed:
                     return [sys.executable, "-S", __file__, AGENT]
                 return list(python_command(component, *others, **more))
 
