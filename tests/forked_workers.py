@@ -51,6 +51,7 @@ RAY_MODULES = (
     *("ray.util.state", "ray._private.arrow_serialization"),
     "ray.data._internal.execution.operators.hash_shuffle",
 )
+
 FOLDER = "BENCHMARK_TESTS_FORKS"
 """Names the folder of the seeds' sockets, and of a link from each worker to its starter."""
 
@@ -249,8 +250,7 @@ def serve_as_template(fork: Fork) -> None:
     """Be the template of a job; return in the workers."""
     os.setpgid(0, 0)
     fork.asked.close()
-    os.environ.clear()
-    os.environ.update(fork.request["env"])
+    _take_environment(fork.request["env"])
     import ray  # noqa: F401
 
     raylet = int(os.environ["RAY_RAYLET_PID"])
@@ -295,7 +295,10 @@ def import_all(modules: Sequence[str]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     with own_ids() if "ray" in sys.modules else contextlib.nullcontext():
         for name in modules:
-            importlib.import_module(name)
+            # What is missing, a worker will miss itself if it needs it.
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    # Each fork gets the variables of its own worker.
     del os.environ["OMP_NUM_THREADS"]
     # The garbage collector would touch, and so copy, the memory that forks share.
     gc.freeze()
@@ -320,7 +323,6 @@ def become(fork: Fork) -> None:
     """Run the worker of a request in this process."""
     import runpy
 
-    from ray._private.utils import update_envs
     from ray._raylet import Config
 
     request = fork.request
@@ -335,18 +337,27 @@ def become(fork: Fork) -> None:
         os.dup2(file, number)
         os.close(file)
     os.chdir(request["folder"])
-    before = _python_path()
-    os.environ.clear()
-    os.environ.update(request["env"])
-    update_envs(request["variables"])
+    _take_environment(request["env"], request["variables"])
     # Ray read its own variables when it was imported.
     Config.initialize("")
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     sys.argv = request["argv"]
-    own = [] if sys.flags.safe_path else [str(Path(sys.argv[0]).parent)]
-    sys.path[:] = [*own, *_python_path(), *(item for item in sys.path if item not in before)]
+    if not sys.flags.safe_path:
+        sys.path.insert(0, str(Path(sys.argv[0]).parent))
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _take_environment(env: dict[str, str], variables: dict[str, str] | None = None) -> None:
+    """Get other variables, changed as a runtime environment says, and their import path."""
+    before = _python_path()
+    os.environ.clear()
+    os.environ.update(env)
+    if variables:
+        from ray._private.utils import update_envs
+
+        update_envs(variables)
+    sys.path[:] = [*_python_path(), *(item for item in sys.path if item not in before)]
 
 
 def _python_path() -> list[str]:

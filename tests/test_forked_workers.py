@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests import forked_workers
 from tests.forked_workers import FOLDER, SEED, forks_of, read_request, starter_of
 from tests.machines import ancestors_of, family_of
 
@@ -96,3 +97,15 @@ def test_a_number_that_another_process_has_got_is_no_forks(
     os.utime(link, (began - 60, began - 60), follow_symlinks=False)
     assert starter_of(os.getpid()) is None
     assert forks_of({7}) == []
+
+
+def test_a_fork_imports_from_where_its_own_worker_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [str(tmp_path / "of another job"), *sys.path])
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "new")}
+    monkeypatch.setattr("os.environ", {"PYTHONPATH": str(tmp_path / "of another job")})
+    rest = sys.path[1:]
+    forked_workers._take_environment(env)
+    assert sys.path == [str(tmp_path / "new"), *rest]
+    assert os.environ == env
