@@ -238,6 +238,8 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "finetune.num_trials": (2, FROM_FINETUNE),
     "finetune.num_epochs": (6, FROM_FINETUNE),
     "finetune.mode": ("lora", FROM_FINETUNE),
+    # Other cells, whose scores have other names; those of the mode ``full`` are the same.
+    "finetune.modes": (["full"], FROM_EVALUATE),
     "finetune.batch_size": (16, FROM_FINETUNE),
     "finetune.learning_rate": (0.01, FROM_FINETUNE),
     "finetune.backbone_ratio": (0.2, FROM_FINETUNE),

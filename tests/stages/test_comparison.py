@@ -203,7 +203,12 @@ def test_unlike_devices_are_named(open_small):
     [("cuda", "NVIDIA H100", 0), ("cpu", "cpu", 0), ("cuda", "cpu", 1), (None, "cpu", 0)],
 )
 def test_a_gpu_is_a_gpu_by_any_name(frozen, tuned, num_notes):
-    row = {"backbone": "a", "frozen_device": frozen, "finetuned_device": tuned}
+    row = {
+        "backbone": "a",
+        "method": "finetune",
+        "frozen_device": frozen,
+        "finetuned_device": tuned,
+    }
     assert len(unlike_devices(pa.Table.from_pylist([row]))) == num_notes
 
 

@@ -18,7 +18,7 @@ class FinetuneStage(Stage):
     leases_late = True
 
     def cells(self, context: Context) -> list[Cell]:
-        """Return one cell per fine-tuned backbone, train set and seed."""
+        """Return one cell per fine-tuned backbone, mode, train set and seed."""
         return context.finetune_cells()
 
     def check(self, context: Context) -> None:

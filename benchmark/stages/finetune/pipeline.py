@@ -17,8 +17,9 @@ from benchmark.cluster.teams import Team, plan_team
 from benchmark.config import FinetuneConfig
 from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
-from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.context import Context
 from benchmark.experiment.label_sets import epoch_factor
+from benchmark.methods import FINETUNE, finetunings
 from benchmark.networks.bands import band_indices
 from benchmark.networks.classifier import build_classifier
 from benchmark.search.bookkeeping import Outcome, Search
@@ -50,8 +51,9 @@ def check(context: Context) -> None:
         UsageError: the message states the resources, or the modes that suit.
     """
     _plan(context, 1)
-    config = _config(context)
-    if config.mode in ("lora", "last_blocks"):
+    for config in finetunings(context.experiment.finetune).values():
+        if config.mode not in ("lora", "last_blocks"):
+            continue
         for backbone in context.finetuned_backbones:
             bands = band_indices(backbone, context.source.bands)
             model = build_classifier(backbone, len(bands), len(context.source.classes))
@@ -166,7 +168,7 @@ def commit(
     artefact.commit(
         {
             "inputs": context.finetuned_inputs(
-                job.backbone, job.seed, context.rows_of(cell).train_set
+                job.backbone, job.seed, context.rows_of(cell).train_set, cell.method or FINETUNE
             ),
             "method": FINETUNE,
             "mode": job.config.mode,
@@ -205,7 +207,8 @@ def _config(context: Context) -> FinetuneConfig:
 
 def _recipe(context: Context, cell: Cell) -> FinetuneConfig:
     """Return the settings of a cell: with few labels it may take more epochs."""
-    config, factor = _config(context), epoch_factor(context.rows_of(cell))
+    config = finetunings(context.experiment.finetune)[cell.method or FINETUNE]
+    factor = epoch_factor(context.rows_of(cell))
     epochs = {name: factor * getattr(config, name) for name in ("num_epochs", "patience")}
     return config.model_copy(update=epochs)
 
