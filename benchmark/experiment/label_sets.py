@@ -41,9 +41,10 @@ class Fraction:
         if not math.floor(self.share * count + 0.5):
             # The smallest share that gives it one patch, with three significant digits.
             step = 10.0 ** (math.floor(math.log10(0.5 / count)) - 2)
+            least = math.ceil(round(0.5 / count / step, 6)) * step
             raise UsageError(
                 f"label_fractions: {self.share:g} leaves class '{rarest}' without a patch of its "
-                f"{count} in train; use {math.ceil(0.5 / count / step) * step:.3g} or more"
+                f"{count} in train; use {least:.3g} or more"
             )
         return _take(rows, kept, _draw(rows, seed, by_scene=True))
 
@@ -89,8 +90,8 @@ def epoch_factor(rows: ChosenPatches) -> int:
     """
     if not isinstance(rows.train_set.rule, (Fraction, Shots)):
         return 1
-    whole = ChosenPatches(rows.patches, ALL, 0).num_train
-    return max(1, min(MOST_EPOCHS, whole // rows.num_train))
+    num_whole = sum(_counts(rows.rows, "train"))
+    return max(1, min(MOST_EPOCHS, round(num_whole / rows.num_train)))
 
 
 def _counts(rows: PatchRows, split: str) -> list[int]:
@@ -112,10 +113,12 @@ def _draw(rows: PatchRows, seed: int, *, by_scene: bool) -> NDArray[np.int64]:
     within = rng.permutation(len(rows.ids))
     if not by_scene:
         return within
+    import pandas as pd
+
+    scene_of, scenes = pd.factorize(rows.scenes)
     # A patch without a scene is a scene of its own.
-    pairs = zip(rows.scenes, rows.ids, strict=True)
-    names = [f"scene {scene}" if scene is not None else f"patch {one}" for scene, one in pairs]
-    _, scene_of = np.unique(names, return_inverse=True)
+    is_alone = scene_of < 0
+    scene_of[is_alone] = len(scenes) + np.arange(is_alone.sum())
     order = np.lexsort((within, rng.permutation(scene_of.max() + 1)[scene_of]))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -132,10 +135,11 @@ def _take(rows: PatchRows, kept: Sequence[int], place: NDArray[np.int64]) -> NDA
     """
     roles = rows.begin("test")
     in_train, in_val = (_counts(rows, split) for split in ("train", "val"))
+    is_of = {split: rows.splits == split for split in ("train", "val")}
     whole = sum(kept) / max(1, sum(in_train))
     for k, num in enumerate(kept):
         share = num / in_train[k] if in_train[k] else whole
         for split, count in (("train", num), ("val", max(1, math.floor(share * in_val[k] + 0.5)))):
-            at = np.flatnonzero((rows.splits == split) & (rows.labels == k))
+            at = np.flatnonzero(is_of[split] & (rows.labels == k))
             roles[at[np.argsort(place[at])][:count]] = split
     return roles

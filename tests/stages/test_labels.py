@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from benchmark.catalog.heads import HEADS
+from benchmark.cluster.streaming import ReadRows
 from benchmark.errors import UsageError
+from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
+from benchmark.experiment.train_sets import PatchRows, TrainSet
 from benchmark.frames import read_scores
 from benchmark.stages.evaluate import EvaluateStage, comparison_table, labels_table, ranking_table
 from benchmark.stages.evaluate.labels import about, describe_crossings, write_crossing
@@ -20,8 +27,10 @@ from benchmark.stages.footprints import find_cell
 from benchmark.stages.report.content import collect
 from benchmark.stages.report.results import Results
 from benchmark.stages.tune import TuneStage
+from benchmark.stages.tune.shelf import find_picks
 from benchmark.statistics.crossings import Crossing
 from benchmark.store.names import beside
+from benchmark.training.feeds import SplitReader, count_rows, read_samples
 from tests.finetuned import draw_scores, learned, write_finetuned, write_head
 
 SETS = ["all", "30%", "10%", "2 shots"]
@@ -29,30 +38,38 @@ FROZEN = {"all": 0.7, "30%": 0.7, "10%": 0.7, "2 shots": 0.6}
 TUNED = {"all": 1.0, "30%": 0.6, "10%": 0.3, "2 shots": 0.3}
 
 
-@pytest.fixture(scope="module")
-def scored(open_small_session: Any, new_store: Any) -> Context:
-    context: Context = open_small_session(
-        store=new_store(),
+def open_labels(open_context: Any, store: Path) -> Context:
+    context: Context = open_context(
+        store=store,
         backbones=[learned("net")],
         heads=[HEADS.get("knn"), HEADS.get("majority")],
         seeds=[0, 1],
         finetune={},
         protocol={"label_fractions": [0.1, 1.0, 0.3], "shots": [2]},
     )
-    (net,) = context.backbones
-    for cell in context.prediction_cells():
+    return context
+
+
+def write_cells(context: Context, cells: Sequence[Cell]) -> None:
+    for cell in cells:
         table = context.rows_of(cell).read_table(
             columns=["patch_id", "label"], splits=("val", "test")
         )
         ids, labels = table["patch_id"].to_numpy(), table["label"].to_numpy()
         accuracy = {"finetune": TUNED, "knn": FROZEN}.get(cell.method, dict.fromkeys(SETS, 0.2))
-        place = SETS.index(cell.train_set)
-        scores = draw_scores(labels, 5, accuracy=accuracy[cell.train_set], seed=place)
+        share = accuracy.get(cell.train_set, 0.5)
+        # With one seed a higher accuracy is right wherever a lower one is.
+        scores = draw_scores(labels, 5, accuracy=share, seed=0)
         if cell.method == "finetune":
             write_finetuned(cell.artefact, ids, scores)
         else:
             write_head(cell.artefact, ids, scores, val_score=0.5)
-    assert net.name == "net"
+
+
+@pytest.fixture(scope="module")
+def scored(open_small_session: Any, new_store: Any) -> Context:
+    context = open_labels(open_small_session, new_store())
+    write_cells(context, context.prediction_cells())
     (result,) = EvaluateStage().run(context).cells
     assert result.status == "complete", result.reason
     return context
@@ -71,6 +88,26 @@ def test_each_cell_of_the_grid_has_its_train_set_and_a_folder_of_its_own(scored:
     few = next(cell for cell in cells if cell.train_set == "10%" and cell.seed == 1)
     assert few.label == "net / knn / 10% / seed 1"
     assert few.artefact.name.endswith("-knn-10-percent-seed1")
+
+
+def test_heads_and_fine_tuning_read_the_same_rows(scored: Context) -> None:
+    cell = next(cell for cell in scored.prediction_cells() if cell.train_set == "30%")
+    rows = scored.rows_of(cell)
+    shape = (4, 32, 32)
+    for role in ("train", "val"):
+        wanted = rows.rows.ids[rows.roles == role].tolist()
+        samples = read_samples(rows, shape, (role,))
+        assert samples.ids.tolist() == wanted
+        assert np.bincount(samples.labels, minlength=5).tolist() == list(rows.class_counts[role])
+        # Another process streams or validates it.
+        again = pickle.loads(pickle.dumps(rows))
+        parts = [ReadRows(again, (role,))(name) for name in count_rows(again, (role,))]
+        assert sorted(pa.concat_tables(parts)["patch_id"].to_pylist()) == wanted
+        reader = SplitReader(again, shape, role, with_labels=False)
+        assert sorted(np.concatenate([part.ids for part in reader])) == wanted
+    picks = find_picks(rows)
+    assert len(picks.train) == rows.num_train
+    assert picks.ids_val.tolist() == wanted
 
 
 def test_ranks_and_verdicts_are_made_within_each_train_set(scored: Context) -> None:
@@ -144,6 +181,36 @@ def test_the_page_keeps_its_headline_in_the_fullest_set(scored: Context) -> None
     assert times["tune"].columns[:4] == ("backbone", "head", "train_set", "seed")
 
 
+def test_a_partial_grid_makes_its_headline_in_the_fullest_set_that_it_has(
+    open_small: Any, new_store: Any
+) -> None:
+    context = open_labels(open_small, new_store())
+    write_cells(context, [c for c in context.prediction_cells() if c.train_set in ("30%", "10%")])
+    (result,) = EvaluateStage().run(context).cells
+    assert result.status == "complete", result.reason
+    assert ranking_table(context.scores()).title.endswith("trained on 30%")
+    assert [row[0] for row in labels_table(context.scores()).rows] == ["30%", "10%"]
+    assert Results(context).train_set == "30%"
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Tests on other patches for every seed."""
+
+    def __call__(self, rows: PatchRows, seed: int) -> Any:
+        roles = rows.begin("train", "val", "test")
+        roles[np.flatnonzero(rows.splits == "test")[seed]] = ""
+        return roles
+
+
+def test_seeds_that_test_on_other_patches_are_no_group(open_small: Any, new_store: Any) -> None:
+    context = open_labels(open_small, new_store())
+    vars(context)["train_sets"] = (TrainSet("odd", Odd()),)
+    write_cells(context, context.prediction_cells())
+    (result,) = EvaluateStage().run(context).cells
+    assert result.reason == "train set 'odd': its test patches differ by seed"
+
+
 def test_a_cell_of_another_set_is_named_with_it(scored: Context) -> None:
     found = find_cell(scored, "net/knn/10%/seed1")
     assert found is not None and found.train_set == "10%"
@@ -154,8 +221,6 @@ def test_a_cell_of_another_set_is_named_with_it(scored: Context) -> None:
 
 
 def test_crossings_of_fractions_and_of_shots_are_two() -> None:
-    import pyarrow as pa
-
     sets = [
         {"name": "all", "kind": "all", "num_train": 1000},
         {"name": "10%", "kind": "fraction", "num_train": 100},
@@ -201,6 +266,25 @@ def test_a_crossing_is_one_sentence(crossing: Crossing, expected: str) -> None:
 
 def test_labels_are_told_with_two_digits() -> None:
     assert [about(number) for number in (3.2, 55.4, 812, 11_135)] == ["3", "55", "810", "11,000"]
+
+
+def test_labels_that_train_lacks_are_refused_before_images_are_read(
+    open_small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = open_small(protocol={"shots": [3]})
+    rows = [("train", 0), ("train", 0), ("train", 1), ("test", 0)]
+    candidates = pa.table(
+        {
+            "patch_id": [str(n) for n in range(len(rows))],
+            "split": [split for split, _ in rows],
+            "label": pa.array([label for _, label in rows], pa.int32()),
+            "scene": pa.nulls(len(rows), pa.string()),
+            "region": pa.nulls(len(rows), pa.string()),
+        }
+    )
+    monkeypatch.setattr(type(context.source), "candidates", candidates, raising=False)
+    with pytest.raises(UsageError, match="shots: 3 of class 'tree_canopy', which has 1 patches"):
+        TuneStage().check(context)
 
 
 @pytest.mark.parametrize("stage", [TuneStage(), FinetuneStage()])
