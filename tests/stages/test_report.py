@@ -319,7 +319,7 @@ def test_of_several_modes_the_page_says_which_and_at_what_cost(finished):
         ids, labels = patches["patch_id"].to_numpy(), patches["label"].to_numpy()
         for cell in context.prediction_cells():
             if cell.method == "knn" and cell.backbone == "random":
-                scores = draw_scores(labels, 3, accuracy=0.4, seed=cell.seed)
+                scores = draw_scores(labels, 3, accuracy=0.0, seed=cell.seed)
                 write_head(cell.artefact, ids, scores, val_score=0.5)
             elif cell.stage == "finetune":
                 scores = draw_scores(labels, 3, accuracy=1.0, seed=cell.seed)
