@@ -69,7 +69,7 @@ def test_the_cheapest_that_no_test_tells_from_the_best_is_named(store: Any) -> N
     assert found["cheapest"] == "finetune-lora"
     assert found["sentence"] == (
         "fine-tuning (full) leads with 90.0 % balanced accuracy; fine-tuning (lora) is the "
-        "cheapest choice without a detectable difference, at 25 % of the device-seconds"
+        "cheapest choice without a detectable difference from it, at 25 % of the device-seconds"
     )
 
 
@@ -77,8 +77,8 @@ def test_the_frozen_backbone_may_lead_and_may_be_cheapest(store: Any) -> None:
     (found,) = choose(store, RIGHT | {"knn": 182}, SECONDS)
     assert found["cheapest"] == "knn"
     assert found["sentence"] == (
-        "the frozen backbone with knn leads with 91.0 % balanced accuracy and is the cheapest "
-        "choice without a detectable difference"
+        "the frozen backbone with knn leads with 91.0 % balanced accuracy; no choice without a "
+        "detectable difference from it is cheaper"
     )
 
 
@@ -101,7 +101,7 @@ def test_costs_that_are_unknown_or_of_unlike_devices_name_none(
     (found,) = choose(store, RIGHT, seconds, devices=devices)
     assert found["cheapest"] is None
     assert found["sentence"].endswith(
-        "; which choice without a detectable difference is cheapest is not known"
+        "; the cheapest choice without a detectable difference from it is not known"
     )
 
 

@@ -337,7 +337,7 @@ def test_of_several_modes_the_page_says_which_and_at_what_cost(finished):
     (choice,) = data.choices
     assert choice.sentence == (
         "fine-tuning (full) leads with 100.0 % balanced accuracy; fine-tuning (lora) is the "
-        "cheapest choice without a detectable difference, at 25 % of the device-seconds"
+        "cheapest choice without a detectable difference from it, at 25 % of the device-seconds"
     )
     assert f"With <strong>random</strong>, {choice.sentence}." in section
     assert f"With random, {choice.sentence}." in page[: page.index("<main>")]
@@ -351,3 +351,22 @@ def test_of_several_modes_the_page_says_which_and_at_what_cost(finished):
     ]
     assert [row[0] for row in pairs.rows] == ["random (full)", "random (lora)"]
     assert "Confusion of fine-tuned random (full), seed 0" in page
+
+
+def test_a_comparison_of_an_older_version_has_one_fine_tuning(compared, monkeypatch):
+    from benchmark.stages.report.finetuning import comparisons
+    from benchmark.stages.report.results import Results
+    from benchmark.store.artefacts import Artefact
+
+    read = Artefact.read_table
+
+    def read_older(artefact, **asked):
+        table = read(artefact, **asked)
+        is_comparison = asked.get("names") == [beside("comparison")]
+        return table.drop_columns(["method"]) if is_comparison else table
+
+    monkeypatch.setattr(Artefact, "read_table", read_older)
+    results = Results(compared)
+    assert results.comparison["method"].tolist() == ["finetune"]
+    (table,) = comparisons(results)
+    assert table.rows[0][:2] == ("random", "knn")

@@ -118,13 +118,13 @@ def write_choice(choices: Sequence[Mapping[str, Any]], cheapest: Mapping[str, An
     if NO_DIFFERENCE not in verdicts:
         return f"{text}; the others are detectably behind"
     if cheapest is None:
-        return f"{text}; which choice without a detectable difference is cheapest is not known"
+        return f"{text}; the cheapest choice without a detectable difference from it is not known"
     if cheapest is best:
-        return f"{text} and is the cheapest choice without a detectable difference"
+        return f"{text}; no choice without a detectable difference from it is cheaper"
     cost = cost_words(cheapest["seconds"] / best["seconds"] if best["seconds"] else None)
     return (
         f"{text}; {_name(cheapest['method'])} is the cheapest choice without a detectable "
-        f"difference{f', at {cost}' if cost else ''}"
+        f"difference from it{f', at {cost}' if cost else ''}"
     )
 
 
