@@ -166,8 +166,8 @@ class FinetuneConfig(Section):
     """Largest number of epochs; a searched trial may have fewer."""
     mode: Mode | None = None
     """What is trained: all weights; the classification layer first, then all; the last
-    ``num_blocks`` blocks; or low-rank adapters of the linear layers (LoRA). Unset: ``full``, or
-    ``modes``."""
+    ``num_blocks`` blocks; or low-rank adapters of the linear layers (LoRA). A backbone that it does
+    not suit is left out, with the reason. Unset: ``full``, or ``modes``."""
     modes: Annotated[tuple[Mode, ...], Field(min_length=1)] | None = None
     """Modes to compare in place of one ``mode``: each is a method of its own, ``finetune-MODE``,
     with the settings below; unset: the method ``finetune``."""
@@ -176,7 +176,7 @@ class FinetuneConfig(Section):
     lora_rank: Count = 8
     """Rank of the adapters in mode ``lora``."""
     batch_size: Count = 32
-    """Patches per step, over all workers."""
+    """Patches per step, over all workers; at most those of train."""
     learning_rate: Fraction = 1e-3
     """Peak learning rate of the classification layer."""
     backbone_ratio: Share = 0.1

@@ -189,7 +189,7 @@ class Context:
     def _embeddings_inputs(self, backbone: Backbone, place: Place) -> dict[str, Any]:
         return {
             "patches": self.patches.fingerprint,
-            "backbone": backbone_inputs(backbone, place),
+            "backbone": backbone_inputs(backbone, place, self.experiment.dataset.patch_size),
             "precision": self.experiment.embed.precision,
             "version": CODE_VERSIONS["embed"],
         }
@@ -277,7 +277,7 @@ class Context:
         unused |= set() if config.num_trials > 1 else {"pruning"}
         return {
             "patches": self.patches.fingerprint,
-            "backbone": backbone_inputs(backbone, place),
+            "backbone": backbone_inputs(backbone, place, self.experiment.dataset.patch_size),
             "settings": {
                 key: value
                 for key, value in config.model_dump(mode="json").items()
