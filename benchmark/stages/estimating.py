@@ -22,6 +22,7 @@ from benchmark.experiment.rates import (
     patches_key,
     tune_key,
 )
+from benchmark.methods import with_mode
 from benchmark.specs import Backbone
 from benchmark.stages.base import check_train_sets, listed_patches
 from benchmark.stages.running import LAST
@@ -93,6 +94,8 @@ class Estimate:
 
     patches: PatchCounts
     stages: tuple[StageEstimate, ...]
+    prices: tuple[str, ...] = ()
+    """What the backbones cost whose image processor runs on the CPU, in sentences."""
 
     @property
     def minutes(self) -> float | None:
@@ -121,6 +124,7 @@ class Estimate:
             "minutes_at_least": _rounded(self.known_minutes),
             "gigabytes": _rounded(self.gigabytes),
             "stages": [item.to_json() for item in self.stages],
+            "prices": list(self.prices),
         }
 
     def table(self) -> TextTable:
@@ -151,6 +155,7 @@ class Estimate:
 
     def _notes(self) -> Iterable[str]:
         yield f"{_describe(self.patches)}."
+        yield from self.prices
         unknown = [f"{item.stage}{_named(item.no_rate)}" for item in self.stages if item.no_rate]
         if unknown:
             yield (
@@ -191,7 +196,13 @@ def estimate(
     ledger = _Ledger(context, patches, rates)
     for cell in left:
         ledger.add(cell)
-    return Estimate(patches, tuple(ledger.stages.values()))
+    used = {cell.backbone for cell in left if cell.stage in ("embed", "finetune")}
+    prices = tuple(
+        f"Backbone '{item.name}': {item.processor.price}."
+        for item in context.backbones
+        if item.processor is not None and item.name in used
+    )
+    return Estimate(patches, tuple(ledger.stages.values()), prices)
 
 
 def count_patches(context: Context) -> PatchCounts:
@@ -277,13 +288,13 @@ class _Ledger:
             return
         backbone = self._backbone(cell)
         number = self._num_train(cell)
-        rate = self.rates.find(*finetune_key(self.context, backbone))
+        rate = self.rates.find(*finetune_key(self.context, backbone, cell.method))
         _count(found, config.num_trials)
         num_epochs = config.num_epochs
         if self.context.patches.is_complete:
             num_epochs *= epoch_factor(self.context.rows_of(cell))
         items = _times(config.num_trials * num_epochs, number)
-        self._add_time(found, backbone.name, rate, items, number)
+        self._add_time(found, with_mode(backbone.name, cell.method), rate, items, number)
         found.num_bytes += backbone.num_parameters * FLOAT_BYTES
 
     def _num_train(self, cell: Cell) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from benchmark import api
 from benchmark.cli.commands import invoke
 from benchmark.experiment.rates import Rate, Rates
+from benchmark.specs import Processor
 from benchmark.stages.estimating import Estimate, PatchCounts, estimate
 from tests.cli.test_commands import write_experiment, write_images
 
@@ -105,6 +107,24 @@ def test_a_rate_of_far_fewer_patches_is_noted(experiment: Path, tmp_path: Path) 
     assert any("a rough guess: tune of knn." in note for note in found.table().notes)
 
 
+def test_the_price_of_a_processor_is_said_where_it_is_left_to_pay(
+    experiment: Path, rates: Rates
+) -> None:
+    with api.open_context(api.load(experiment, ())) as context:
+        processor = Processor("P", "{}", abs, 1.23)
+        first, second = context.backbones
+        context.backbones = (replace(first, processor=processor), second)
+        results = [result for entry in api.STAGES for result in entry.load().status(context)]
+        found = estimate(context, results, rates)
+        assert estimate(context, results, rates, stage="tune").prices == ()
+    sentence = (
+        f"Backbone '{first.name}': its P, which no setting describes, prepares patches on the "
+        "CPU, about 1.2 ms for each."
+    )
+    assert found.to_json()["prices"] == [sentence]
+    assert sentence in found.table().notes
+
+
 def test_caps_count_the_patches_that_will_be_drawn(experiment: Path, rates: Rates) -> None:
     found = plan(experiment, rates, "dataset.per_class=2")
     assert found.patches == PatchCounts(8, 4, "counted")
@@ -176,3 +196,14 @@ def test_a_complete_experiment_has_nothing_left(experiment: Path, rates: Rates) 
     found = plan(experiment, rates, stage="patches")
     assert found.stages == ()
     assert found.to_json()["minutes"] == 0
+
+
+def test_each_mode_of_fine_tuning_has_its_own_rate(experiment: Path, rates: Rates) -> None:
+    rates.add(
+        {("finetune", "random", "lora", "224 px"): Rate(seconds=60.0, num_items=100, num_patches=8)}
+    )
+    given = ('finetune.backbones=["random"]', 'finetune.modes=["lora", "full"]')
+    found = by_stage(plan(experiment, rates, *given, stage="finetune"))["finetune"]
+    assert (found["cells"], found["items"]) == (4, 4)
+    assert found["not_known"] == ["random (full)"]
+    assert found["minutes"] is None

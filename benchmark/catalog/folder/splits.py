@@ -107,10 +107,12 @@ def group_duplicates(
     members: dict[str, list[str]] = defaultdict(list)
     for path, digest in digest_of.items():
         members[digest or f"path {path}"].append(path)
-    return [
-        Group(tuple(paths), frozenset(class_of[path] for path in paths))
-        for paths in members.values()
-    ]
+    shared: dict[frozenset[str], frozenset[str]] = {}
+    groups = []
+    for paths in members.values():
+        names = frozenset(class_of[path] for path in paths)
+        groups.append(Group(tuple(paths), shared.setdefault(names, names)))
+    return groups
 
 
 def draw_splits(
@@ -124,8 +126,8 @@ def draw_splits(
     val or test only if most of its images also have another label.
     """
 
-    def rank(group: Group) -> str:
-        return hashlib.blake2b(f"{seed}/{min(group.paths)}".encode()).hexdigest()
+    def rank(group: Group) -> bytes:
+        return hashlib.blake2b(f"{seed}/{min(group.paths)}".encode()).digest()
 
     groups_of: dict[str, list[Group]] = defaultdict(list)
     for group in sorted(groups, key=rank):

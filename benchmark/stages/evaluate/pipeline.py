@@ -13,6 +13,7 @@ from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.experiment.fold_sets import pooled_set
 from benchmark.experiment.train_sets import ChosenPatches
+from benchmark.stages.evaluate.choices import describe_choices
 from benchmark.stages.evaluate.comparison import compare, read_costs, unlike_devices
 from benchmark.stages.evaluate.evaluation import Evaluation
 from benchmark.stages.evaluate.folds import fold_notes, pool_cells
@@ -91,6 +92,13 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             },
             "train_sets": train_sets,
             "crossings": describe_crossings(comparison, train_sets),
+            "choices": describe_choices(
+                fullest.groups,
+                design=fullest.designs["test"],
+                costs=costs,
+                floors=floor_heads,
+                settings=context.experiment.evaluate,
+            ),
             "optimism": fullest.optimism,
             "limits": fullest.limits(rankings[0]),
             "notes": [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.errors import UsageError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.networks.bands import band_indices
@@ -18,25 +17,17 @@ class FinetuneStage(Stage):
     leases_late = True
 
     def cells(self, context: Context) -> list[Cell]:
-        """Return one cell per fine-tuned backbone, train set and seed."""
+        """Return one cell per fine-tuned backbone, mode, train set and seed."""
         return context.finetune_cells()
 
     def check(self, context: Context) -> None:
-        """Refuse unsuitable train sets, bands or modes, too many workers, and too large a batch."""
+        """Refuse unsuitable train sets and bands, too many workers, modes that suit no backbone."""
         config = context.experiment.finetune
         if config is None or all(cell.artefact.is_complete for cell in self.cells(context)):
             return
         check_train_sets(context)
         for backbone in context.finetuned_backbones:
             band_indices(backbone, context.source.bands)
-        if context.patches.is_complete:
-            # Of the fullest train set; one with fewer patches makes one step per epoch.
-            num_train = context.rows_of(self.cells(context)[0]).num_train
-            if config.batch_size > num_train:
-                raise UsageError(
-                    f"{context.experiment.path} [finetune]: batch_size = {config.batch_size}, but "
-                    f"train has {num_train} patches; set it to {num_train} at most"
-                )
         from benchmark.stages.finetune.pipeline import check
 
         check(context)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.experiment.context import FINETUNE
+from benchmark.methods import is_finetuned
 from benchmark.page.html import RankingRow, ReportData, Verdict
 from benchmark.stages.report.backbones import backbone_table
 from benchmark.stages.report.content_tables import (
@@ -28,7 +28,13 @@ from benchmark.stages.report.figures import (
     embedding_pictures,
     ranking_pictures,
 )
-from benchmark.stages.report.finetuning import comparisons, finetune_pictures, finetune_times
+from benchmark.stages.report.finetuning import (
+    choice_tables,
+    choices,
+    comparisons,
+    finetune_pictures,
+    finetune_times,
+)
 from benchmark.stages.report.folds import fold_tables
 from benchmark.stages.report.headline import join_first, name_method, write_headline
 from benchmark.stages.report.labels import label_pictures, label_tables
@@ -61,7 +67,8 @@ def collect(results: Results) -> ReportData:
             ranking,
             confidence=confidence,
             ties=ties,
-            verdicts=verdicts,
+            # Of a backbone with several modes, the choice between them.
+            verdicts=(*verdicts, *choices(results)),
             is_too_little=(results.ranking["verdict"] == TOO_LITTLE).any(),
         ),
         confidence=confidence,
@@ -81,7 +88,8 @@ def collect(results: Results) -> ReportData:
         labels=label_tables(results),
         folds=fold_tables(results),
         verdicts=verdicts,
-        comparisons=comparisons(results),
+        choices=choices(results),
+        comparisons=(*choice_tables(results), *comparisons(results)),
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
         confusions=confusions(results),
         class_counts=(class_counts(results),),
@@ -143,7 +151,7 @@ def _device_seconds(
     own_s = sum(manifest["seconds"]["device"] for manifest in manifests) / len(manifests)
     own_s *= len(results.cell_sets)
     # Fine-tuning reads patches and needs no embeddings.
-    if method == FINETUNE:
+    if is_finetuned(method):
         return float(own_s)
     if backbone not in results.embed:
         return None
