@@ -118,12 +118,12 @@ def check_whole(experiment: Any, where: str) -> None:
             f"{where} [protocol]: 'label_fractions' = [] and 'shots' = []: list at least one number"
         )
     if protocol.cross_validation is not None:
-        changed = protocol.model_dump(exclude_defaults=True).keys()
-        for key in sorted({"label_fractions", "shots"} & changed):
+        others = protocol.model_dump(mode="json", exclude_defaults=True)
+        num_folds = others.pop("cross_validation")
+        for key, value in others.items():
             raise UsageError(
-                f"{where} [protocol]: '{key}' = {shown(list(getattr(protocol, key)))} keeps labels "
-                "of train, and 'cross_validation' = "
-                f"{shown(protocol.cross_validation)} replaces the splits; remove one"
+                f"{where} [protocol]: '{key}' = {shown(value)} divides the patches of the data's "
+                f"splits, which 'cross_validation' = {shown(num_folds)} replaces; remove one"
             )
         num_sets = protocol.cross_validation
     num_methods = len(experiment.backbones) * len(experiment.heads)

@@ -140,7 +140,7 @@ def test_a_fold_takes_no_more_epochs() -> None:
         ({"cross_validation": 2.5}, r"'cross_validation' = 2.5: .*integer"),
         ({"cross_validation": "5"}, r"'cross_validation' = '5': .*integer"),
         ({"cross_validation": True}, r"'cross_validation' = (True|true): .*integer"),
-        ({"cross_validation": 5, "shots": [1]}, r"'shots' = \[1\] keeps labels .*; remove one$"),
+        ({"cross_validation": 5, "shots": [1]}, r"'shots' = \[1\] divides .*; remove one$"),
         (
             {"cross_validation": 5, "label_fractions": [0.5]},
             r"'label_fractions' = \[0.5\] .* 'cross_validation' = 5 .*; remove one$",
