@@ -49,6 +49,7 @@ from benchmark.options import BackboneOptions, HeadOptions, OwnOptions
 from benchmark.problems import check_whole, first_problem
 from benchmark.raster_settings import RastersConfig
 from benchmark.section import Origin, Section, describe, settings_table
+from benchmark.transfer_settings import Transfer
 
 Boost = Annotated[float, Field(gt=1.0, le=1e6, allow_inf_nan=False)]
 
@@ -215,6 +216,9 @@ class ProtocolConfig(Section):
     is all of train. Val keeps the same share."""
     shots: Annotated[tuple[Count, ...], Field(max_length=20)] = ()
     """Numbers of labels of each class of train, drawn from all of it. Val keeps the same share."""
+
+    transfer: Transfer = None
+    """Train in some regions and test in others."""
 
     _fractions_of_floats = field_validator("label_fractions", mode="before")(finite_floats)
     _shots_differ = field_validator("shots")(refuse_duplicates)

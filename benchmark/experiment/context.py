@@ -20,6 +20,7 @@ from benchmark.experiment.cells import Cell
 from benchmark.experiment.identity import backbone_inputs, own_inputs
 from benchmark.experiment.label_sets import label_sets
 from benchmark.experiment.places import Place, Places
+from benchmark.experiment.region_sets import PENDING, find_regions, region_sets
 from benchmark.experiment.train_sets import ALL, ChosenPatches, TrainSet
 from benchmark.experiment.usage import StageUsage
 from benchmark.progress import Progress
@@ -70,6 +71,7 @@ class Context:
     is_stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the run is interrupted: cells that end because of it have not failed."""
     _rows: dict[tuple[str, int], ChosenPatches] = field(default_factory=dict)
+    _train_sets: tuple[TrainSet, ...] = ()
 
     @cached_property
     def source(self) -> Source:
@@ -295,10 +297,14 @@ class Context:
             fingerprint(self._finetuned_inputs(backbone, seed, train_set, place)),
         )
 
-    @cached_property
+    @property
     def train_sets(self) -> tuple[TrainSet, ...]:
         """The train sets of the grid, the fullest first: the headline is made within it."""
-        return label_sets(self.experiment.protocol)
+        if self._train_sets[-1:] in ((), (PENDING,)):
+            protocol = self.experiment.protocol
+            regions = protocol.transfer and find_regions(self.patches)
+            self._train_sets = (*label_sets(protocol), *region_sets(protocol.transfer, regions))
+        return self._train_sets
 
     def rows_of(self, cell: Cell) -> ChosenPatches:
         """The patches as a cell of the grid sees them: roles in place of splits."""

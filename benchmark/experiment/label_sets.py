@@ -112,10 +112,7 @@ def _draw(rows: PatchRows, seed: int, *, by_scene: bool) -> NDArray[np.int64]:
     within = rng.permutation(len(rows.ids))
     if not by_scene:
         return within
-    # A patch without a scene is a scene of its own.
-    pairs = zip(rows.scenes, rows.ids, strict=True)
-    names = [f"scene {scene}" if scene is not None else f"patch {one}" for scene, one in pairs]
-    _, scene_of = np.unique(names, return_inverse=True)
+    scene_of = rows.units()
     order = np.lexsort((within, rng.permutation(scene_of.max() + 1)[scene_of]))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))

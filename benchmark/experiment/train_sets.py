@@ -37,6 +37,13 @@ class PatchRows(NamedTuple):
     classes: tuple[str, ...]
     """Names of the K classes."""
 
+    def units(self) -> NDArray[np.int64]:
+        """Return the number of each patch's scene (N,); a patch without one is alone."""
+        pairs = zip(self.scenes, self.ids, strict=True)
+        names = [f"scene {scene}" if scene is not None else f"patch {one}" for scene, one in pairs]
+        found: NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
+        return found
+
     def begin(self, *kept: str) -> NDArray[np.str_]:
         """Return roles (N,) for a rule to fill: those of some splits, and ``UNUSED``."""
         # Wide enough for every role: NumPy cuts longer texts without an error.

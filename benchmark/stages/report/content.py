@@ -33,6 +33,7 @@ from benchmark.stages.report.headline import join_first, name_method, write_head
 from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
+from benchmark.stages.report.transfer import transfer_pictures, transfer_tables
 from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
 from benchmark.statistics.flips import TOO_LITTLE
 
@@ -72,12 +73,15 @@ def collect(results: Results) -> ReportData:
             *_problem_notes(results),
             *results.evaluated["limits"],
             *results.evaluated["notes"],
+            *(results.evaluated.get("transfer") or {"notes": ()})["notes"],
             *_training_notes(results),
         ),
         metrics=(differences(results), metrics(results)),
         train_set=results.train_set if results.has_train_sets else "",
         crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
         labels=label_tables(results),
+        drops_least=(results.evaluated.get("transfer") or {}).get("sentence", ""),
+        transfer=transfer_tables(results),
         verdicts=verdicts,
         comparisons=comparisons(results),
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
@@ -93,6 +97,7 @@ def collect(results: Results) -> ReportData:
         pictures=(
             *ranking_pictures(results, ranking),
             *label_pictures(results),
+            *transfer_pictures(results),
             *finetune_pictures(results),
             *confusion_pictures(results),
             *data_pictures(results),
