@@ -21,6 +21,7 @@ from benchmark.tables import SPLITS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+COLUMNS = ("patch_id", "split", "label", "scene", "region")
 UNUSED = ""
 """The role of a patch that a cell does not use."""
 
@@ -190,12 +191,14 @@ class ChosenPatches:
         return table if columns is None else table.select(list(columns))
 
 
+def rows_of_table(table: pa.Table, classes: Sequence[str]) -> PatchRows:
+    """Return the rows of ``patches``, or of its candidates."""
+    ids, splits, labels, scenes, regions = (
+        table[name].to_numpy(zero_copy_only=False) for name in COLUMNS
+    )
+    return PatchRows(ids, splits, labels, scenes, regions, tuple(classes))
+
+
 @lru_cache(maxsize=1)
 def _read_rows(patches: Artefact) -> PatchRows:
-    columns = ["patch_id", "split", "label", "scene", "region"]
-    table = patches.read_table(columns=columns)
-    ids, splits, labels, scenes, regions = (
-        table[name].to_numpy(zero_copy_only=False) for name in columns
-    )
-    classes = tuple(patches.manifest()["classes"])
-    return PatchRows(ids, splits, labels, scenes, regions, classes)
+    return rows_of_table(patches.read_table(columns=COLUMNS), patches.manifest()["classes"])

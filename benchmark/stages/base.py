@@ -10,15 +10,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.cells import Cell, CellResult, TextTable
 from benchmark.experiment.context import Context
 from benchmark.experiment.rates import learn
-from benchmark.experiment.train_sets import ChosenPatches
+from benchmark.experiment.train_sets import ALL, ChosenPatches, PatchRows, rows_of_table
 from benchmark.experiment.usage import StageUsage, save_usage
 from benchmark.store.artefacts import INCOMPLETE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,42 @@ class StageResult:
 
 
 def check_train_sets(context: Context) -> None:
-    """Refuse train sets that the patches cannot be divided into, once the patches are known.
+    """Refuse train sets that the patches cannot be divided into, once these are known.
 
     Raises:
         UsageError: names the setting and what works.
     """
-    if not context.patches.is_complete:
+    rules = [item.rule for item in context.train_sets if item.rule is not None]
+    rows = _known_rows(context) if rules else None
+    if rows is None:
         return
-    for train_set in context.train_sets:
+    for rule in rules:
         try:
             # How many patches a class has does not depend on the seed.
-            _ = ChosenPatches(context.patches, train_set, context.experiment.seeds[0]).num_train
+            rule(rows, context.experiment.seeds[0])
         except UsageError as error:
             raise UsageError(f"{context.experiment.path} [protocol]: {error}") from None
+
+
+def _known_rows(context: Context) -> PatchRows | None:
+    """Return the patches if they are complete or known without reading a file; else None."""
+    if context.patches.is_complete:
+        return ChosenPatches(context.patches, ALL, 0).rows
+    chosen = listed_patches(context)
+    return None if chosen is None else rows_of_table(chosen, context.source.classes)
+
+
+def listed_patches(context: Context) -> pa.Table | None:
+    """Return the patches that will be read, in the columns ``tables.CANDIDATES``, or None.
+
+    An image folder holds their list; of scenes it is unknown until they are read.
+    """
+    candidates = getattr(context.source, "candidates", None)
+    if candidates is None:
+        return None
+    from benchmark.stages.patches.sampling import choose
+
+    return choose(candidates, context.experiment.dataset)
 
 
 class Stage(ABC):

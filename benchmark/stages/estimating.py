@@ -23,6 +23,7 @@ from benchmark.experiment.rates import (
     tune_key,
 )
 from benchmark.specs import Backbone
+from benchmark.stages.base import listed_patches
 from benchmark.stages.running import LAST
 
 FAR = 10
@@ -194,13 +195,9 @@ def count_patches(context: Context) -> PatchCounts:
     if context.patches.is_complete:
         number = context.patches.manifest()["num_patches"]
         return PatchCounts(number, context.num_train, "in the store")
-    # An image folder holds its list; scenes would have to be read.
-    candidates = getattr(context.source, "candidates", None)
-    if candidates is None:
+    chosen = listed_patches(context)
+    if chosen is None:
         return PatchCounts()
-    from benchmark.stages.patches.sampling import choose
-
-    chosen = choose(candidates, context.experiment.dataset)
     num_train = chosen["split"].to_pylist().count("train")
     return PatchCounts(chosen.num_rows, num_train, "counted")
 

@@ -100,7 +100,10 @@ def find_cell(context: Context, wanted: str | None = None) -> Cell | None:
     if wanted is None:
         return _find_leader(context)
     known = {_name(cell): cell for cell in context.prediction_cells()}
-    cell = known.get(wanted) or known.get(f"{wanted}/seed{context.experiment.seeds[0]}")
+    # Without a train set and a seed: the fullest one and the first.
+    first = next(iter(known.values()))
+    ending = _name(first).removeprefix(f"{first.backbone}/{first.method}")
+    cell = known.get(wanted) or known.get(f"{wanted}{ending}")
     if cell is None:
         raise UsageError(
             f"{context.experiment.path}: there is no cell {shown(wanted, 200)}; give "

@@ -286,6 +286,18 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> set[str]:
     return found
 
 
+def test_the_train_set_of_all_is_what_it_was_before_there_were_others(tmp_path: Path) -> None:
+    given = context(tmp_path, {"protocol": {"label_fractions": [1.0, 0.5]}})
+    assert given.predictions_inputs(BACKBONE, HEAD, 0)["train_set"] == "all"
+    assert given.finetuned_inputs(BACKBONE, 0)["train_set"] == "all"
+    plain = [cell.artefact.path for cell in context(tmp_path).prediction_cells()]
+    found = [cell for cell in given.prediction_cells() if cell.train_set == "all"]
+    assert [cell.artefact.path for cell in found] == plain
+    half = given.train_sets[1]
+    inputs = given.predictions_inputs(BACKBONE, HEAD, 0, half)
+    assert inputs["train_set"] == {"rule": "Fraction", "share": 0.5, "version": 1}
+
+
 def test_every_setting_of_an_experiment_is_classified_here() -> None:
     assert settings_of(Experiment) == set(SETTINGS) | NOT_SETTINGS
 

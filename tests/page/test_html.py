@@ -228,6 +228,17 @@ def test_frozen_or_fine_tuned_stands_after_the_ranking() -> None:
     assert text.index("What fine-tuning gains") > places[1]
 
 
+def test_the_number_of_labels_has_a_section_where_it_was_asked() -> None:
+    table = Table(title="Train sets", columns=("train_set",), rows=(("1%",),))
+    sentence = "With a, fine-tuning overtakes the best frozen head from about 800 labels on."
+    text = render_report(report(labels=(table,), crossings=(sentence,), train_set="all"))
+    section = text[text.index('<section id="labels"') : text.index('<section id="metrics"')]
+    assert sentence in section and "1%" in section
+    assert "trained on all" in text[: text.index("<main>")]
+    plain = render_report(report())
+    assert 'id="labels"' not in plain and "trained on" not in plain
+
+
 def test_without_fine_tuning_there_is_no_section() -> None:
     text = render_report(report(verdicts=(), comparisons=()))
     assert "Frozen or fine-tuned" not in text

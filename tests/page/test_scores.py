@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmark.page import curves, heatmaps, pictures, scores
+from benchmark.page.labels import plot_labels
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -122,6 +123,13 @@ def epochs(num_backbones: int, *, num_epochs: int = 5) -> pd.DataFrame:
     )
 
 
+def label_rows(num_methods: int) -> pd.DataFrame:
+    few = cells(num_methods).assign(is_finetuned=lambda rows: rows["method"] == "finetune")
+    return pd.concat(
+        [few.assign(num_train=number, value=few["value"] - 1 / number) for number in (17, 160)]
+    )
+
+
 FIGURES: dict[str, Callable[[int], Figure]] = {
     "ranking": lambda k: scores.plot_ranking(cells(30 if k > 2 else 2), chance=1 / k, title="T"),
     "recalls": lambda k: scores.plot_recalls(recall_rows(k), caption="synthetic scenes"),
@@ -133,6 +141,7 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "no gain": lambda k: curves.plot_gains(gains(k).assign(gain=0.0, gain_low=0.0, gain_high=0.0)),
     "curves": lambda k: curves.plot_curves(epochs(k), caption="synthetic scenes"),
     "one epoch": lambda k: curves.plot_curves(epochs(k, num_epochs=1)),
+    "labels": lambda k: plot_labels(label_rows(min(k, 11)), title="a $ b"),
     "examples": lambda k: pictures.plot_examples(
         [np.full((n % 4, 16, 16, 3), 99, np.uint8) for n in range(k)], class_names(k)
     ),
@@ -295,3 +304,13 @@ def test_one_curve_per_seed_and_a_ring_on_the_epoch_that_was_kept() -> None:
         assert [item.get_offsets()[0][0] for item in rings] == [5.0] * 4
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[-2:] == ["epoch kept", "other trials"]
+
+
+def test_curves_over_labels_have_a_logarithmic_axis_with_the_numbers_tried() -> None:
+    axes = plot_labels(label_rows(2)).axes[0]
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["17", "160"]
+    first, second = axes.get_lines()
+    assert first.get_xdata().tolist() == second.get_xdata().tolist() == [17, 160]
+    # An interval beside each point, the one of an unknown score left out.
+    assert sum(len(lines.get_segments()) for lines in axes.collections) == 4

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from benchmark.catalog.heads import HEADS
+from benchmark.cluster.streaming import ReadRows
 from benchmark.errors import UsageError
 from benchmark.experiment.context import Context
 from benchmark.frames import read_scores
@@ -20,8 +23,10 @@ from benchmark.stages.footprints import find_cell
 from benchmark.stages.report.content import collect
 from benchmark.stages.report.results import Results
 from benchmark.stages.tune import TuneStage
+from benchmark.stages.tune.shelf import find_picks
 from benchmark.statistics.crossings import Crossing
 from benchmark.store.names import beside
+from benchmark.training.feeds import SplitReader, count_rows, read_samples
 from tests.finetuned import draw_scores, learned, write_finetuned, write_head
 
 SETS = ["all", "30%", "10%", "2 shots"]
@@ -71,6 +76,26 @@ def test_each_cell_of_the_grid_has_its_train_set_and_a_folder_of_its_own(scored:
     few = next(cell for cell in cells if cell.train_set == "10%" and cell.seed == 1)
     assert few.label == "net / knn / 10% / seed 1"
     assert few.artefact.name.endswith("-knn-10-percent-seed1")
+
+
+def test_heads_and_fine_tuning_read_the_same_rows(scored: Context) -> None:
+    cell = next(cell for cell in scored.prediction_cells() if cell.train_set == "30%")
+    rows = scored.rows_of(cell)
+    shape = (4, 32, 32)
+    for role in ("train", "val"):
+        wanted = rows.rows.ids[rows.roles == role].tolist()
+        samples = read_samples(rows, shape, (role,))
+        assert samples.ids.tolist() == wanted
+        assert np.bincount(samples.labels, minlength=5).tolist() == list(rows.class_counts[role])
+        # Another process streams or validates it.
+        again = pickle.loads(pickle.dumps(rows))
+        parts = [ReadRows(again, (role,))(name) for name in count_rows(again, (role,))]
+        assert sorted(pa.concat_tables(parts)["patch_id"].to_pylist()) == wanted
+        reader = SplitReader(again, shape, role, with_labels=False)
+        assert sorted(np.concatenate([part.ids for part in reader])) == wanted
+    picks = find_picks(rows)
+    assert len(picks.train) == rows.num_train
+    assert picks.ids_val.tolist() == wanted
 
 
 def test_ranks_and_verdicts_are_made_within_each_train_set(scored: Context) -> None:
@@ -154,8 +179,6 @@ def test_a_cell_of_another_set_is_named_with_it(scored: Context) -> None:
 
 
 def test_crossings_of_fractions_and_of_shots_are_two() -> None:
-    import pyarrow as pa
-
     sets = [
         {"name": "all", "kind": "all", "num_train": 1000},
         {"name": "10%", "kind": "fraction", "num_train": 100},
@@ -195,6 +218,25 @@ def test_a_crossing_is_one_sentence(crossing: Crossing, expected: str) -> None:
 
 def test_labels_are_told_with_two_digits() -> None:
     assert [about(number) for number in (3.2, 55.4, 812, 11_135)] == ["3", "55", "810", "11,000"]
+
+
+def test_labels_that_train_lacks_are_refused_before_images_are_read(
+    open_small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = open_small(protocol={"shots": [3]})
+    rows = [("train", 0), ("train", 0), ("train", 1), ("test", 0)]
+    candidates = pa.table(
+        {
+            "patch_id": [str(n) for n in range(len(rows))],
+            "split": [split for split, _ in rows],
+            "label": pa.array([label for _, label in rows], pa.int32()),
+            "scene": pa.nulls(len(rows), pa.string()),
+            "region": pa.nulls(len(rows), pa.string()),
+        }
+    )
+    monkeypatch.setattr(type(context.source), "candidates", candidates, raising=False)
+    with pytest.raises(UsageError, match="shots: 3 of class 'tree_canopy', which has 1 patches"):
+        TuneStage().check(context)
 
 
 @pytest.mark.parametrize("stage", [TuneStage(), FinetuneStage()])
