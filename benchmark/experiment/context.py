@@ -300,9 +300,9 @@ class Context:
     @property
     def train_sets(self) -> tuple[TrainSet, ...]:
         """The train sets of the grid, the fullest first: the headline is made within it."""
-        if self._train_sets[-1:] in ((), (PENDING,)):
+        if not self._train_sets or self._train_sets[-1].name == PENDING:
             protocol = self.experiment.protocol
-            regions = protocol.transfer and find_regions(self.patches)
+            regions = find_regions(self.patches) if protocol.transfer else None
             self._train_sets = (*label_sets(protocol), *region_sets(protocol.transfer, regions))
         return self._train_sets
 

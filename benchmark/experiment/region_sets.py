@@ -23,6 +23,9 @@ from benchmark.transfer_settings import TransferConfig
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+PENDING = "all regions but one"
+"""The train set that stands for others until the regions are known."""
+
 VAL_SHARE, TEST_SHARE = 0.2, 0.4
 """Shares of the scenes of a region that is divided here. Verdicts need scenes of test: of a fifth
 of them, few regions would have enough."""
@@ -77,6 +80,22 @@ class Regions:
 
 
 @dataclass(frozen=True)
+class EachLeftOut:
+    """Checks patches whose regions are not known yet; trains on none."""
+
+    test: tuple[str, ...]
+
+    def __call__(self, rows: PatchRows, seed: int) -> NDArray[np.str_]:
+        """Return roles of no patch; raise UsageError if one region cannot be left out."""
+        _check_names(rows, self.test)
+        regions = sorted({*rows.regions.tolist()} - {None})
+        for item in region_sets(TransferConfig(test=self.test), regions):
+            if item.rule is not None:
+                item.rule(rows, seed)
+        return rows.begin()
+
+
+@dataclass(frozen=True)
 class OneRegion:
     """Keeps the test patches of one region."""
 
@@ -90,10 +109,6 @@ class OneRegion:
         return np.where(is_kept, roles, UNUSED)
 
 
-PENDING = TrainSet("all regions but one", Regions((), (), ()))
-"""Cells that cannot be computed: its rule refuses patches without two regions."""
-
-
 def region_sets(
     transfer: TransferConfig | None, regions: Sequence[str] | None
 ) -> tuple[TrainSet, ...]:
@@ -101,8 +116,8 @@ def region_sets(
 
     Args:
         transfer: its settings; None: there are none.
-        regions: of the patches; None: not known yet. ``PENDING`` stands for the train sets that
-            leave out one region each until two regions are known.
+        regions: of the patches; None: not known yet. One train set then stands for all that leave
+            out a region; none of its cells can be computed.
     """
     if transfer is None:
         return ()
@@ -110,7 +125,7 @@ def region_sets(
         test = transfer.test or tuple(dict.fromkeys(one for item in transfer.train for one in item))
         sets = {f"only {' + '.join(sorted(item))}": item for item in transfer.train}
     elif regions is None or len(regions) < 2:
-        return (PENDING,)
+        return (TrainSet(PENDING, EachLeftOut(transfer.test)),)
     else:
         test = transfer.test or tuple(regions)
         sets = {f"all but {one}": tuple(r for r in regions if r != one) for one in test}
@@ -178,9 +193,10 @@ def _divide(
         return own
     if needs == {"test"}:
         return np.full(len(at), "test")
-    # A scene is drawn by the identity of its first patch, which does not depend on other scenes.
-    _, first, unit = np.unique(units[at], return_index=True, return_inverse=True)
-    names = rows.ids[at[first]]
+    # A scene is drawn by its first patch, which depends neither on other scenes nor on the order.
+    by_id = at[np.argsort(rows.ids[at])]
+    names = rows.ids[by_id[np.unique(units[by_id], return_index=True)[1]]]
+    unit = np.unique(units[at], return_inverse=True)[1]
     classes: list[set[str]] = [set() for _ in names]
     for one, label in np.unique(np.stack([unit, rows.labels[at]], axis=1), axis=0).tolist():
         classes[one].add(rows.classes[label])

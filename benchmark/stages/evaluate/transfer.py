@@ -203,7 +203,7 @@ def drops_table(
     at = [place for place, method in enumerate(methods) if method in ranked]
     for place, standing in zip(at, _rank(lost[:, at], weights, settings), strict=True):
         rows[place] |= standing
-    rows.sort(key=lambda row: row.get("rank", len(rows)))
+    rows.sort(key=lambda row: row.get("rank", len(at) + 1))
     return check_table(pa.Table.from_pylist(rows, schema=DROPS), DROPS, what="drops"), notes
 
 

@@ -41,8 +41,8 @@ def transfer_tables(results: Results) -> tuple[Table, ...]:
             num_headers=2,
             caption=(
                 "Score of train sets that hold the region of the test patches, minus that of train "
-                "sets that do not, on the same patches; mean over regions. Interval and p are those "
-                "of a flip test over the scenes of all regions, corrected for the table. The last "
+                "sets that do not, on the same patches; mean over regions. Interval and p are of a "
+                "flip test over the scenes of all regions, corrected for the table. The last "
                 "column compares the drops of fine-tuning and of the heads that are best on val."
             ),
         ),
