@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from benchmark.fields import Names, refuse_duplicates, tuple_of_array
 from benchmark.section import Section
@@ -20,9 +20,9 @@ class TransferConfig(Section):
 
     train: Annotated[tuple[Names, ...], Field(max_length=1000)] = ()
     """Regions to train on, each a train set of its own; a list in the list is several regions
-    together. Unset: all regions but one, each of ``test`` in turn."""
+    together. Empty: all regions but one, each of ``test`` in turn."""
     test: Names = ()
-    """Regions to test on; unset: those of ``train``, or all."""
+    """Regions to test on; empty: those of ``train``, or all."""
 
     _tests_differ = field_validator("test")(refuse_duplicates)
 
@@ -51,10 +51,8 @@ class TransferConfig(Section):
         return self
 
 
-def _by_name(value: Any) -> Any:
+def transfer_by_name(value: Any) -> Any:
+    """Return the table that a name stands for; other values unchanged; ValueError: no name."""
     if isinstance(value, str) and value != LEAVE_ONE_OUT:
         raise ValueError(f'write "{LEAVE_ONE_OUT}", or a table of regions')
     return TransferConfig() if isinstance(value, str) else value
-
-
-Transfer = Annotated[TransferConfig | None, BeforeValidator(_by_name)]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from benchmark.page.scores import INK, new_figure, plain
+from benchmark.page.scores import INK, PALETTE, new_figure, plain
 
 
 def plot_confusion(
@@ -68,11 +68,11 @@ def plot_class_counts(counts: pd.DataFrame, *, title: str = "", caption: str = "
 def plot_transfer(scores: pd.DataFrame, *, title: str = "", caption: str = "") -> Figure:
     """Plot the score of each train set in each region, one heat table per method.
 
-    A cell whose region the method was trained in is framed; one without a score is grey.
+    A cell without a score is grey.
 
     Args:
         scores: columns ``name`` of the method, ``train_set``, ``region``, ``value`` (0 to 1) and
-            ``is_within``.
+            ``is_framed``.
         title: heading inside the figure.
         caption: small print.
     """
@@ -87,20 +87,20 @@ def plot_transfer(scores: pd.DataFrame, *, title: str = "", caption: str = "") -
     norm = Normalize(low, max(high, low + 0.01))
     for name, axes in zip(names, panels, strict=False):
         mine = scores[scores["name"] == name]
-        values, is_within = (
+        values, is_framed = (
             mine.pivot(index="train_set", columns="region", values=key).reindex(
                 index=train_sets, columns=regions
             )
-            for key in ("value", "is_within")
+            for key in ("value", "is_framed")
         )
         matrix = values.to_numpy(dtype=float)
         _heat(
             axes, matrix, matrix, [plain(item, 24) for item in train_sets],
             [plain(item, 20) for item in regions], norm=norm, form="{:.2f}",
         )  # fmt: skip
-        for row, column in np.argwhere(is_within.to_numpy() == True):  # noqa: E712
-            corner = (column - 0.46, row - 0.46)
-            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.2))
+        for row, column in np.argwhere(is_framed.fillna(False).to_numpy(dtype=bool)):
+            corner, style = (column - 0.46, row - 0.46), {"edgecolor": PALETTE[1], "linewidth": 1.5}
+            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, **style))
         axes.set_title(plain(name, 44), fontsize=9.5, color=INK, loc="left")
     for axes in list(panels):
         axes.set_visible(False)

@@ -13,7 +13,10 @@ from benchmark.stages.report.results import Results
 
 MAX_PANELS = 6
 TITLE = "Balanced accuracy by train regions (rows) and region of test (columns)"
-FRAMED = "Framed: the method was trained in the region of test, on other scenes."
+FRAMED = {
+    True: "Framed: trained in the region of test too, on other scenes.",
+    False: "Framed: trained outside the region of test.",
+}
 
 
 def transfer_tables(results: Results) -> tuple[Table, ...]:
@@ -75,8 +78,12 @@ def transfer_pictures(results: Results) -> list[Picture]:
     """Return one figure with a matrix for each shown method, or none."""
     if results.transfer.empty:
         return []
-    caption = f"{results.caption}. {FRAMED}" if results.caption else FRAMED
-    return [picture(results, "transfer", TITLE, plot_transfer, _shown(results), caption=caption)]
+    rows = _shown(results)
+    # The kind of cells that there are fewer of.
+    kind = bool(rows["is_within"].mean() < 0.5)
+    rows = rows.assign(is_framed=rows["is_within"] == kind)
+    caption = f"{results.caption}. {FRAMED[kind]}" if results.caption else FRAMED[kind]
+    return [picture(results, "transfer", TITLE, plot_transfer, rows, caption=caption)]
 
 
 def _shown(results: Results) -> pd.DataFrame:
