@@ -309,8 +309,7 @@ class Context:
     def rows_of(self, cell: Cell) -> ChosenPatches:
         """The patches as a cell of the grid sees them: roles in place of splits."""
         (train_set,) = (item for item in self.train_sets if item.name == cell.train_set)
-        # Without a rule nothing depends on the seed.
-        seed = 0 if train_set.rule is None else cell.seed or 0
+        seed = cell.seed or 0 if train_set.is_drawn else 0
         return self._rows.setdefault(
             (train_set.name, seed), ChosenPatches(self.patches, train_set, seed)
         )

@@ -41,9 +41,10 @@ class Fraction:
         if not math.floor(self.share * count + 0.5):
             # The smallest share that gives it one patch, with three significant digits.
             step = 10.0 ** (math.floor(math.log10(0.5 / count)) - 2)
+            least = math.ceil(round(0.5 / count / step, 6)) * step
             raise UsageError(
                 f"label_fractions: {self.share:g} leaves class '{rarest}' without a patch of its "
-                f"{count} in train; use {math.ceil(0.5 / count / step) * step:.3g} or more"
+                f"{count} in train; use {least:.3g} or more"
             )
         return _take(rows, kept, _draw(rows, seed, by_scene=True))
 
@@ -89,8 +90,8 @@ def epoch_factor(rows: ChosenPatches) -> int:
     """
     if not isinstance(rows.train_set.rule, (Fraction, Shots)):
         return 1
-    whole = ChosenPatches(rows.patches, ALL, 0).num_train
-    return max(1, min(MOST_EPOCHS, whole // rows.num_train))
+    num_whole = sum(_counts(rows.rows, "train"))
+    return max(1, min(MOST_EPOCHS, round(num_whole / rows.num_train)))
 
 
 def _counts(rows: PatchRows, split: str) -> list[int]:
@@ -129,10 +130,11 @@ def _take(rows: PatchRows, kept: Sequence[int], place: NDArray[np.int64]) -> NDA
     """
     roles = rows.begin("test")
     in_train, in_val = (_counts(rows, split) for split in ("train", "val"))
+    is_of = {split: rows.splits == split for split in ("train", "val")}
     whole = sum(kept) / max(1, sum(in_train))
     for k, num in enumerate(kept):
         share = num / in_train[k] if in_train[k] else whole
         for split, count in (("train", num), ("val", max(1, math.floor(share * in_val[k] + 0.5)))):
-            at = np.flatnonzero((rows.splits == split) & (rows.labels == k))
+            at = np.flatnonzero(is_of[split] & (rows.labels == k))
             roles[at[np.argsort(place[at])][:count]] = split
     return roles

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +35,7 @@ of them, few regions would have enough."""
 class Regions:
     """Trains and validates in some regions, and tests in all regions of a list."""
 
+    is_drawn: ClassVar[bool] = False
     train: tuple[str, ...]
     test: tuple[str, ...]
     shared: tuple[str, ...]

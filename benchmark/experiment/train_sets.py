@@ -32,6 +32,7 @@ class PatchRows(NamedTuple):
     ids: NDArray[Any]
     splits: NDArray[Any]
     labels: NDArray[np.int32]
+    """Those of patches that a rule gives the role test may divide them, and nothing else."""
     scenes: NDArray[Any]
     """None where scenes are unknown."""
     regions: NDArray[Any]
@@ -40,10 +41,12 @@ class PatchRows(NamedTuple):
 
     def units(self) -> NDArray[np.int64]:
         """Return the number of each patch's scene (N,); a patch without one is alone."""
-        pairs = zip(self.scenes, self.ids, strict=True)
-        names = [f"scene {scene}" if scene is not None else f"patch {one}" for scene, one in pairs]
-        found: NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
-        return found
+        import pandas as pd
+
+        units, scenes = pd.factorize(self.scenes)
+        is_alone = units < 0
+        units[is_alone] = len(scenes) + np.arange(is_alone.sum())
+        return units
 
     def begin(self, *kept: str) -> NDArray[np.str_]:
         """Return roles (N,) for a rule to fill: those of some splits, and ``UNUSED``."""
@@ -80,6 +83,11 @@ class TrainSet:
     def kind(self) -> str:
         """``all``, or the name of its rule in lower case."""
         return "all" if self.rule is None else type(self.rule).__name__.lower()
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the seed of a cell changes its patches."""
+        return getattr(self.rule, "is_drawn", self.rule is not None)
 
     @property
     def identity(self) -> Any:

@@ -99,8 +99,9 @@ def plot_transfer(scores: pd.DataFrame, *, title: str = "", caption: str = "") -
             [plain(item, 20) for item in regions], norm=norm, form="{:.2f}",
         )  # fmt: skip
         for row, column in np.argwhere(is_framed.fillna(False).to_numpy(dtype=bool)):
-            corner, style = (column - 0.46, row - 0.46), {"edgecolor": PALETTE[1], "linewidth": 1.5}
-            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, **style))
+            corner = (column - 0.46, row - 0.46)
+            frame = Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=PALETTE[1], linewidth=1.5)
+            axes.add_patch(frame)
         axes.set_title(plain(name, 44), fontsize=9.5, color=INK, loc="left")
     for axes in list(panels):
         axes.set_visible(False)

@@ -40,7 +40,8 @@ def check_train_sets(context: Context) -> None:
     """
     rules = [item.rule for item in context.train_sets if item.rule is not None]
     rows = _known_rows(context) if rules else None
-    if rows is None:
+    if rows is None or not (rows.splits == "train").any():
+        # Unknown, or refused where the patches are chosen.
         return
     for rule in rules:
         try:

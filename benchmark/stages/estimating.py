@@ -23,7 +23,7 @@ from benchmark.experiment.rates import (
     tune_key,
 )
 from benchmark.specs import Backbone
-from benchmark.stages.base import listed_patches
+from benchmark.stages.base import check_train_sets, listed_patches
 from benchmark.stages.running import LAST
 
 FAR = 10
@@ -177,7 +177,11 @@ def estimate(
         results: the status of every cell.
         rates: of this machine.
         stage: only of this stage.
+
+    Raises:
+        UsageError: the known patches cannot be divided into the train sets.
     """
+    check_train_sets(context)
     left = [
         item.cell
         for item in results

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +72,13 @@ def test_a_seed_draws_the_same_labels_again_and_another_seed_others() -> None:
         assert (rule(found, 3) != rule(found, 4)).any()
 
 
+def test_the_labels_of_test_change_no_train_set() -> None:
+    found, other = rows(), rows()
+    other.labels[other.splits == "test"] = 0
+    for rule in (Fraction(0.2), Shots(5)):
+        np.testing.assert_array_equal(rule(found, 0), rule(other, 0))
+
+
 def test_a_fraction_fills_one_scene_after_another() -> None:
     found = rows()
     roles = Fraction(0.2)(found, 0)
@@ -109,6 +115,20 @@ def test_a_fraction_that_leaves_a_class_out_is_refused_with_the_smallest_that_wo
     assert min(counts(found, Fraction(least)(found, 0), "train")) == 1
     with pytest.raises(UsageError, match="without a patch"):
         Fraction(least * 0.99)(found, 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 25, 49, 1234])
+def test_the_smallest_fraction_that_is_told_works_and_is_short(count: int) -> None:
+    num = 2 * count
+    splits, nothing = np.full(num, "train", object), np.full(num, None, object)
+    labels = np.repeat([0, 1], count).astype(np.int32)
+    found = PatchRows(np.arange(num).astype(str), splits, labels, nothing, nothing, ("a", "b"))
+    with pytest.raises(UsageError, match="without a patch") as error:
+        Fraction(0.4 / count)(found, 0)
+    least = str(error.value).split("use ")[1].split()[0]
+    assert counts(found, Fraction(float(least))(found, 0), "train")[:2] == [1, 1]
+    assert float(least) == pytest.approx(0.5 / count, rel=0.01)
+    assert len(least) <= 8
 
 
 def test_more_shots_than_a_class_has_are_refused() -> None:
@@ -171,12 +191,9 @@ def test_a_bad_protocol_is_one_line(table: dict[str, Any], message: str) -> None
 
 
 def test_fine_tuning_takes_more_epochs_on_few_labels_up_to_ten_times(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    numbers = {"all": 1000, "50%": 500, "30%": 300, "1%": 10}
-    monkeypatch.setattr(
-        ChosenPatches, "num_train", property(lambda self: numbers[self.train_set.name])
-    )
-    sets = [ALL, *(TrainSet(f"{share}%", Fraction(share / 100)) for share in (50, 30, 1))]
+    monkeypatch.setattr(ChosenPatches, "rows", rows())
+    sets = [ALL, *(TrainSet(str(share), Fraction(share)) for share in (0.5, 0.3, 0.02))]
     factors = [epoch_factor(ChosenPatches(None, item, 0)) for item in sets]
     assert factors == [1, 2, 3, 10]

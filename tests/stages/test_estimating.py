@@ -130,7 +130,10 @@ def test_parts_that_an_earlier_run_embedded_are_not_left(experiment: Path, rates
     with api.open_context(api.load(experiment)) as context:
         parts = [{"name": f"part-00000{n}.parquet", "num_rows": 6} for n in range(2)]
         counts = [{"split": "train", "region": "", "counts": {"class_0": 4, "class_1": 4}}]
-        context.patches.commit({"num_patches": 12, "parts": parts, "class_counts": counts})
+        classes = ["class_0", "class_1"]
+        context.patches.commit(
+            {"num_patches": 12, "parts": parts, "class_counts": counts, "classes": classes}
+        )
         context.embeddings(context.backbones[0]).write_bytes("part-000000.parquet", b"x")
         context.embeddings(context.backbones[1]).commit({})
     found = plan(experiment, rates)

@@ -41,8 +41,11 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
         return
     floor_heads = {item.name for item in context.heads if item.is_floor}
     floors = floor_heads | {item.name for item in context.backbones if item.is_floor}
-    scores = pa.concat_tables(item.scores(artefact.fingerprint) for item in evaluations)
-    check_table(scores, SCORES, what="scores")
+    scores = check_table(
+        pa.concat_tables(item.scores(artefact.fingerprint) for item in evaluations),
+        SCORES,
+        what="scores",
+    )
     rankings = [item.ranking(floors) for item in evaluations]
     costs = read_costs(context, cells)
     comparison = pa.concat_tables(
@@ -94,7 +97,8 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                     for item, ranking in zip(evaluations, rankings, strict=True)
                     for note in item.notes(ranking, floors)
                 ),
-                *unlike_devices(comparison),
+                # Each backbone once, whatever its train sets.
+                *dict.fromkeys(unlike_devices(comparison)),
             ],
             "provenance": provenance.record(),
         },
