@@ -44,9 +44,10 @@ class PatchRows(NamedTuple):
         import pandas as pd
 
         units, scenes = pd.factorize(self.scenes)
-        is_alone = units < 0
-        units[is_alone] = len(scenes) + np.arange(is_alone.sum())
-        return units
+        found: NDArray[np.int64] = units
+        is_alone = found < 0
+        found[is_alone] = len(scenes) + np.arange(is_alone.sum())
+        return found
 
     def begin(self, *kept: str) -> NDArray[np.str_]:
         """Return roles (N,) for a rule to fill: those of some splits, and ``UNUSED``."""

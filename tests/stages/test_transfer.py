@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,24 @@ import pyarrow.compute as pc
 import pytest
 
 from benchmark.catalog.heads import HEADS
+from benchmark.config import EvaluateConfig
 from benchmark.errors import UsageError
+from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.stages.evaluate import EvaluateStage, drops_table
+from benchmark.stages.evaluate.comparison import Group
 from benchmark.stages.evaluate.schemas import TRANSFER
-from benchmark.stages.evaluate.transfer import write_sentence
+from benchmark.stages.evaluate.transfer import (
+    Region,
+    mean_drops,
+    transfer_table,
+    write_sentence,
+)
 from benchmark.stages.report.content import collect
 from benchmark.stages.report.results import Results
 from benchmark.stages.tune import TuneStage
+from benchmark.statistics.design import find_design
+from benchmark.statistics.intervals import Interval
 from benchmark.store.names import beside
 from benchmark.tables import check_table
 from tests.finetuned import draw_scores, learned, write_finetuned, write_head
@@ -241,6 +252,62 @@ def test_the_sentence_names_what_no_test_tells_from_the_least(scored: Context) -
     )
     more = [{**row, "standing": "drops more"} for row in rows[1:3]]
     assert write_sentence([rows[0], *more]).endswith("; every other one drops detectably more.")
+
+
+def toy_group(train_set: str, right: Any, *, backbone: str = "net") -> Group:
+    cell: Any = Cell(
+        stage="tune", artefact=None, dataset="d", backbone=backbone, method="knn",
+        train_set=train_set, seed=0,
+    )  # fmt: skip
+    shares = np.asarray(right, float)
+    return Group((cell,), np.array([shares.mean()]), Interval(0.0, 1.0), shares)
+
+
+def toy_regions(within: Any, elsewhere: Any, *, scenes: int) -> list[Region]:
+    """Two regions of 40 patches of one class in ``scenes`` scenes; two train sets."""
+    design = find_design(np.zeros(40, int), [f"s{i % scenes}" for i in range(40)])
+    return [
+        Region(name, design, [toy_group("a", a), toy_group("b", b)], {name})
+        for name, a, b in (("a", within, elsewhere), ("b", elsewhere, within))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("within", "elsewhere", "scenes", "verdict"),
+    [
+        (np.ones(40), np.arange(40) % 3 > 0, 20, "drops"),
+        (np.arange(40) % 3 > 0, np.ones(40), 20, "rises"),
+        (np.ones(40), np.ones(40), 20, "no detectable difference"),
+        (np.ones(40), np.zeros(40), 2, "too little data to tell"),
+    ],
+)
+def test_a_drop_has_the_verdict_of_its_scenes(
+    within: Any, elsewhere: Any, scenes: int, verdict: str
+) -> None:
+    regions = toy_regions(within, elsewhere, scenes=scenes)
+    rows = transfer_table(regions, EvaluateConfig()).to_pylist()
+    assert [row["is_within"] for row in rows] == [True, False, False, True]
+    assert [row["verdict"] for row in rows] == [None, verdict, verdict, None]
+    assert rows[1]["drop"] == pytest.approx(np.mean(within) - np.mean(elsewhere))
+    table, notes = mean_drops(
+        regions, 2, ranked={("net", "knn")}, floors=(), settings=EvaluateConfig()
+    )
+    (row,) = table.to_pylist()
+    assert (row["verdict"], row["rank"], row["standing"]) == (verdict, 1, "drops least")
+    assert (row["within"], row["elsewhere"]) == pytest.approx((np.mean(within), np.mean(elsewhere)))
+    assert not notes
+
+
+def test_the_test_of_a_mean_drop_is_over_the_scenes_of_all_regions() -> None:
+    # Four scenes of a region are too few for a verdict; eight of two are enough.
+    regions = toy_regions(np.ones(40), np.zeros(40), scenes=4)
+    settings = EvaluateConfig()
+    for row in transfer_table(regions, settings).to_pylist():
+        assert row["verdict"] in (None, "too little data to tell")
+    regions[1] = replace(regions[1], name="c")
+    table, _ = mean_drops(regions, 2, ranked=(), floors=(), settings=settings)
+    assert table["verdict"].to_pylist() == ["drops"]
+    assert table["rank"].to_pylist() == [None]
 
 
 @pytest.mark.slow

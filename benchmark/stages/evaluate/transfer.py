@@ -108,7 +108,7 @@ def compare_regions(
     ]
     settings = context.experiment.evaluate
     ranked = choose_methods(regions[0].groups, costs, floors)
-    drops, notes = drops_table(regions, len(sets), ranked=ranked, floors=floors, settings=settings)
+    drops, notes = mean_drops(regions, len(sets), ranked=ranked, floors=floors, settings=settings)
     classes = context.source.classes
     record = {
         "regions": [describe_region(region, classes) for region in regions],
@@ -160,7 +160,7 @@ def transfer_table(regions: Sequence[Region], settings: EvaluateConfig) -> pa.Ta
     return check_table(pa.Table.from_pylist(rows, schema=TRANSFER), TRANSFER, what="transfer")
 
 
-def drops_table(
+def mean_drops(
     regions: Sequence[Region],
     num_sets: int,
     *,
