@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
 from benchmark.config import EvaluateConfig
 from benchmark.errors import UsageError
@@ -28,12 +30,14 @@ from benchmark.stages.evaluate.transfer import (
 )
 from benchmark.stages.report.content import collect
 from benchmark.stages.report.results import Results
+from benchmark.stages.running import run_stages
 from benchmark.stages.tune import TuneStage
 from benchmark.statistics.design import find_design
 from benchmark.statistics.intervals import Interval
 from benchmark.store.names import beside
 from benchmark.tables import check_table
 from tests.finetuned import draw_scores, learned, write_finetuned, write_head
+from tests.scenes import write_scenes
 
 REGIONS = ["delaware", "maryland", "new_york", "pennsylvania", "virginia", "west_virginia"]
 LOSES = {"strong": 0.1, "weak": 0.5}
@@ -311,25 +315,25 @@ def test_the_test_of_a_mean_drop_is_over_the_scenes_of_all_regions() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_on_states_yields_the_matrix_and_its_figure(
-    ray_session: None, open_small: Any, tmp_path: Any
+def test_a_run_on_states_yields_the_matrix_of_heads_and_of_fine_tuning(
+    ray_session: None, open_small: Any, tmp_path: Path
 ) -> None:
-    from benchmark.stages.running import run_stages
-    from tests.scenes import write_scenes
-
-    root = tmp_path / "scenes"
-    root.mkdir()
-    write_scenes(root, num_scenes=3, windows=4)
     context = open_small(
-        dataset={"root": str(root), "per_region": 48},
+        dataset={"root": str(write_scenes(tmp_path, num_scenes=3, windows=4)), "per_region": 48},
+        backbones=[BACKBONES.get("mean_color"), learned("net")],
         heads=[HEADS.get("knn")],
         tune={"num_trials": 1},
-        protocol={"transfer": "leave_one_region_out"},
+        finetune={"backbones": ["net"], "num_epochs": 1},
+        # The regions are known when the patches are found.
+        protocol={"label_fractions": [], "transfer": {"test": ["delaware", "virginia"]}},
     )
     results = run_stages(context)
-    assert {cell.status for result in results for cell in result.cells} == {"complete"}
-    assert len(context.tune_cells()) == 7
+    cells = [cell for result in results for cell in result.cells]
+    assert {cell.status for cell in cells} == {"complete"}, [cell.reason for cell in cells]
+    assert len(context.prediction_cells()) == 2 * 3
     found = context.scores().read_table(names=[beside("transfer")])
-    assert check_table(found, TRANSFER, what="transfer").num_rows == 36
+    assert check_table(found, TRANSFER, what="transfer").num_rows == 2 * 2 * 3
+    assert {row["method"] for row in found.to_pylist()} == {"knn", "finetune"}
     page = context.report().read_bytes("index.html").decode()
-    assert 'id="transfer"' in page
+    assert '<section id="transfer"' in page
+    assert "trained on all but delaware" in page
