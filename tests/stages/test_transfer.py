@@ -334,6 +334,10 @@ def test_a_run_on_states_yields_the_matrix_of_heads_and_of_fine_tuning(
     found = context.scores().read_table(names=[beside("transfer")])
     assert check_table(found, TRANSFER, what="transfer").num_rows == 2 * 2 * 3
     assert {row["method"] for row in found.to_pylist()} == {"knn", "finetune"}
+    # Each region is tested on one of its three scenes.
+    assert {row["verdict"] for row in found.to_pylist()} == {None, "too little data to tell"}
+    assert set(read(context, "drops")["verdict"]) == {"too little data to tell"}
     page = context.report().read_bytes("index.html").decode()
+    assert "all test patches of delaware are of one scene" in page
     assert '<section id="transfer"' in page
     assert "trained on all but delaware" in page

@@ -24,7 +24,9 @@ def transfer_tables(results: Results) -> tuple[Table, ...]:
     if results.transfer.empty:
         return ()
     columns = ["train_set", "region", "backbone", "method", "value", "ci_low", "ci_high"]
-    rows = _shown(results)[[*columns, "drop", "drop_low", "drop_high", "verdict"]]
+    points = {"drop": "points lost", "drop_low": "low", "drop_high": "high"}
+    rows = _shown(results)[[*columns, *points, "verdict"]]
+    rows = rows.assign(**{name: 100 * rows[name] for name in points}).rename(columns=points)
     regions = results.evaluated["transfer"]["regions"]
     return (
         Table(
@@ -54,8 +56,8 @@ def transfer_tables(results: Results) -> tuple[Table, ...]:
             title="Score in each region",
             num_headers=4,
             caption=(
-                "The drop is against the mean of the train sets that hold the region; tests are "
-                "corrected for the rows of a region. All methods are in the table transfer."
+                "Points lost are against the mean of the train sets that hold the region; tests "
+                "are corrected for the rows of a region. All methods are in the table transfer."
             ),
         ),
         Table(
