@@ -62,8 +62,8 @@ class DatasetConfig(Section):
     scenes with labels), ``chesapeake``, ``synthetic``, or a public data set, ``torchgeo:NAME`` or
     ``hf-datasets:ORG/NAME``; see ``benchmark list datasets``."""
     root: PathText
-    """Folder of the data; of scenes (``chesapeake``) also a URI: ``https://``, ``s3://``, ``gs://``
-    or ``az://`` (docs/REMOTE.md)."""
+    """Folder of the data; of scenes (``chesapeake``, ``rasters``) also a URI: ``https://``,
+    ``s3://``, ``gs://`` or ``az://`` (docs/REMOTE.md)."""
     patch_size: Side = 128
     """Side of a patch in px. Scenes are cut into windows of this side; an image of another size is
     scaled until its shorter side fits, and its centre is kept."""
@@ -166,13 +166,14 @@ class FinetuneConfig(Section):
     """Largest number of epochs; a searched trial may have fewer."""
     mode: Literal["full", "linear_then_full", "last_blocks", "lora"] = "full"
     """What is trained: all weights; the classification layer first, then all; the last
-    ``num_blocks`` blocks; or low-rank adapters of the linear layers (LoRA)."""
+    ``num_blocks`` blocks; or low-rank adapters of the linear layers (LoRA). A backbone that it does
+    not suit is left out, with the reason."""
     num_blocks: Count = 1
     """Blocks trained in mode ``last_blocks``."""
     lora_rank: Count = 8
     """Rank of the adapters in mode ``lora``."""
     batch_size: Count = 32
-    """Patches per step, over all workers."""
+    """Patches per step, over all workers; at most those of train."""
     learning_rate: Fraction = 1e-3
     """Peak learning rate of the classification layer."""
     backbone_ratio: Share = 0.1

@@ -26,8 +26,8 @@ def draw_splits(
     val or test only if most of its images also have another label.
     """
 
-    def rank(group: Group) -> str:
-        return hashlib.blake2b(f"{seed}/{min(group.paths)}".encode()).hexdigest()
+    def rank(group: Group) -> bytes:
+        return hashlib.blake2b(f"{seed}/{min(group.paths)}".encode()).digest()
 
     groups_of: dict[str, list[Group]] = defaultdict(list)
     for group in sorted(groups, key=rank):

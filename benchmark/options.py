@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from benchmark.fields import BackboneName, Layer, Names, OwnSettings, Side, refuse_duplicates
+from benchmark.fields import (
+    BackboneName,
+    FiniteFloat,
+    Layer,
+    Names,
+    OwnSettings,
+    Side,
+    refuse_duplicates,
+)
 from benchmark.section import Section
 from benchmark.spaces import SearchSpace
 
@@ -19,10 +27,17 @@ class BackboneOptions(Section):
     ``hf:FOLDER``; unset: NAME is the model's."""
     image_size: Side | None = None
     """Side in px to which whole patches are resized; unset: as its weights were trained."""
-    pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
-    """Source of the embedding: mean over tokens or positions, class token, both concatenated
-    (class token first), or the output of the model's own pooler. Networks of timm pool in their
-    own way if neither ``pooling`` nor ``layer`` is set; their mean leaves out the class token."""
+    mean: Annotated[tuple[FiniteFloat, ...], Field(min_length=1, max_length=1000)] | None = None
+    """Mean of pixels scaled to 0...1: of all bands, or one for each. With ``std`` and
+    ``image_size`` it stands in for the image processor that a checkpoint of transformers lacks:
+    patches are resized (bilinear, as bytes) to ``image_size`` and normalised."""
+    std: Annotated[tuple[FiniteFloat, ...], Field(min_length=1, max_length=1000)] | None = None
+    """Standard deviation of pixels scaled to 0...1; as ``mean``."""
+    pooling: Literal["mean", "patches", "cls", "cls+mean", "pooler"] = "mean"
+    """Source of the embedding: mean over tokens or positions, the same without class and register
+    tokens (``patches``), class token, class token and mean concatenated, or the output of the
+    model's own pooler. Networks of timm pool in their own way if neither ``pooling`` nor ``layer``
+    is set; their mean is that of ``patches``."""
     layer: Layer = -1
     """Hidden layer (block, or stage of a convolutional network) from the end; -1 is the last."""
     bands: Annotated[Names, Field(min_length=1)] | None = None

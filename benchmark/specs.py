@@ -38,15 +38,7 @@ def slug_of(name: str) -> str:
 FOLDER_IDENTITY = "hf:"
 """The name in a fingerprint of a checkpoint's folder, which its revision identifies."""
 MAX_FOLDER_SLUG = 60
-PREPROCESSING = (
-    "bands",
-    "image_size",
-    "resize_to",
-    "interpolation",
-    "is_rounded",
-    "mean",
-    "std",
-)
+PREPROCESSING = ("bands", "image_size", "resize_to", "interpolation", "is_rounded", "mean", "std")
 """The fields of a backbone that define its input."""
 
 
@@ -202,6 +194,24 @@ class Depiction(NamedTuple):
     """In 0...1: (N, C, H, W), the backbone's input bands, or (N, 1, H, W), grey."""
 
 
+class Processor(NamedTuple):
+    """An image processor of another library, where no field of ``Backbone`` says what it does."""
+
+    name: str
+    config: str
+    """Its configuration as JSON; part of the fingerprint."""
+    prepare: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    """Compute, on a CPU, the normalised input (B, C, S, S) of patches (B, C, H, W)."""
+    ms_per_patch: float
+    """Milliseconds per patch of 128 px, measured when the experiment was read."""
+
+    @property
+    def price(self) -> str:
+        """What it costs, as the end of a sentence."""
+        cost = f"about {self.ms_per_patch:.2g} ms for each"
+        return f"its {self.name}, which no setting describes, prepares patches on the CPU, {cost}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
     """A feature extractor: (B, C, H, W) pixels in, (B, D) embeddings out."""
@@ -227,7 +237,7 @@ class Backbone:
     """How patches are resized; shrinking is always antialiased."""
     is_rounded: bool = False
     """Whether resized pixels are rounded to integers in 0...255, like in image libraries that
-    resize uint8."""
+    resize uint8: ``networks/resizing.py``."""
     crops_like_torchvision: bool = False
     """Whether half a pixel of margin is rounded to the even side, like in torchvision; otherwise
     it is dropped, like in transformers."""
@@ -236,6 +246,10 @@ class Backbone:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     """Normalisation of pixels scaled to 0...1; one value for all bands, or one per band."""
+    flips_bands: bool = False
+    """Whether the first and third of ``bands`` change places before they enter the network."""
+    processor: Processor | None = None
+    """Prepares the input in place of all fields above but ``bands``; None: they describe it."""
     hub_id: str | None = None
     """Name of the weights on the Hugging Face hub, for the card of an exported model."""
     revision: Callable[[], str] = str
@@ -336,6 +350,8 @@ class Head:
     """Build the unfitted estimator (``predict_proba``) from a configuration and a seed."""
     adapt: Callable[[Any, int], None] | None = None
     """Change the unfitted estimator to the number of rows that it will be fitted on."""
+    fit_unscaled: Callable[[Any, NDArray[np.float32], NDArray[np.int32]], None] | None = None
+    """Fit the classifier in place on rows (N, D) that no scaler precedes, and labels (N,)."""
     is_searched: bool = True
     """Whether there is a search space; otherwise only one trial runs."""
     is_floor: bool = False

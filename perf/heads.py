@@ -6,6 +6,14 @@ SIMULATED embeddings: 20 classes, normally distributed around centres that lie s
 logistic regression errs in about one case of ten. Each fit runs in a process of its own, with one
 thread as a trial has, that maps the embeddings from a file, as trials map them from Ray's object
 store: what is printed as memory is the largest private memory beside them, sampled every 5 ms.
+
+python -m perf.heads --solvers [--photographs FOLDER --backbones lbp_glcm=64 hf:FOLDER=96 ...]
+
+Logistic regression without scaler: CPU seconds of the head's fit against those of scikit-learn's
+own, and both val scores, in turns in one process with one thread (10 CPU minutes). On SIMULATED
+embeddings with columns of unequal variance; or on those of 64 px crops of photographs (a folder
+for each class) by backbones, each with the size that crops are resized to; every fifth photograph
+is val.
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 NUM_CLASSES = 20
 SAVED = ", refitted and saved"
@@ -129,6 +138,94 @@ class Meter:
         return self._peak - self._first
 
 
+def simulate_unequal(num_classes: int, spread: float) -> list[np.ndarray]:
+    """Return train and val, rows and labels; ``spread`` of the logarithm of a column's scale."""
+    generator = np.random.default_rng(num_classes)
+    centres = generator.normal(size=(num_classes, 40)) * 0.55
+    mix, scale = generator.normal(size=(40, 1024)) / 6, np.exp(spread * generator.normal(size=1024))
+    offset, found = generator.normal(size=1024) * scale, []
+    for count in (11_135, 10_000):
+        y = generator.integers(0, num_classes, count, np.int32)
+        inner = (centres[y] + generator.normal(size=(count, 40))) @ mix
+        x = (inner + 0.3 * generator.normal(size=(count, 1024))) * scale + offset
+        found += [x.astype(np.float32), y]
+    return found
+
+
+def embed_crops(folder: Path, backbone: Any, size: int) -> list[np.ndarray]:
+    """Return train and val, rows and labels, of overlapping crops of 64 px, resized to ``size``."""
+    import torch
+    from PIL import Image
+
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    files = [(path, label) for label, item in enumerate(classes) for path in sorted(item.iterdir())]
+    vectors, labels, is_val = [], [], []
+    module = backbone.build(3).eval()
+    for number, (path, label) in enumerate(files):
+        pixels = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+        crops = pixels.unfold(1, 64, 48).unfold(2, 64, 48).permute(1, 2, 0, 3, 4)
+        crops = crops.reshape(-1, 3, 64, 64).float() / 255
+        if size != 64:
+            crops = torch.nn.functional.interpolate(crops * 2 - 1, size=(size, size))
+        with torch.inference_mode():
+            vectors.append(np.asarray(module(crops), np.float32).reshape(len(crops), -1))
+        labels += [label] * len(crops)
+        is_val += [number % 5 == 4] * len(crops)
+    x, y, held = np.concatenate(vectors), np.array(labels, np.int32), np.array(is_val)
+    return [x[~held], y[~held], x[held], y[held]]
+
+
+def compare_solvers(name: str, data: list[np.ndarray], strengths: list[float]) -> None:
+    """Print CPU seconds and val scores of both fits for each C."""
+    from sklearn.metrics import balanced_accuracy_score
+
+    from benchmark.catalog.heads import HEADS
+
+    head, (x, y, x_val, y_val) = HEADS.get("logistic_regression"), data
+    totals, bests = [0.0, 0.0], [0.0, 0.0]
+    for strength in strengths:
+        params = {"C": strength, "scaler": "none", "class_weight": "none"}
+        spent, scores, steps = [], [], []
+        for fit_one in (lambda model, *rows: model.fit(*rows), head.fit_unscaled):
+            model = head.build(params, 0)[-1]
+            began = time.process_time()
+            fit_one(model, x, y)
+            spent.append(time.process_time() - began)
+            scores.append(100 * balanced_accuracy_score(y_val, model.predict(x_val)))
+            steps.append(int(model.n_iter_[0]))
+        totals = [a + b for a, b in zip(totals, spent, strict=True)]
+        bests = [max(a, b) for a, b in zip(bests, scores, strict=True)]
+        print(
+            f"{name} {x.shape} C={strength:g}: {spent[0]:.2f} s ({steps[0]}), val {scores[0]:.2f}; "
+            f"head {spent[1]:.2f} s ({steps[1]}), val {scores[1]:.2f} "
+            f"({scores[1] - scores[0]:+.2f}); ratio {spent[1] / spent[0]:.2f}",
+            flush=True,
+        )
+    print(
+        f"{name}: all {totals[0]:.1f} and {totals[1]:.1f} s, ratio {totals[1] / totals[0]:.2f}; "
+        f"best val {bests[0]:.2f} and {bests[1]:.2f} ({bests[1] - bests[0]:+.2f})",
+        flush=True,
+    )
+
+
+def compare_all(photographs: Path | None, backbones: list[str], strengths: list[float]) -> None:
+    """Compare the fits on embeddings of photographs, or on simulated ones."""
+    import warnings
+
+    from benchmark.catalog.backbones import find_backbone
+
+    warnings.simplefilter("ignore")
+    if photographs is None:
+        for num_classes, spread in ((5, 1.5), (10, 2.0)):
+            data = simulate_unequal(num_classes, spread)
+            compare_solvers(f"SIMULATED, {num_classes} classes", data, strengths)
+        return
+    for item in backbones:
+        name, _, size = item.rpartition("=")
+        data = embed_crops(photographs, find_backbone(name), int(size))
+        compare_solvers(f"{Path(name).name} at {size} px", data, strengths)
+
+
 def private_bytes() -> int:
     """Return the memory of this process that no file backs."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -144,7 +241,15 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--heads", nargs="+", default=[])
     parser.add_argument("--fit", nargs=2, metavar=("FOLDER", "CASE"), help=argparse.SUPPRESS)
+    parser.add_argument("--solvers", action="store_true")
+    parser.add_argument("--photographs", type=Path)
+    parser.add_argument("--backbones", nargs="+", default=["lbp_glcm=64", "efficientnet_lite0=96"])
+    parser.add_argument("--strengths", type=float, nargs="+", default=[1e-4, 1e-2, 1.0, 1e2, 1e4])
     given = parser.parse_args()
+    if given.solvers:
+        with threadpool_limits(1):
+            compare_all(given.photographs, given.backbones, given.strengths)
+        return
     if given.fit:
         fit(Path(given.fit[0]), given.fit[1])
         return

@@ -28,6 +28,8 @@ ROUND_TRIP_S = 0.03
 BYTES_PER_S = 10e6
 NUM_PROCESSES = 8
 """Of the calculation: a machine of 8 cores at 80 MB/s, 30 ms from the server."""
+DOLLARS_PER_HOUR = 0.40
+"""Of that machine (docs/CLUSTERS.md)."""
 SHARES = (0.01, 0.1, 1.0)
 
 
@@ -71,7 +73,7 @@ def show(name: str, cost: Cost) -> None:
     print(
         f"   {name:28s}{cost.num_bytes / 1e6:8.1f} MB{cost.num_requests:6d} requests"
         f"{cost.seconds:7.2f} s   all: {NUM_SCENES * cost.num_bytes / 1e9:7.1f} GB"
-        f"{cost.hours():7.2f} h",
+        f"{cost.hours():7.2f} h{cost.hours() * DOLLARS_PER_HOUR:7.2f} $",
         flush=True,
     )
 

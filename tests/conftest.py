@@ -30,6 +30,9 @@ os.environ["BENCHMARK_LEASE_EXPIRY_S"] = "20"
 os.environ["BENCHMARK_RETRY_WAIT_S"] = "0.01"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 os.environ.update(LAZY)
+# On tensors as small as those of tests a second thread mostly waits, which costs CPU seconds: both
+# cores have processes of tests, and what runs in workers sets its own number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Every process that Ray starts would compile this package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -57,25 +60,32 @@ from tests.scenes import write_scenes  # noqa: E402
 
 LONGEST = (
     "test_losses",
+    "test_own_code",
     "test_photographs",
     "test_jobs",
-    "test_interruption",
+    "test_frozen",
     "test_running",
+    "test_interruption",
     "test_s3",
-    "test_gpus",
-    "test_damaged_store",
     "test_secrets",
+    "test_rasters",
+    "test_gpus",
+    "test_remote",
+    "test_bad_clusters",
+    "test_damaged_store",
     "test_finetune",
+    "test_options",
     "test_large_folder",
     "test_expiry",
-    "test_bad_clusters",
-    "test_own_code",
+    "test_learning",
+    "test_synthetic",
     "test_huggingface",
     "test_tune",
     "test_metrics",
     "test_embed",
     "test_watching",
     "test_surroundings",
+    "test_onnx",
     "test_report",
 )
 """Files that take minutes, begun first: side by side, the rest then fills the other process."""
@@ -91,7 +101,7 @@ def ray_session() -> Iterator[None]:
     """Two CPUs and a small object store; every stage of the session uses it."""
     import ray
 
-    forked_workers.install()
+    forked_workers.install(has_metrics=True)
     with Cluster() as cluster:
         if not ray.is_initialized():
             cluster.connect(num_cpus=2, object_store_memory=400_000_000)

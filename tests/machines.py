@@ -40,9 +40,11 @@ LAZY = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_worker_niceness": "0",
+    forked_workers.FOLDER: forked_workers.shared_folder(),
 }
-"""Environment of a Ray that starts no process before it is needed, since tests need few, and whose
-workers are not starved by the tests of the other process: Ray's own niceness is 15."""
+"""Environment of a Ray that starts no process before it is needed, since tests need few, whose
+workers are not starved by the tests of the other process (Ray's own niceness is 15), and are forks
+where `forked_workers.install` has said so."""
 
 KERNELS = ("OPENBLAS_", "MKL_", "OMP_", "ATEN_", "DNNL_", "ONEDNN_", "NPY_")
 """How the names of settings begin that choose a CPU's instructions, on which last bits depend."""
@@ -87,10 +89,8 @@ class Machines:
 
     def place_of(self, pid: int) -> int | None:
         """Return on which machine a process runs; None: on the head, or on none."""
-        with contextlib.suppress(psutil.Error):
-            family = {item.pid for item in psutil.Process(pid).parents()}
-            return next((n for n, pid in enumerate(self.raylets) if pid in family), None)
-        return None
+        ancestors = ancestors_of(pid)
+        return next((n for n, raylet in enumerate(self.raylets) if raylet in ancestors), None)
 
     def _ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -152,11 +152,25 @@ def is_alive(pid: int) -> bool:
 
 
 def family_of(pid: int) -> list[psutil.Process]:
-    """Return all that a process has started; none, if it has ended."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
+    """Return all that a process has started, the forks of its workers too; none if it has ended."""
+    found: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        found = psutil.Process(pid).children(recursive=True)
+    for fork in forked_workers.forks_of({item.pid for item in found}):
+        with contextlib.suppress(psutil.Error):
+            found += [psutil.Process(fork), *family_of(fork)]
+    return found
+
+
+def ancestors_of(pid: int) -> set[int]:
+    """Return what has started a process, from its parent to the first of all."""
+    found: set[int] = set()
+    with contextlib.suppress(psutil.Error):
+        found = {item.pid for item in psutil.Process(pid).parents()}
+    for item in (pid, *found):
+        if (starter := forked_workers.starter_of(item)) is not None:
+            return {starter} | ancestors_of(starter)
+    return found
 
 
 def kill_all(processes: Iterable[psutil.Process], timeout_s: float = 10) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.forked_workers import TEMPLATE, read_request
+from tests import forked_workers
+from tests.forked_workers import FOLDER, SEED, forks_of, read_request, starter_of
+from tests.machines import ancestors_of, family_of
 
 WORKER = ("worker.py", "--raylet-name=/tmp/raylet", "--language=PYTHON")
 
@@ -61,4 +66,46 @@ def test_forks_of_one_template_draw_different_ids(ray_session: None) -> None:
     *drawn, templates = zip(*ray.get([worker.draw.remote() for worker in workers]), strict=True)
     for values in drawn:
         assert len(set(values)) == len(workers)
-    assert all(TEMPLATE in template for template in templates)
+    assert all(SEED in template for template in templates)
+
+
+def test_a_fork_is_found_as_a_process_of_its_raylet(ray_session: None) -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def place(self) -> tuple[int, int]:
+            return os.getpid(), int(os.environ["RAY_RAYLET_PID"])
+
+    worker = Worker.remote()
+    fork, raylet = ray.get(worker.place.remote())
+    assert psutil.Process(raylet) not in psutil.Process(fork).parents()
+    assert fork in {item.pid for item in family_of(raylet)}
+    assert raylet in ancestors_of(fork)
+    assert raylet not in ancestors_of(os.getpid())
+
+
+def test_a_number_that_another_process_has_got_is_no_forks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    link = tmp_path / f"fork-{os.getpid()}"
+    link.symlink_to("7")
+    assert starter_of(os.getpid()) == 7
+    assert forks_of({7}) == [os.getpid()]
+    began = psutil.Process().create_time()
+    os.utime(link, (began - 60, began - 60), follow_symlinks=False)
+    assert starter_of(os.getpid()) is None
+    assert forks_of({7}) == []
+
+
+def test_a_fork_imports_from_where_its_own_worker_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [str(tmp_path / "of another job"), *sys.path])
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "new")}
+    monkeypatch.setattr("os.environ", {"PYTHONPATH": str(tmp_path / "of another job")})
+    rest = sys.path[1:]
+    forked_workers._take_environment(env)
+    assert sys.path == [str(tmp_path / "new"), *rest]
+    assert os.environ == env

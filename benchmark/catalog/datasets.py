@@ -62,6 +62,7 @@ DATASETS: Registry[Dataset] = Registry(
             open=open_rasters,
             settings=frozenset({"purity", "val_fraction", "test_fraction", "bands", "value_range"}),
             digested=frozenset({"rasters", "val_regions", "test_regions"}),
+            reads_remote=True,
             unit="windows",
         ),
         Dataset(

@@ -32,17 +32,23 @@ class DecisionSoftmax(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     is that of the largest decision value. Rows are held out by their position, without chance.
     """
 
-    def __init__(self, estimator: Any) -> None:
-        """Wrap an unfitted estimator with ``decision_function``."""
+    def __init__(self, estimator: Any, finds_scale: bool = True) -> None:
+        """Wrap an unfitted estimator with ``decision_function``.
+
+        Args:
+            estimator: unfitted.
+            finds_scale: whether to find the scale, which takes a second fit; otherwise it is 1,
+                and the most probable classes are the same.
+        """
         self.estimator = estimator
+        self.finds_scale = finds_scale
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Find the scale, then fit the estimator on all rows (N, D) and labels (N,)."""
         rows, labels = np.asarray(X), np.asarray(y)
         self.classes_, codes = np.unique(labels, return_inverse=True)
-        held = _held_out(codes)
         self.scale_ = 1.0
-        if held.any():
+        if self.finds_scale and (held := _held_out(codes)).any():
             part = clone(self.estimator).fit(rows[~held], labels[~held])
             self.scale_ = _fit_scale(_two_sided(part.decision_function(rows[held])), codes[held])
         self.estimator_ = clone(self.estimator).fit(rows, labels)

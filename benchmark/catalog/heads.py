@@ -20,7 +20,9 @@ from benchmark.registry import Registry
 from benchmark.specs import Head, HeadMemory
 
 if TYPE_CHECKING:
+    import numpy as np
     import optuna
+    from numpy.typing import NDArray
 
 LINEAR_MEMORY = HeadMemory(copies=1.0, bytes_per_score=16)
 """The scaled rows, predictions and gradients: 3.02 GiB for 1,000,000 x 768 and 20 classes, 2.86 of
@@ -53,6 +55,13 @@ def build_logistic_regression(params: Mapping[str, Any], seed: int) -> Any:
         C=params["C"], class_weight=class_weight_of(params), max_iter=1000, random_state=seed
     )
     return behind_scaler(params["scaler"], model)
+
+
+def fit_logistic_regression(model: Any, x: NDArray[np.float32], y: NDArray[np.int32]) -> None:
+    """Fit scikit-learn's estimator by L-BFGS in better conditioned coordinates."""
+    from benchmark.catalog.logistic import fit_preconditioned
+
+    fit_preconditioned(model, x, y)
 
 
 def suggest_mlp(trial: optuna.Trial) -> dict[str, Any]:
@@ -154,6 +163,8 @@ HEADS: Registry[Head] = Registry(
             suggest=suggest_logistic_regression,
             build=build_logistic_regression,
             memory=LINEAR_MEMORY,
+            fit_unscaled=fit_logistic_regression,
+            version=2,
         ),
         Head(
             name="mlp",

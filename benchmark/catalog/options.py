@@ -14,6 +14,8 @@ from benchmark.specs import Backbone
 
 FED = frozenset({"image_size", "bands"})
 """The options that describe the input of a backbone."""
+STAND_INS = ("image_size", "mean", "std")
+"""The options that stand in for an image processor."""
 
 
 READ = FED | {"layer", "pooling"}
@@ -23,7 +25,7 @@ READ = FED | {"layer", "pooling"}
 class Reading(NamedTuple):
     """The hidden state and pooling that give the embedding of a model of transformers."""
 
-    pooling: Literal["mean", "cls", "cls+mean", "pooler"] = "mean"
+    pooling: Literal["mean", "patches", "cls", "cls+mean", "pooler"] = "mean"
     layer: int = -1
     image_size: int | None = None
     """Chosen side in px; None: that of the checkpoint."""
@@ -34,6 +36,7 @@ class Reading(NamedTuple):
         state = "the last hidden state" if self.layer == -1 else f"hidden state {self.layer}"
         return {
             "mean": f"mean of {state} over tokens or positions",
+            "patches": f"mean of {state} over patch tokens or positions",
             "cls": f"class token of {state}",
             "cls+mean": f"class token of {state}, then the mean over its tokens",
             "pooler": "output of its own pooler",

@@ -70,7 +70,7 @@ class Context:
     """Duration and utilisation of the stages of this run."""
     is_stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the run is interrupted: cells that end because of it have not failed."""
-    _rows: dict[tuple[str, int], ChosenPatches] = field(default_factory=dict)
+    _rows: dict[tuple[TrainSet, int], ChosenPatches] = field(default_factory=dict)
     _train_sets: tuple[TrainSet, ...] = ()
 
     @cached_property
@@ -186,6 +186,9 @@ class Context:
         """Where the artefacts of checkpoints' folders lie in the store."""
         return Places(self.store, self.dataset.slug)
 
+    def _backbone_inputs(self, backbone: Backbone, place: Place) -> dict[str, Any]:
+        return backbone_inputs(backbone, self.experiment.dataset.patch_size, place)
+
     def embeddings_inputs(self, backbone: Backbone) -> dict[str, Any]:
         """The identity of the embeddings of a backbone."""
         return self._embeddings_inputs(backbone, self._embeddings_place(backbone))
@@ -193,7 +196,7 @@ class Context:
     def _embeddings_inputs(self, backbone: Backbone, place: Place) -> dict[str, Any]:
         return {
             "patches": self.patches.fingerprint,
-            "backbone": backbone_inputs(backbone, place),
+            "backbone": self._backbone_inputs(backbone, place),
             "precision": self.experiment.embed.precision,
             "version": CODE_VERSIONS["embed"],
         }
@@ -276,7 +279,7 @@ class Context:
         unused |= set() if config.num_trials > 1 else {"pruning"}
         return {
             "patches": self.patches.fingerprint,
-            "backbone": backbone_inputs(backbone, place),
+            "backbone": self._backbone_inputs(backbone, place),
             "settings": {
                 key: value
                 for key, value in config.model_dump(mode="json").items()
@@ -309,10 +312,8 @@ class Context:
     def rows_of(self, cell: Cell) -> ChosenPatches:
         """The patches as a cell of the grid sees them: roles in place of splits."""
         (train_set,) = (item for item in self.train_sets if item.name == cell.train_set)
-        seed = cell.seed or 0 if train_set.is_drawn else 0
-        return self._rows.setdefault(
-            (train_set.name, seed), ChosenPatches(self.patches, train_set, seed)
-        )
+        key = (train_set, cell.seed or 0 if train_set.is_drawn else 0)
+        return self._rows.setdefault(key, ChosenPatches(self.patches, *key))
 
     def prediction_cells(self) -> list[Cell]:
         """Return the grid: dataset x backbone x method x train_set x seed."""

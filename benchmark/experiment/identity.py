@@ -8,28 +8,33 @@ from benchmark.experiment.places import Place
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
 
 
-def backbone_inputs(backbone: Backbone, place: Place | None = None) -> dict[str, Any]:
+def backbone_inputs(
+    backbone: Backbone, patch_size: int, place: Place | None = None
+) -> dict[str, Any]:
     """Return the identity of a backbone: its weights and its input.
 
     Args:
         backbone: of the experiment.
+        patch_size: side of the patches in px.
         place: its name and revision there; None: those of today.
     """
-    preprocessing = {name: getattr(backbone, name) for name in PREPROCESSING}
     inputs = {
         "name": backbone.identity if place is None else place.identity,
         "version": backbone.version,
         "revision": backbone.revision() if place is None else place.revision,
-        **preprocessing,
+        **{name: getattr(backbone, name) for name in PREPROCESSING},
     }
-    # Keys are absent if unused: fingerprints from before these options remain valid.
+    # Absent if unused: fingerprints from before these keys remain valid.
     if backbone.fit is not None:
         inputs["fit"] = dict(backbone.fit.options)
-    if backbone.options:
-        inputs["options"] = dict(backbone.options)
-    if backbone.crops_like_torchvision:
-        inputs["crops_like_torchvision"] = True
-    return {**inputs, **own_inputs(backbone)}
+    is_resized = (backbone.resize_to or backbone.image_size or patch_size) != patch_size
+    used = {
+        **{name: getattr(backbone, name) for name in ("crops_like_torchvision", "flips_bands")},
+        "options": dict(backbone.options),
+        "processor": backbone.processor and backbone.processor.config,
+        "resizes": "bytes" if backbone.is_rounded and is_resized else None,
+    }
+    return inputs | {key: item for key, item in used.items() if item} | own_inputs(backbone)
 
 
 def own_inputs(entry: Backbone | Dataset | Head | Metric) -> dict[str, Any]:

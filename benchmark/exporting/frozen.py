@@ -245,6 +245,7 @@ def _write_head(attempt: Attempt) -> dict[str, Any]:
         "is_rounded": backbone.is_rounded,
         "mean": list(backbone.mean),
         "std": list(backbone.std),
+        "flips_bands": backbone.flips_bands,
         "precision": _precision(embeddings),
         "head": cell.method,
         "params": cell.artefact.manifest()["params"],

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from benchmark.errors import UsageError, one_line
@@ -32,6 +31,7 @@ from benchmark.exporting.samples import read_samples
 from benchmark.networks.bands import band_indices
 from benchmark.networks.classifier import build_classifier
 from benchmark.networks.embedder import Preprocessing
+from benchmark.networks.resizing import resizing_weights, rounded
 from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Traced(NamedTuple):
 class FixedPreprocessing(torch.nn.Module):
     """The preprocessing of a backbone for patches of one size, with constants alone."""
 
+    indices: torch.Tensor
     weights: torch.Tensor
     scale: torch.Tensor
     shift: torch.Tensor
@@ -67,9 +68,11 @@ class FixedPreprocessing(torch.nn.Module):
         """Prepare for patches of ``patch_size`` px with the backbone's own bands, in order."""
         super().__init__()
         usual = Preprocessing(backbone, bands)
+        self.register_buffer("indices", usual.indices)
+        self._flips = backbone.flips_bands
         self.register_buffer("scale", usual.scale)
         self.register_buffer("shift", usual.shift)
-        weights = resizing_weights(backbone, patch_size)
+        weights = fixed_weights(backbone, patch_size)
         self._is_resized = weights is not None
         self._is_rounded = backbone.is_rounded and self._is_resized
         self.register_buffer("weights", torch.empty(0) if weights is None else weights)
@@ -77,10 +80,13 @@ class FixedPreprocessing(torch.nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the network's input, float32 (B, C, S, S), of uint8 (B, C, P, P)."""
         x = pixels.to(torch.float32)
+        if self._flips:
+            x = x.index_select(1, self.indices)
         if self._is_resized:
-            x = self.weights @ x @ self.weights.T
+            x = x @ self.weights.T
+            x = self.weights @ (rounded(x) if self._is_rounded else x)
         if self._is_rounded:
-            x = x.round().clamp(0, 255)
+            x = rounded(x)
         return x * self.scale + self.shift
 
 
@@ -97,24 +103,13 @@ class _Whole(torch.nn.Module):
         return probabilities
 
 
-def resizing_weights(backbone: Backbone, patch_size: int) -> torch.Tensor | None:
-    """Return the matrix (S, P) that resizes and crops one side of a patch; None: nothing to do.
-
-    Interpolation is linear and separable: the matrix is what it makes of the unit matrix.
-    """
+def fixed_weights(backbone: Backbone, patch_size: int) -> torch.Tensor | None:
+    """Return the matrix (S, P) that resizes and crops one side of a patch; None: nothing to do."""
     size, resize_to = backbone.image_size, backbone.resize_to or backbone.image_size
     if size is None or resize_to is None or size == resize_to == patch_size:
         return None
-    mode = backbone.interpolation
-    weights = torch.eye(patch_size)
-    if resize_to != patch_size:
-        weights = F.interpolate(
-            weights[None, None],
-            size=(resize_to, patch_size),
-            mode=mode,
-            align_corners=False,
-            antialias=mode == "bicubic" or patch_size > resize_to,
-        )[0, 0]
+    is_rounded = backbone.is_rounded and resize_to != patch_size
+    weights = resizing_weights(patch_size, resize_to, backbone.interpolation, is_rounded=is_rounded)
     margin = (resize_to - size) / 2
     first = round(margin) if backbone.crops_like_torchvision else math.floor(margin)
     return weights[first : first + size].clone()
@@ -137,6 +132,11 @@ def write_onnx(cell: Exported, folder: Path) -> dict[str, Any]:
         CellError: a file of the cell is damaged.
     """
     check_packages()
+    if cell.backbone.processor is not None:
+        raise UsageError(
+            f"--format onnx: the {cell.backbone.processor.name} of '{cell.backbone.name}' cannot "
+            "become part of a graph; export it without --format onnx"
+        )
     traced = trace_finetuned(cell) if cell.is_finetuned else trace_frozen(cell, folder)
     takes_batches = _write_graph(folder / ONNX_FILE, traced, name=cell.backbone.name)
     facts = {**cell.facts(ONNX), "takes_batches": takes_batches}

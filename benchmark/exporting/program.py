@@ -61,8 +61,10 @@ def write_program(
         description: what else ``benchmark.json`` says.
 
     Raises:
-        CannotExportError: torch cannot export the network, or it needs operators of a package.
+        CannotExportError: torch cannot export the network, or it needs another package.
     """
+    if backbone.processor is not None:
+        raise CannotExportError(f"its {backbone.processor.name} cannot run without transformers")
     program, takes_batches = export_program(_Whole(network.backbone, head).eval(), x)
     with quiet():
         torch.export.save(program, folder / PROGRAM_FILE)
@@ -78,6 +80,7 @@ def write_program(
             "rounds_margin": backbone.crops_like_torchvision,
             "mean": list(backbone.mean),
             "std": list(backbone.std),
+            "flips_bands": backbone.flips_bands,
         },
     }
     write_description(folder, content)

@@ -124,19 +124,20 @@ def without_transparent(picture: Image.Image) -> Image.Image:
 
 def prepare(pixels: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
     """Resize, crop the centre and normalise: uint8 (B, C, H, W) to float32 (B, C, S, S)."""
-    x = pixels.to(torch.float32)
+    x = pixels
+    if given.get("flips_bands"):
+        x = torch.cat([x[:, :3].flip(1), x[:, 3:]], dim=1)
     size, resize_to = given["image_size"], given["resize_to"] or given["image_size"]
     if resize_to and tuple(x.shape[-2:]) != (resize_to, resize_to):
-        mode = given["interpolation"]
+        mode, is_rounded = given["interpolation"], given["is_rounded"]
         x = torch.nn.functional.interpolate(
-            x,
+            x if is_rounded else x.to(torch.float32),
             size=(resize_to, resize_to),
             mode=mode,
             align_corners=False,
-            antialias=mode == "bicubic" or max(x.shape[-2:]) > resize_to,
+            antialias=is_rounded or mode == "bicubic" or max(x.shape[-2:]) > resize_to,
         )
-        if given["is_rounded"]:
-            x = x.round().clamp(0, 255)
+    x = x.to(torch.float32)
     if size and size != resize_to:
         margin = (resize_to - size) / 2
         first = round(margin) if given["rounds_margin"] else int(margin)

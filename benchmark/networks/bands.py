@@ -24,3 +24,9 @@ def band_indices(backbone: Backbone, bands: Sequence[str]) -> tuple[int, ...]:
             "the backbone out"
         )
     return tuple(bands.index(band) for band in backbone.bands)
+
+
+def input_indices(backbone: Backbone, bands: Sequence[str]) -> tuple[int, ...]:
+    """Return the positions of ``band_indices`` in the order in which the network takes them."""
+    found = band_indices(backbone, bands)
+    return (*found[2::-1], *found[3:]) if backbone.flips_bands else found

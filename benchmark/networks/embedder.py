@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.errors import CellError, one_line
-from benchmark.networks.bands import band_indices
+from benchmark.networks.bands import input_indices
 from benchmark.networks.classifier import EXAMPLE_SIZE, check_embeddings
 from benchmark.networks.devices import Attention, DevicePlan, keep_compiled
 from benchmark.networks.folding import fold_batch_norms
+from benchmark.networks.resizing import resize, rounded
 from benchmark.networks.transfers import InputStats, Launched, Loaded, mark, to_host
-from benchmark.specs import Backbone
+from benchmark.specs import Backbone, Processor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class Preprocessing(torch.nn.Module):
     def __init__(self, backbone: Backbone, bands: Sequence[str]) -> None:
         """Prepare for patches of a data set with these bands."""
         super().__init__()
-        indices = band_indices(backbone, bands)
+        indices = input_indices(backbone, bands)
         count = self.num_bands = len(indices)
         mean, std = (torch.tensor(values).expand(count) for values in (backbone.mean, backbone.std))
         # (x / 255 - mean) / std as one multiplication and one addition.
@@ -53,6 +53,7 @@ class Preprocessing(torch.nn.Module):
         self._interpolation = backbone.interpolation
         self._is_rounded = backbone.is_rounded
         self._rounds_margin = backbone.crops_like_torchvision
+        self.processor = backbone.processor
 
     def forward(
         self,
@@ -62,7 +63,7 @@ class Preprocessing(torch.nn.Module):
         """Select bands, resize (antialiased), crop the centre and normalise.
 
         Args:
-            pixels: uint8 (B, C, H, W), on the device.
+            pixels: uint8 (B, C, H, W), on the device; with a ``processor``, better on the host.
             jitter: changes the resized pixels (0...255) before normalisation.
 
         Returns: float32 (B, bands of the backbone, image_size, image_size).
@@ -71,31 +72,30 @@ class Preprocessing(torch.nn.Module):
             if self._takes_first is not None:
                 pixels = pixels[:, : self._takes_first]
             else:
-                pixels = pixels.index_select(1, self.indices)
-        x = pixels.to(torch.float32)
-        x = self._crop(self._resize(x))
+                pixels = pixels.index_select(1, self.indices.to(pixels.device))
+        if self.processor is not None:
+            return self._process(self.processor, pixels, jitter)
+        x = self._crop(self._resize(pixels))
         if jitter is not None:
             x = jitter(x)
         return torch.addcmul(self.shift, x, self.scale)
 
-    def _resize(self, x: torch.Tensor) -> torch.Tensor:
+    def _process(
+        self,
+        processor: Processor,
+        pixels: torch.Tensor,
+        jitter: Callable[[torch.Tensor], torch.Tensor] | None,
+    ) -> torch.Tensor:
+        if jitter is not None:
+            pixels = rounded(jitter(pixels.to(torch.float32))).to(torch.uint8)
+        x = torch.from_numpy(processor.prepare(pixels.cpu().numpy()))
+        return x.to(self.scale.device, non_blocking=True)
+
+    def _resize(self, pixels: torch.Tensor) -> torch.Tensor:
         size = self._resize_to
-        if size is None or tuple(x.shape[-2:]) == (size, size):
-            return x
-        # Antialiasing matters, and costs time, only when an image shrinks. Of the bicubic
-        # kernels, only the antialiased one equals PIL's (a = -0.5; the other has a = -0.75).
-        antialias = self._interpolation == "bicubic" or max(x.shape[-2:]) > size
-        x = F.interpolate(
-            x,
-            size=(size, size),
-            mode=self._interpolation,
-            align_corners=False,
-            antialias=antialias,
-        )
-        if self._is_rounded:
-            # A bicubic kernel overshoots at edges.
-            x = x.round().clamp(0, 255)
-        return x
+        if size is None or tuple(pixels.shape[-2:]) == (size, size):
+            return pixels.to(torch.float32)
+        return resize(pixels, size, self._interpolation, is_rounded=self._is_rounded)
 
     def _crop(self, x: torch.Tensor) -> torch.Tensor:
         size = self._image_size
@@ -266,7 +266,7 @@ class Embedder:
         Args:
             pixels: uint8 (N, C, H, W); may be a read-only view of shared memory.
         """
-        if self._copies is None:
+        if self._copies is None or self._network.preprocess.processor is not None:
             return Loaded(pixels)
         # Copied once, into pinned pages that the device reads while this process continues.
         pinned = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-Pooling = Literal["mean", "cls", "cls+mean", "pooler"]
+Pooling = Literal["mean", "patches", "cls", "cls+mean", "pooler"]
 
 
 class PooledModel(torch.nn.Module):
@@ -20,20 +20,26 @@ class PooledModel(torch.nn.Module):
         pooling: Pooling = "mean",
         layer: int = -1,
         interpolates: bool = False,
+        num_prefix: int = 0,
     ) -> None:
-        """Wrap a model whose output has ``last_hidden_state``, (B, T, D) or (B, D, H, W).
+        """Wrap a model whose output has ``last_hidden_state``: (B, T, D), or positions of D values.
+
+        Positions are (B, D, H, W) or (B, H, W, D) with H = W, as images are square.
 
         Args:
             model: of transformers.
-            pooling: the mean over tokens or positions; the class token, which comes first;
-                both, the class token first; or the output of the model's own pooler.
+            pooling: the mean over tokens or positions; that over the tokens of patches alone; the
+                class token, which comes first; class token, then mean; or the output of the
+                model's own pooler.
             layer: hidden layer, counted from the end; -1 is the last hidden state.
             interpolates: whether the model interpolates its positions to the size of its input.
+            num_prefix: class and register tokens, which come before those of patches.
         """
         super().__init__()
         self.model = model
         self.pooling = pooling
         self.layer = layer
+        self._num_prefix = num_prefix
         self._arguments: dict[str, bool] = {}
         if interpolates:
             self._arguments["interpolate_pos_encoding"] = True
@@ -61,14 +67,31 @@ class PooledModel(torch.nn.Module):
             state = states[self.layer]
         if state.ndim not in (3, 4):
             raise ValueError(f"a hidden state of shape {tuple(state.shape)} cannot be pooled")
+        if state.ndim == 4 and self.pooling in ("mean", "patches"):
+            is_last = state.shape[1] == state.shape[2] != state.shape[3]
+            return state.float().mean(dim=(1, 2) if is_last else (2, 3))
         if self.pooling == "mean":
-            return state.float().mean(dim=1 if state.ndim == 3 else (2, 3))
+            return state.float().mean(dim=1)
+        if self.pooling == "patches":
+            self._check_grid(state.shape[1], x)
+            return state[:, self._num_prefix :].float().mean(dim=1)
         if state.ndim == 4:
             raise ValueError("the model has no class token")
         token = state[:, 0].float()
         if self.pooling == "cls":
             return token
         return torch.cat([token, state.float().mean(dim=1)], dim=1)
+
+    def _check_grid(self, num_tokens: int, x: torch.Tensor) -> None:
+        side = getattr(getattr(self.model, "config", None), "patch_size", None)
+        if not self._num_prefix or not isinstance(side, int):
+            return
+        expected = self._num_prefix + (x.shape[-2] // side) * (x.shape[-1] // side)
+        if num_tokens != expected:
+            raise ValueError(
+                f"the model has {num_tokens} tokens, not those of its patches after "
+                f"{self._num_prefix} others ({expected})"
+            )
 
 
 class HiddenModel(torch.nn.Module):

@@ -107,7 +107,8 @@ def fit_segment(
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
             model = build_estimator(head, segment.params, seed, len(rows.x_train))
-            fit_pipeline(model, rows.x_train, rows.y_train)
+            _skip_calibration(model)
+            fit_pipeline(model, rows.x_train, rows.y_train, head.fit_unscaled)
             scores = [_val_score(_predict(head, model, rows.x_val), rows)]
             is_stopped, state = True, None
         else:
@@ -154,7 +155,7 @@ def refit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if head.num_epochs is None:
-            fit_pipeline(model, x, y, overwrite=is_own)
+            fit_pipeline(model, x, y, head.fit_unscaled, overwrite=is_own)
         else:
             scaled = fit_scalers(model, x, overwrite=is_own)
             for _ in range(segment.last_epoch):
@@ -197,6 +198,13 @@ def _fit_epochs(
         if epoch - best_epoch >= head.patience or best == 1.0:
             return scores, True, None
     return scores, False, State(model, best, best_epoch)
+
+
+def _skip_calibration(model: Any) -> None:
+    """Let ``DecisionSoftmax`` fit once: a trial needs only its most probable classes."""
+    last = model[-1] if hasattr(model, "steps") else model
+    if hasattr(last, "finds_scale"):
+        last.finds_scale = False
 
 
 def _predict(head: Head, model: Any, x: NDArray[np.float32]) -> NDArray[Any]:

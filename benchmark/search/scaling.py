@@ -8,6 +8,7 @@ time gives the same bits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,12 @@ BLOCK_COLUMNS = 64
 
 
 def fit_pipeline(
-    model: Any, x: NDArray[np.float32], y: NDArray[np.int32], *, overwrite: bool = False
+    model: Any,
+    x: NDArray[np.float32],
+    y: NDArray[np.int32],
+    fit_unscaled: Callable[[Any, NDArray[np.float32], NDArray[np.int32]], None] | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Fit an estimator in place, as ``model.fit(x, y)`` does.
 
@@ -28,9 +34,12 @@ def fit_pipeline(
         model: a pipeline of scalers and a classifier, or any other estimator.
         x: rows (N, D).
         y: labels (N,).
+        fit_unscaled: ``Head.fit_unscaled``.
         overwrite: whether ``x`` may be scaled in place, which saves its copy.
     """
-    if _is_scaled(model):
+    if fit_unscaled and len(model) == 1:
+        fit_unscaled(model[-1], x, y)
+    elif _is_scaled(model):
         model[-1].fit(fit_scalers(model, x, overwrite=overwrite), y)
     else:
         model.fit(x, y)

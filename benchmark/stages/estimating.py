@@ -93,6 +93,8 @@ class Estimate:
 
     patches: PatchCounts
     stages: tuple[StageEstimate, ...]
+    prices: tuple[str, ...] = ()
+    """What the backbones cost whose image processor runs on the CPU, in sentences."""
 
     @property
     def minutes(self) -> float | None:
@@ -121,6 +123,7 @@ class Estimate:
             "minutes_at_least": _rounded(self.known_minutes),
             "gigabytes": _rounded(self.gigabytes),
             "stages": [item.to_json() for item in self.stages],
+            "prices": list(self.prices),
         }
 
     def table(self) -> TextTable:
@@ -151,6 +154,7 @@ class Estimate:
 
     def _notes(self) -> Iterable[str]:
         yield f"{_describe(self.patches)}."
+        yield from self.prices
         unknown = [f"{item.stage}{_named(item.no_rate)}" for item in self.stages if item.no_rate]
         if unknown:
             yield (
@@ -191,7 +195,13 @@ def estimate(
     ledger = _Ledger(context, patches, rates)
     for cell in left:
         ledger.add(cell)
-    return Estimate(patches, tuple(ledger.stages.values()))
+    used = {cell.backbone for cell in left if cell.stage in ("embed", "finetune")}
+    prices = tuple(
+        f"Backbone '{item.name}': {item.processor.price}."
+        for item in context.backbones
+        if item.processor is not None and item.name in used
+    )
+    return Estimate(patches, tuple(ledger.stages.values()), prices)
 
 
 def count_patches(context: Context) -> PatchCounts:

@@ -85,6 +85,22 @@ def test_decision_values_that_separate_all_rows_keep_finite_probabilities() -> N
     np.testing.assert_allclose(scores, np.repeat(np.eye(3), 20, axis=0), atol=1e-6)
 
 
+def test_without_a_scale_it_is_fitted_once_and_predicts_the_same() -> None:
+    x, y = blobs(3)
+    sizes: list[int] = []
+
+    class Counted(RidgeClassifier):  # type: ignore[misc]
+        def fit(self, X: Any, y: Any) -> Any:
+            sizes.append(len(X))
+            return super().fit(X, y)
+
+    whole = DecisionSoftmax(Counted()).fit(x, y)
+    once = DecisionSoftmax(Counted(), finds_scale=False).fit(x, y)
+    assert sizes == [144, 180, 180]
+    assert once.scale_ == 1.0
+    np.testing.assert_array_equal(once.predict(x), whole.predict(x))
+
+
 def test_every_fifth_row_of_each_class_is_held_out() -> None:
     codes = np.array([0, 1] * 6 + [2] * 4)
     held = _held_out(codes)

@@ -28,6 +28,7 @@ from benchmark.errors import UsageError
 from benchmark.networks.classifier import build_classifier
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder, Preprocessing
+from benchmark.options import BackboneOptions
 from benchmark.specs import Backbone, Publication
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,6 +232,31 @@ def processors() -> dict[str, Any]:
         "dinov2": transformers.BitImageProcessor(
             size={"shortest_edge": 256}, image_mean=MEAN, image_std=STD
         ),
+        "dinov3": transformers.DINOv3ViTImageProcessor(size=square),
+        "efficientnet": transformers.EfficientNetImageProcessor(size=square),
+        "efficientnet-offset": transformers.EfficientNetImageProcessor(
+            size=square, rescale_offset=True, rescale_factor=1 / 127.5, do_normalize=False
+        ),
+        "efficientnet-crop": transformers.EfficientNetImageProcessor(
+            size=square,
+            crop_size={"height": 80, "width": 80},
+            do_center_crop=True,
+            include_top=False,
+            image_mean=MEAN,
+            image_std=STD,
+        ),
+        "levit": transformers.LevitImageProcessor(),
+        "levit-square": transformers.LevitImageProcessor(size=square, crop_size=square),
+        "mobilevit": transformers.MobileViTImageProcessor(
+            size={"shortest_edge": 110}, crop_size=square
+        ),
+        "mobilevit-unflipped": transformers.MobileViTImageProcessor(
+            size={"shortest_edge": 96}, do_center_crop=False, do_flip_channel_order=False
+        ),
+        "poolformer": transformers.PoolFormerImageProcessor(),
+        "poolformer-share": transformers.PoolFormerImageProcessor(
+            size={"shortest_edge": 90}, crop_pct=0.8, crop_size=square
+        ),
     }
 
 
@@ -295,12 +321,7 @@ def test_preprocessing_is_what_transformers_computes(name: str, tmp_path: Path) 
     assert read.is_known
     entry = replace(
         BACKBONES.get("random"),
-        image_size=read.image_size,
-        resize_to=read.resize_to,
-        interpolation=read.interpolation,
-        is_rounded=True,
-        mean=read.mean,
-        std=read.std,
+        **read.fields,
     )
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     preprocess = Preprocessing(entry, RGB)
@@ -310,15 +331,15 @@ def test_preprocessing_is_what_transformers_computes(name: str, tmp_path: Path) 
             expected = processor(given, return_tensors="pt")["pixel_values"]
             found = preprocess(as_pixels(given))
             assert found.shape == expected.shape
-            levels = (found - expected).abs() * torch.tensor(read.std)[:, None, None].mul(255)
-            assert float(levels.max()) < 1.01
-            assert float(levels.mean()) < 0.3
+            assert float((found - expected).abs().max()) < 1e-5 * max(
+                1.0, float(expected.abs().max())
+            )
 
 
 def test_old_files_that_leave_things_out_are_read_as_transformers_reads_them() -> None:
     old = {"do_normalize": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     vit = read_preprocessing({**old, "size": 224}, "vit", what="x")
-    assert vit == (224, None, "bilinear", (0.5,) * 3, (0.5,) * 3, True)
+    assert vit[:6] == (224, None, "bilinear", (0.5,) * 3, (0.5,) * 3, True)
     beit = {
         **old, "size": 224, "crop_size": 224, "do_center_crop": False, "resample": 2,
         "feature_extractor_type": "BeitFeatureExtractor",
@@ -337,7 +358,7 @@ def test_old_files_that_leave_things_out_are_read_as_transformers_reads_them() -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resample": 1}, r"x: preprocessor_config.json has resample = 1; set 2"),
+        ({"resample": 9}, r"x: preprocessor_config.json has resample = 9; set 2"),
         ({"image_mean": [0.5, 0.5]}, r"has image_mean = \[0.5, 0.5\]; give one number"),
         ({"image_std": [0.5, 0.0, 0.5]}, r"has image_std = .*; give one number .* from 1e-06"),
         ({"size": {"height": 32, "width": 64}}, r"has no square size"),
@@ -400,6 +421,91 @@ def test_a_model_without_a_classifier_gets_a_linear_layer(
         backbone.publish(publication)
 
 
+# --- weights and processors as people save them ---
+
+
+def as_bins(folder: Path, *, num_shards: int) -> Path:
+    """Save the weights of a checkpoint by ``torch.save``, in one file or in shards."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if num_shards == 1:
+        torch.save(tensors, folder / "pytorch_model.bin")
+        return folder
+    weight_map = {}
+    for number in range(num_shards):
+        shard = f"pytorch_model-{number + 1:05}-of-{num_shards:05}.bin"
+        part = {name: tensors[name] for name in sorted(tensors)[number::num_shards]}
+        torch.save(part, folder / shard)
+        weight_map |= dict.fromkeys(part, shard)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize("num_shards", [1, 2])
+def test_weights_of_torch_are_those_of_safetensors(
+    checkpoint: Callable[[str], Path], tmp_path: Path, num_shards: int
+) -> None:
+    before = resolve(checkpoint("vit"))
+    folder = as_bins(
+        Path(shutil.copytree(checkpoint("vit"), tmp_path / "bins")), num_shards=num_shards
+    )
+    backbone = resolve(folder)
+    assert (backbone.dim, backbone.num_parameters) == (before.dim, before.num_parameters)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(backbone.build(3)(x), before.build(3)(x))
+    found = build_classifier(backbone, 3, 2).state_dict()
+    for name, tensor in build_classifier(before, 3, 2).state_dict().items():
+        assert name.startswith("model.classifier") or torch.equal(found[name], tensor)
+    revision = backbone.revision()
+    path = sorted(folder.glob("*.bin"))[-1]
+    torch.save({name: item + 1 for name, item in torch.load(path).items()}, path)
+    assert resolve(folder).revision() != revision
+
+
+STAND_INS = {"image_size": 48, "mean": (0.4, 0.5, 0.6), "std": (0.25,)}
+
+
+def test_settings_stand_in_for_a_processor(broken: Path, tmp_path: Path) -> None:
+    (broken / "preprocessor_config.json").unlink()
+    backbone = resolve_huggingface(
+        f"hf:{broken}", where="x.toml", options=BackboneOptions(**STAND_INS)
+    )
+    assert (backbone.image_size, backbone.mean, backbone.std) == (48, (0.4, 0.5, 0.6), (0.25,) * 3)
+    assert ("mean", (0.4, 0.5, 0.6)) in backbone.options
+    found = Preprocessing(backbone, RGB)(as_pixels(photos()[0]))
+    processor = transformers.ViTImageProcessor(
+        size={"height": 48, "width": 48}, image_mean=[0.4, 0.5, 0.6], image_std=[0.25] * 3
+    )
+    expected = processor(photos()[0], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert backbone.build(3)(found).shape == (1, 32)
+    publish(backbone, tmp_path / "out")
+    again = resolve(tmp_path / "out")
+    assert (again.image_size, again.mean, again.std) == (48, backbone.mean, backbone.std)
+
+
+@pytest.mark.parametrize(
+    ("has_processor", "options", "message"),
+    [
+        (True, STAND_INS, r"'mean' and 'std' stand in .* has one \(preprocessor_config.json\)"),
+        (False, {"mean": (0.5,)}, r"image_size and std must be set, too, to stand in"),
+        (False, {**STAND_INS, "std": (0.0,)}, r"has std = \[0.0\]; give one number for each"),
+        (False, {**STAND_INS, "mean": (0.1, 0.2)}, r"has mean = \[0.1, 0.2\]; give one number"),
+    ],
+)
+def test_settings_that_cannot_stand_in_are_one_line(
+    broken: Path, has_processor: bool, options: dict[str, Any], message: str
+) -> None:
+    if not has_processor:
+        (broken / "preprocessor_config.json").unlink()
+    with pytest.raises(UsageError, match=message):
+        resolve_huggingface(
+            f"hf:{broken}", where="x.toml", options=BackboneOptions.model_validate(options)
+        )
+
+
 # --- mistakes ---
 
 
@@ -423,6 +529,23 @@ def write_bin(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
 
 
+class Code:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("code-was-run",)
+
+
+def write_code(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Code()}, folder / "pytorch_model.bin")
+
+
+def write_list(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": 1}, folder / "pytorch_model.bin")
+
+
 def write_lost_shard(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     index = {"weight_map": {"a": "model-1-of-2.safetensors"}}
@@ -442,17 +565,25 @@ def write_lost_shard(folder: Path) -> None:
         ),
         (
             lambda f: (f / "config.json").write_text(
-                '{"model_type": "blip", "text_config": {}, "vision_config": {}}'
+                '{"model_type": "kosmos-2", "text_config": {}, "vision_config": {}}'
             ),
-            r"'blip' is a model of images and text",
+            r"'kosmos-2' is a model of images and text",
         ),
         (lambda f: (f / "preprocessor_config.json").unlink(), r"there is no preprocessor_config"),
         (
             lambda f: edit_json(f / "preprocessor_config.json", sampling_rate=16000),
             r"is an audio model",
         ),
-        (lambda f: (f / "model.safetensors").unlink(), r"no model.safetensors in .*put the weigh"),
-        (write_bin, r"no model.safetensors; other formats can run code .* save_pretrained"),
+        (
+            lambda f: (f / "model.safetensors").unlink(),
+            r"no model.safetensors and no pytorch_model.bin in .*put the weigh",
+        ),
+        (write_bin, r"pytorch_model.bin cannot be read as a file of tensors alone: "),
+        (
+            write_code,
+            r"pytorch_model.bin cannot be read as a file of tensors alone: .*Weights only",
+        ),
+        (write_list, r"pytorch_model.bin is not a dictionary of tensors by name"),
         (
             write_torn,
             r"model.safetensors is not a safetensors file or is truncated; fetch it",
@@ -542,18 +673,59 @@ def test_a_model_that_transformers_does_not_know_is_one_clear_line(broken: Path)
         resolve(broken)
 
 
-def test_an_unknown_processor_is_compared_with_transformers(
+@pytest.fixture
+def nearest(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
+    """Return a checkpoint whose image processor takes the nearest pixel."""
+    folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "nearest"))
+    edit_json(folder / "preprocessor_config.json", resample=0)
+    return folder
+
+
+def test_a_processor_that_does_more_prepares_the_patches_itself(nearest: Path) -> None:
+    backbone = pickle.loads(pickle.dumps(resolve(nearest)))
+    assert backbone.processor.name == "ViTImageProcessor"
+    assert 0 < backbone.processor.ms_per_patch < 1000
+    assert (
+        "ViTImageProcessor, which no setting describes, prepares patches on the CPU"
+        in backbone.processor.price
+    )
+    processor = transformers.AutoImageProcessor.from_pretrained(nearest)
+    expected = processor(photos(), return_tensors="pt")["pixel_values"]
+    pixels = torch.cat([as_pixels(item) for item in photos()])
+    bands = (*RGB[::-1], "nir")
+    given = torch.cat([pixels.flip(1), pixels[:, :1]], dim=1)
+    assert torch.equal(Preprocessing(backbone, bands)(given), expected)
+    plan = plan_device(precision="float32", batch_size=2, num_threads=1, device="cpu")
+    found, _ = Embedder(backbone, bands, plan)(given.numpy())
+    model = transformers.AutoModel.from_pretrained(nearest).eval()
+    with torch.inference_mode():
+        states = model(pixel_values=expected).last_hidden_state.mean(dim=1)
+    np.testing.assert_allclose(found, states.numpy(), atol=1e-5)
+
+
+def test_colours_are_jittered_before_a_processor_sees_them(nearest: Path) -> None:
+    preprocess = Preprocessing(resolve(nearest), RGB)
+    pixels = as_pixels(photos()[0])
+    found = preprocess(pixels, lambda x: x / 2)
+    assert torch.equal(found, preprocess(((pixels.float() / 2) + 0.5).floor().to(torch.uint8)))
+
+
+@pytest.mark.parametrize(
+    "options", [{"image_size": 64}, {"bands": (*RGB, "nir")}], ids=["size", "bands"]
+)
+def test_what_a_processor_cannot_take_is_one_line(nearest: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"does not apply, because its ViTImageProcessor prepares"):
+        resolve_huggingface(f"hf:{nearest}", where="x", options=BackboneOptions(**options))
+
+
+def test_another_type_of_an_equal_processor_is_recognised(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(checkpoint("mobilevit"), tmp_path / "flipped"))
-    # MobileViT's own processor swaps red and blue.
-    transformers.MobileViTImageProcessor(
-        size={"shortest_edge": 64}, do_center_crop=False
-    ).save_pretrained(folder)
-    edit_json(folder / "preprocessor_config.json", image_mean=[0.0] * 3, image_std=[1.0] * 3)
+    folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "blip"))
+    transformers.BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     backbone = resolve(folder)
-    with pytest.raises(UsageError, match=r"MobileViTImageProcessor\w* does more than resize"):
-        backbone.build(3)
+    assert backbone.processor is None
+    assert (backbone.image_size, backbone.interpolation) == (32, "bicubic")
 
 
 def test_two_bands_are_refused(checkpoint: Callable[[str], Path]) -> None:

@@ -70,6 +70,7 @@ def test_blocks_of_a_transformer_are_counted_from_the_end(layer: int) -> None:
     chosen = {} if layer == -1 else {"layer": layer}
     torch.testing.assert_close(embed(read("test_vit", pooling="mean", **chosen)), mean)
     torch.testing.assert_close(embed(read("test_vit", pooling="cls", **chosen)), cls)
+    torch.testing.assert_close(embed(read("test_vit", pooling="patches", **chosen)), mean)
     both = read("test_vit", pooling="cls+mean", **chosen)
     torch.testing.assert_close(embed(both), torch.cat([cls, mean], dim=1))
     assert dict(both.options) == {"pooling": "cls+mean", **chosen}

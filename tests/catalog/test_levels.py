@@ -257,3 +257,19 @@ def test_every_case_of_the_faults(case: str, result: str, faults: Path) -> None:
     except UsageError as error:
         text = str(error)
     assert re.search(result, text), text
+
+
+def test_classes_of_a_few_images_and_of_one_colour_are_said(tmp_path: Path) -> None:
+    if not FAULTS.is_dir():
+        pytest.skip(f"{FAULTS} is absent")
+    subprocess.run([sys.executable, FAULTS / "tiny.py", tmp_path], check=True)
+    source = open_at(tmp_path)
+    assert source.classes == ("flat", "other", "single", "three")
+    assert split_of(source)["single/0.png"] == "train"
+    assert {"Classes without val images: single.", "Classes without test images: single."} <= {
+        *source.notes
+    }
+    images = source.read(source.candidates)
+    assert not images.problems
+    colours = [item.reshape(3, -1) for item in images.pixels[:4]]
+    assert [np.unique(item).tolist() for item in colours] == [[20], [70], [120], [170]]

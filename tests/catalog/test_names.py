@@ -63,7 +63,7 @@ def test_a_finetuned_model_is_the_same_under_every_name(open_small: Callable[...
     mine = find_backbone("mine", options=BackboneOptions(model="efficientnet_lite0"))
     assert (mine.name, mine.slug) == ("mine", "efficientnet_lite0")
     assert context.finetuned(mine, 0).path == context.finetuned(own, 0).path
-    assert backbone_inputs(own)["name"] == "efficientnet_lite0"
+    assert backbone_inputs(own, 64)["name"] == "efficientnet_lite0"
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from benchmark.catalog.folder.source import FolderSource, open_folder
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.exporting.standalone import Classifier, without_transparent
+from benchmark.store.cache import cache_folder
 
 FAULTS = Path(__file__).resolve().parents[3] / "shared/faults"
 SIDE = 16
@@ -566,7 +567,7 @@ def test_facts_are_computed_once_for_each_content(
 
     monkeypatch.setattr(facts, "_examine", fail)
     assert open_at(root, **settings) == first
-    database = next(Path(facts.cache_folder()).glob("images.sqlite"))
+    database = cache_folder() / "images.sqlite"
     database.write_bytes(b"no database")
     monkeypatch.undo()
     assert examine_images(root, {"a/0.tif": "1" * 32}, where="x").keys() == {"a/0.tif"}

@@ -74,6 +74,25 @@ def test_the_class_token_alone_or_before_the_mean(family: str, tiny: Callable[[s
     assert both.options == (("pooling", "cls+mean"),)
 
 
+@pytest.mark.parametrize(
+    ("family", "num_others"), [("vit", 1), ("dinov2", 1), ("siglip", 0), ("swin", 0)]
+)
+def test_the_mean_of_patches_leaves_other_tokens_out(
+    family: str, num_others: int, tiny: Callable[[str], Path]
+) -> None:
+    backbone = resolve(tiny(family), pooling="patches")
+    mean = embed(resolve(tiny(family)), X)
+    found = embed(backbone, X)
+    if num_others:
+        state = own_output(tiny(family), X).last_hidden_state
+        torch.testing.assert_close(found, state[:, num_others:].mean(dim=1), atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(found, mean, atol=1e-4)
+    else:
+        assert torch.equal(found, mean)
+    assert backbone.options == (("pooling", "patches"),)
+    assert "over patch tokens or positions" in backbone.description
+
+
 @pytest.mark.parametrize(("family", "layer"), [("vit", -2), ("convnext", -2), ("swin", -2)])
 def test_a_hidden_layer_is_counted_from_the_end(
     family: str, layer: int, tiny: Callable[[str], Path]
@@ -331,7 +350,7 @@ def content(**options: Any) -> dict[str, Any]:
             r"x.toml \[backbone.\"random\"\]: unknown setting 'imagesize'. Did",
         ),
         ({"randm": {}}, r"\[backbone.\"randm\"\]: 'randm' is not among .* Did you mean 'random'"),
-        ({"random": {"pooling": "max"}}, r"'pooling' = 'max': should be 'mean', 'cls', 'cls\+mea"),
+        ({"random": {"pooling": "max"}}, r"'pooling' = 'max': should be 'mean', 'patches', 'cls'"),
         ({"random": {"layer": 0}}, r"\"\]: 'layer' = 0: should be less than 0"),
         ({"random": {"bands": ["a", "a"]}}, r"'bands' = .*: 'a' is listed twice"),
         ({"random": {"bands": []}}, r"'bands' = .*at least 1 item"),
@@ -363,10 +382,10 @@ def test_an_option_changes_the_identity_and_its_default_does_not() -> None:
         "random", options=BackboneOptions(image_size=224, bands=RGB, pooling="mean", layer=-1)
     )
     assert own == plain
-    assert "options" not in backbone_inputs(plain)
+    assert "options" not in backbone_inputs(plain, 64)
     other = find_backbone("random", options=BackboneOptions(image_size=64))
     read = dataclasses.replace(plain, options=(("pooling", "cls"),))
-    inputs = [backbone_inputs(item) for item in (plain, other, read)]
+    inputs = [backbone_inputs(item, 64) for item in (plain, other, read)]
     assert inputs[0] != inputs[1] != inputs[2] != inputs[0]
     assert inputs[2]["options"] == {"pooling": "cls"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import errors
 from numpy.typing import NDArray
+from PIL import Image
 
 import benchmark as bm
 from benchmark.catalog.contracts.datasets import CHECKS, Case
@@ -149,6 +151,55 @@ def test_splits_come_from_the_card_then_from_names_and_folders(tmp_path: Path) -
         assert sorted(found.values()) == ["test"] * 6 + ["train"] * 6 + ["val"] * 6
 
 
+def test_a_column_gives_the_splits_that_the_files_do_not_tell(tmp_path: Path) -> None:
+    words = ["training"] * 3 + ["Validation", "test"] + ["train"] * 3
+    rows = rows_of(0, 8) | {"split": words}
+    write_shard(tmp_path / "a" / "0.parquet", rows)
+    expected = ["train"] * 3 + ["val", "test"] + ["train"] * 3
+    source = open_set(tmp_path / "a")
+    assert [*splits_of(source).values()] == expected
+    assert "The splits are those of the column 'split'." in source.notes
+    # push_to_hub writes one split, train, where the data set has none.
+    write_shard(tmp_path / "b" / "train-00000-of-00001.parquet", rows)
+    assert [*splits_of(open_set(tmp_path / "b")).values()] == expected
+    for split in ("train", "val", "test"):
+        write_shard(tmp_path / "c" / f"{split}.parquet", rows)
+    found = splits_of(open_set(tmp_path / "c"))
+    assert {split for name, split in found.items() if name.startswith("val")} == {"val"}
+    write_shard(tmp_path / "d" / "0.parquet", rows | {"split": list(range(8))})
+    notes = open_set(tmp_path / "d").notes
+    assert any("is random (seed 0)" in note for note in notes)
+    for letter, words, message in (
+        ("e", ["train"] * 7 + ["extra"], "column 'split': unknown split 'extra'; write train, val"),
+        ("f", ["train"] * 7 + [None], "1 of 8 rows have no split, e.g. row 7; write the file"),
+    ):
+        write_shard(tmp_path / letter / "0.parquet", rows | {"split": words})
+        with pytest.raises(UsageError, match=message):
+            open_set(tmp_path / letter)
+    write_shard(tmp_path / "a" / "1.parquet", rows_of(8, 6))
+    with pytest.raises(UsageError, match=r"'0.parquet' and '1.parquet' differ in the column of sp"):
+        open_set(tmp_path / "a")
+
+
+def test_webp_is_read_and_an_animation_is_a_problem(tmp_path: Path) -> None:
+    rows = rows_of(0, 12)
+    for number in range(12):
+        file = io.BytesIO()
+        frames = [Image.fromarray(pixels_of(number + more)) for more in range(2)]
+        more = {"save_all": True, "append_images": frames[1:]} if number == 11 else {}
+        frames[0].save(file, "WEBP", lossless=True, **more)
+        rows["image"][number] = {"bytes": file.getvalue(), "path": None}
+    write_shard(tmp_path / "0.parquet", rows)
+    source = open_set(tmp_path)
+    images = source.read(source.candidates)
+    for row, pixels in zip(images.rows, images.pixels, strict=True):
+        expected = pixels_of(int(source.candidates["patch_id"][row].as_py().rpartition(":")[2]))
+        np.testing.assert_array_equal(pixels, expected.transpose(2, 0, 1))
+    (problem,) = images.problems
+    assert problem.path.endswith("row 11")
+    assert problem.reason == "is an animation; store one image"
+
+
 def test_the_default_subset_of_a_card_is_read_and_a_card_without_splits_says_nothing(
     tmp_path: Path,
 ) -> None:
@@ -251,7 +302,7 @@ def test_a_damaged_image_or_shard_is_a_problem(tmp_path: Path) -> None:
     assert len(images.rows) == 14
     reasons = {problem.path: problem.reason for problem in images.problems}
     place = f"{tmp_path / 'test.parquet'} row "
-    assert "is not PNG, JPEG or TIFF" in reasons[f"{place}1"]
+    assert "cannot be decoded" in reasons[f"{place}1"]
     assert "holds no bytes" in reasons[f"{place}2"] == reasons[f"{place}4"]
     assert "cannot be decoded" in reasons[f"{place}3"]
     (tmp_path / "train.parquet").write_bytes(b"PAR1")
@@ -370,7 +421,7 @@ def test_a_set_without_a_readable_image_says_why(tmp_path: Path) -> None:
     rows["image"] = [{"bytes": b"GIF89a", "path": None}] * 6
     for split in ("train", "val", "test"):
         write_shard(tmp_path / f"{split}.parquet", rows)
-    with pytest.raises(UsageError, match=r"no image is readable; .*is not PNG, JPEG or TIFF"):
+    with pytest.raises(UsageError, match=r"no image is readable; .*is not PNG, JPEG, TIFF or WebP"):
         open_set(tmp_path)
 
 

@@ -172,8 +172,9 @@ def test_preprocessing_is_that_of_the_checkpoint(
         expected, found = transform(picture), Preprocessing(backbone, RGB)(as_pixels(picture))[0]
         assert found.shape == expected.shape
         levels = (found - expected).abs() * 255 * torch.tensor(backbone.std)[:, None, None]
-        assert float(levels.max()) < 1.01
-        assert float(levels.mean()) < 0.3
+        # Pillow's weights of a kernel have more bits than those of torch.
+        assert float(levels.max()) < 2.01
+        assert float(levels.mean()) < 0.1
 
 
 def test_the_revision_follows_weights_and_config(broken: Callable[[str], Path]) -> None:
@@ -423,5 +424,16 @@ def test_weights_that_are_torn_or_no_safetensors_fail_at_once(
     with pytest.raises(UsageError, match=r"not a safetensors file or is truncated"):
         resolve(folder)
     path.rename(folder / "pytorch_model.bin")
-    with pytest.raises(UsageError, match=r"no model.safetensors; other formats can run code"):
+    with pytest.raises(UsageError, match=r"cannot be read as a file of tensors alone"):
         resolve(folder)
+
+
+def test_weights_of_torch_are_read_as_tensors_alone(broken: Callable[[str], Path]) -> None:
+    folder = broken("timm")
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = resolve(folder).build(3)(x)
+        path = folder / "model.safetensors"
+        torch.save(load_file(path), folder / "pytorch_model.bin")
+        path.unlink()
+        assert torch.equal(resolve(folder).build(3)(x), expected)

@@ -17,9 +17,20 @@ from benchmark.cluster.connection import Cluster
 from benchmark.config import BackboneOptions, DatasetConfig, Experiment, build
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.context import CODE_VERSIONS, Context
+from benchmark.experiment.identity import backbone_inputs
 from benchmark.progress import LoggedProgress
 from benchmark.raster_settings import RastersConfig
-from benchmark.specs import Backbone, Dataset, Found, Head, HeadMemory, Images, Metric, Source
+from benchmark.specs import (
+    Backbone,
+    Dataset,
+    Found,
+    Head,
+    HeadMemory,
+    Images,
+    Metric,
+    Processor,
+    Source,
+)
 from benchmark.stages import STAGES
 from benchmark.store.artefacts import Store
 
@@ -374,6 +385,8 @@ BACKBONE_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "bands": (("blue", "green", "red"), OF_BACKBONE),
     "mean": ((0.5,), OF_BACKBONE),
     "std": ((0.5,), OF_BACKBONE),
+    "flips_bands": (True, OF_BACKBONE),
+    "processor": (Processor("P", "{}", abs, 1.0), OF_BACKBONE),
     "hub_id": ("other", set()),
     "revision": (second_revision, OF_BACKBONE),
     # Whether it is fine-tuned changes the grid.
@@ -406,6 +419,24 @@ def test_a_field_of_a_backbone_changes_what_it_computes_or_nothing(
     after = context(tmp_path)
     after.backbones = (dataclasses.replace(BACKBONE, **{name: value}),)
     assert prints(before).changed(prints(after)) == expected
+
+
+@pytest.mark.parametrize(
+    ("image_size", "resize_to", "is_rounded", "expected"),
+    [
+        (64, None, True, "bytes"),
+        (64, 128, True, None),  # patches have 128 px
+        (None, None, True, None),
+        (64, None, False, None),
+    ],
+)
+def test_only_what_is_resized_as_bytes_is_computed_again(
+    image_size: int | None, resize_to: int | None, is_rounded: bool, expected: str | None
+) -> None:
+    backbone = dataclasses.replace(
+        BACKBONE, image_size=image_size, resize_to=resize_to, is_rounded=is_rounded
+    )
+    assert backbone_inputs(backbone, 128).get("resizes") == expected
 
 
 HEAD_CHANGES: dict[str, tuple[Any, bool]] = {

@@ -25,9 +25,9 @@ from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
 from benchmark.errors import UsageError
 from benchmark.experiment.context import Context
-from benchmark.exporting import onnx, running
+from benchmark.exporting import onnx, running, standalone
 from benchmark.exporting.folder import export
-from benchmark.exporting.onnx import FixedPreprocessing, resizing_weights
+from benchmark.exporting.onnx import FixedPreprocessing, fixed_weights
 from benchmark.exporting.running import open_model
 from benchmark.networks.classifier import build_classifier
 from benchmark.networks.embedder import Preprocessing
@@ -118,9 +118,39 @@ def test_rounding_follows_resizing_alone() -> None:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8))
     prepare = FixedPreprocessing(backbone, RGB, 32)
     levels = (prepare(pixels) - prepare.shift) / prepare.scale
+    expected = Preprocessing(backbone, RGB)(pixels)
+    differs = (prepare(pixels) - expected).abs() / prepare.scale
+    assert float(differs.max()) < 1.01 and float((differs > 0.5).float().mean()) < 0.005
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
     assert levels.min() >= -1e-4 and levels.max() <= 255.0001
-    assert resizing_weights(backbone, 48) is None
+    assert fixed_weights(backbone, 48) is None
+
+
+@pytest.mark.parametrize("flips_bands", [True, False])
+@pytest.mark.parametrize("resize_to", [48, 40, None])
+@pytest.mark.parametrize("is_rounded", [True, False])
+def test_a_folder_prepares_pixels_as_the_experiment_does(
+    is_rounded: bool, resize_to: int | None, flips_bands: bool
+) -> None:
+    backbone = replace(
+        toy("toy"),
+        image_size=40,
+        resize_to=resize_to,
+        is_rounded=is_rounded,
+        flips_bands=flips_bands,
+        mean=(0.1, 0.2, 0.3),
+        std=(0.2, 0.3, 0.4),
+    )
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8))
+    expected = Preprocessing(backbone, RGB)(pixels)
+    given = {**vars(backbone), "rounds_margin": False}
+    torch.testing.assert_close(standalone.prepare(pixels, given), expected)
+    found = FixedPreprocessing(backbone, RGB, 32)(pixels)
+    one_level = 1.01 / (255 * 0.2) if is_rounded else 1e-4
+    torch.testing.assert_close(found, expected, atol=one_level, rtol=0)
+    if flips_bands:
+        straight = replace(backbone, flips_bands=False)
+        assert torch.equal(Preprocessing(straight, RGB)(pixels.flip(1)), expected)
 
 
 @pytest.mark.parametrize("head", ["logistic_regression", "mlp", "knn", "majority"])

@@ -15,7 +15,7 @@ from tests.strangers import EXPERIMENT, FILES, write, write_arrays
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    with start_head() as found:
+    with start_head(is_forking=True) as found:
         yield found
 
 

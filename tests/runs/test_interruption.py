@@ -43,13 +43,13 @@ def toml(scenes, tmp_path_factory):
 
 
 def start(toml, store):
-    # A session of its own, so that the whole tree can be killed.
+    # A group of its own, so that the whole tree can be killed.
     return subprocess.Popen(
         [*BENCHMARK, "run", str(toml), "--store", str(store), "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
+        process_group=0,
     )
 
 

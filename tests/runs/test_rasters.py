@@ -11,6 +11,7 @@ import shapely
 
 from benchmark import api
 from benchmark.config import build
+from tests.ranges import serve
 from tests.rasters import UTM, picture, write_raster
 
 SIDE = 160
@@ -80,3 +81,26 @@ def test_scenes_with_polygons_run_from_files_to_the_page(ray_session: None, tmp_
     best = scores[(scores["metric"] == "balanced_accuracy") & (scores["split"] == "test")]
     value = best.set_index("method")["value"]
     assert value["logistic_regression"] > 0.95 > 0.6 > value["majority"]
+
+
+@pytest.mark.slow
+def test_scenes_and_polygons_of_a_web_server_become_the_same_patches(
+    ray_session: None, tmp_path: Path
+) -> None:
+    root = write_scenes(tmp_path / "data")
+    rows = [f"images/s{number}.tif,land_use.gpkg" for number in range(3)]
+    (root / "index.csv").write_text("\n".join(["image,label", *rows]))
+    table = {"index": "index.csv", "label_field": "use", "block_m": 40}
+    found = []
+    with serve(root) as server:
+        for place in (str(root), server.url):
+            dataset = {"name": "rasters", "root": place, "patch_size": 10, "rasters": table}
+            content = {"name": "own", "backbones": ["mean_color"], "heads": ["majority"]}
+            experiment = build(content | {"dataset": dataset})
+            api.run_stage("patches", experiment, store=str(tmp_path / "runs"))
+            with api.open_context(experiment, store=str(tmp_path / "runs")) as context:
+                table_of = context.patches.read_table().sort_by("patch_id")
+            found.append(table_of.replace_schema_metadata(None))
+        assert server.num_bytes(".gpkg") == (root / "land_use.gpkg").stat().st_size
+    assert found[0].num_rows
+    assert found[0].equals(found[1])

@@ -336,6 +336,22 @@ def build_contrary(params: Any, seed: int) -> Any:
     return Contrary()
 
 
+@pytest.mark.parametrize("name", ["ridge", "linear_svm"])
+def test_a_trial_finds_no_scale_and_the_refit_does(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[float] = []
+    monkeypatch.setattr(
+        "benchmark.catalog.estimators._fit_scale", lambda *_: found.append(2.0) or 2.0
+    )
+    fit_segment(HEADS.get(name), make_rows(), Segment("fit", 0, PARAMS[name], 0, 1), seed=SEED)
+    assert found == []
+    model, *_ = refit(
+        HEADS.get(name), make_rows(), Segment("refit", 0, PARAMS[name], 0, 1), seed=SEED, on="train"
+    )
+    assert model[-1].scale_ == 2.0
+
+
 def test_an_own_head_is_scored_on_val_by_its_most_probable_class() -> None:
     """As on test: a support vector machine with probabilities may predict another class."""
     head = dataclasses.replace(HEADS.get("majority"), build=build_contrary, own={"code": "x"})

@@ -78,6 +78,20 @@ def test_a_fitted_pipeline_is_that_of_its_own_fit(scalers: tuple[Any, ...]) -> N
     assert np.array_equal(ours.predict_proba(x), wanted.predict_proba(x))
 
 
+@pytest.mark.parametrize("scalers", [(), (StandardScaler(),)], ids=["none", "standard"])
+def test_the_fit_of_a_head_is_taken_where_no_scaler_is(scalers: tuple[Any, ...]) -> None:
+    x, seen = draw(60, 5), []
+
+    def fit_unscaled(model: Any, rows: np.ndarray, labels: np.ndarray) -> None:
+        seen.append((model, rows is x, labels.tolist()))
+
+    y = np.arange(60, dtype=np.int32) % 3
+    model = classifier(*scalers)
+    fit_pipeline(model, x, y, fit_unscaled)
+    assert seen == ([] if scalers else [(model[-1], True, y.tolist())])
+    assert hasattr(model[-1], "coef_") is bool(scalers)
+
+
 def test_an_estimator_of_another_kind_is_fitted_as_it_is() -> None:
     x = draw(50, 4)
     model = LogisticRegression(max_iter=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from benchmark import api
 from benchmark.cli.commands import invoke
 from benchmark.experiment.rates import Rate, Rates
+from benchmark.specs import Processor
 from benchmark.stages.estimating import Estimate, PatchCounts, estimate
 from tests.cli.test_commands import write_experiment, write_images
 
@@ -103,6 +105,24 @@ def test_a_rate_of_far_fewer_patches_is_noted(experiment: Path, tmp_path: Path) 
     assert by_stage(found)["tune"]["far"] == ["knn"]
     assert by_stage(found)["tune"]["gigabytes"] is None  # of other patches, not of these
     assert any("a rough guess: tune of knn." in note for note in found.table().notes)
+
+
+def test_the_price_of_a_processor_is_said_where_it_is_left_to_pay(
+    experiment: Path, rates: Rates
+) -> None:
+    with api.open_context(api.load(experiment, ())) as context:
+        processor = Processor("P", "{}", abs, 1.23)
+        first, second = context.backbones
+        context.backbones = (replace(first, processor=processor), second)
+        results = [result for entry in api.STAGES for result in entry.load().status(context)]
+        found = estimate(context, results, rates)
+        assert estimate(context, results, rates, stage="tune").prices == ()
+    sentence = (
+        f"Backbone '{first.name}': its P, which no setting describes, prepares patches on the "
+        "CPU, about 1.2 ms for each."
+    )
+    assert found.to_json()["prices"] == [sentence]
+    assert sentence in found.table().notes
 
 
 def test_caps_count_the_patches_that_will_be_drawn(experiment: Path, rates: Rates) -> None:

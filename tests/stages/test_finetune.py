@@ -22,6 +22,7 @@ from benchmark.stages.finetune import FinetuneStage
 from benchmark.store.names import beside
 from benchmark.tables import CURVES, TRIALS, check_table, predictions_schema, vectors_array
 from tests.toys import (
+    build_blocks,
     build_forgetful,
     build_nan_gradients,
     build_slow,
@@ -219,10 +220,24 @@ def test_train_streamed_gives_every_patch_once_and_a_result(opened):
     assert _run(context)["streamed"].status == "complete"
 
 
-def test_a_batch_larger_than_train_is_refused(opened):
-    context = opened([toy("large")], batch_size=4000)
-    with pytest.raises(UsageError, match=r"batch_size = 4000, but train has \d+ patches"):
-        FinetuneStage().check(context)
+@pytest.mark.slow
+def test_a_batch_is_no_larger_than_train_and_a_mode_leaves_out_what_it_does_not_suit(
+    opened, monkeypatch
+):
+    linear, convolutions = toy("linear", build_blocks), toy("convolutions")
+    context = opened([linear, convolutions], mode="lora", batch_size=4000, num_trials=1)
+    said = []
+    monkeypatch.setattr(context.progress, "message", said.append)
+    cells = {item.cell.backbone: item for item in FinetuneStage().run(context).cells}
+    assert cells["convolutions"].status == "failed"
+    assert "no linear layers; use" in cells["convolutions"].reason
+    assert any("left out" in text and "'convolutions'" in text for text in said)
+    assert cells["linear"].status == "complete", cells["linear"].reason
+    (note,) = cells["linear"].cell.artefact.manifest()["notes"]
+    assert note == (
+        f"linear: batch_size = 4000 was lowered to {context.num_train}, the number of train patches"
+    )
+    assert cells["linear"].cell.artefact.manifest()["plan"]["batch_size"] == context.num_train
 
 
 def test_more_workers_than_cpus_are_refused(opened):

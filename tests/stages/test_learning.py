@@ -196,8 +196,8 @@ def test_options_of_the_fit_are_a_part_of_the_identity(open_small: Callable[...,
     context = open_small()
     fits = [small_pca(), small_pca(num_components=13), small_pca(kept_variance=0.9)]
     assert len({context.embeddings(item).fingerprint for item in fits}) == 3
-    plain = backbone_inputs(BACKBONES.get("hog"))
+    plain = backbone_inputs(BACKBONES.get("hog"), 64)
     assert "fit" not in plain
     for item in (BACKBONES.get("pca"), BACKBONES.get("pca_3000")):
-        assert json.loads(json.dumps(backbone_inputs(item)["fit"])) == item.fit.options
+        assert json.loads(json.dumps(backbone_inputs(item, 64)["fit"])) == item.fit.options
         assert pickle.loads(pickle.dumps(item)) == item

@@ -214,6 +214,7 @@ def test_the_page_and_its_manifest_say_what_each_backbone_was_fed(compared):
     [
         ({"image_size": None}, "as they are"),
         ({"image_size": 128}, "as they are"),
+        ({"processor": "BlipImageProcessor"}, "by its BlipImageProcessor, 100 px"),
         ({"resize_to": 128}, "as they are, centre 100 px"),
         ({"interpolation": "bicubic"}, "resize to 100 px (bicubic)"),
         (
@@ -227,7 +228,7 @@ def test_how_patches_come_to_their_size_is_said_in_words(changes, words):
 
     item = {
         "image_size": 100, "resize_to": None, "interpolation": "bilinear", "is_rounded": False,
-        **changes,
+        "processor": None, **changes,
     }  # fmt: skip
     assert size_words(item, 128) == words
 

@@ -14,6 +14,9 @@ from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.fields import shown
 
+CHUNK = 8192
+"""Files whose paths are held at once: of a million, they would fill hundreds of MiB."""
+
 
 class Contents(NamedTuple):
     """The images that are used, sorted by path, and what their contents tell."""
@@ -41,7 +44,8 @@ def look_at(root: Path, class_of: Mapping[str, str], config: DatasetConfig, wher
     empty = [
         image for image, item in facts.items() if item.without_data(alpha=keeps_alpha) > MAX_INVALID
     ]
-    images = [image for image in class_of if image not in {*empty}]
+    without = {*empty}
+    images = [image for image in class_of if image not in without]
     notes = []
     if (step := step_of(count := len({*digest_of.values()}))) > 1:
         notes.append(
@@ -63,8 +67,8 @@ def look_at(root: Path, class_of: Mapping[str, str], config: DatasetConfig, wher
                     f"{MAX_INVALID:.0%} of values without data (nodata, masked, transparent, NaN "
                     f"or infinite), e.g. '{image}'; repair them, or remove the class"
                 )
-    facts = {image: facts[image] for image in images if image in facts}
-    digest_of = {image: digest_of[image] for image in images}
+    for image in empty:
+        del facts[image], digest_of[image]
     pixels_of = {
         image: facts[image].pixels if image in facts else digest_of[image] for image in images
     }
@@ -90,10 +94,13 @@ def _digest_files(root: Path, images: Sequence[str], where: str) -> dict[str, st
 
     # A file without a digest is not an error here: reading it gives a Problem, and on_error
     # decides how to handle that.
-    paths = {image: root / image for image in images}
-    usable = [path for path in paths.values() if os.access(path, os.R_OK) and path.stat().st_size]
-    try:
-        digest_of = digest_files(usable)
-    except OSError as error:
-        raise UsageError(f"{where}: cannot be read: {error}") from None
-    return {image: digest_of.get(path) for image, path in paths.items()}
+    found: dict[str, str | None] = dict.fromkeys(images)
+    for start in range(0, len(images), CHUNK):
+        paths = {root / image: image for image in images[start : start + CHUNK]}
+        usable = [path for path in paths if os.access(path, os.R_OK) and path.stat().st_size]
+        try:
+            digest_of = digest_files(usable)
+        except OSError as error:
+            raise UsageError(f"{where}: cannot be read: {error}") from None
+        found |= {paths[path]: digest for path, digest in digest_of.items()}
+    return found

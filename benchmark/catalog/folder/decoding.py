@@ -1,4 +1,4 @@
-"""Decode an image file (PNG, JPEG, TIFF) to its bands, with the pixels that hold no data."""
+"""Decode an image file (PNG, JPEG, TIFF, WebP) to its bands, with the pixels that hold no data."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PIL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+WEBP = ".webp"
+"""Read from Parquet alone: a folder's images of this suffix are ignored and counted."""
 SUFFIXES = PIL_SUFFIXES | TIFF_SUFFIXES
 
 MAX_IMAGE_BYTES = 2**30
@@ -101,9 +103,9 @@ def decode(path: Path) -> Decoded:
 def decode_in_thread(path: Path) -> Decoded:
     """Return the pixels of a file in its own type, turned upright.
 
-    PIL reads JPEG, 8-bit PNG (gray, palette and CMYK become RGB, transparency a fourth band) and
-    L*a*b* TIFF (which becomes RGB). rasterio reads other TIFF with all its bands, and 16-bit PNG,
-    because PIL would drop the low bytes. Pages of one band each are the bands of one image.
+    PIL reads JPEG, WebP, 8-bit PNG (gray, palette and CMYK become RGB, transparency a fourth band)
+    and L*a*b* TIFF (which becomes RGB). rasterio reads other TIFF with all its bands, and 16-bit
+    PNG, because PIL would drop the low bytes. Pages of one band each are the bands of one image.
 
     Raises:
         ImageError: the file is absent, corrupt, truncated, empty or too large, or its pages are
@@ -175,7 +177,10 @@ def _decode_with_pil(path: Path) -> Decoded:
     import numpy as np
     from PIL import Image
 
-    with Image.open(path, formats=("PNG", "JPEG")) as image:
+    formats = ("WEBP",) if path.suffix == WEBP else ("PNG", "JPEG")
+    with Image.open(path, formats=formats) as image:
+        if path.suffix == WEBP and getattr(image, "n_frames", 1) > 1:
+            raise ImageError("is an animation; store one image")
         image.load()
         has_alpha = "A" in image.getbands() or "transparency" in image.info
         pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB")).transpose(2, 0, 1)

@@ -6,14 +6,11 @@ them from the user's cache.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -26,7 +23,7 @@ from benchmark.catalog.folder.decoding import (
     decode_in_thread,
     without_warnings,
 )
-from benchmark.store.cache import cache_folder
+from benchmark.store.memory import open_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,31 +106,37 @@ def examine_images(
     """
     began = time.monotonic()
     paths: dict[str, str] = {}
-    key_of: dict[str, str] = {}
     for path, digest in digest_of.items():
         if digest:
-            # The suffix decides how a content is decoded.
-            key_of[path] = f"{digest}{Path(path).suffix.lower()}"
-            paths.setdefault(key_of[path], path)
+            paths.setdefault(_key(path, digest), path)
     chosen = list(paths)[:: step_of(len(paths))]
-    with closing(_open_cache()) as cache:
-        found = _recall(cache, chosen)
+    with open_memory("images", VERSION) as memory:
+        found = {key: Facts(**content) for key, content in memory.recall(chosen).items()}
         todo = [key for key in chosen if key not in found]
         with without_warnings(), ThreadPoolExecutor(MAX_THREADS) as pool:
             for start in range(0, len(todo), CHUNK):
                 keys = todo[start : start + CHUNK]
                 results = pool.map(lambda key: _examine(root / paths[key]), keys)
                 fresh = {key: facts for key, facts in zip(keys, results, strict=True) if facts}
-                _remember(cache, fresh)
+                memory.remember({key: asdict(facts) for key, facts in fresh.items()})
                 found |= fresh
     if (seconds := time.monotonic() - began) > SLOW_S:
         logger.info("%s: examined the pixels of %d images in %.0f s", where, len(todo), seconds)
-    return {path: found[key] for path, key in key_of.items() if key in found}
+    return {
+        path: facts
+        for path, digest in digest_of.items()
+        if digest and (facts := found.get(_key(path, digest)))
+    }
 
 
 def step_of(count: int) -> int:
     """Return 1 if that many contents are all examined, else n: every nth is."""
     return max(1, -(-count // MAX_EXAMINED))
+
+
+def _key(path: str, digest: str) -> str:
+    # The suffix decides how a content is decoded.
+    return f"{digest}{os.path.splitext(path)[1].lower()}"  # noqa: PTH122, a million times
 
 
 def _examine(path: Path) -> Facts | None:
@@ -199,40 +202,3 @@ def _thumbnail(
     low, high = float(small.min()), float(small.max())
     scale = 255.0 / (high - low) if high > low else 0.0
     return np.rint((small - low) * scale).astype(np.uint8), low, high
-
-
-def _open_cache() -> sqlite3.Connection:
-    try:
-        cache = sqlite3.connect(cache_folder() / "images.sqlite", timeout=30)
-        _create_table(cache)
-    except (OSError, sqlite3.Error):
-        # A cache that cannot be written (a read-only home) costs time, never the result.
-        cache = sqlite3.connect(":memory:")
-        _create_table(cache)
-    return cache
-
-
-def _create_table(cache: sqlite3.Connection) -> None:
-    cache.execute(
-        "CREATE TABLE IF NOT EXISTS images"
-        " (key TEXT, version INTEGER, facts TEXT, PRIMARY KEY (key, version))"
-    )
-
-
-def _recall(cache: sqlite3.Connection, keys: Iterable[str]) -> dict[str, Facts]:
-    found = {}
-    # A damaged or locked cache costs time, never the result.
-    with suppress(sqlite3.Error, ValueError, TypeError):
-        for key in keys:
-            row = cache.execute(
-                "SELECT facts FROM images WHERE key = ? AND version = ?", (key, VERSION)
-            ).fetchone()
-            if row:
-                found[key] = Facts(**json.loads(row[0]))
-    return found
-
-
-def _remember(cache: sqlite3.Connection, fresh: Mapping[str, Facts]) -> None:
-    rows = [(key, VERSION, json.dumps(asdict(facts))) for key, facts in fresh.items()]
-    with suppress(sqlite3.Error), cache:
-        cache.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", rows)

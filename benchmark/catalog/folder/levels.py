@@ -48,24 +48,27 @@ def read_levels(images: Sequence[str], *, class_level: int | None, where: str) -
     """
     splits = {} if class_level == 1 else split_folders(images, where=where)
     depth = class_level - 1 if class_level else (1 if splits else 0)
-    parts_of = {image: PurePosixPath(image).parts for image in images}
+    first_of: dict[str, str] = {}
+    for image in images:
+        first_of.setdefault(_folder(image), image)
+    parts_of = {folder: PurePosixPath(folder).parts for folder in first_of}
     notes = []
     if class_level is None:
         _check_repeated(parts_of.values(), depth, where)
-    for image, parts in parts_of.items():
-        if len(parts) < depth + 2:
+    for folder, parts in parts_of.items():
+        if len(parts) < depth + 1:
             raise UsageError(
-                f"{where}: [dataset] class_level = {class_level}, but '{image}' has "
-                f"{len(parts) - 1} folders above it; move it, or correct class_level"
+                f"{where}: [dataset] class_level = {class_level}, but '{first_of[folder]}' has "
+                f"{len(parts)} folders above it; move it, or correct class_level"
             )
-    class_of = _unite_forms({image: parts[depth] for image, parts in parts_of.items()})
-    for image, name in class_of.items():
+    name_of = _unite_forms({folder: parts[depth] for folder, parts in parts_of.items()})
+    for folder, name in name_of.items():
         try:
             check_name(name)
         except ValueError as error:
             raise UsageError(
-                f"{where}: the folder {shown(name, 100)} of '{image}' is a class, but its name "
-                f"{error}"
+                f"{where}: the folder {shown(name, 100)} of '{first_of[folder]}' is a class, but "
+                f"its name {error}"
             ) from None
     above = sorted({"/".join(parts[bool(splits) : depth]) for parts in parts_of.values()} - {""})
     if above:
@@ -74,7 +77,11 @@ def read_levels(images: Sequence[str], *, class_level: int | None, where: str) -
             f"Folders above the classes, not used: {', '.join(above[:10])}{more}; images of one "
             "place in several of them may be in different splits."
         )
-    return Levels(class_of, splits, depth, notes)
+    return Levels({image: name_of[_folder(image)] for image in images}, splits, depth, notes)
+
+
+def _folder(image: str) -> str:
+    return image.rpartition("/")[0]
 
 
 def split_folders(images: Iterable[str], *, where: str) -> dict[str, str]:
@@ -88,10 +95,10 @@ def split_folders(images: Iterable[str], *, where: str) -> dict[str, str]:
             images.
     """
     folders, flat = set(), set()
-    for image in images:
-        folder, *rest = PurePosixPath(image).parts
+    for above in {_folder(image) for image in images}:
+        folder, *rest = PurePosixPath(above).parts
         folders.add(folder)
-        if len(rest) == 1:
+        if not rest:
             flat.add(folder)
     found = {
         folder: SPLIT_NAMES[folder.casefold()]
@@ -116,10 +123,16 @@ def split_folders(images: Iterable[str], *, where: str) -> dict[str, str]:
 
 
 def _check_repeated(paths: Iterable[Sequence[str]], depth: int, where: str) -> None:
-    """Refuse classes of which each holds the same folders: these may be the classes instead."""
+    """Refuse classes of which each holds the same folders: these may be the classes instead.
+
+    Args:
+        paths: the parts of each folder that holds images.
+        depth: the place of the class among them.
+        where: start of the message.
+    """
     below: dict[str, set[str]] = defaultdict(set)
     for parts in paths:
-        if len(parts) < depth + 3:
+        if len(parts) < depth + 2:
             return
         below[parts[depth]].add(parts[depth + 1])
     repeated = sorted(set.intersection(*below.values()))
@@ -135,7 +148,7 @@ def _check_repeated(paths: Iterable[Sequence[str]], depth: int, where: str) -> N
 
 
 def _unite_forms(class_of: Mapping[str, str]) -> dict[str, str]:
-    """Return the classes, with one name where names differ in their Unicode form only."""
+    """Return the class of each folder, with one name for those that differ in Unicode form only."""
     forms: dict[str, set[str]] = defaultdict(set)
     for name in set(class_of.values()):
         forms[unicodedata.normalize("NFC", name)].add(name)

@@ -49,34 +49,32 @@ def list_images(root: Path, where: str, *, table: str) -> Listing:
     linked: list[str] = []
     system: list[str] = []
     outside: list[str] = []
+    endings = tuple(SUFFIXES)
 
     def fail(error: OSError) -> None:
         raise UsageError(f"{where}: cannot be listed: {error}") from None
 
     for folder, names, files in os.walk(root, onerror=fail):
         here = Path(folder)
-        system.extend(
-            (here / name).relative_to(root).as_posix()
-            for name in names
-            if name.casefold() in SYSTEM_FOLDERS
-        )
+        # Text: a Path per image would take most of the time.
+        above = "" if here == root else f"{here.relative_to(root).as_posix()}/"
+        system.extend(f"{above}{name}" for name in names if name.casefold() in SYSTEM_FOLDERS)
         names[:] = [
             name
             for name in names
             if not name.startswith(".") and name.casefold() not in SYSTEM_FOLDERS
         ]
         for name in names:
-            path = here / name
-            (linked if path.is_symlink() else folders).append(path.relative_to(root).as_posix())
+            (linked if (here / name).is_symlink() else folders).append(f"{above}{name}")
         for name in files:
-            path = (here / name).relative_to(root)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-                ignored.append(path.as_posix())
+            path = f"{above}{name}"
+            if name.startswith(".") or not name.lower().endswith(endings):
+                ignored.append(path)
             else:
-                images.append(path.as_posix())
-                link = here / name
-                if link.is_symlink() and not _resolve(link).is_relative_to(root):
-                    outside.append(path.as_posix())
+                images.append(path)
+                is_link = os.path.islink(f"{folder}/{name}")  # noqa: PTH114
+                if is_link and not _resolve(here / name).is_relative_to(root):
+                    outside.append(path)
     for path_text in images:
         # Arrow and JSON hold UTF-8 only, and the path is the patch's identity.
         try:

@@ -39,6 +39,7 @@ from benchmark.catalog.folder.listed import (
 from benchmark.catalog.folder.listing import list_images
 from benchmark.catalog.folder.splits import (
     SPLIT_TABLE,
+    SPLITS,
     Row,
     check_classes,
     duplicate_notes,
@@ -204,7 +205,8 @@ def _label_by_folder(
     notes += duplicate_notes(groups, split_of, class_of)
     notes += alike_notes(looked_at.alike_of, split_of, class_of)
     notes += similar_notes(set(class_of.values()))
-    rows = {image: table.get(image, Row(split_of[image], None, None, 0)) for image in images}
+    plain = {split: Row(split, None, None, 0) for split in SPLITS}
+    rows = {image: table.get(image, plain[split_of[image]]) for image in images}
     return _Labelled(rows, class_of, looked_at.digest_of, looked_at.facts, notes)
 
 

@@ -100,10 +100,12 @@ def group_duplicates(
     members: dict[str, list[str]] = defaultdict(list)
     for path, digest in digest_of.items():
         members[digest or f"path {path}"].append(path)
-    return [
-        Group(tuple(paths), frozenset(class_of[path] for path in paths))
-        for paths in members.values()
-    ]
+    shared: dict[frozenset[str], frozenset[str]] = {}
+    groups = []
+    for paths in members.values():
+        names = frozenset(class_of[path] for path in paths)
+        groups.append(Group(tuple(paths), shared.setdefault(names, names)))
+    return groups
 
 
 def check_classes(

@@ -5,10 +5,12 @@ Imports neither torch nor transformers, so that checking an experiment is fast.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from benchmark.catalog.huggingface.documents import (
     field,
     parse_object,
 )
-from benchmark.catalog.huggingface.header import check_tensors, read_header
+from benchmark.catalog.huggingface.header import check_tensors, read_header, read_saved
 from benchmark.catalog.options import backbone_what
 from benchmark.errors import UsageError, first_line, one_line
 from benchmark.fields import shown
@@ -30,9 +32,12 @@ NESTED_PROCESSOR = "processor_config.json"
 """Holds the image processor beside a tokenizer or others; transformers reads it first."""
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_FORMATS = ((WEIGHTS, INDEX), (BIN, BIN_INDEX))
+"""A single file, or the index of its shards, of each format; the first that is there is read."""
 
 _HUB = "https://huggingface.co"
-_SHARD = re.compile(r"[\w-][\w.-]{0,200}\.safetensors")
+_SHARD = re.compile(r"[\w-][\w.-]{0,200}\.(safetensors|bin)")
 """A bare file name beside the index: no path that leaves the checkpoint's folder."""
 _MODULE = re.compile(r"\w{1,200}")
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?")
@@ -54,6 +59,8 @@ class Checkpoint:
     """Branch, tag or commit on the hub."""
     trusts_code: bool = False
     """Whether the checkpoint's own Python code may be run."""
+    stand_in: str | None = None
+    """The configuration of an image processor, as JSON, for a checkpoint without one."""
 
     @property
     def what(self) -> str:
@@ -182,29 +189,43 @@ class Checkpoint:
             if "image_processor" in nested:
                 found = field(nested, "image_processor", f"{self.what}: its {NESTED_PROCESSOR}")
                 return dict(found), NESTED_PROCESSOR
-        return plain or self.read_json(PROCESSOR), PROCESSOR
+        given = json.loads(self.stand_in) if self.stand_in else None
+        return plain or self.read_json(PROCESSOR) or given, PROCESSOR
 
     def weights(self) -> list[Path]:
-        """Return the safetensors files: one, or all shards.
+        """Return the files of the weights: one, or all shards.
 
         Raises:
             UsageError: there are none, or a shard is missing.
         """
-        # A cache with shards may not record that there is no single file.
-        single = None if self.has(INDEX) and not self.has(WEIGHTS) else self.file(WEIGHTS)
-        if single is not None:
-            return [single]
-        index = self.read_json(INDEX)
-        if index is None:
-            raise UsageError(f"{self.what}: {self._why_no_weights()}")
-        field(index, "metadata", f"{self.what}: its {INDEX}")
-        names = field(index, "weight_map", f"{self.what}: its {INDEX}")
+        for single, index in self._present or _FORMATS:
+            # A cache with shards may not record that there is no single file.
+            found = None if self.has(index) and not self.has(single) else self.file(single)
+            if found is not None:
+                return [found]
+            content = self.read_json(index)
+            if content is not None:
+                return self._shards(content, index)
+        place = f" in {self.path}" if self.path else ""
+        raise UsageError(
+            f"{self.what}: there is no {WEIGHTS} and no {BIN}{place}; put the weights there, or "
+            "save the model with save_pretrained()"
+        )
+
+    @property
+    def _present(self) -> list[tuple[str, str]]:
+        """The formats of weights of which a file is on this machine."""
+        return [names for names in _FORMATS if any(map(self.has, names))]
+
+    def _shards(self, content: Mapping[str, Any], index: str) -> list[Path]:
+        field(content, "metadata", f"{self.what}: its {index}")
+        names = field(content, "weight_map", f"{self.what}: its {index}")
         if not names:
-            raise UsageError(f"{self.what}: {INDEX} has no weight_map; fetch it again")
+            raise UsageError(f"{self.what}: {index} has no weight_map; fetch it again")
         for tensor, name in names.items():
             if not isinstance(name, str) or not _SHARD.fullmatch(name):
                 raise UsageError(
-                    f"{self.what}: {INDEX} names {shown(name)} for the tensor "
+                    f"{self.what}: {index} names {shown(name)} for the tensor "
                     f"{shown(tensor, 100)}, which is not a shard beside it; fetch it again"
                 )
         shards = {name: self.file(name) for name in sorted(set(names.values()))}
@@ -213,38 +234,38 @@ class Checkpoint:
             raise UsageError(f"{self.what}: the weights {missing[0]} are missing; fetch them")
         return [path for path in shards.values() if path is not None]
 
-    def _why_no_weights(self) -> str:
-        text = f"there is no {WEIGHTS}"
-        if self.path is not None and not (Path(self.path) / "pytorch_model.bin").is_file():
-            return f"{text} in {self.path}; put the weights there"
-        return (
-            f"{text}; other formats can run code when opened: if you trust the checkpoint, load "
-            "it with transformers and save it with save_pretrained()"
-        )
-
     def headers(self) -> list[Mapping[str, Any]]:
         """Return the headers of all weights, from the hub if they are not fetched yet.
 
         Raises:
-            UsageError: there are no weights, or a file is truncated.
+            UsageError: there are no weights, or a file is truncated or holds more than tensors.
         """
-        if self.path is not None or self.has(WEIGHTS) or self.has(INDEX):
-            return [read_header(path, what=self.what) for path in self.weights()]
-        from huggingface_hub import errors, get_safetensors_metadata
+        if self.path is None and not self._present:
+            from huggingface_hub import errors, get_safetensors_metadata
 
-        self._check_reachable(WEIGHTS)
-        with explained(f"{self.what}: its weights cannot be read", f"try `{self.fetch_line}`"):
-            try:
+            self._check_reachable(WEIGHTS)
+            failed = f"{self.what}: its weights cannot be read"
+            with (
+                explained(failed, f"try `{self.fetch_line}`"),
+                suppress(errors.NotASafetensorsRepoError),
+            ):
                 files = get_safetensors_metadata(self.repo, revision=self.revision).files_metadata
-            except errors.NotASafetensorsRepoError:
-                raise UsageError(f"{self.what}: {self._why_no_weights()}") from None
-            found: list[Mapping[str, Any]] = [
-                {name: {**vars(item), "data_offsets": [*item.data_offsets]} for name, item in pairs}
-                for pairs in (file.tensors.items() for file in files.values())
-            ]
-            for header in found:
-                check_tensors(header, self.what)
-        return found
+                found: list[Mapping[str, Any]] = [
+                    {
+                        name: {**vars(item), "data_offsets": [*item.data_offsets]}
+                        for name, item in file.tensors.items()
+                    }
+                    for file in files.values()
+                ]
+                for header in found:
+                    check_tensors(header, self.what)
+                return found
+        return [
+            read_header(path, what=self.what)
+            if path.suffix == ".safetensors"
+            else read_saved(path, what=self.what)
+            for path in self.weights()
+        ]
 
     def folder(self) -> Path:
         """Return the folder on this node; fetches every file that loading needs."""

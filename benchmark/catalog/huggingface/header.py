@@ -1,4 +1,4 @@
-"""Headers of safetensors files, read without the tensors."""
+"""Names and shapes of the tensors in files of weights, read without the tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from benchmark.catalog.huggingface.documents import AGAIN, MAX_JSON_BYTES, field, parse_object
+from benchmark.catalog.huggingface.documents import (
+    AGAIN,
+    MAX_JSON_BYTES,
+    explained,
+    field,
+    parse_object,
+)
 from benchmark.errors import UsageError
 from benchmark.fields import shown
 
@@ -50,6 +56,22 @@ def read_header(path: Path, *, what: str) -> dict[str, Any]:
             f"{what}: {path} is not a safetensors file or is truncated; fetch it again"
         )
     return header
+
+
+def read_saved(path: Path, *, what: str) -> dict[str, Any]:
+    """Return the ``shape`` of each tensor in a file of ``torch.save``, whose code is not run.
+
+    Raises:
+        UsageError: the file is truncated or holds more than tensors.
+    """
+    import torch
+
+    with explained(f"{what}: {path} cannot be read as a file of tensors alone"):
+        # Tensors on this device have no memory.
+        found = torch.load(path, map_location="meta", weights_only=True)
+    if not isinstance(found, dict) or not all(isinstance(x, torch.Tensor) for x in found.values()):
+        raise UsageError(f"{what}: {path} is not a dictionary of tensors by name; {AGAIN}")
+    return {str(name): {"shape": list(tensor.shape)} for name, tensor in found.items()}
 
 
 def check_tensors(header: Mapping[str, Any], what: str) -> int:

@@ -15,8 +15,11 @@ from benchmark.errors import UsageError
 from benchmark.fields import shown
 
 _INTERPOLATIONS: Mapping[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
-"""By PIL's number; nearest and Lanczos are not implemented on the device."""
+"""By PIL's number; with any other, the processor itself runs."""
+_MAX_RESAMPLE = 5
 
+_EDGES = ("height", "width", "shortest_edge", "longest_edge")
+"""Names of the sides of a size."""
 _WHOLE_FROM = 384
 """From this side on, ConvNeXt's processor resizes the whole image; below it, it crops."""
 
@@ -31,14 +34,17 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...]
     is_known: bool
     """Whether the processor's rules are in ``_KNOWN``; any other is compared with transformers
-    when the network is built."""
+    when the entry is made."""
+    is_rounded: bool = True
+    """transformers resizes bytes, unless it rescales them before."""
+    flips_bands: bool = False
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The arguments of ``specs.Backbone``; transformers rounds, since it resizes PIL images."""
+        """The arguments of ``specs.Backbone``."""
         found = self._asdict()
         del found["is_known"]
-        return {**found, "is_rounded": True}
+        return found
 
 
 class _Rules(NamedTuple):
@@ -46,6 +52,7 @@ class _Rules(NamedTuple):
 
     resample: int = 3
     crops: bool = False
+    is_rounded: bool = True
 
 
 _KNOWN: Mapping[str, _Rules] = {
@@ -53,9 +60,14 @@ _KNOWN: Mapping[str, _Rules] = {
     "Bit": _Rules(crops=True),
     "CLIP": _Rules(crops=True),
     "ConvNext": _Rules(),
+    "DINOv3ViT": _Rules(resample=2, is_rounded=False),
     "DeiT": _Rules(crops=True),
+    "EfficientNet": _Rules(),
+    "Levit": _Rules(crops=True),
     "MobileNetV1": _Rules(resample=2, crops=True),
     "MobileNetV2": _Rules(resample=2, crops=True),
+    "MobileViT": _Rules(crops=True),
+    "PoolFormer": _Rules(crops=True),
     "Siglip": _Rules(),
     "ViT": _Rules(resample=2),
 }
@@ -113,14 +125,21 @@ def read_preprocessing(
         name = _OF_MODEL.get(model_type, "")
     rules = _KNOWN.get(name, _Rules())
     resample = processor.get("resample", rules.resample)
-    if type(resample) is not int or resample not in _INTERPOLATIONS:
+    if type(resample) is not int or not 0 <= resample <= _MAX_RESAMPLE:
         raise UsageError(
             f"{where} has resample = {shown(resample)}; set 2 (bilinear) or 3 (bicubic)"
         )
     image_size, resize_to = _sizes(processor, name, rules, where)
-    mean, std = _normalisation(processor, where, num_bands)
+    mean, std = _normalisation(processor, name, where, num_bands)
     return Preprocessing(
-        image_size, resize_to, _INTERPOLATIONS[resample], mean, std, name in _KNOWN
+        image_size,
+        resize_to,
+        _INTERPOLATIONS.get(resample, "bilinear"),
+        mean,
+        std,
+        name in _KNOWN and resample in _INTERPOLATIONS,
+        rules.is_rounded,
+        name == "MobileViT" and processor.get("do_flip_channel_order", True),
     )
 
 
@@ -171,15 +190,15 @@ def _sizes(
 ) -> tuple[int | None, int | None]:
     """Return the side of the input, and the side before the crop to it (None: no crop)."""
     size = None
-    if processor.get("do_resize", True):
+    # Some processors have no size and round the sides of an image: they are compared.
+    if processor.get("do_resize", True) and (name in _KNOWN or "size" in processor):
         size = _side(processor.get("size"), where, "size")
         if name == "ConvNext" and size < _WHOLE_FROM:
-            share = processor.get("crop_pct", 224 / 256)
-            if not _is_number(share, 0.1, 1.0):
-                raise UsageError(
-                    f"{where} has crop_pct = {shown(share)}; set a number from 0.1 to 1"
-                )
-            return size, int(size / share)
+            return size, int(size / _crop_share(processor, 224 / 256, where))
+        if name == "PoolFormer":
+            size = int(size / _crop_share(processor, 0.9, where))
+        elif name == "Levit" and not _has_height(processor.get("size")):
+            size = int(256 / 224 * size)
     if not processor.get("do_center_crop", rules.crops):
         return size, None
     crop = _side(processor.get("crop_size", 224), where, "crop_size")
@@ -191,14 +210,25 @@ def _sizes(
     return crop, None if crop == size else size
 
 
+def _has_height(size: Any) -> bool:
+    return isinstance(size, Mapping) and size.get("height") is not None
+
+
+def _crop_share(processor: Mapping[str, Any], default: float, where: str) -> float:
+    share = processor.get("crop_pct", default)
+    if not _is_number(share, 0.1, 1.0):
+        raise UsageError(f"{where} has crop_pct = {shown(share)}; set a number from 0.1 to 1")
+    return float(share)
+
+
 def _side(size: Any, where: str, key: str) -> int:
     """Return the side in px of a size in any notation of transformers.
 
-    Patches are square, so that the shortest edge equals the height.
+    Patches are square, so that the shortest and the longest edge equal the height.
     """
     side = size
     if isinstance(size, Mapping):
-        sides = [size.get(name) for name in ("height", "width", "shortest_edge")]
+        sides = [size.get(name) for name in _EDGES]
         found = [item for item in sides if item is not None]
         side = found[0] if found and all(item == found[0] for item in found) else None
     if type(side) is not int or side < 1:
@@ -210,10 +240,11 @@ def _side(size: Any, where: str, key: str) -> int:
 
 
 def _normalisation(
-    processor: Mapping[str, Any], where: str, num_bands: int
+    processor: Mapping[str, Any], name: str, where: str, num_bands: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation for pixels scaled to 0...1."""
-    scale = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
+    is_scaled = processor.get("do_rescale", True)
+    scale = processor.get("rescale_factor", 1 / 255) if is_scaled else 1.0
     if not _is_number(scale, 1e-6, 1e3):
         raise UsageError(
             f"{where} has rescale_factor = {shown(scale)}; set a number above 0, as 1/255"
@@ -221,10 +252,19 @@ def _normalisation(
     factor = 255.0 * scale
     if math.isclose(factor, 1.0, rel_tol=1e-6):
         factor = 1.0
-    if not processor.get("do_normalize", True):
-        return (0.0,), (1.0 / factor,)
-    mean, std = (_listed(processor.get(key)) for key in ("image_mean", "image_std"))
-    check_normalisation(mean, std, where, ("image_mean", "image_std"), num_bands)
+    # MobileViT's takes the setting and does not use it; others have none by default.
+    by_default = name in _KNOWN or "image_mean" in processor
+    is_normalised = name != "MobileViT" and processor.get("do_normalize", by_default)
+    is_divided_again = name == "EfficientNet" and processor.get("include_top", True)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    if is_normalised or is_divided_again:
+        centre, spread = (_listed(processor.get(key)) for key in ("image_mean", "image_std"))
+        check_normalisation(centre, spread, where, ("image_mean", "image_std"), num_bands)
+        mean = tuple(centre) if is_normalised else mean
+        std = tuple(value ** (is_normalised + is_divided_again) for value in spread)
+    if name == "EfficientNet" and is_scaled and processor.get("rescale_offset", False):
+        mean = tuple(value + 1.0 for value in mean)
     return tuple(value / factor for value in mean), tuple(value / factor for value in std)
 
 

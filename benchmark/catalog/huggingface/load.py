@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,10 +14,15 @@ from benchmark.errors import UsageError
 from benchmark.fields import shown
 from benchmark.problems import options_place
 
-TOWERS = frozenset({"clip", "siglip"})
-"""Models of images and text with a separate vision model."""
-TOWER_PREFIX = "vision_model."
-"""Prefix of the tensors of the vision model."""
+TOWERS = {
+    **dict.fromkeys(
+        ("align", "blip", "chinese_clip", "clip", "clipseg", "groupvit", "metaclip_2", "owlv2",
+         "owlvit", "siglip"),
+        "vision_model.",
+    ),
+    **dict.fromkeys(("sam", "sam_hq"), "vision_encoder."),
+}  # fmt: skip
+"""Models with a separate vision model, and the prefix of its tensors."""
 
 _MAX_LEVIT_SIDE = 512
 """LeViT lists all pairs of positions in Python: hours for large images."""
@@ -27,6 +33,28 @@ def has_classifier(checkpoint: Checkpoint) -> bool:
     from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
     return type(load_config(checkpoint)) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+
+def base_class(checkpoint: Checkpoint, config: Any) -> Any:
+    """Return the class of transformers of a base model, or of a vision model of its own.
+
+    Raises:
+        UsageError: there is none.
+    """
+    import transformers
+    from transformers import MODEL_MAPPING, AutoModel
+
+    if type(config) in MODEL_MAPPING or checkpoint.trusts_code:
+        return AutoModel
+    # Some vision models are known by their class alone.
+    name = type(config).__name__.replace("VisionConfig", "VisionModel")
+    found = getattr(transformers, name, None)
+    if found is None or found is type(config):
+        raise UsageError(
+            f"{checkpoint.what}: transformers has no base model for '{config.model_type}'; use "
+            "another model"
+        )
+    return found
 
 
 def load_config(checkpoint: Checkpoint) -> Any:
@@ -87,9 +115,11 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     Raises:
         UsageError: this version of transformers does not know it, or the file is invalid.
     """
-    from transformers import AutoImageProcessor
+    from transformers import AutoImageProcessor, ViTImageProcessor
 
     auto: Any = AutoImageProcessor
+    if checkpoint.stand_in is not None:
+        return ViTImageProcessor.from_dict(json.loads(checkpoint.stand_in))
     with explained(f"{checkpoint.what}: transformers cannot use its {PROCESSOR}"):
         return auto.from_pretrained(
             checkpoint.folder(), trust_remote_code=checkpoint.trusts_code, local_files_only=True
@@ -125,7 +155,8 @@ def load_model(
         model, info = kind.from_pretrained(
             checkpoint.folder(),
             config=config,
-            use_safetensors=True,
+            use_safetensors=checkpoint.weights()[0].suffix == ".safetensors",
+            weights_only=True,
             trust_remote_code=checkpoint.trusts_code,
             local_files_only=True,
             dtype=torch.float32,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.huggingface.files import Checkpoint
 from benchmark.catalog.huggingface.load import (
-    TOWER_PREFIX,
     TOWERS,
+    base_class,
     has_classifier,
     load_config,
     load_model,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 """Names of the parameter of a class token."""
+_DISTILLATION, _REGISTERS = "distillation_token", "register_tokens"
 
 
 def build_pooled(checkpoint: Checkpoint, reading: Reading = AS_IT_IS) -> torch.nn.Module:
@@ -31,10 +33,13 @@ def build_pooled(checkpoint: Checkpoint, reading: Reading = AS_IT_IS) -> torch.n
     Raises:
         UsageError: the weights do not fit the model, or it lacks the class token or pooler.
     """
-    from transformers import AutoModel
-
     has_pooler = reading.pooling == "pooler"
-    model, info = load_model(checkpoint, AutoModel, **pooler_arguments(checkpoint, reading))
+    config = load_config(checkpoint)
+    kind = base_class(checkpoint, config)
+    arguments = pooler_arguments(checkpoint, reading)
+    if not hasattr(kind, "from_config") and not _has_own_prefix(kind, config):
+        arguments["key_mapping"] = {rf"^{re.escape(_tower_prefix(kind.config_class))}": ""}
+    model, info = load_model(checkpoint, kind, **arguments)
     _check_tensors(
         checkpoint, model, info, is_new=_is_counter if has_pooler else _is_unused, keeps=has_pooler
     )
@@ -60,6 +65,16 @@ def read_off(checkpoint: Checkpoint, model: torch.nn.Module, reading: Reading) -
         pooling=reading.pooling,
         layer=reading.layer,
         interpolates=interpolates(model, reading),
+        num_prefix=_count_prefix(model),
+    )
+
+
+def _count_prefix(model: torch.nn.Module) -> int:
+    """Return the number of class and register tokens of a transformer."""
+    shapes = {name.rpartition(".")[2]: item.shape for name, item in model.named_parameters()}
+    registers = shapes.get(_REGISTERS)
+    return sum(name in shapes for name in (*_CLASS_TOKENS, _DISTILLATION)) + (
+        registers[-2] if registers else 0
     )
 
 
@@ -135,15 +150,11 @@ def pooler_arguments(checkpoint: Checkpoint, reading: Reading) -> dict[str, Any]
     from transformers import MODEL_MAPPING
 
     config = load_config(checkpoint)
-    try:
-        kind: Any = MODEL_MAPPING[type(config)]
-    except KeyError:
-        if checkpoint.trusts_code:
+    kind = base_class(checkpoint, config)
+    if hasattr(kind, "from_config"):
+        if type(config) not in MODEL_MAPPING:
             return {}
-        raise UsageError(
-            f"{checkpoint.what}: transformers has no base model for '{config.model_type}'; use "
-            "another model"
-        ) from None
+        kind = MODEL_MAPPING[type(config)]
     parameters = inspect.signature(kind).parameters
     has_pooler = reading.pooling == "pooler"
     return {"add_pooling_layer": has_pooler} if "add_pooling_layer" in parameters else {}
@@ -167,8 +178,7 @@ def _check_tensors(
         keeps: whether the pooler of the checkpoint is used.
     """
     prefix = f"{model.base_model_prefix}."
-    if type(model.config).model_type.removesuffix("_vision_model") in TOWERS:
-        prefix = TOWER_PREFIX
+    prefix = _tower_prefix(type(model.config)) or prefix
     stored = {name for header in checkpoint.headers() for name in header}
     # Tensors without the base model's prefix belong to another head; if none has the prefix, all
     # are the base model's.
@@ -184,6 +194,21 @@ def _check_tensors(
     misshapen = [item[0] for item in info["mismatched_keys"] if not is_new(item[0])]
     check_fit(checkpoint.what, absent=absent, left_over=left_over, misshapen=misshapen)
     check_finite(checkpoint.what, model.state_dict())
+
+
+def _has_own_prefix(kind: Any, config: Any) -> bool:
+    """Return whether a vision model names its tensors as a checkpoint of the whole model does."""
+    import torch
+
+    with torch.device("meta"):
+        return any(
+            name.startswith(_tower_prefix(type(config))) for name in kind(config).state_dict()
+        )
+
+
+def _tower_prefix(kind: Any) -> str:
+    """Return the prefix of the tensors of a vision model in a checkpoint; empty: it has none."""
+    return TOWERS.get(kind.model_type.removesuffix("_vision_model"), "")
 
 
 def _is_unused(name: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.huggingface.files import Checkpoint
+from benchmark.catalog.options import STAND_INS
 from benchmark.catalog.tensors import misfit
 from benchmark.errors import UsageError
 from benchmark.specs import Backbone, Publication
@@ -32,7 +33,10 @@ def publish_transformers(checkpoint: Checkpoint, publication: Publication) -> No
 
     what = f"backbone '{publication.backbone.name}'"
     # A folded head is compared with the embedding, however that is pooled.
-    _check_options(publication.backbone, can_have=("pooling",) if publication.is_frozen else ())
+    can_have: tuple[str, ...] = ("pooling",) if publication.is_frozen else ()
+    if checkpoint.stand_in is not None:
+        can_have += STAND_INS
+    _check_options(publication.backbone, can_have=can_have)
     state = _renamed(publication.state, {"model.": ""}, what)
     config = load_config(checkpoint)
     config.id2label = dict(enumerate(publication.classes))

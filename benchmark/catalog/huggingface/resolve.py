@@ -1,11 +1,12 @@
 """Backbones from image models of transformers or timm: ``hf:FOLDER`` or ``hf:ORG/NAME``.
 
 An entry is read from JSON and the header of the weights; torch is imported when a network is
-built. Only safetensors are read; a checkpoint's code runs only with ``trust_remote_code``.
+built. Weights are read as tensors alone; a checkpoint's code runs only with ``trust_remote_code``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchmark.catalog.huggingface.documents import explained, field
 from benchmark.catalog.huggingface.files import CONFIG, PROCESSOR, Checkpoint, locate
 from benchmark.catalog.huggingface.header import count_parameters
-from benchmark.catalog.huggingface.images import Preprocessing, read_preprocessing
-from benchmark.catalog.huggingface.load import TOWER_PREFIX, TOWERS
+from benchmark.catalog.huggingface.images import check_normalisation, read_preprocessing
+from benchmark.catalog.huggingface.load import TOWERS
 from benchmark.catalog.huggingface.sizes import MAX_SIDE, check_sizes
 from benchmark.catalog.huggingface.timm_checkpoints import describe_network, holds_timm
 from benchmark.catalog.options import (
     AS_IT_IS,
     FED,
+    STAND_INS,
     Reading,
     check_applicable,
     feed,
@@ -31,6 +33,7 @@ from benchmark.catalog.options import (
 from benchmark.catalog.tensors import inflated
 from benchmark.errors import UsageError
 from benchmark.fields import shown
+from benchmark.problems import options_place
 from benchmark.specs import Backbone, Publication
 from benchmark.store.digest import FileRevision
 
@@ -61,8 +64,8 @@ class Proof(NamedTuple):
     dim: int
     side: int
     """Of the input, in px."""
-    images: Preprocessing | None
-    """The preprocessing; None: of a model type and processor with rules of their own."""
+    is_known: bool
+    """Whether the model type has rules of its own."""
     num_channels: int = 3
     """Bands that the weights take."""
 
@@ -84,7 +87,7 @@ def resolve_huggingface(
         UsageError: the checkpoint does not exist, is truncated, is not an image model, or does
             not support the options.
     """
-    applicable = FED | {"pooling", "layer", "trust_remote_code"}
+    applicable = FED | {"mean", "std", "pooling", "layer", "trust_remote_code"}
     check_applicable(name, options, applicable, where=where)
     checkpoint = locate(name, where=where)
     if options is not None:
@@ -104,12 +107,14 @@ def resolve_huggingface(
         network = describe_network(checkpoint, config, revision=revision, options=options)
         return replace(network, folder=checkpoint.folder_name)
     model_type = _image_model(config, checkpoint)
-    is_tower = config["model_type"] in TOWERS
+    tower = TOWERS.get(config["model_type"], "")
+    is_tower = bool(tower)
     if is_tower:
         config = field(config, "vision_config", f"{checkpoint.what}: its {CONFIG}")
+    num_channels = _num_channels(config, options, options_where(name, where))
+    checkpoint = _with_stand_in(checkpoint, num_channels, options, options_where(name, where))
     processor, file = checkpoint.read_processor()
     _check_processor(processor, model_type, checkpoint)
-    num_channels = _num_channels(config, options, options_where(name, where))
     images = read_preprocessing(
         processor or {}, model_type, what=checkpoint.what, file=file, num_bands=num_channels
     )
@@ -124,7 +129,7 @@ def resolve_huggingface(
         family=model_type,
         build=partial(build, checkpoint),
         dim=dim,
-        num_parameters=count_parameters(headers, prefix=TOWER_PREFIX if is_tower else ""),
+        num_parameters=count_parameters(headers, prefix=tower),
         source=checkpoint.source,
         license="as the checkpoint says",
         hub_id=checkpoint.repo or None,
@@ -134,6 +139,8 @@ def resolve_huggingface(
     )
     if num_channels != 3 and options is not None and options.bands is not None:
         entry = replace(entry, bands=options.bands[:num_channels])
+    if not is_known:
+        entry = _settled(checkpoint, entry, num_channels, options, options_where(name, where))
     backbone = feed(entry, options, where=where)
     reading = AS_IT_IS
     if options is not None:
@@ -146,12 +153,7 @@ def resolve_huggingface(
         dim = measure_dim(checkpoint, side, reading, num_bands)
     # The model's own classifier always pools the last hidden state in its own way.
     reads_otherwise = reading._replace(image_size=None) != AS_IT_IS
-    if num_channels != 3 and not is_known:
-        raise UsageError(
-            f"{checkpoint.what}: a '{model_type}' of {num_channels} bands cannot be compared with "
-            "its image processor; use one of red, green and blue"
-        )
-    proof = Proof(dim, side, None if is_known else images, num_channels)
+    proof = Proof(dim, side, is_known, num_channels)
     classifier = partial(build_classifier, checkpoint, proof, reading)
     return replace(
         backbone,
@@ -184,8 +186,8 @@ def build(
     with explained(f"{checkpoint.what}: {_CANNOT_BE_BUILT}"):
         check_dim(checkpoint, proof, reading)
         model = build_pooled(checkpoint, reading)
-        if proof.images is not None:
-            check_kind(checkpoint, model, proof.dim, proof.images)
+        if not proof.is_known:
+            check_kind(checkpoint, model, proof.dim, proof.side)
         return inflated(model, num_bands)
 
 
@@ -238,13 +240,51 @@ def _image_model(config: Mapping[str, Any], checkpoint: Checkpoint) -> str:
     return model_type
 
 
+def _with_stand_in(
+    checkpoint: Checkpoint, num_channels: int, options: BackboneOptions | None, where: str
+) -> Checkpoint:
+    """Return the checkpoint, with an image processor from the options ``mean`` and ``std``.
+
+    Raises:
+        UsageError: the checkpoint has an image processor, or an option is absent or out of range.
+    """
+    if options is None or (options.mean is None and options.std is None):
+        return checkpoint
+    if checkpoint.read_processor()[0] is not None:
+        raise UsageError(
+            f"{where}: 'mean' and 'std' stand in for an image processor, and the checkpoint has "
+            f"one ({PROCESSOR}); remove them"
+        )
+    missing = [name for name in STAND_INS if getattr(options, name) is None]
+    if missing:
+        raise UsageError(
+            f"{where}: {' and '.join(missing)} must be set, too, to stand in for the {PROCESSOR} "
+            "that the checkpoint lacks"
+        )
+    check_normalisation(options.mean, options.std, where, ("mean", "std"), num_channels)
+    mean, std = (
+        list(values or ()) * (num_channels if len(values or ()) == 1 else 1)
+        for values in (options.mean, options.std)
+    )
+    size = {"height": options.image_size, "width": options.image_size}
+    content = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": size,
+        "resample": 2,
+        "image_mean": mean,
+        "image_std": std,
+    }
+    return replace(checkpoint, stand_in=json.dumps(content))
+
+
 def _check_processor(
     processor: Mapping[str, Any] | None, model_type: str, checkpoint: Checkpoint
 ) -> None:
     if processor is None:
         raise UsageError(
             f"{checkpoint.what}: there is no {PROCESSOR} (how images are resized and normalised); "
-            "save the model's image processor beside its weights"
+            "save the model's image processor beside its weights, or set image_size, mean and std "
+            f"under {options_place(checkpoint.name)}"
         )
     if "sampling_rate" in processor:
         raise UsageError(
@@ -270,6 +310,39 @@ def _known_dim(config: Mapping[str, Any], model_type: str, what: str) -> int | N
         is_fixed = config.get("finegrained_output", True) and multiplier < 1
         found = 1280 if multiplier == 1 or is_fixed else None
     return found if isinstance(found, int) else None
+
+
+def _settled(
+    checkpoint: Checkpoint,
+    entry: Backbone,
+    num_channels: int,
+    options: BackboneOptions | None,
+    where: str,
+) -> Backbone:
+    """Compare the preprocessing with the image processor, or let that prepare the patches.
+
+    Raises:
+        UsageError: the image processor is used, or compared, and cannot be fed so.
+    """
+    from benchmark.catalog.huggingface.checks import settled
+
+    if num_channels != 3:
+        raise UsageError(
+            f"{checkpoint.what}: a '{entry.family}' of {num_channels} bands cannot be compared "
+            "with its image processor; use one of red, green and blue"
+        )
+    found = settled(checkpoint, entry)
+    if found.processor is not None and options is not None:
+        for key, is_given in (
+            ("image_size", options.image_size is not None),
+            ("bands", len(options.bands or ()) > 3),
+        ):
+            if is_given:
+                raise UsageError(
+                    f"{where}: '{key}' does not apply, because its {found.processor.name} prepares "
+                    "the patches, in red, green and blue and in its own size; remove it"
+                )
+    return found
 
 
 def _num_channels(config: Mapping[str, Any], options: BackboneOptions | None, where: str) -> int:

@@ -33,6 +33,8 @@ from benchmark.fields import shown
 from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from benchmark.options import BackboneOptions
@@ -166,13 +168,22 @@ def build(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Modu
         return _load(checkpoint, saved, num_bands)
 
 
-def _load(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Module:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file of weights by name; its code is not run."""
+    import torch
     from safetensors.torch import load_file
 
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _load(checkpoint: Checkpoint, saved: Saved, num_bands: int) -> torch.nn.Module:
     stored = {
         name.removeprefix(_PREFIX): tensor
         for path in checkpoint.weights()
-        for name, tensor in load_file(path).items()
+        for name, tensor in read_tensors(path).items()
     }
     body, head = _shapes(saved)
     num_classes = 0

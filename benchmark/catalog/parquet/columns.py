@@ -1,4 +1,4 @@
-"""The columns of images and labels of a Parquet shard, and the labels of its rows."""
+"""The columns of images, labels and splits of a Parquet shard, and the labels of its rows."""
 
 from __future__ import annotations
 
@@ -9,34 +9,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.catalog.folder.assignment import read_name
+from benchmark.catalog.folder.splits import read_split
 from benchmark.errors import UsageError, one_line
 from benchmark.fields import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LABEL = "label"
+LABEL, SPLIT = "label", "split"
 FEATURES = b"huggingface"
 """Metadata of a schema that the library ``datasets`` writes: the features, as JSON."""
 
 
 class Columns(NamedTuple):
-    """The two columns that are read."""
+    """The columns that are read."""
 
     image: str
     """Holds encoded images, or structs with such ``bytes``."""
     label: str
     names: tuple[str, ...] | None
     """The names of the labels 0, 1, ...; None: the labels are names themselves."""
+    has_splits: bool
+    """Whether there is a column ``split`` of texts or class labels."""
 
 
-def open_shard(path: Path, where: str, advice: str) -> tuple[Columns, list[str]]:
-    """Return the columns of a shard, and the class of each row; reads no images.
+class Opened(NamedTuple):
+    """What a shard says of its rows."""
+
+    columns: Columns
+    labels: list[str]
+    splits: list[str]
+    """train, val or test; empty without such a column, or if it is not wanted."""
+
+
+def open_shard(path: Path, where: str, advice: str, *, wants_splits: bool) -> Opened:
+    """Return the columns of a shard, and the class and split of each row; reads no images.
 
     Args:
         path: the Parquet file.
         where: start of each message, the shard included.
         advice: how to get a whole shard.
+        wants_splits: whether the column of splits is read.
 
     Raises:
         UsageError: it is damaged, has not one column of images and one of labels, or a row has no
@@ -48,23 +61,41 @@ def open_shard(path: Path, where: str, advice: str) -> tuple[Columns, list[str]]
     try:
         with pq.ParquetFile(path) as file:
             columns = find_columns(file.schema_arrow, where)
-            labels = file.read(columns=[columns.label])[columns.label]
+            wanted = [columns.label, *[SPLIT] * (wants_splits and columns.has_splits)]
+            table = file.read(columns=wanted)
     except (pa.ArrowException, OSError) as error:
         raise UsageError(
             f"{where}: is damaged or no Parquet file: {one_line(error)}; remove it, and {advice}"
         ) from None
-    if labels.null_count:
-        row = labels.is_null().index(True).as_py()
+    classes = _class_labels(table.schema)
+    found = {name: _names_of(table[name], classes.get(name), name, where) for name in wanted}
+    splits = found.get(SPLIT, []) if SPLIT in wanted[1:] else []
+    split_of = {word: read_split(word, f"{where}, column '{SPLIT}'") for word in {*splits}}
+    return Opened(columns, found[columns.label], [split_of[word] for word in splits])
+
+
+def _names_of(
+    values: pa.ChunkedArray, names: tuple[str, ...] | None, column: str, where: str
+) -> list[str]:
+    """Return the name of each row's value.
+
+    Raises:
+        UsageError: a row has none, or no valid one.
+    """
+    import pyarrow as pa
+
+    if values.null_count:
+        row = values.is_null().index(True).as_py()
         raise UsageError(
-            f"{where}: {labels.null_count} of {len(labels)} rows have no label, e.g. row {row}; "
+            f"{where}: {values.null_count} of {len(values)} rows have no {column}, e.g. row {row}; "
             "write the file without them"
         )
-    encoded = labels.combine_chunks()
+    encoded = values.combine_chunks()
     if not pa.types.is_dictionary(encoded.type):
         encoded = encoded.dictionary_encode()
-    place = f"{where}, column '{columns.label}'"
-    names = [_name_of(value, columns.names, place) for value in encoded.dictionary.to_pylist()]
-    return columns, [names[index] for index in encoded.indices.to_pylist()]
+    place = f"{where}, column '{column}'"
+    found = [_name_of(value, names, place) for value in encoded.dictionary.to_pylist()]
+    return [found[index] for index in encoded.indices.to_pylist()]
 
 
 def find_columns(schema: pa.Schema, where: str) -> Columns:
@@ -87,10 +118,11 @@ def find_columns(schema: pa.Schema, where: str) -> Columns:
             "of them"
         )
     classes = _class_labels(schema)
+    choices = [name for name in classes if name != SPLIT] or list(classes)
     if LABEL in schema.names:
         label = LABEL
-    elif len(classes) == 1:
-        (label,) = classes
+    elif len(choices) == 1:
+        (label,) = choices
     else:
         which = f"; {shown(list(classes), 300)} are class labels" if classes else ""
         raise UsageError(
@@ -98,7 +130,16 @@ def find_columns(schema: pa.Schema, where: str) -> Columns:
             f"classes to '{LABEL}'"
         )
     _check_label(schema.field(label).type, f"{where}: the column '{label}'")
-    return Columns(images[0], label, classes.get(label))
+    has_splits = label != SPLIT and SPLIT in schema.names and _holds_words(schema, classes)
+    return Columns(images[0], label, classes.get(label), has_splits)
+
+
+def _holds_words(schema: pa.Schema, classes: Mapping[str, tuple[str, ...]]) -> bool:
+    import pyarrow as pa
+
+    kind = schema.field(SPLIT).type
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return SPLIT in classes or pa.types.is_string(value) or pa.types.is_large_string(value)
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

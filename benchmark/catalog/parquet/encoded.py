@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from benchmark.catalog.folder.decoding import ImageError
+from benchmark.catalog.folder.decoding import WEBP, ImageError
 
 BATCH = 64
 """Rows that are in memory at once."""
@@ -69,13 +69,15 @@ def as_file(data: bytes | None) -> Iterator[Path]:
     """Yield a temporary file with an encoded image, whose suffix says how it is decoded.
 
     Raises:
-        ImageError: there is none, or it is not PNG, JPEG or TIFF.
+        ImageError: there is none, or it is not PNG, JPEG, TIFF or WebP.
     """
     if not data:
         raise ImageError("holds no bytes; write the images into the Parquet files")
     suffix = next((text for start, text in _SUFFIXES.items() if data.startswith(start)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        suffix = WEBP
     if suffix is None:
-        raise ImageError(f"is not PNG, JPEG or TIFF: it begins with {data[:12]!r}")
+        raise ImageError(f"is not PNG, JPEG, TIFF or WebP: it begins with {data[:12]!r}")
     with NamedTemporaryFile(prefix="benchmark-", suffix=suffix) as file:
         file.write(data)
         file.flush()

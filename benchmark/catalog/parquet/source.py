@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 
 MAX_SHARDS, MAX_FIRST = 8, 16
 """Shards, evenly spread, and the first rows of each, that are decoded when the set is opened."""
+WORDS = {
+    "image": "column of images",
+    "label": "column of labels",
+    "names": "names of the classes",
+    "has_splits": "column of splits",
+}
+"""What the fields of ``Columns`` are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,7 @@ class _Labelled(NamedTuple):
     split_of: dict[str, str]
     class_of: dict[str, str]
     """By ``patch_id``, sorted."""
+    notes: list[str]
 
 
 def open_parquet(name: str, how: str, config: DatasetConfig) -> ParquetSource:
@@ -120,7 +128,7 @@ def open_parquet(name: str, how: str, config: DatasetConfig) -> ParquetSource:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise UsageError(f"{where}: {what}; {how}")
-    columns, num_rows, split_of, class_of = _label_rows(root, where, how)
+    columns, num_rows, split_of, class_of, told = _label_rows(root, where, how)
     # Equal images matter where splits are drawn; to find them, all images are read once.
     is_drawn = {*split_of.values()} != {"train", "val", "test"}
     content_of: dict[str, str | None] = dict.fromkeys(class_of)
@@ -128,6 +136,7 @@ def open_parquet(name: str, how: str, config: DatasetConfig) -> ParquetSource:
         content_of = _digest_images(root, num_rows, columns.image, where, how)
     groups = group_duplicates(content_of, class_of)
     split_of, notes = complete_splits(split_of, class_of, groups, config, where)
+    notes += told
     advice = ("add images with another label", how)
     notes += check_classes(split_of, class_of, where=where, advice=advice)
     notes += duplicate_notes(groups, split_of, class_of)
@@ -168,18 +177,26 @@ def _label_rows(root: Path, where: str, how: str) -> _Labelled:
     columns: dict[str, Columns] = {}
     num_rows: dict[str, int] = {}
     given: dict[str, tuple[str, str]] = {}
-    for shard in list_shards(root, where, how):
+    shards = list_shards(root, where, how)
+    # A column of splits counts where the files do not tell them apart.
+    wants_splits = len({shard.split for shard in shards}) == 1
+    for shard in shards:
         path = shard.path
-        columns[path], labels = open_shard(root / path, f"{where}: '{path}'", how)
-        num_rows[path] = len(labels)
-        split = shard.split or "train"
-        given |= {_name_of(path, row): (split, label) for row, label in enumerate(labels)}
+        place = f"{where}: '{path}'"
+        opened = open_shard(root / path, place, how, wants_splits=wants_splits)
+        columns[path], num_rows[path] = opened.columns, len(opened.labels)
+        splits = opened.splits or [shard.split or "train"] * len(opened.labels)
+        given |= {
+            _name_of(path, row): item
+            for row, item in enumerate(zip(splits, opened.labels, strict=True))
+        }
     names = sorted(given)
     return _Labelled(
         _check_alike(columns, where),
         num_rows,
         {name: given[name][0] for name in names},
         {name: given[name][1] for name in names},
+        ["The splits are those of the column 'split'."] * bool(opened.splits),
     )
 
 
@@ -205,9 +222,7 @@ def _check_alike(found: Mapping[str, Columns], where: str) -> Columns:
     for path, item in others:
         for field, one, other in zip(Columns._fields, columns, item, strict=True):
             if one != other:
-                what = {"image": "column of images", "label": "column of labels"}.get(
-                    field, "names of the classes"
-                )
+                what = WORDS[field]
                 raise UsageError(
                     f"{where}: '{first}' and '{path}' differ in the {what}; they are no shards of "
                     "one data set"

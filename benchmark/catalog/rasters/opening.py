@@ -13,8 +13,9 @@ from benchmark.catalog.rasters.scenes import Examined, Scene, examine
 from benchmark.catalog.rasters.source import RasterSource
 from benchmark.catalog.rasters.splits import assign_scenes
 from benchmark.catalog.rasters.values import IGNORED, LabelTable, label_table, open_labels
+from benchmark.catalog.roots.root import Root
 from benchmark.config import DatasetConfig
-from benchmark.errors import UsageError
+from benchmark.errors import CellError, UsageError
 from benchmark.fields import shown
 from benchmark.raster_settings import RastersConfig
 
@@ -26,24 +27,31 @@ def open_rasters(config: DatasetConfig) -> RasterSource:
     """Open pairs of imagery and labels.
 
     Raises:
-        UsageError: settings are missing or contradict each other, files cannot be found, or no
-            scene is usable.
+        UsageError: settings are missing or contradict each other, files cannot be found, a server
+            fails, or no scene is usable.
     """
+    try:
+        return _open(config)
+    except CellError as error:
+        raise UsageError(str(error)) from None
+
+
+def _open(config: DatasetConfig) -> RasterSource:
     settings = config.rasters
     if settings is None:
         raise UsageError(
             '[dataset.rasters] is missing; name the files there: images = "images/*.tif" and '
             'labels = "labels/*.tif", or index = "index.csv"'
         )
-    root = open_root(config.root)
-    listed = list_pairs(root, settings)
-    examined = examine(root, listed.pairs, config)
-    table = _open_table(root, examined, settings)
+    files = open_root(config.root)
+    listed = list_pairs(files, settings)
+    examined = examine(files, listed.pairs, config)
+    table = _open_table(files, examined, settings)
     assigned = assign_scenes(examined.scenes, config)
-    reader, notes = open_pixels(root, examined.scenes, config, where=WHERE)
+    reader, notes = open_pixels(files, examined.scenes, config, where=WHERE)
     num_uses = Counter(pair.label for pair in listed.pairs)
     source = RasterSource(
-        root=root,
+        files=files,
         scenes=examined.scenes,
         problems=examined.problems,
         table=table,
@@ -58,22 +66,29 @@ def open_rasters(config: DatasetConfig) -> RasterSource:
             for path, layer in examined.layers.items()
             if num_uses[path] == 1
         },
+        identities=examined.identities,
     )
+    blocks = assigned.blocks.split_of.items() if assigned.blocks else ()
     ranges, more = choose_ranges(
-        reader, list(examined.scenes.values()), source.train_windows, config, where=WHERE
+        reader,
+        list(examined.scenes.values()),
+        source.train_windows,
+        config,
+        identity=lambda: [source.digest(), sorted(blocks)],
+        where=WHERE,
     )
     notes = [*listed.notes, *assigned.notes, *notes, *more, *_window_notes(settings, config)]
     return replace(source, reader=replace(reader, ranges=ranges), notes=tuple(notes))
 
 
-def _open_table(root: str, examined: Examined, settings: RastersConfig) -> LabelTable:
+def _open_table(files: Root, examined: Examined, settings: RastersConfig) -> LabelTable:
     """Return the classes and values of the settings, or those of the polygons' field."""
     rasters = [scene for scene in examined.scenes.values() if not is_vector(scene.pair.label)]
     if rasters and not settings.classes:
         raise UsageError(
             f"{WHERE} classes is missing: write each class with its values in the labels, e.g. "
             f"classes = {{water = 1, trees = [2, 3]}}; '{rasters[0].pair.label}' holds "
-            f"{_values_of(root, rasters[0])}"
+            f"{_values_of(files, rasters[0])}"
         )
     for key in ("label_field", "label_layer"):
         if getattr(settings, key) is not None and not examined.layers:
@@ -97,14 +112,15 @@ def _open_table(root: str, examined: Examined, settings: RastersConfig) -> Label
     return table
 
 
-def _values_of(root: str, scene: Scene) -> str:
+def _values_of(files: Root, scene: Scene) -> str:
     """Return the values of a label raster, the most frequent first, for a message."""
     counts: Counter[float] = Counter()
     empty = LabelTable((), {0: IGNORED})
     try:
-        with open_labels(root, scene.pair.label, scene.header.grid, empty, RastersConfig()) as file:
-            for top in range(0, scene.header.grid.height, STRIP):
-                file.strip(top, min(STRIP, scene.header.grid.height - top))
+        grid = scene.header.grid
+        with open_labels(files, scene.pair.label, grid, empty, RastersConfig()) as file:
+            for top in range(0, grid.height, STRIP):
+                file.strip(top, min(STRIP, grid.height - top))
             counts = file.counts
     except FileError as error:
         return f"values that cannot be read: {error}"

@@ -20,6 +20,7 @@ from benchmark.catalog.rasters.files import (
     read_bytes,
 )
 from benchmark.catalog.rasters.stac import JSON_SUFFIXES, read_items
+from benchmark.catalog.roots.root import Root
 from benchmark.errors import UsageError
 from benchmark.fields import shown
 from benchmark.raster_settings import RastersConfig
@@ -46,7 +47,7 @@ class Listed(NamedTuple):
     notes: list[str]
 
 
-def list_pairs(root: str, config: RastersConfig) -> Listed:
+def list_pairs(root: Root, config: RastersConfig) -> Listed:
     """Return the pairs that the settings name.
 
     Raises:
@@ -79,7 +80,7 @@ def list_pairs(root: str, config: RastersConfig) -> Listed:
     return Listed(tuple(sorted(listed.pairs)), listed.notes)
 
 
-def _read_index(root: str, index: str, config: RastersConfig) -> Listed:
+def _read_index(root: Root, index: str, config: RastersConfig) -> Listed:
     where = f"{WHERE} index = '{index}'"
     path = _checked(root, index, where)
     if is_folder(root, path) or PurePosixPath(path).suffix.lower() in JSON_SUFFIXES:
@@ -111,7 +112,7 @@ def _read_index(root: str, index: str, config: RastersConfig) -> Listed:
     return Listed(pairs, [f"Columns of the index not used: {', '.join(ignored)}."] * bool(ignored))
 
 
-def _read_row(root: str, cells: Mapping[str, str], place: str) -> Pair:
+def _read_row(root: Root, cells: Mapping[str, str], place: str) -> Pair:
     for name in ("image", "label", *({"split", "scene"} & cells.keys())):
         if not cells[name]:
             raise UsageError(f"{place}: the {name} is empty; fill it, or remove the row")
@@ -125,11 +126,10 @@ def _read_row(root: str, cells: Mapping[str, str], place: str) -> Pair:
     )
 
 
-def _match(root: str, images: str, labels: str) -> Listed:
+def _match(root: Root, images: str, labels: str) -> Listed:
     """Return the pairs whose paths match two patterns with the same text for each ``*``."""
-    patterns = {"images": images, "labels": labels}
-    for key, pattern in patterns.items():
-        _checked(root, pattern, f"{WHERE} {key} = '{pattern}'")
+    images = _checked(root, images, f"{WHERE} images = '{images}'")
+    labels = _checked(root, labels, f"{WHERE} labels = '{labels}'")
     shares_labels = "*" not in labels and is_vector(labels)
     if not shares_labels and images.count("*") != labels.count("*"):
         raise UsageError(
@@ -153,7 +153,7 @@ def _match(root: str, images: str, labels: str) -> Listed:
     return Listed(tuple(_pair(images, *item) for item in pairs), notes)
 
 
-def _by_text(root: str, pattern: str, key: str) -> dict[tuple[str, ...], str]:
+def _by_text(root: Root, pattern: str, key: str) -> dict[tuple[str, ...], str]:
     """Return the files that match a pattern, by the texts that each ``*`` matched."""
     expression = re.compile("([^/]*?)".join(re.escape(part) for part in pattern.split("*")))
     where = f"{WHERE} {key} = '{pattern}'"
@@ -162,7 +162,7 @@ def _by_text(root: str, pattern: str, key: str) -> dict[tuple[str, ...], str]:
         if match := expression.fullmatch(path):
             found[match.groups()] = _checked(root, path, where)
     if not found:
-        raise UsageError(f"{where}: matches no file below root = '{root}'")
+        raise UsageError(f"{where}: matches no file below root = '{root.address}'")
     return found
 
 
@@ -187,7 +187,7 @@ def _unpaired(what: str, paths: Iterable[str], lacking: str) -> list[str]:
     )
 
 
-def _checked(root: str, path: str, place: str) -> str:
+def _checked(root: Root, path: str, place: str) -> str:
     try:
         return check_path(root, path)
     except FileError as error:

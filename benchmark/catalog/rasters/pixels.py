@@ -13,8 +13,11 @@ from benchmark.catalog.folder.images import band_places, count_bands, scale_band
 from benchmark.catalog.rasters.files import FileError, open_raster
 from benchmark.catalog.rasters.grids import Window
 from benchmark.catalog.rasters.scenes import Scene
+from benchmark.catalog.roots.root import Root
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
+from benchmark.store.digest import fingerprint
+from benchmark.store.memory import open_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +32,20 @@ MAX_PIXELS = 4096
 QUANTILES = (0.005, 0.995)
 """Of the pixels of train with data: they become 0 and 255."""
 
+VERSION = 1
+"""Raised by hand when the ranges of a content change, so that none is recalled."""
+
 Windows = Callable[[Scene], Sequence[tuple[int, int]]]
 """Returns (row, column) of some windows of train in a scene."""
+
+
+class Sampled(NamedTuple):
+    """Ranges of the bands of the files, empty if a band has no pixels."""
+
+    ranges: Sequence[Sequence[float]]
+    num_windows: int
+    reason: str
+    """Why a scene could not be read; it is not remembered then."""
 
 
 class Strip(NamedTuple):
@@ -44,7 +59,7 @@ class Strip(NamedTuple):
 class PixelReader:
     """Reads parts of scenes; it pickles."""
 
-    root: str
+    files: Root
     bands: tuple[str, ...]
     order: tuple[str, ...] | None
     """The files' own names of the bands, in the order of ``bands``; None: none tells them."""
@@ -72,7 +87,7 @@ class PixelReader:
             band_places(scene.header.names, self.order)
         except ImageError as error:
             raise FileError(str(error)) from None
-        with open_raster(self.root, scene.pair.image) as file:
+        with open_raster(self.files, scene.pair.image) as file:
             yield file
 
     def read(self, file: Any, scene: Scene, window: Window) -> Strip:
@@ -126,7 +141,7 @@ class PixelReader:
 
 
 def open_pixels(
-    root: str, scenes: Mapping[str, Scene], config: DatasetConfig, *, where: str
+    files: Root, scenes: Mapping[str, Scene], config: DatasetConfig, *, where: str
 ) -> tuple[PixelReader, list[str]]:
     """Return the reader for the bands of the scenes, without ranges, and notes.
 
@@ -139,7 +154,7 @@ def open_pixels(
     keeps_alpha = config.bands is not None and len(config.bands) == first.num_bands
     bands, order, notes = choose_bands(facts, config, keeps_alpha, where)
     reader = PixelReader(
-        root=root,
+        files=files,
         bands=bands,
         order=order,
         num_file_bands=first.num_bands - (bool(first.alpha) and not keeps_alpha),
@@ -155,6 +170,7 @@ def choose_ranges(
     windows: Windows,
     config: DatasetConfig,
     *,
+    identity: Callable[[], Any],
     where: str,
 ) -> tuple[tuple[tuple[float, float], ...] | None, list[str]]:
     """Return the range of each band, None for uint8, and notes that state it.
@@ -164,13 +180,12 @@ def choose_ranges(
         scenes: all, sorted.
         windows: of train in a scene; none if it has none.
         config: gives ``value_range`` and ``patch_size``.
+        identity: returns what the pixels of train depend on besides, as JSON.
         where: start of each message.
 
     Raises:
         UsageError: ``value_range`` is no range, or no pixel of train can be read.
     """
-    import numpy as np
-
     given, dtype = config.value_range, scenes[0].header.dtype
     if given is not None and not given[0] < given[1]:
         raise UsageError(f"{where}: value_range = {list(given)} is no range; write [low, high]")
@@ -180,21 +195,17 @@ def choose_ranges(
     if given is not None:
         note = f"{dtype} pixels from {given[0]:g} to {given[1]:g} (value_range) became 0 to 255."
         return (given,) * len(reader.bands), [note]
-    places = {scene: windows(scene) for scene in scenes}
-    of_train = [scene for scene in scenes if places[scene]]
-    samples: list[NDArray[Any]] = []
-    for scene in of_train[:: -(-len(of_train) // MAX_SAMPLED) or 1]:
-        samples += _sample(reader, scene, places[scene], min(config.patch_size, SAMPLED_SIDE))
-    ranges = []
-    for band in range(len(samples[0]) if samples else 0):
-        values = np.concatenate([pixels[band][~np.isnan(pixels[band])] for pixels in samples])
-        if values.size:
-            low, high = np.quantile(values, QUANTILES).tolist()
-            ranges.append((low, high if high > low else low + 1.0))
-    if not ranges or len(ranges) < len(samples[0]):
+    with open_memory("ranges", VERSION) as memory:
+        key = fingerprint([identity(), reader.bands, reader.order, config.patch_size])
+        known = memory.recall([key]).get(key)
+        sampled = _sample_all(reader, scenes, windows, config) if known is None else Sampled(*known)
+        if known is None and not sampled.reason:
+            memory.remember({key: sampled})
+    ranges = tuple((low, high) for low, high in sampled.ranges)
+    if not ranges:
         raise UsageError(
             f"{where}: the images hold {dtype} pixels, and none of train could be read for their "
-            "range; set [dataset] value_range = [low, high]"
+            f"range{sampled.reason}; set [dataset] value_range = [low, high]"
         )
     told = ", ".join(
         f"{name} {low:.6g} to {high:.6g}"
@@ -202,27 +213,60 @@ def choose_ranges(
     )
     note = (
         f"{dtype} pixels became 0 to 255 by the range of each band in train ({QUANTILES[0]:.1%} to "
-        f"{QUANTILES[1]:.1%} of the pixels of {len(samples)} windows; those beyond are clipped): "
-        f"{told}. Set [dataset] value_range for one range of all bands."
+        f"{QUANTILES[1]:.1%} of the pixels of {sampled.num_windows} windows; those beyond are "
+        f"clipped): {told}. Set [dataset] value_range for one range of all bands."
     )
-    return tuple(ranges), [note]
+    return ranges, [note]
+
+
+def _sample_all(
+    reader: PixelReader, scenes: Sequence[Scene], windows: Windows, config: DatasetConfig
+) -> Sampled:
+    import numpy as np
+
+    places = {scene: windows(scene) for scene in scenes}
+    of_train = [scene for scene in scenes if places[scene]]
+    samples: list[NDArray[Any]] = []
+    reason = ""
+    for scene in of_train[:: -(-len(of_train) // MAX_SAMPLED) or 1]:
+        try:
+            _sample(samples, reader, scene, places[scene], min(config.patch_size, SAMPLED_SIDE))
+        except FileError as error:
+            # It becomes a Problem when its patches are read.
+            reason = reason or f" ('{scene.pair.image}' {error})"
+    ranges = []
+    for band in range(len(samples[0]) if samples else 0):
+        values = np.concatenate([pixels[band][~np.isnan(pixels[band])] for pixels in samples])
+        if not values.size:
+            return Sampled((), len(samples), reason)
+        low, high = np.quantile(values, QUANTILES).tolist()
+        ranges.append((low, high if high > low else low + 1.0))
+    return Sampled(tuple(ranges), len(samples), reason)
 
 
 def _sample(
-    reader: PixelReader, scene: Scene, windows: Sequence[tuple[int, int]], size: int
-) -> Iterator[NDArray[Any]]:
-    """Yield pixels of windows, (C, n) float64, NaN where there are no data.
+    found: list[NDArray[Any]],
+    reader: PixelReader,
+    scene: Scene,
+    windows: Sequence[tuple[int, int]],
+    size: int,
+) -> None:
+    """Add pixels of windows, (C, n) float64, NaN where there are no data.
 
-    A scene that cannot be read becomes a Problem when its patches are read.
+    Raises:
+        FileError: the scene cannot be read; windows read before remain.
     """
     import numpy as np
 
-    try:
+    before = len(found)
+
+    def read() -> None:
+        del found[before:]
         with reader.open(scene) as file:
             for row, col in windows:
                 strip = reader.read(file, scene, ((row, row + size), (col, col + size)))
                 pixels = strip.pixels.astype(np.float64)
                 pixels[strip.invalid] = np.nan
-                yield pixels.reshape(len(pixels), -1)[:, :: -(-size * size // MAX_PIXELS)]
-    except FileError:
-        return
+                found.append(pixels.reshape(len(pixels), -1)[:, :: -(-size * size // MAX_PIXELS)])
+
+    reader.files.retried(read)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.catalog.folder.assignment import sort_classes
@@ -24,6 +25,7 @@ from benchmark.catalog.rasters.values import (
     plain,
     unknown_values,
 )
+from benchmark.catalog.roots.root import Root
 from benchmark.errors import UsageError, did_you_mean, one_line
 from benchmark.fields import shown
 from benchmark.raster_settings import RastersConfig
@@ -49,7 +51,7 @@ class Layer(NamedTuple):
     num_polygons: int
 
 
-def examine_layer(root: str, path: str, config: RastersConfig) -> Layer:
+def examine_layer(root: Root, path: str, config: RastersConfig) -> Layer:
     """Return the values and the bounds of a file of polygons.
 
     Raises:
@@ -113,7 +115,7 @@ class PolygonLabels:
 
 @contextmanager
 def open_polygons(
-    root: str, path: str, grid: Grid, table: LabelTable, config: RastersConfig
+    root: Root, path: str, grid: Grid, table: LabelTable, config: RastersConfig
 ) -> Iterator[PolygonLabels]:
     """Read the polygons on a scene.
 
@@ -175,7 +177,7 @@ def _field(config: RastersConfig) -> str:
     return config.label_field
 
 
-def _read(root: str, path: str, config: RastersConfig, grid: Grid) -> geopandas.GeoDataFrame:
+def _read(root: Root, path: str, config: RastersConfig, grid: Grid) -> geopandas.GeoDataFrame:
     """Return the polygons whose bounds touch those of a grid.
 
     A file of GeoParquet is read wholly.
@@ -183,7 +185,7 @@ def _read(root: str, path: str, config: RastersConfig, grid: Grid) -> geopandas.
     geopandas, pyogrio = _libraries()
     field, place = _field(config), vector_path(root, path)
     with _plain_errors():
-        if place.lower().endswith(PARQUET):
+        if place.suffix.lower() in PARQUET:
             frame = geopandas.read_parquet(place)
             _check_field(field, list(frame.columns.drop(frame.geometry.name)))
             return frame[[field, frame.geometry.name]]
@@ -198,7 +200,7 @@ def _read(root: str, path: str, config: RastersConfig, grid: Grid) -> geopandas.
 
 
 def _read_values(
-    root: str, path: str, config: RastersConfig
+    root: Root, path: str, config: RastersConfig
 ) -> tuple[pd.DataFrame, str | None, list[float]]:
     """Return the values of the field, the CRS, and the bounds of all polygons in it."""
     _, pyogrio = _libraries()
@@ -214,7 +216,7 @@ def _read_values(
     return frame, info["crs"], list(info["total_bounds"] or (0, 0, 0, 0))
 
 
-def _open_layer(pyogrio: Any, place: str, config: RastersConfig) -> tuple[str, Mapping[str, Any]]:
+def _open_layer(pyogrio: Any, place: Path, config: RastersConfig) -> tuple[str, Mapping[str, Any]]:
     layers = [str(name) for name, kind in pyogrio.list_layers(place) if kind is not None]
     layer = _layer(layers, config.label_layer)
     info: Mapping[str, Any] = pyogrio.read_info(place, layer=layer, force_total_bounds=True)

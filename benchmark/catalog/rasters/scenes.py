@@ -7,42 +7,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from benchmark.catalog.folder.bandnames import name_bands
-from benchmark.catalog.folder.decoding import alpha_kind
-from benchmark.catalog.rasters.files import FileError, is_vector, open_raster
-from benchmark.catalog.rasters.grids import Grid, grid_of
+from benchmark.catalog.rasters.files import FileError, is_vector
+from benchmark.catalog.rasters.grids import Grid
+from benchmark.catalog.rasters.headers import VERSION, Header, Headers, LabelHeader
 from benchmark.catalog.rasters.pairs import Pair
 from benchmark.catalog.rasters.polygons import Layer, examine_layer
+from benchmark.catalog.roots.root import Root
 from benchmark.config import DatasetConfig
-from benchmark.errors import UsageError
+from benchmark.errors import CellError, UsageError
 from benchmark.raster_settings import RastersConfig
 from benchmark.specs import Problem
+from benchmark.store.memory import open_memory
 
 if TYPE_CHECKING:
-    import rasterio
     import shapely  # type: ignore[import-untyped]
-    from numpy.typing import NDArray
 
 MAX_THREADS = min(8, 4 * (os.cpu_count() or 1))
 """Files opened at once: most of the time of a remote one is waiting."""
 MAX_WINDOWS = 10_000_000
 """Most windows of a scene: the counts of a row of them are in memory at once, and the chosen."""
-MIDDLE = 512
-"""Side in px of the middle of a scene, which tells what alpha is."""
-
-
-class Header(NamedTuple):
-    """What an image says of itself; see ``folder.formats.Banded``."""
-
-    grid: Grid
-    dtype: str
-    num_bands: int
-    alpha: str
-    """Empty without alpha, else its kind in the middle of the scene (``facts.Facts``)."""
-    descriptions: tuple[str | None, ...]
-    names: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -66,9 +51,11 @@ class Examined(NamedTuple):
     scenes: Mapping[str, Scene]
     problems: Mapping[str, Problem]
     layers: Mapping[str, Layer]
+    identities: Mapping[str, str]
+    """Of the contents of images and label rasters (``Root.identify``), as far as they are known."""
 
 
-def examine(root: str, pairs: Sequence[Pair], config: DatasetConfig) -> Examined:
+def examine(root: Root, pairs: Sequence[Pair], config: DatasetConfig) -> Examined:
     """Open the files of all pairs and compare their headers.
 
     Raises:
@@ -77,13 +64,23 @@ def examine(root: str, pairs: Sequence[Pair], config: DatasetConfig) -> Examined
     rasters = config.rasters or RastersConfig()
     layers, bad_layers = _examine_layers(root, pairs, rasters)
 
-    def one(pair: Pair) -> Scene | Problem:
-        if pair.label in bad_layers:
-            return Problem(pair.label, bad_layers[pair.label])
-        return _examine_pair(root, pair, config, rasters, layers.get(pair.label))
+    identities = _identify(root, pairs)
+    with open_memory("headers", VERSION) as memory:
+        headers = Headers(root, identities, memory)
 
-    with ThreadPoolExecutor(MAX_THREADS) as pool:
-        found = list(pool.map(one, pairs))
+        def one(pair: Pair) -> Scene | Problem:
+            if pair.label in bad_layers:
+                return Problem(pair.label, bad_layers[pair.label])
+            return _examine_pair(headers, pair, config, rasters, layers.get(pair.label))
+
+        with ThreadPoolExecutor(MAX_THREADS) as pool:
+            try:
+                found = list(pool.map(one, pairs))
+            except CellError:
+                # A server that fails would be asked for all the others, too.
+                pool.shutdown(cancel_futures=True)
+                raise
+        headers.remember()
     scenes = {item.name: item for item in found if isinstance(item, Scene)}
     problems = {
         pair.name: item
@@ -105,7 +102,16 @@ def examine(root: str, pairs: Sequence[Pair], config: DatasetConfig) -> Examined
             f"[dataset.rasters]: none of the {len(pairs)} scenes can be used; the first: "
             f"'{first.path}' {first.reason}"
         )
-    return Examined(scenes, problems, layers)
+    return Examined(scenes, problems, layers, identities)
+
+
+def _identify(root: Root, pairs: Sequence[Pair]) -> Mapping[str, str]:
+    paths = {path for pair in pairs for path in (pair.image, pair.label) if not is_vector(path)}
+    try:
+        return root.identify(sorted(paths))
+    except (UsageError, OSError):
+        # What cannot be read is found file by file.
+        return {}
 
 
 def _of_other_types(scenes: Mapping[str, Scene]) -> dict[str, Problem]:
@@ -153,7 +159,7 @@ def outline_of(grid: Grid) -> shapely.Polygon:
 
 
 def _examine_layers(
-    root: str, pairs: Sequence[Pair], config: RastersConfig
+    root: Root, pairs: Sequence[Pair], config: RastersConfig
 ) -> tuple[dict[str, Layer], dict[str, str]]:
     layers: dict[str, Layer] = {}
     bad: dict[str, str] = {}
@@ -166,68 +172,21 @@ def _examine_layers(
 
 
 def _examine_pair(
-    root: str, pair: Pair, config: DatasetConfig, rasters: RastersConfig, layer: Layer | None
+    headers: Headers, pair: Pair, config: DatasetConfig, rasters: RastersConfig, layer: Layer | None
 ) -> Scene | Problem:
     path = pair.image
     try:
-        with open_raster(root, path) as file:
-            header = _read_header(file)
+        header = headers.of_image(path)
         grid = header.grid if rasters.gsd_m is None else header.grid.resampled(rasters.gsd_m)
         _check_size(grid, config, rasters)
         path = pair.label
         if layer is None:
-            with open_raster(root, path) as file:
-                _check_label(file, header.grid, pair, resamples=rasters.gsd_m is not None)
+            _check_label(
+                headers.of_label(path), header.grid, pair, resamples=rasters.gsd_m is not None
+            )
     except FileError as error:
         return Problem(path, str(error))
     return Scene(pair, header, grid)
-
-
-def _read_header(file: rasterio.DatasetReader) -> Header:
-    import numpy as np
-    from rasterio.enums import ColorInterp
-
-    grid = _located(file)
-    if not np.isfinite(grid.outline()).all():
-        raise FileError("lies where its coordinate reference system has no degrees")
-    if np.ptp(grid.outline()[:, 0]) > 180:
-        raise FileError("crosses the 180th meridian; cut it there")
-    dtype = np.result_type(*file.dtypes)
-    if dtype.kind not in "uif" or len(set(file.dtypes)) > 1:
-        raise FileError(f"holds {', '.join(sorted(set(file.dtypes)))}; store one real pixel type")
-    colors = file.colorinterp
-    if ColorInterp.palette in colors:
-        raise FileError("has a palette; store red, green and blue")
-    has_alpha = file.count > 1 and colors[-1] == ColorInterp.alpha
-    num_named = file.count - has_alpha
-    return Header(
-        grid=grid,
-        dtype=dtype.name,
-        num_bands=file.count,
-        alpha=alpha_kind(_middle(file, file.count)) if has_alpha else "",
-        descriptions=tuple(file.descriptions),
-        names=name_bands(
-            file.descriptions[:num_named], tuple(color.name for color in colors[:num_named])
-        ),
-    )
-
-
-def _located(file: rasterio.DatasetReader) -> Grid:
-    if file.crs is None:
-        raise FileError("has no coordinate reference system; write one (gdal_edit.py -a_srs)")
-    if file.transform.is_identity:
-        raise FileError("has no place on the ground (its transform is the identity)")
-    return grid_of(file)
-
-
-def _middle(file: rasterio.DatasetReader, band: int) -> NDArray[Any]:
-    top, left = max(0, file.height - MIDDLE) // 2, max(0, file.width - MIDDLE) // 2
-    window = (
-        (top, min(top + MIDDLE, file.height)),
-        (left, min(left + MIDDLE, file.width)),
-    )
-    pixels: NDArray[Any] = file.read(band, window=window)
-    return pixels
 
 
 def _check_size(grid: Grid, config: DatasetConfig, rasters: RastersConfig) -> None:
@@ -246,13 +205,12 @@ def _check_size(grid: Grid, config: DatasetConfig, rasters: RastersConfig) -> No
         )
 
 
-def _check_label(file: rasterio.DatasetReader, image: Grid, pair: Pair, *, resamples: bool) -> None:
+def _check_label(label: LabelHeader, image: Grid, pair: Pair, *, resamples: bool) -> None:
     import numpy as np
 
-    grid = _located(file)
-    kind = np.dtype(file.dtypes[0]).kind
-    if file.count != 1 or kind not in "uif":
-        raise FileError(f"{file.count} bands of {file.dtypes[0]}, expected 1 of whole numbers")
+    grid = label.grid
+    if label.num_bands != 1 or np.dtype(label.dtype).kind not in "uif":
+        raise FileError(f"{label.num_bands} bands of {label.dtype}, expected 1 of whole numbers")
     if not resamples and not grid.equals(image):
         raise FileError(
             f"its grid ({grid.describe()}) differs from that of the image '{pair.image}' "

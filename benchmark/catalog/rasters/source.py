@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 from benchmark.catalog.chesapeake.index import count_strip
@@ -20,7 +20,7 @@ from benchmark.catalog.folder.facts import MAX_INVALID
 from benchmark.catalog.rasters.blocks import Blocks
 from benchmark.catalog.rasters.files import (
     FileError,
-    digest_of_files,
+    explain,
     is_vector,
     vector_files,
 )
@@ -35,7 +35,7 @@ from benchmark.catalog.rasters.values import (
     RasterLabels,
     open_labels,
 )
-from benchmark.errors import one_line
+from benchmark.catalog.roots.root import Root
 from benchmark.raster_settings import RastersConfig
 from benchmark.specs import Found, Images, Problem, Remark
 
@@ -79,7 +79,7 @@ class _Windows(NamedTuple):
 class RasterSource:
     """Scenes with labels below one root as a ``specs.Source``; a unit is a scene."""
 
-    root: str
+    files: Root
     scenes: Mapping[str, Scene]
     problems: Mapping[str, Problem]
     """Of the scenes whose files cannot be used."""
@@ -92,6 +92,8 @@ class RasterSource:
     purity: float
     num_polygons: Mapping[str, int]
     """Polygons in each label file that belongs to one scene."""
+    identities: Mapping[str, str]
+    """Of the contents of files, when the source was opened."""
     notes: tuple[str, ...] = ()
     is_synthetic: bool = False
 
@@ -118,12 +120,13 @@ class RasterSource:
         lines = [
             [VERSION, settings, list(self.classes), sorted(map(str, self.table.code_of.items()))]
         ]
-        files = {
-            path
-            for scene in self.scenes.values()
-            for path in (scene.pair.image, *vector_files(self.root, scene.pair.label))
-        }
-        contents = digest_of_files(self.root, sorted(files))
+        pairs = [scene.pair for scene in self.scenes.values()]
+        named = {path for pair in pairs for path in (pair.image, pair.label)}
+        beside = {path for pair in pairs for path in vector_files(pair.label)}
+        asked = (named | beside) - self.identities.keys()
+        found = {path: text for path, text in self.identities.items() if path in named}
+        found |= self.files.identify(sorted(asked))
+        contents = {path: found.get(path, "missing") for path in sorted(named | found.keys())}
         lines += [[*scene.pair, self.split_of.get(name)] for name, scene in self.scenes.items()]
         lines += [[name, *problem] for name, problem in self.problems.items()]
         lines += [list(item) for item in contents.items()]
@@ -147,13 +150,8 @@ class RasterSource:
         if unit in self.problems:
             return Found(CANDIDATES.empty_table(), 0, (self.problems[unit],))
         scene = self.scenes[unit]
-        tallies: dict[str, int] = {}
         try:
-            with self._open_labels(scene) as labels:
-                windows = self._pure_windows(scene, labels, tallies)
-                if unknown := labels.unknown():
-                    raise unknown
-                tallies |= self._label_tallies(scene, labels)
+            windows, tallies = self.files.retried(lambda: self._read_labels(scene))
         except FileError as error:
             problem = Problem(scene.pair.label, str(error))
             return Found(CANDIDATES.empty_table(), 0, (problem,))
@@ -161,6 +159,14 @@ class RasterSource:
         tops, lefts = self._starts(scene)
         counted = tuple(Remark(text, count) for text, count in tallies.items() if count)
         return Found(candidates, len(tops) * len(lefts), remarks=counted)
+
+    def _read_labels(self, scene: Scene) -> tuple[_Windows, dict[str, int]]:
+        tallies: dict[str, int] = {}
+        with self._open_labels(scene) as labels:
+            windows = self._pure_windows(scene, labels, tallies)
+            if unknown := labels.unknown():
+                raise unknown
+            return windows, tallies | self._label_tallies(scene, labels)
 
     def read(self, candidates: pa.Table) -> Images:
         """Return the pixels of windows, uint8 (N, C, P, P), in the order of the rows given.
@@ -173,7 +179,6 @@ class RasterSource:
             KeyError: their scene is not in this source.
         """
         import numpy as np
-        from rasterio.errors import RasterioError
 
         size, num_rows = self.patch_size, candidates.num_rows
         pixels = np.empty((num_rows, len(self.bands), size, size), np.uint8)
@@ -185,21 +190,7 @@ class RasterSource:
         rows, cols = candidates["row"].to_numpy(), candidates["col"].to_numpy()
         reason = ""
         try:
-            with self.reader.open(scene) as file:
-                for run in window_runs(rows, cols, size, file.block_shapes[0][1]):
-                    row, first, last = rows[run[0]], cols[run[0]], cols[run].max() + size
-                    window = ((row, row + size), (first, last))
-                    try:
-                        strip = self.reader.read(file, scene, window)
-                    except (RasterioError, OSError) as error:
-                        # The other runs may still be readable.
-                        reason = reason or f"cannot be read: {one_line(error.__cause__ or error)}"
-                        continue
-                    whole = self.reader.convert(strip)
-                    for index, start in zip(run, cols[run] - first, strict=True):
-                        pixels[index] = whole[:, :, start : start + size]
-                        invalid[index] = strip.invalid[:, :, start : start + size].mean()
-                    is_read[run] = True
+            self.files.retried(lambda: self._fill(pixels, invalid, is_read, scene, rows, cols))
         except FileError as error:
             reason = str(error)
         num_lost = int((~is_read).sum())
@@ -211,6 +202,45 @@ class RasterSource:
         kept = np.flatnonzero(is_read & (invalid <= MAX_INVALID))
         problems = (Problem(scene.pair.image, f"{reason} ({num_lost} patches lost)"),)
         return Images(pixels[kept], kept, problems if reason else (), remarks)
+
+    def _fill(
+        self,
+        pixels: NDArray[np.uint8],
+        invalid: NDArray[np.float64],
+        is_read: NDArray[np.bool_],
+        scene: Scene,
+        rows: NDArray[Any],
+        cols: NDArray[Any],
+    ) -> None:
+        """Read the windows that ``is_read`` lacks into ``pixels``, and mark them there.
+
+        ``invalid`` becomes the share of each window's values without data.
+
+        Raises:
+            FileError: some could not be read; the others were.
+        """
+        import numpy as np
+        from rasterio.errors import RasterioError
+
+        size, failed = self.patch_size, None
+        todo = np.flatnonzero(~is_read)
+        with self.reader.open(scene) as file:
+            for part in window_runs(rows[todo], cols[todo], size, file.block_shapes[0][1]):
+                run = todo[part]
+                row, first, last = rows[run[0]], cols[run[0]], cols[run].max() + size
+                try:
+                    strip = self.reader.read(file, scene, ((row, row + size), (first, last)))
+                except (RasterioError, OSError) as error:
+                    # The other runs may still be readable.
+                    failed = failed or explain(self.files, scene.pair.image, error)
+                    continue
+                whole = self.reader.convert(strip)
+                for index, start in zip(run, cols[run] - first, strict=True):
+                    pixels[index] = whole[:, :, start : start + size]
+                    invalid[index] = strip.invalid[:, :, start : start + size].mean()
+                is_read[run] = True
+        if failed:
+            raise failed
 
     def corners(self, patches: pa.Table) -> NDArray[np.float64]:
         """Return the corners of patches in degrees (EPSG:4326), (N, 4, 2).
@@ -237,7 +267,7 @@ class RasterSource:
     @contextmanager
     def _open_labels(self, scene: Scene) -> Iterator[RasterLabels | PolygonLabels]:
         opener = open_polygons if is_vector(scene.pair.label) else open_labels
-        with opener(self.root, scene.pair.label, scene.grid, self.table, self.settings) as labels:
+        with opener(self.files, scene.pair.label, scene.grid, self.table, self.settings) as labels:
             yield labels
 
     def _starts(self, scene: Scene) -> tuple[range, range]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from benchmark.catalog.folder.splits import SPLIT_WORDS, read_split
 from benchmark.catalog.rasters.files import FileError, is_folder, list_files, read_bytes
+from benchmark.catalog.roots.root import Root
 from benchmark.errors import UsageError, did_you_mean, one_line
 from benchmark.fields import shown
 from benchmark.raster_settings import RastersConfig
@@ -32,32 +33,36 @@ class Item(NamedTuple):
     """For messages."""
 
 
-def read_items(root: str, path: str, config: RastersConfig, *, where: str) -> list[Item]:
+def read_items(root: Root, path: str, config: RastersConfig, *, where: str) -> list[Item]:
     """Return the items of an index.
 
-    Paths of assets are relative to the file of their item.
+    Paths of assets are relative to the file of their item, or URIs below that of the root.
 
     Raises:
         UsageError: a file is no STAC item, an asset is missing or a URL, or there is no item.
     """
     is_many = is_folder(root, path)
-    files = [
-        name
-        for suffix in JSON_SUFFIXES
-        for pattern in (f"{path}/*{suffix}", f"{path}/*/*{suffix}")
-        for name in list_files(root, pattern)
-    ]
+    files = _list_items(root, path) if is_many else [path]
     found = []
-    for file in files if is_many else [path]:
+    for file in files:
         for number, item in enumerate(_features(root, file, where, skips_others=is_many)):
             place = f"{where}: '{file}' item {number}"
-            found.append(_read_item(item, PurePosixPath(file).parent, config, place))
+            found.append(_read_item(root, item, PurePosixPath(file).parent, config, place))
     if not found:
         raise UsageError(f"{where}: holds no STAC items; name their JSON file, or a folder of them")
     return found
 
 
-def _features(root: str, file: str, where: str, *, skips_others: bool) -> Iterator[Any]:
+def _list_items(root: Root, folder: str) -> list[str]:
+    return [
+        name
+        for suffix in JSON_SUFFIXES
+        for pattern in (f"{folder}/*{suffix}", f"{folder}/*/*{suffix}")
+        for name in list_files(root, pattern)
+    ]
+
+
+def _features(root: Root, file: str, where: str, *, skips_others: bool) -> Iterator[Any]:
     try:
         content = json.loads(read_bytes(root, file, most_bytes=MAX_ITEMS_BYTES))
     except FileError as error:
@@ -75,7 +80,9 @@ def _features(root: str, file: str, where: str, *, skips_others: bool) -> Iterat
         )
 
 
-def _read_item(item: Any, folder: PurePosixPath, config: RastersConfig, place: str) -> Item:
+def _read_item(
+    root: Root, item: Any, folder: PurePosixPath, config: RastersConfig, place: str
+) -> Item:
     if not isinstance(item, Mapping) or not isinstance(item.get("assets"), Mapping):
         raise UsageError(f"{place}: is no STAC item: it has no assets")
     name, properties = item.get("id"), item.get("properties") or {}
@@ -90,7 +97,9 @@ def _read_item(item: Any, folder: PurePosixPath, config: RastersConfig, place: s
                 f"{place} ({shown(name, 100)}): has no asset '{asset}'; set {key}."
                 f"{did_you_mean(asset, map(str, item['assets']))}"
             )
-        paths.append(href if "://" in href else posixpath.normpath(folder / href))
+        below = href.removeprefix(f"{root.address.partition('?')[0].rstrip('/')}/")
+        is_whole = below != href or "://" in href
+        paths.append(below if is_whole else posixpath.normpath(folder / href))
     word = next((properties[key] for key in SPLIT_PROPERTIES if key in properties), None)
     region = properties.get("region")
     return Item(

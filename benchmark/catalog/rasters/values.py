@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchmark.catalog.folder.decoding import invalid_values
 from benchmark.catalog.rasters.files import FileError, open_raster
 from benchmark.catalog.rasters.grids import Grid, on_grid
+from benchmark.catalog.roots.root import Root
 from benchmark.errors import UsageError
 from benchmark.fields import shown
 from benchmark.raster_settings import RastersConfig
@@ -142,7 +143,7 @@ class RasterLabels:
 
 @contextmanager
 def open_labels(
-    root: str, path: str, grid: Grid, table: LabelTable, config: RastersConfig
+    root: Root, path: str, grid: Grid, table: LabelTable, config: RastersConfig
 ) -> Iterator[RasterLabels]:
     """Open a label raster on the grid of its scene.
 

@@ -20,12 +20,15 @@ REQUEST_TIMEOUT_S = 300
 NUM_RETRIES = 3
 
 # The cache holds the blocks of one row of windows: each is decoded once. More only costs memory.
-LOCAL = {"GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 256, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+# Files beside a raster (.aux.xml, .ovr, .tfw) are not read: no digest covers them.
+LOCAL = {
+    "GDAL_NUM_THREADS": "1",
+    "GDAL_CACHEMAX": 256,
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+}
 
 REMOTE = {
     **LOCAL,
-    # Files beside a raster (.aux.xml, .ovr, .tfw) are not asked for: a request each.
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     # The header, with the places of some thousand blocks, comes in one request.
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
     # Blocks of a window that are neighbours in the file come in one request.

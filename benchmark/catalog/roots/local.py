@@ -52,15 +52,20 @@ class LocalRoot:
         """Return whether there is such a file."""
         return self._place(path).is_file()
 
-    def read_text(self, path: str, *, most_bytes: int) -> str:
-        """Return the text of a small file.
+    def read_bytes(self, path: str, *, most_bytes: int) -> bytes:
+        """Return the content of a small file (see ``Root``)."""
+        return read_regular(self._place(path), most_bytes=most_bytes)
 
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no regular file, larger than ``most_bytes``, or not UTF-8.
-            OSError: it cannot be read.
-        """
-        return read_regular(self._place(path), most_bytes=most_bytes).decode()
+    def read_text(self, path: str, *, most_bytes: int) -> str:
+        """Return the text of a small file (see ``Root``)."""
+        return self.read_bytes(path, most_bytes=most_bytes).decode()
+
+    def whole(self, path: str, beside: Sequence[str] = (), *, most_bytes: int) -> Path:
+        """Return the file itself (see ``Root``)."""
+        del beside, most_bytes
+        if not self.has(path):
+            raise FileNotFoundError(self.where(path))
+        return self._place(path)
 
     def identify(self, paths: Iterable[str]) -> Mapping[str, str]:
         """Return the digest of each file's content (``digest_files``); missing ones are left out.
@@ -75,8 +80,8 @@ class LocalRoot:
         return {path: digests[place] for path, place in places.items() if place in digests}
 
     @contextmanager
-    def open(self, path: str) -> Iterator[Any]:
-        """Open a GeoTIFF with rasterio.
+    def open(self, path: str, *, driver: str = DRIVER) -> Iterator[Any]:
+        """Open a raster with rasterio.
 
         Raises:
             Unreadable: it cannot be opened, or a read of it failed.
@@ -85,7 +90,7 @@ class LocalRoot:
         from rasterio.errors import RasterioError
 
         try:
-            with rasterio.Env(**LOCAL), rasterio.open(self._place(path), driver=DRIVER) as raster:
+            with rasterio.Env(**LOCAL), rasterio.open(self._place(path), driver=driver) as raster:
                 yield raster
         except Unreadable:
             raise
@@ -101,7 +106,7 @@ class LocalRoot:
         if not self._place(path).is_file():
             return Unreadable(path, MISSING)
         # rasterio's text is often only "Read failed"; the cause has GDAL's reason.
-        return Unreadable(path, one_line(error.__cause__ or error))
+        return Unreadable(path, f"cannot be read: {one_line(error.__cause__ or error)}")
 
     def retried(self, work: Callable[[], T]) -> T:
         """Return the result of work; a disk is not asked twice."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 from benchmark.catalog.roots.gdal import REQUEST_TIMEOUT_S, gdal_path
 from benchmark.catalog.roots.root import DRIVER, MISSING, CutOff, Unreadable
 from benchmark.errors import CellError, UsageError, one_line
+from benchmark.store.cache import cache_folder
 from benchmark.store.deadlines import within
+from benchmark.store.digest import fingerprint
 from benchmark.store.filesystems import ANSWER_TIMEOUT_S
 from benchmark.store.retries import retry
 
@@ -91,12 +94,16 @@ class RemoteRoot(ABC):
             return False
         return True
 
-    def read_text(self, path: str, *, most_bytes: int) -> str:
-        """Return the text of a small file (see ``Root``)."""
+    def read_bytes(self, path: str, *, most_bytes: int) -> bytes:
+        """Return the content of a small file (see ``Root``)."""
         data = self._fetch(path, most_bytes + 1)
         if len(data) > most_bytes:
             raise ValueError(f"it is larger than {most_bytes / 2**20:g} MiB")
-        return data.decode()
+        return data
+
+    def read_text(self, path: str, *, most_bytes: int) -> str:
+        """Return the text of a small file (see ``Root``)."""
+        return self.read_bytes(path, most_bytes=most_bytes).decode()
 
     def identify(self, paths: Iterable[str]) -> Mapping[str, str]:
         """Return size and tag of each file, as one text; missing files are left out.
@@ -118,9 +125,43 @@ class RemoteRoot(ABC):
         """Copy a whole file into one of this machine and return its bytes (see ``Root``)."""
         return self.asked(lambda: self.download(path, place))
 
+    def whole(self, path: str, beside: Sequence[str] = (), *, most_bytes: int) -> Path:
+        """Return a copy of a file in the cache of this machine, made once for each content.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            Unreadable: it cannot be read, or is larger than ``most_bytes``.
+            CellError: the server fails.
+            OSError: the cache cannot be written.
+        """
+        found = {name: text for name in (path, *beside) if (text := self._identity(name))}
+        if path not in found:
+            raise FileNotFoundError(self.where(path))
+        num_bytes = {name: int(text.partition(" ")[0]) for name, text in found.items()}
+        if sum(num_bytes.values()) > most_bytes:
+            raise Unreadable(
+                path,
+                f"has {sum(num_bytes.values()) / 2**30:.1f} GiB and must be copied; more than "
+                f"{most_bytes / 2**30:g} GiB are not ({self.where(path)})",
+            )
+        folder = cache_folder(f"files/{fingerprint([self.address, found])}")
+        for name in found:
+            place = folder / PurePosixPath(name).name
+            if not place.exists():
+                self._copy_once(name, place, num_bytes[name])
+        return folder / PurePosixPath(path).name
+
+    def _copy_once(self, path: str, place: Path, num_bytes: int) -> None:
+        """Copy a file, so that ``place`` never holds a part of it."""
+        with TemporaryDirectory(dir=place.parent) as folder:
+            part = Path(folder, "part")
+            if self.copy(path, part) != num_bytes:
+                raise Unreadable(path, f"changed while it was copied ({self.where(path)})")
+            part.replace(place)
+
     @contextmanager
-    def open(self, path: str) -> Iterator[Any]:
-        """Open a GeoTIFF with rasterio.
+    def open(self, path: str, *, driver: str = DRIVER) -> Iterator[Any]:
+        """Open a raster with rasterio.
 
         Raises:
             Unreadable: it cannot be opened, or a read of it failed.
@@ -141,7 +182,7 @@ class RemoteRoot(ABC):
 
         place = gdal_path(self.address, path)
         try:
-            with rasterio.Env(Given(self.options)), rasterio.open(place, driver=DRIVER) as raster:
+            with rasterio.Env(Given(self.options)), rasterio.open(place, driver=driver) as raster:
                 yield raster
         except Unreadable:
             raise
@@ -161,7 +202,7 @@ class RemoteRoot(ABC):
         except Unreadable as found:
             return found
         if NO_RASTER in str(error):
-            return Unreadable(path, f"is no GeoTIFF, or damaged ({self.where(path)})")
+            return Unreadable(path, f"is no raster of this format, or damaged ({self.where(path)})")
         # Now the server answers well: GDAL gave up on a busy one, or the file is damaged.
         reason = re.sub(r"/vsi\w+/\S+", "the file", one_line(error.__cause__ or error))
         text = f"the transfer ended early, or the file is damaged: {reason} ({self.where(path)})"

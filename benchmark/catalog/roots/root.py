@@ -13,7 +13,7 @@ from benchmark.specs import Problem
 T = TypeVar("T")
 
 DRIVER = "GTiff"
-"""The only accepted format: files of other formats may refer to other files or to URLs."""
+"""Format of scenes. Files of others, VRT first of all, may refer to other files or to URLs."""
 MISSING = "file is missing, though the index lists it"
 
 
@@ -76,14 +76,18 @@ class Root(Protocol):
         """Return whether there is such a file that may be read."""
         ...
 
-    def read_text(self, path: str, *, most_bytes: int) -> str:
-        """Return the text of a small file.
+    def read_bytes(self, path: str, *, most_bytes: int) -> bytes:
+        """Return the content of a small file.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is larger than ``most_bytes``, or not UTF-8.
+            ValueError: it is no regular file, or larger than ``most_bytes``.
             OSError: it cannot be read.
         """
+        ...
+
+    def read_text(self, path: str, *, most_bytes: int) -> str:
+        """Return the text of a small file; raises ValueError also if it is not UTF-8."""
         ...
 
     def identify(self, paths: Iterable[str]) -> Mapping[str, str]:
@@ -106,8 +110,22 @@ class Root(Protocol):
         """
         ...
 
-    def open(self, path: str) -> AbstractContextManager[Any]:
-        """Open a GeoTIFF with rasterio; errors of its reads become ``Unreadable``."""
+    def whole(self, path: str, beside: Sequence[str] = (), *, most_bytes: int) -> Path:
+        """Return a file on this machine: itself, or a copy in the cache, made once.
+
+        Args:
+            path: of the file.
+            beside: files of the same folder that it may need, as far as they exist.
+            most_bytes: limit of what is copied.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: it cannot be copied.
+        """
+        ...
+
+    def open(self, path: str, *, driver: str = DRIVER) -> AbstractContextManager[Any]:
+        """Open a raster of this format of GDAL; errors of its reads become ``Unreadable``."""
         ...
 
     def explain(self, path: str, error: Exception) -> Unreadable:

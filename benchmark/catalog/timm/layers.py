@@ -133,10 +133,12 @@ def _find_tap(
     """
     import torch
 
+    # timm's mean leaves out the class token and registers.
+    pooling = "mean" if options.pooling == "patches" else options.pooling
     try:
         with torch.device("meta"), torch.inference_mode():
             original = untrained(num_bands)
-            if options.layer == -1 and options.pooling == "mean" and _pools_mean(original):
+            if options.layer == -1 and pooling == "mean" and _pools_mean(original):
                 return None
             network = _staged(original)
             states = network.forward_intermediates(
@@ -153,7 +155,6 @@ def _find_tap(
             f"'layer' = {options.layer}: this network has {count} layers ({unit}s); set -1 to "
             f"{-count}"
         )
-    pooling = options.pooling
     if pooling != "mean" and not _gives_class_token(network):
         raise UsageError(
             f"'pooling' = '{pooling}': this network has no class token beside the tokens of its "

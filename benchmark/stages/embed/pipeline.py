@@ -98,6 +98,9 @@ def _embed(
     pool = _plan_pool(context)
     jobs = _jobs(context, pending, pool)
     run = Run(context, jobs, parts, pool, progress)
+    for backbone, _ in pending:
+        if backbone.processor is not None:
+            context.progress.message(f"embed: {backbone.name}: {backbone.processor.price}")
     for number, job in enumerate(jobs):
         if job.backbone.name in failures:
             run.fail(number, failures[job.backbone.name])

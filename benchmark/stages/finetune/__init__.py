@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.errors import UsageError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.networks.bands import band_indices
@@ -22,18 +21,13 @@ class FinetuneStage(Stage):
         return context.finetune_cells()
 
     def check(self, context: Context) -> None:
-        """Refuse unsuitable train sets, bands or modes, too many workers, and too large a batch."""
+        """Refuse unsuitable train sets or bands, too many workers, and a mode that suits none."""
         config = context.experiment.finetune
         if config is None or all(cell.artefact.is_complete for cell in self.cells(context)):
             return
         check_train_sets(context)
         for backbone in context.finetuned_backbones:
             band_indices(backbone, context.source.bands)
-        if context.patches.is_complete and config.batch_size > context.num_train:
-            raise UsageError(
-                f"{context.experiment.path} [finetune]: batch_size = {config.batch_size}, but "
-                f"train has {context.num_train} patches; set it to {context.num_train} at most"
-            )
         from benchmark.stages.finetune.pipeline import check
 
         check(context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from benchmark.cluster.incidents import Account
 from benchmark.cluster.scheduling import Budget
 from benchmark.cluster.teams import Team, plan_team
 from benchmark.config import FinetuneConfig
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, UsageError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import FINETUNE, Context
 from benchmark.experiment.label_sets import epoch_factor
@@ -23,6 +23,7 @@ from benchmark.networks.bands import band_indices
 from benchmark.networks.classifier import build_classifier
 from benchmark.search.bookkeeping import Outcome, Search
 from benchmark.search.recipe import RecipeSpace
+from benchmark.specs import Backbone
 from benchmark.stages.finetune.workers import FinetuneTrial
 from benchmark.stages.searching import CellSearch, CellSearcher, run_searches
 from benchmark.store import provenance
@@ -44,23 +45,43 @@ DRIVER_CPUS = 0.01
 
 
 def check(context: Context) -> None:
-    """Refuse more workers than fit, and a mode that does not suit a backbone.
+    """Refuse more workers than fit, and a mode that suits no backbone; name those it does not suit.
 
     Raises:
         UsageError: the message states the resources, or the modes that suit.
     """
     _plan(context, 1)
-    config = _config(context)
-    if config.mode in ("lora", "last_blocks"):
-        for backbone in context.finetuned_backbones:
-            bands = band_indices(backbone, context.source.bands)
-            model = build_classifier(backbone, len(bands), len(context.source.classes))
+    reasons = _unsuited(context, context.finetuned_backbones)
+    if reasons and len(reasons) == len(context.finetuned_backbones):
+        raise UsageError(next(iter(reasons.values())))
+    for reason in reasons.values():
+        context.progress.message(f"finetune: left out: {reason}")
+
+
+def _unsuited(context: Context, backbones: Iterable[Backbone]) -> dict[str, str]:
+    """Return why the mode does not suit backbones, by their names."""
+    config, reasons = _config(context), {}
+    for backbone in backbones if config.mode in ("lora", "last_blocks") else ():
+        bands = band_indices(backbone, context.source.bands)
+        model = build_classifier(backbone, len(bands), len(context.source.classes))
+        try:
             select_parts(model, config, name=backbone.name)
+        except UsageError as error:
+            reasons[backbone.name] = str(error)
+    return reasons
 
 
 def compute(context: Context, cells: Sequence[Cell]) -> None:
-    """Fine-tune these cells; a failed one is recorded, not raised."""
+    """Fine-tune these cells; a failed one, or one that its mode does not suit, is recorded."""
     config = _config(context)
+    named = {cell.backbone for cell in cells}
+    reasons = _unsuited(context, [b for b in context.finetuned_backbones if b.name in named])
+    for cell in cells:
+        if cell.backbone in reasons:
+            context.fail(cell.artefact, reasons[cell.backbone])
+    cells = [cell for cell in cells if cell.backbone not in reasons]
+    if not cells:
+        return
     spaces = [RecipeSpace(_recipe(context, cell)) for cell in cells]
     searches = [
         Search(
@@ -180,9 +201,7 @@ def commit(
             "weights": WEIGHTS,
             "num_trained": log.get("num_trained"),
             "peak_memory_bytes": log.get("peak_memory_bytes"),
-            "notes": list(dict.fromkeys(note for item in logs.values() for note in item["notes"]))
-            if all(logs.values())
-            else log.get("notes", []),
+            "notes": _notes(_config(context), job, logs if all(logs.values()) else {0: log}),
             "plan": {**log.get("plan", {}), "team": team.reason},
             "seconds": {
                 "trials": round(search.seconds, 3),
@@ -196,6 +215,17 @@ def commit(
     )
 
 
+def _notes(asked: FinetuneConfig, job: Job, logs: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Return what the page says of a training, each sentence once."""
+    found = [note for log in logs.values() for note in log.get("notes", [])]
+    if job.config.batch_size != asked.batch_size:
+        found.append(
+            f"{job.backbone.name}: batch_size = {asked.batch_size} was lowered to "
+            f"{job.config.batch_size}, the number of train patches"
+        )
+    return list(dict.fromkeys(found))
+
+
 def _config(context: Context) -> FinetuneConfig:
     config = context.experiment.finetune
     if config is None:
@@ -204,10 +234,12 @@ def _config(context: Context) -> FinetuneConfig:
 
 
 def _recipe(context: Context, cell: Cell) -> FinetuneConfig:
-    """Return the settings of a cell: with few labels it may take more epochs."""
-    config, factor = _config(context), epoch_factor(context.rows_of(cell))
-    epochs = {name: factor * getattr(config, name) for name in ("num_epochs", "patience")}
-    return config.model_copy(update=epochs)
+    """Return the settings of a cell: with few labels more epochs, and no larger a batch."""
+    config, rows = _config(context), context.rows_of(cell)
+    factor = epoch_factor(rows)
+    used = {name: factor * getattr(config, name) for name in ("num_epochs", "patience")}
+    used["batch_size"] = min(config.batch_size, rows.num_train)
+    return config.model_copy(update=used)
 
 
 def _plan(context: Context, num_trials: int, *, waits: bool = False) -> Team:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmark.networks.bands import band_indices
+from benchmark.networks.bands import input_indices
 from benchmark.page.html import Table
 from benchmark.specs import Backbone
 from benchmark.stages.report.results import Results
@@ -36,11 +36,12 @@ def _declare_one(results: Results, backbone: Backbone) -> dict[str, Any]:
         "revision": used["revision"] if used else backbone.revision(),
         "num_parameters": backbone.num_parameters,
         "dim": embedded.get("dim", backbone.dim),
-        "bands": [bands[i] for i in band_indices(backbone, bands)],
+        "bands": [bands[i] for i in input_indices(backbone, bands)],
         "image_size": backbone.image_size,
         "resize_to": backbone.resize_to,
         "interpolation": backbone.interpolation,
         "is_rounded": backbone.is_rounded,
+        "processor": backbone.processor.name if backbone.processor else None,
         "mean": list(backbone.mean),
         "std": list(backbone.std),
         "options": dict(backbone.options),
@@ -71,7 +72,8 @@ def backbone_table(results: Results) -> Table:
         rows=tuple(row[:count] for row in rows),
         caption=(
             f'Patches are {size} x {size} px. Downsizing is antialiased; "rounded" means rounded '
-            "to whole numbers from 0 to 255, as image libraries do. Pixels are then scaled to 0-1 "
+            "to whole numbers from 0 to 255, as image libraries do (on a GPU, one value in 300 "
+            "differs by 1). Pixels are then scaled to 0-1 "
             "and normalised by mean and std (one value for all bands, or one per band)."
         ),
     )
@@ -87,6 +89,8 @@ def size_words(item: Mapping[str, Any], patch_size: int) -> str:
     Returns: e.g. ``resize to 256 px (bicubic, rounded), centre 224 px``.
     """
     size = item["image_size"]
+    if item["processor"]:
+        return f"by its {item['processor']}" + (f", {size} px" if size else "")
     if size is None:
         return "as they are"
     target = item["resize_to"] or size

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 from rasterio.transform import Affine
 
+from benchmark.catalog.rasters.files import open_root
 from benchmark.catalog.rasters.opening import open_rasters
 from benchmark.catalog.rasters.pairs import list_pairs
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.raster_settings import RastersConfig
+from tests.ranges import serve
 from tests.rasters import CLASSES, picture, stripes, write_pairs, write_raster
 
 
 def listed(root: Path, **settings: Any) -> dict[str, tuple[str, str, str | None, str | None]]:
-    found = list_pairs(str(root), RastersConfig.model_validate(settings))
+    found = list_pairs(open_root(str(root)), RastersConfig.model_validate(settings))
     return {pair.name: (pair.image, pair.label, pair.region, pair.split) for pair in found.pairs}
 
 
@@ -37,7 +39,7 @@ def test_patterns_pair_files_by_the_text_of_each_star(tmp_path: Path) -> None:
         *("pa/naip/b.tif", "pa/lc/c_lc.tif", "pa/naip/.hidden.tif"),
     )
     found = list_pairs(
-        str(tmp_path),
+        open_root(str(tmp_path)),
         RastersConfig.model_validate({"images": "*/naip/*.tif", "labels": "*/lc/*_lc.tif"}),
     )
     assert [(pair.name, pair.region) for pair in found.pairs] == [("de/a", "de"), ("pa/a", "pa")]
@@ -61,7 +63,9 @@ def test_one_file_of_polygons_serves_all_images(tmp_path: Path) -> None:
 def test_a_table_gives_scene_region_and_split(tmp_path: Path) -> None:
     text = "image;label;scene;region;split;note\ni\\a.tif;l/a.tif;A;north;Train;x\n"
     (tmp_path / "index.csv").write_text(text)
-    found = list_pairs(str(tmp_path), RastersConfig.model_validate({"index": "index.csv"}))
+    found = list_pairs(
+        open_root(str(tmp_path)), RastersConfig.model_validate({"index": "index.csv"})
+    )
     (pair,) = found.pairs
     assert pair == ("A", "north", "train", "i/a.tif", "l/a.tif")
     assert found.notes == ["Columns of the index not used: 'note'."]
@@ -125,7 +129,7 @@ def test_bad_stac_is_one_line(tmp_path: Path, content: str, settings: Any, messa
         ({"images": "i/*.tif", "labels": "l/*_lc.tif"}, "labels = .* matches no file"),
         ({"images": "i/*.tif", "labels": "o/*.tif"}, "no image has labels: the first of 1"),
         ({"images": "../*.tif", "labels": "l/*.tif"}, "'../\\*.tif' is outside the root"),
-        ({"index": "no.csv"}, "no.csv': cannot be read: No such file"),
+        ({"index": "no.csv"}, "no.csv': file is missing"),
         ({"index": "empty.csv"}, "lists no scenes"),
         ({"index": "twice.csv"}, "the scene 'a' is listed 2 times"),
         ({"index": "half.csv"}, "line 3: the split is empty"),
@@ -147,7 +151,7 @@ def test_bad_pairs_are_one_line(tmp_path: Path, settings: Any, message: str) -> 
         listed(tmp_path, **settings)
 
 
-def opened(root: Path, **settings: Any) -> Any:
+def opened(root: object, **settings: Any) -> Any:
     table = {"images": "images/*.tif", "labels": "labels/*.tif", "classes": CLASSES}
     content = {"name": "rasters", "root": str(root), "patch_size": 16, "rasters": table}
     return open_rasters(DatasetConfig.model_validate(content | settings))
@@ -233,6 +237,20 @@ def test_unusable_files_are_one_line_or_skipped(tmp_path: Path, spoil: Any, mess
     found = source.find(name)
     assert found.problems and not found.candidates.num_rows
     assert len(source.scenes) == len(source.units()) - 1
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS, ids=[item[0].__name__ for item in FAULTS])
+def test_the_same_files_on_a_server_give_the_same_line(
+    tmp_path: Path, spoil: Any, message: str
+) -> None:
+    root = write_pairs(tmp_path, num=4)
+    rows = [f"images/s{number}.tif,labels/s{number}.tif" for number in range(4)]
+    (root / "index.csv").write_text("\n".join(["image,label", *rows]))
+    spoil(root)
+    message = "is no raster of this format, or damaged" if spoil is no_raster else message
+    with serve(root) as server, pytest.raises(UsageError, match=message) as caught:
+        opened(server.url, rasters={"classes": CLASSES, "index": "index.csv"})
+    assert "\n" not in str(caught.value)
 
 
 def test_a_root_that_is_no_folder(tmp_path: Path) -> None:

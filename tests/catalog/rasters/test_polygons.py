@@ -16,6 +16,7 @@ from benchmark.catalog.rasters.opening import open_rasters
 from benchmark.catalog.rasters.source import RasterSource
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
+from tests.ranges import serve
 from tests.rasters import UTM, picture, stripes, write_raster
 
 X, Y = 400_000, 4_400_000
@@ -177,6 +178,28 @@ def test_bad_polygons_are_a_problem_of_their_file(tmp_path: Path, case: str) -> 
     with pytest.raises(UsageError, match=message):
         raise UsageError(problem.reason)
     assert not source.find("s1").problems
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (BAD["invalid"][0], BAD["invalid"][1]),
+        (squares(500_000), "has no polygon on any image; check its CRS"),
+    ],
+    ids=["invalid", "outside"],
+)
+def test_bad_polygons_on_a_server_are_the_same_line(
+    tmp_path: Path, columns: dict[str, list[Any]], message: str
+) -> None:
+    write_images(tmp_path)
+    write_polygons(tmp_path / "all.gpkg", columns)
+    rows = [f"images/s{number}.tif,all.gpkg" for number in range(3)]
+    (tmp_path / "index.csv").write_text("\n".join(["image,label", *rows]))
+    table = {"index": "index.csv", "label_field": "kind"}
+    content = {"name": "rasters", "patch_size": 16, "rasters": table}
+    with serve(tmp_path) as server, pytest.raises(UsageError, match=message):
+        config = DatasetConfig.model_validate(content | {"root": server.url})
+        raise UsageError(open_rasters(config).find("s0").problems[0].reason)
 
 
 def far_away(root: Path) -> None:

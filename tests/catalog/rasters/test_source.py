@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from rasterio.enums import ColorInterp
 
 from benchmark.catalog.contracts.datasets import CHECKS, Case
@@ -17,18 +18,19 @@ from benchmark.catalog.rasters.source import LISTING, RasterSource
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.raster_settings import RastersConfig
+from tests.ranges import serve
 from tests.rasters import CLASSES, UTM, picture, stripes, write_pairs, write_raster
 
 PATTERNS = {"images": "images/*.tif", "labels": "labels/*.tif", "classes": CLASSES}
 
 
-def config(root: Path, rasters: dict[str, Any] | None = None, **settings: Any) -> DatasetConfig:
+def config(root: object, rasters: dict[str, Any] | None = None, **settings: Any) -> DatasetConfig:
     content = {"name": "rasters", "root": str(root), "patch_size": 16}
     table = {"rasters": PATTERNS | (rasters or {})}
     return DatasetConfig.model_validate(content | table | settings)
 
 
-def opened(root: Path, rasters: dict[str, Any] | None = None, **settings: Any) -> RasterSource:
+def opened(root: object, rasters: dict[str, Any] | None = None, **settings: Any) -> RasterSource:
     return open_rasters(config(root, rasters, **settings))
 
 
@@ -333,6 +335,11 @@ def test_jpeg_2000_and_cloud_optimised_geotiff_are_read(tmp_path: Path) -> None:
         row = table.to_pylist()[0]
         part = image[:, row["row"] : row["row"] + 16, row["col"] : row["col"] + 16]
         assert (source.read(table).pixels[0] == part).all()
+    with serve(tmp_path) as server:
+        there = opened(server.url, {"images": None, "labels": None, "index": "index.csv"})
+        for name in ("i0", "i1", "i2"):
+            table = there.find(name).candidates
+            np.testing.assert_array_equal(there.read(table).pixels, source.read(table).pixels)
 
 
 def test_alpha_hides_pixels_and_a_fourth_band_called_alpha_can_be_named(tmp_path: Path) -> None:
@@ -479,3 +486,27 @@ def test_rasters_without_their_table_say_so(pairs: Path) -> None:
     content = {"name": "rasters", "root": str(pairs)}
     with pytest.raises(UsageError, match=r"\[dataset.rasters\] is missing; name the files"):
         open_rasters(DatasetConfig.model_validate(content))
+
+
+def test_changed_files_are_not_taken_for_those_of_an_earlier_opening(tmp_path: Path) -> None:
+    root = write_pairs(tmp_path, dtype="uint16", num=3)
+    before = opened(root)
+    assert opened(root).reader.ranges == before.reader.ranges is not None
+    for path in (root / "images").iterdir():
+        with rasterio.open(path, "r+") as file:
+            file.write(file.read() + np.uint16(1000))
+    after = opened(root)
+    assert after.reader.ranges != before.reader.ranges
+    with rasterio.open(root / "labels/s0.tif", "r+") as file:
+        file.crs = "EPSG:32617"
+    with pytest.raises(UsageError, match=r"'labels/s0.tif' its grid .* EPSG:32617"):
+        opened(root)
+
+
+def test_a_damaged_memory_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_pairs(tmp_path / "data", dtype="uint16", num=3)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = opened(root)
+    for file in (tmp_path / "cache").rglob("*.sqlite"):
+        file.write_bytes(b"x" * 5000)
+    assert opened(root) == before
