@@ -288,7 +288,7 @@ def export(
         experiment: from ``load``.
         backbone: one of the experiment's.
         out: a new folder.
-        method: ``finetune``, or a head on frozen embeddings.
+        method: ``finetune`` (``finetune-MODE`` with ``modes``), or a head on frozen embeddings.
         seed: one of the experiment's; None takes the first.
         format: ``folder``, or ``onnx`` for one graph.
         repo: repository of the Hugging Face hub, ``ORG/NAME``; needs the user's token.

@@ -45,6 +45,7 @@ from benchmark.fields import (
     read_experiment_file,
     refuse_duplicates,
 )
+from benchmark.methods import Mode
 from benchmark.options import BackboneOptions, HeadOptions, OwnOptions
 from benchmark.problems import check_whole, first_problem
 from benchmark.raster_settings import RastersConfig
@@ -164,10 +165,13 @@ class FinetuneConfig(Section):
     """Trials of Optuna; the first uses the settings below unchanged."""
     num_epochs: Count = 5
     """Largest number of epochs; a searched trial may have fewer."""
-    mode: Literal["full", "linear_then_full", "last_blocks", "lora"] = "full"
+    mode: Mode | None = None
     """What is trained: all weights; the classification layer first, then all; the last
     ``num_blocks`` blocks; or low-rank adapters of the linear layers (LoRA). A backbone that it does
-    not suit is left out, with the reason."""
+    not suit is left out, with the reason. Unset: ``full``, or ``modes``."""
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] | None = None
+    """Modes to compare in place of one ``mode``: each is a method of its own, ``finetune-MODE``,
+    with the settings below; unset: the method ``finetune``."""
     num_blocks: Count = 1
     """Blocks trained in mode ``last_blocks``."""
     lora_rank: Count = 8
@@ -207,6 +211,8 @@ class FinetuneConfig(Section):
     """Number of restarts after a worker is killed."""
     checkpoint_every_s: Seconds = 120.0
     """Interval of checkpoints, which are also written after every epoch."""
+
+    _modes_differ = field_validator("modes")(refuse_duplicates)
 
 
 class ProtocolConfig(Section):

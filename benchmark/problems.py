@@ -81,7 +81,7 @@ def first_problem(error: ValidationError, model: type[BaseModel], where: str) ->
 
 
 def check_whole(experiment: Any, where: str) -> None:
-    """Refuse options of other entries, too many cells, regions in two splits, and two samplings.
+    """Refuse options of other entries, too many cells, and settings that contradict each other.
 
     Args:
         experiment: whose settings are valid one by one.
@@ -104,6 +104,12 @@ def check_whole(experiment: Any, where: str) -> None:
         raise UsageError(
             f"{where} [dataset]: 'rare_class_boost' = {shown(dataset.rare_class_boost)} and "
             "'sampling' = 'balanced' contradict each other; remove one"
+        )
+    training = experiment.finetune
+    if training is not None and training.mode and training.modes:
+        raise UsageError(
+            f"{where} [finetune]: 'mode' = {shown(training.mode)} and 'modes' = "
+            f"{shown(list(training.modes))} contradict each other; remove one"
         )
     protocol = experiment.protocol
     num_sets = len(protocol.label_fractions) + len(protocol.shots)

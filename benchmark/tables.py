@@ -82,7 +82,7 @@ UNIT = column("unit", pa.string(), "piece of the data set that was searched at o
 _KEY_FIELDS = [
     column("dataset", pa.string(), "name of the data set"),
     column("backbone", pa.string(), "name of the backbone"),
-    column("method", pa.string(), "name of the head, or `finetune`"),
+    column("method", pa.string(), "name of the head, `finetune` or `finetune-MODE`"),
     column("train_set", pa.string(), "rows that the cell was trained on, e.g. `all`"),
     column("seed", pa.int64(), "seed of the cell"),
     column("split", pa.string(), "split that was scored: val or test"),

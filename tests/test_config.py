@@ -117,7 +117,7 @@ def test_nothing_is_fine_tuned_without_the_table_and_an_empty_one_has_the_defaul
     found = load(minimal, ["finetune={}"]).finetune
     assert found == FinetuneConfig()
     assert found.backbones is None
-    assert (found.mode, found.num_trials, found.num_workers) == ("full", 1, "auto")
+    assert (found.mode, found.modes, found.num_trials, found.num_workers) == (None, None, 1, "auto")
 
 
 def test_the_file_of_design_equals_its_own_defaults(tmp_path: Path) -> None:
@@ -311,6 +311,14 @@ def test_a_wrong_type_is_an_error_that_shows_the_value(
         ({"tune": {"refit": "all"}}, r"'refit' = 'all': should be 'train' or 'train\+val'"),
         ({"finetune": {"backbones": []}}, r"'backbones' = .*at least 1 item"),
         ({"finetune": {"mode": "ful"}}, r"'mode' = 'ful': should be 'full', 'linear_then_full', "),
+        ({"finetune": {"modes": []}}, r"\[finetune\]: 'modes' = .*at least 1 item"),
+        ({"finetune": {"modes": "lora"}}, r"\[finetune\]: 'modes' = 'lora': should be"),
+        ({"finetune": {"modes": ["lora", "ful"]}}, r"\[finetune\]: 'modes' = .*'full', 'linear_"),
+        ({"finetune": {"modes": ["lora", "lora"]}}, r"\[finetune\]: 'modes' = .*'lora' .*twice"),
+        (
+            {"finetune": {"mode": "full", "modes": ["full", "lora"]}},
+            r"\[finetune\]: 'mode' = 'full' and 'modes' = \['full', 'lora'\] contradict each other",
+        ),
         (
             {"finetune": {"num_epochs": 0}},
             r"\[finetune\]: 'num_epochs' = 0: should be greater than",

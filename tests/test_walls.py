@@ -52,7 +52,7 @@ FACE = {
 }
 VOCABULARY = {
     *("arguments", "bars", "config", "contents", "drawing", "environment", "errors"),
-    *("fields", "markup", "problems"),
+    *("fields", "markup", "methods", "problems"),
     *("options", "progress", "raster_settings", "registry", "regular", "section", "spaces"),
     *("specs", "tables", "transfer_settings"),
 }

@@ -266,7 +266,7 @@ def export(
     method: Annotated[
         str,
         typer.Option(
-            "--method", metavar="METHOD", help="finetune, or a head on frozen embeddings."
+            "--method", metavar="METHOD", help="finetune, finetune-MODE, or a head on embeddings."
         ),
     ] = "finetune",
     seed: Annotated[

@@ -17,12 +17,13 @@ from benchmark.cluster.scheduling import Ledger, lanes_of, within
 from benchmark.config import Experiment
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.cells import Cell
-from benchmark.experiment.identity import backbone_inputs, own_inputs
+from benchmark.experiment.identity import backbone_inputs, own_inputs, recipe_inputs
 from benchmark.experiment.label_sets import label_sets
 from benchmark.experiment.places import Place, Places
 from benchmark.experiment.region_sets import PENDING, find_regions, region_sets
 from benchmark.experiment.train_sets import ALL, ChosenPatches, TrainSet
 from benchmark.experiment.usage import StageUsage
+from benchmark.methods import FINETUNE, finetunings
 from benchmark.progress import Progress
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store.artefacts import Artefact, Status, Store
@@ -40,14 +41,6 @@ CODE_VERSIONS = {
 """Increase by hand when a change of a stage's code changes its results."""
 
 Readiness = Literal["ready", "waiting", "blocked"]
-
-FINETUNE = "finetune"
-"""The method's name; the other methods are the heads."""
-
-FINETUNE_SAME_RESULT = frozenset(
-    {"backbones", "num_workers", "micro_batch", "max_failures", "checkpoint_every_s"}
-)
-"""Settings of ``[finetune]`` that change where and how a training runs, not its result."""
 
 
 @dataclass(kw_only=True)
@@ -256,48 +249,47 @@ class Context:
         return tuple(item for item in self.backbones if item.is_trainable and not item.is_floor)
 
     def finetuned_inputs(
-        self, backbone: Backbone, seed: int, train_set: TrainSet = ALL
+        self, backbone: Backbone, seed: int, train_set: TrainSet = ALL, method: str = FINETUNE
     ) -> dict[str, Any]:
-        """The identity of a fine-tuned backbone and its predictions."""
-        place = self._finetuned_place(backbone, seed, train_set)
-        return self._finetuned_inputs(backbone, seed, train_set, place)
+        """The identity of a fine-tuned backbone and its predictions.
 
-    def _finetuned_place(self, backbone: Backbone, seed: int, train_set: TrainSet) -> Place:
-        inputs = partial(self._finetuned_inputs, backbone, seed, train_set)
+        Its mode alone tells methods apart: one that ``mode`` or ``modes`` name is computed once.
+        """
+        place = self._finetuned_place(backbone, seed, train_set, method)
+        return self._finetuned_inputs(backbone, seed, train_set, method, place)
+
+    def _finetuned_place(
+        self, backbone: Backbone, seed: int, train_set: TrainSet, method: str
+    ) -> Place:
+        inputs = partial(self._finetuned_inputs, backbone, seed, train_set, method)
         suffix = f"-{FINETUNE}-{train_set.slug}seed{seed}"
-        return self.places.find(FINETUNE, backbone, inputs, suffix)
+        return self.places.find(FINETUNE, backbone, inputs, suffix, method)
 
     def _finetuned_inputs(
-        self, backbone: Backbone, seed: int, train_set: TrainSet, place: Place
+        self, backbone: Backbone, seed: int, train_set: TrainSet, method: str, place: Place
     ) -> dict[str, Any]:
-        config = self.experiment.finetune
+        config = finetunings(self.experiment.finetune).get(method)
         if config is None:
-            raise ValueError("the experiment does not fine-tune")
-        unused = set(FINETUNE_SAME_RESULT)
-        unused |= set() if config.mode == "last_blocks" else {"num_blocks"}
-        unused |= set() if config.mode == "lora" else {"lora_rank"}
-        unused |= set() if config.num_trials > 1 else {"pruning"}
+            raise ValueError(f"the experiment does not fine-tune by '{method}'")
         return {
             "patches": self.patches.fingerprint,
             "backbone": self._backbone_inputs(backbone, place),
-            "settings": {
-                key: value
-                for key, value in config.model_dump(mode="json").items()
-                if key not in unused
-            },
+            "settings": recipe_inputs(config),
             "refit": self.experiment.tune.refit,
             "train_set": train_set.identity,
             "seed": seed,
             "version": CODE_VERSIONS[FINETUNE],
         }
 
-    def finetuned(self, backbone: Backbone, seed: int, train_set: TrainSet = ALL) -> Artefact:
+    def finetuned(
+        self, backbone: Backbone, seed: int, train_set: TrainSet = ALL, method: str = FINETUNE
+    ) -> Artefact:
         """A fine-tuned backbone: weights, learning curve and the table ``predictions``."""
-        place = self._finetuned_place(backbone, seed, train_set)
+        place = self._finetuned_place(backbone, seed, train_set, method)
         return self.store.artefact(
             FINETUNE,
             f"{self.dataset.slug}-{place.slug}-{FINETUNE}-{train_set.slug}seed{seed}",
-            fingerprint(self._finetuned_inputs(backbone, seed, train_set, place)),
+            fingerprint(self._finetuned_inputs(backbone, seed, train_set, method, place)),
         )
 
     @property
@@ -324,14 +316,15 @@ class Context:
         return [
             Cell(
                 stage=FINETUNE,
-                artefact=self.finetuned(backbone, seed, train_set),
+                artefact=self.finetuned(backbone, seed, train_set, method),
                 dataset=self.dataset.name,
                 backbone=backbone.name,
-                method=FINETUNE,
+                method=method,
                 train_set=train_set.name,
                 seed=seed,
             )
             for backbone in self.finetuned_backbones
+            for method in finetunings(self.experiment.finetune)
             for train_set in self.train_sets
             for seed in self.experiment.seeds
         ]

@@ -1,11 +1,17 @@
-"""The identity of catalog entries in fingerprints."""
+"""The identity of catalog entries and settings in fingerprints."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from benchmark.config import FinetuneConfig
 from benchmark.experiment.places import Place
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
+
+FINETUNE_SAME_RESULT = frozenset(
+    {"backbones", "modes", "num_workers", "micro_batch", "max_failures", "checkpoint_every_s"}
+)
+"""Settings of ``[finetune]`` that change which cells there are, and how they run, not a result."""
 
 
 def backbone_inputs(
@@ -40,3 +46,13 @@ def backbone_inputs(
 def own_inputs(entry: Backbone | Dataset | Head | Metric) -> dict[str, Any]:
     """Return the part of an identity that only entries of own code have."""
     return {"own": dict(entry.own)} if entry.own else {}
+
+
+def recipe_inputs(config: FinetuneConfig) -> dict[str, Any]:
+    """Return the settings of a fine-tuning that change its result."""
+    unused = set(FINETUNE_SAME_RESULT)
+    unused |= set() if config.mode == "last_blocks" else {"num_blocks"}
+    unused |= set() if config.mode == "lora" else {"lora_rank"}
+    unused |= set() if config.num_trials > 1 else {"pruning"}
+    settings = config.model_dump(mode="json").items()
+    return {key: value for key, value in settings if key not in unused}

@@ -45,6 +45,7 @@ class Places:
         backbone: Backbone,
         inputs: Callable[[Place], dict[str, Any]],
         suffix: str = "",
+        method: str = "",
     ) -> Place:
         """Return the place of a backbone's artefact: a new one, unless the store has it already.
 
@@ -53,11 +54,12 @@ class Places:
             backbone: of the experiment.
             inputs: of the fingerprint, for a place.
             suffix: end of the artefact's name, after the backbone.
+            method: of the artefact, where several have the same suffix.
 
         Raises:
             CellError: the store cannot be read.
         """
-        key = (stage, backbone.name, suffix)
+        key = (stage, backbone.name, suffix, method)
         if key not in self._found:
             self._found[key] = self._look_up(stage, backbone, inputs, suffix)
         return self._found[key]

@@ -19,6 +19,7 @@ import filelock
 
 from benchmark.experiment.label_sets import epoch_factor
 from benchmark.experiment.usage import StageUsage
+from benchmark.methods import FINETUNE, finetunings
 from benchmark.specs import Backbone
 from benchmark.store import provenance
 from benchmark.store.cache import cache_folder
@@ -136,11 +137,10 @@ def tune_key(head: str) -> tuple[str, ...]:
     return ("tune", head)
 
 
-def finetune_key(context: Context, backbone: Backbone) -> tuple[str, ...]:
+def finetune_key(context: Context, backbone: Backbone, method: str | None) -> tuple[str, ...]:
     """Return the names of the rate of training; its items are patches, in every epoch."""
-    config = context.experiment.finetune
-    mode = "" if config is None else config.mode
-    return ("finetune", backbone.name, mode, _side(context, backbone))
+    config = finetunings(context.experiment.finetune)[method or FINETUNE]
+    return ("finetune", backbone.name, config.mode or "", _side(context, backbone))
 
 
 def _side(context: Context, backbone: Backbone) -> str:
@@ -183,12 +183,10 @@ def _measure(
             num_bytes = sum(_bytes(cell.artefact.manifest()) for cell in cells)
             found[stage,] = _rate(seconds, num_cells, num_bytes=num_bytes)
         return found
-    # One cell of each backbone or head is enough, and reading few manifests is quick: the first
+    # One cell of each backbone and method is enough, and reading few manifests is quick: the first
     # of its train sets is the fullest.
     first = {
-        (cell.backbone, _head_of(cell)): cell
-        for cell in reversed(cells)
-        if cell.artefact.is_complete
+        (cell.backbone, cell.method): cell for cell in reversed(cells) if cell.artefact.is_complete
     }
     for cell in first.values():
         found |= measure(context, cell, usage)
@@ -199,10 +197,6 @@ def _measure(
         idle_s = max(0.0, usage.wall_s - usage.busy_s / max(1, usage.num_slots))
         found[stage, START] = _rate(idle_s, 1)
     return found
-
-
-def _head_of(cell: Cell) -> str | None:
-    return cell.method if cell.stage == "tune" else None
 
 
 def _of_patches(context: Context, cell: Cell, usage: StageUsage) -> dict[tuple[str, ...], Rate]:
@@ -270,7 +264,7 @@ def _of_finetune(context: Context, cell: Cell, usage: StageUsage) -> dict[tuple[
         num_patches=num_train,
         num_bytes=_bytes(manifest),
     )
-    return {finetune_key(context, backbone): rate}
+    return {finetune_key(context, backbone, cell.method): rate}
 
 
 MEASURES: Mapping[str, Callable[[Context, Cell, StageUsage], dict[tuple[str, ...], Rate]]] = {

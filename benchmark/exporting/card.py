@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.context import Context
 from benchmark.exporting.running import ONNX, PACKAGE, PIPELINE, PROGRAM
 from benchmark.exporting.usage import usages
+from benchmark.methods import is_finetuned
 from benchmark.specs import Backbone
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import SCORES_FILE, beside
@@ -49,7 +50,6 @@ def write_card(
     """
     patches, manifest = context.patches.manifest(), artefact.manifest()
     classes = tuple(patches["classes"])
-    is_finetuned = method == FINETUNE
     key = {
         "dataset": context.dataset.name,
         "backbone": backbone.name,
@@ -67,7 +67,7 @@ def write_card(
         "backbone": backbone,
         "method": method,
         "seed": seed,
-        "is_finetuned": is_finetuned,
+        "is_finetuned": is_finetuned(method),
         "is_synthetic": patches["is_synthetic"],
         "dataset": context.dataset.name,
         "dataset_digest": patches["dataset_digest"],

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
-from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.context import Context
 from benchmark.exporting.card import write_card
 from benchmark.exporting.running import ONNX, PIPELINE, write_description
 from benchmark.exporting.saved import HEAD
+from benchmark.methods import FINETUNE, finetunings, is_finetuned
 from benchmark.networks.bands import band_indices
 from benchmark.specs import Backbone, Publication
 from benchmark.store.artefacts import Artefact
@@ -47,7 +48,7 @@ class Exported:
     @property
     def is_finetuned(self) -> bool:
         """Whether the cell is a fine-tuned backbone; otherwise it is a head."""
-        return self.method == FINETUNE
+        return is_finetuned(self.method)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -95,7 +96,8 @@ def export(
     Args:
         context: the experiment.
         backbone: name of one of its backbones.
-        method: ``finetune``, or the name of one of its heads.
+        method: ``finetune``, ``finetune-MODE`` of an experiment with ``modes``, or one of its
+            heads.
         seed: one of its seeds; None: the first.
         out: the folder; it must be empty or absent.
         format: ``folder``, for transformers, torch or this package; or ``onnx``, one graph.
@@ -203,13 +205,14 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None, forma
             f"{where}: unknown seed {chosen}; choose one of: {', '.join(map(str, seeds))}"
         )
     heads = {item.name: item for item in context.heads}
-    if method == FINETUNE:
-        artefact = _finetuned(context, backbone, chosen, format)
+    trained = tuple(finetunings(context.experiment.finetune)) or (FINETUNE,)
+    if method in trained:
+        artefact = _finetuned(context, backbone, method, chosen, format)
     elif method in heads:
         artefact = context.predictions(backbone, heads[method], chosen, context.train_sets[0])
     else:
         raise UsageError(
-            f"{where}: unknown method '{method}'.{did_you_mean(method, [FINETUNE, *heads])}"
+            f"{where}: unknown method '{method}'.{did_you_mean(method, [*trained, *heads])}"
         )
     cell = Exported(
         context=context, backbone=backbone, method=method, seed=chosen, artefact=artefact
@@ -226,7 +229,9 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None, forma
     return cell
 
 
-def _finetuned(context: Context, backbone: Backbone, seed: int, format: str) -> Artefact:
+def _finetuned(
+    context: Context, backbone: Backbone, method: str, seed: int, format: str
+) -> Artefact:
     where = context.experiment.path
     if context.experiment.finetune is None:
         raise UsageError(
@@ -245,7 +250,7 @@ def _finetuned(context: Context, backbone: Backbone, seed: int, format: str) -> 
             f"backbone '{backbone.name}': cannot be exported fine-tuned, since transformers has no "
             f"class for it; add --format onnx, or choose one of: {', '.join(able) or 'none'}"
         )
-    return context.finetuned(backbone, seed, context.train_sets[0])
+    return context.finetuned(backbone, seed, context.train_sets[0], method)
 
 
 @contextmanager

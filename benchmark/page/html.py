@@ -134,8 +134,8 @@ class Picture:
 class Verdict:
     """The effect of fine-tuning a backbone, e.g. ``fine-tuning gains 4.1 points [2.0, 6.3]``.
 
-    ``head`` belongs to the frozen side; ``sentence`` continues ``With <backbone>,`` and has no
-    full stop.
+    ``head`` belongs to the frozen side, empty if there is none; ``sentence`` continues
+    ``With <backbone>,`` and has no full stop.
     """
 
     backbone: str
@@ -175,8 +175,9 @@ class ReportData:
         labels: tables of the train sets, and of the score on each.
         drops_least: sentence on the method that loses least out of the regions of train.
         transfer: tables of scores and drops by region.
-        verdicts: effects of fine-tuning, one per backbone.
-        comparisons: tables of fine-tuned against frozen.
+        verdicts: effects of fine-tuning, one per backbone and mode.
+        choices: of each backbone with several modes, which choice leads, and at what cost.
+        comparisons: tables of the choices, and of fine-tuned against frozen.
         recalls: tables of recall and precision per class.
         confusions: one matrix per cell.
         class_counts: tables of patches per class, split and region.
@@ -209,6 +210,7 @@ class ReportData:
     drops_least: str = ""
     transfer: tuple[Table, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    choices: tuple[Verdict, ...] = ()
     comparisons: tuple[Table, ...] = ()
     recalls: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()

@@ -22,6 +22,7 @@ from benchmark.experiment.rates import (
     patches_key,
     tune_key,
 )
+from benchmark.methods import with_mode
 from benchmark.specs import Backbone
 from benchmark.stages.base import check_train_sets, listed_patches
 from benchmark.stages.running import LAST
@@ -287,13 +288,13 @@ class _Ledger:
             return
         backbone = self._backbone(cell)
         number = self._num_train(cell)
-        rate = self.rates.find(*finetune_key(self.context, backbone))
+        rate = self.rates.find(*finetune_key(self.context, backbone, cell.method))
         _count(found, config.num_trials)
         num_epochs = config.num_epochs
         if self.context.patches.is_complete:
             num_epochs *= epoch_factor(self.context.rows_of(cell))
         items = _times(config.num_trials * num_epochs, number)
-        self._add_time(found, backbone.name, rate, items, number)
+        self._add_time(found, with_mode(backbone.name, cell.method), rate, items, number)
         found.num_bytes += backbone.num_parameters * FLOAT_BYTES
 
     def _num_train(self, cell: Cell) -> int | None:

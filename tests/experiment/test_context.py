@@ -249,6 +249,8 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "finetune.num_trials": (2, FROM_FINETUNE),
     "finetune.num_epochs": (6, FROM_FINETUNE),
     "finetune.mode": ("lora", FROM_FINETUNE),
+    # Other cells, whose scores have other names; those of the mode ``full`` are the same.
+    "finetune.modes": (["full"], FROM_EVALUATE),
     "finetune.batch_size": (16, FROM_FINETUNE),
     "finetune.learning_rate": (0.01, FROM_FINETUNE),
     "finetune.backbone_ratio": (0.2, FROM_FINETUNE),
@@ -445,6 +447,7 @@ HEAD_CHANGES: dict[str, tuple[Any, bool]] = {
     "suggest": (print, False),
     "build": (print, False),
     "adapt": (print, False),
+    "fit_unscaled": (print, False),
     "is_searched": (False, True),
     "is_floor": (True, False),
     "num_epochs": (21, True),
@@ -701,3 +704,72 @@ def test_what_an_own_reader_raises_on_opening_is_the_users_mistake(tmp_path: Pat
     given = context(tmp_path, dataset=dataclasses.replace(TOY, open=fail))
     with pytest.raises(UsageError, match=r"\[dataset\]: data set 'toy': mine\.py, line 3: KeyErr"):
         _ = given.source
+
+
+RECIPE_BEFORE_MODES = {
+    "num_trials": 1,
+    "num_epochs": 5,
+    "mode": "full",
+    "batch_size": 32,
+    "learning_rate": 0.001,
+    "backbone_ratio": 0.1,
+    "weight_decay": 0.01,
+    "warmup": 0.1,
+    "label_smoothing": 0.1,
+    "class_weight": "balanced",
+    "augmentation": "flips+color",
+    "clip_norm": 1.0,
+    "patience": 5,
+    "precision": "auto",
+    "ingest": "auto",
+}
+"""The settings in the fingerprints of version 1: another key would compute every cell again."""
+
+
+@pytest.mark.parametrize(
+    ("table", "more"),
+    [
+        ({}, {}),
+        ({"mode": "full"}, {}),
+        ({"mode": "lora"}, {"mode": "lora", "lora_rank": 8}),
+        ({"mode": "last_blocks"}, {"mode": "last_blocks", "num_blocks": 1}),
+        ({"num_trials": 2}, {"num_trials": 2, "pruning": True}),
+    ],
+)
+def test_modes_are_no_part_of_fingerprints_without_them(
+    tmp_path: Path, table: dict[str, Any], more: dict[str, Any]
+) -> None:
+    given = context(tmp_path, {"finetune": table})
+    assert given.finetuned_inputs(BACKBONE, 0)["settings"] == RECIPE_BEFORE_MODES | more
+
+
+def test_each_mode_is_a_method_and_the_cell_of_an_experiment_with_that_mode(
+    tmp_path: Path,
+) -> None:
+    several = context(tmp_path, {"finetune": {"modes": ["lora", "full"]}}).finetune_cells()
+    assert [(cell.method, cell.seed) for cell in several] == [
+        ("finetune-lora", 0),
+        ("finetune-lora", 1),
+        ("finetune-full", 0),
+        ("finetune-full", 1),
+    ]
+    assert len({cell.label for cell in several}) == 4
+    for place, mode in enumerate(("lora", "full")):
+        alone = context(tmp_path, {"finetune": {"mode": mode}}).finetune_cells()
+        paths = [cell.artefact.path for cell in several[2 * place :][:2]]
+        assert [cell.artefact.path for cell in alone] == paths
+        assert [cell.method for cell in alone] == ["finetune"] * 2
+
+
+def test_settings_of_one_mode_change_its_cells_alone(tmp_path: Path) -> None:
+    base = {"finetune.modes": ["full", "last_blocks", "lora"]}
+    before = prints(context(tmp_path, base)).finetune
+    for key, changed in (("num_blocks", {2, 3}), ("lora_rank", {4, 5})):
+        after = prints(context(tmp_path, {**base, f"finetune.{key}": 3})).finetune
+        assert {i for i in range(6) if before[i] != after[i]} == changed
+
+
+def test_a_method_that_is_not_asked_for_has_no_artefact(tmp_path: Path) -> None:
+    given = context(tmp_path, {"finetune.modes": ["lora"]})
+    with pytest.raises(ValueError, match=r"does not fine-tune by 'finetune'"):
+        given.finetuned(BACKBONE, 0)

@@ -134,3 +134,16 @@ def test_two_folders_of_one_content_are_refused(tiny: Path, tmp_path: Path) -> N
     config["image_mean"] = [0.1, 0.2, 0.3]
     (other / "preprocessor_config.json").write_text(json.dumps(config))
     check_names(experiment([f"hf:{tiny}", f"hf:{other}"]))
+
+
+def test_each_mode_of_fine_tuning_is_found_where_it_is(
+    tiny: Path, tmp_path: Path, open_small: Callable[..., Context]
+) -> None:
+    first = find_backbone(f"hf:{tiny}")
+    modes = {"modes": ["lora", "full"]}
+    done, _ = open_small(finetune=modes, backbones=[first]).finetune_cells()
+    done.artefact.commit({})
+    renamed = find_backbone(f"hf:{shutil.copytree(tiny, tmp_path / 'vit-tiny')}")
+    lora, full = open_small(finetune=modes, backbones=[renamed]).finetune_cells()
+    assert lora.artefact.folder == done.artefact.folder
+    assert full.artefact.folder.startswith("finetune/chesapeake-hf-vit-tiny-finetune-")

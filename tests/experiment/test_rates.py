@@ -107,3 +107,18 @@ def test_a_stage_whose_manifest_says_nothing_is_not_learned_and_fails_nothing(op
     learn(context, "patches", [cell], [StageUsage("patches", 0.0, 1.0, None, 1, 1, 1, "patches")])
     learn(context, "patches", [cell], [])
     assert Rates("local").find("patches", "chesapeake", "32 px") == before
+
+
+def test_each_mode_of_fine_tuning_is_measured(open_small, new_store, tmp_path, monkeypatch) -> None:
+    from benchmark.experiment.usage import StageUsage
+    from tests.finetuned import learned
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    modes = ["lora", "full"]
+    context = open_small(store=new_store(), backbones=[learned("net")], finetune={"modes": modes})
+    cells = context.finetune_cells()
+    for cell, seconds in zip(cells, (10.0, 30.0), strict=True):
+        cell.artefact.commit({"num_trials": 1, "seconds": {"device": seconds}})
+    learn(context, "finetune", cells, [StageUsage("finetune", 0.0, 9.0, 9.0, 1, 2, 2, "trials")])
+    found = [Rates("local").find("finetune", "net", mode, "224 px") for mode in modes]
+    assert [rate.seconds for rate in found if rate] == [10.0, 30.0]

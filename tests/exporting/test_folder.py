@@ -69,14 +69,16 @@ def write_patches(context: Context, *, is_synthetic: bool = False) -> None:
     )
 
 
-def write_finetuned(context: Context, backbone: Backbone, *, seed: int = 0) -> torch.nn.Module:
+def write_finetuned(
+    context: Context, backbone: Backbone, *, seed: int = 0, method: str = "finetune"
+) -> torch.nn.Module:
     torch.manual_seed(seed)
     classifier = build_classifier(backbone, 3, len(CLASSES)).eval()
     with torch.no_grad():
         for name, parameter in classifier.named_parameters():
             if name.startswith(classifier.head_prefix):
                 parameter.normal_()
-    artefact = context.finetuned(backbone, seed)
+    artefact = context.finetuned(backbone, seed, method=method)
     artefact.write_bytes("model.safetensors", save(classifier.state_dict()))
     artefact.commit(
         {
@@ -282,6 +284,22 @@ def test_a_backbone_that_is_not_finetuned_names_those_that_are(
     context = open_small(backbones=[published(), BACKBONES.get("mean_color")], finetune={})
     with pytest.raises(UsageError, match=r"'mean_color' is not fine-tuned; .* choose one of: toy"):
         export(context, backbone="mean_color", method="finetune", seed=0, out=tmp_path / "out")
+
+
+def test_of_several_modes_one_is_named(open_small: Callable[..., Context], tmp_path: Path) -> None:
+    context = open_small(backbones=[published()], finetune={"modes": ["lora", "full"]})
+    write_patches(context)
+    write_finetuned(context, context.backbones[0], method="finetune-lora")
+    out = export(context, backbone="toy", method="finetune-lora", seed=0, out=tmp_path / "out")
+    assert "# small: toy / finetune-lora" in (out / "README.md").read_text()
+    assert json.loads((out / "benchmark.json").read_text())["method"] == "finetune-lora"
+    with pytest.raises(UsageError, match=r"'toy' with 'finetune-full', seed 0, is not complete"):
+        export(context, backbone="toy", method="finetune-full", seed=0, out=tmp_path / "b")
+    with pytest.raises(UsageError, match=r"unknown method 'finetune'\..*finetune-lora"):
+        export(context, backbone="toy", method="finetune", seed=0, out=tmp_path / "b")
+    single = open_small(backbones=[published()], finetune={"mode": "lora"})
+    with pytest.raises(UsageError, match=r"unknown method 'finetune-lora'\..*'finetune'"):
+        export(single, backbone="toy", method="finetune-lora", seed=0, out=tmp_path / "b")
 
 
 def test_a_backbone_without_a_class_of_transformers_names_those_with_one(

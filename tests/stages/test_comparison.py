@@ -10,6 +10,7 @@ from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
 from benchmark.config import EvaluateConfig
 from benchmark.experiment.cells import Cell
+from benchmark.methods import is_finetuned
 from benchmark.stages.evaluate import EvaluateStage
 from benchmark.stages.evaluate.comparison import (
     Cost,
@@ -203,7 +204,12 @@ def test_unlike_devices_are_named(open_small):
     [("cuda", "NVIDIA H100", 0), ("cpu", "cpu", 0), ("cuda", "cpu", 1), (None, "cpu", 0)],
 )
 def test_a_gpu_is_a_gpu_by_any_name(frozen, tuned, num_notes):
-    row = {"backbone": "a", "frozen_device": frozen, "finetuned_device": tuned}
+    row = {
+        "backbone": "a",
+        "method": "finetune",
+        "frozen_device": frozen,
+        "finetuned_device": tuned,
+    }
     assert len(unlike_devices(pa.Table.from_pylist([row]))) == num_notes
 
 
@@ -211,7 +217,7 @@ def toy_group(backbone, method, right, store):
     """Return a group whose seeds are right where ``right`` (seeds, N) says."""
     cells = tuple(
         Cell(
-            stage="finetune" if method == "finetune" else "tune",
+            stage="finetune" if is_finetuned(method) else "tune",
             artefact=store.artefact("tune", f"{backbone}-{method}-{seed}", "0"),
             dataset="toy",
             backbone=backbone,
@@ -320,3 +326,36 @@ def test_too_little_data_is_a_sentence():
 )
 def test_costs_in_words(ratio, words):
     assert cost_words(ratio) == f"{words} the device-seconds"
+
+
+def test_each_mode_is_a_row_and_all_rows_are_corrected_together(open_small):
+    store = open_small().store
+    groups = [
+        toy_group("a", "knn", [np.zeros(40)], store),
+        toy_group("a", "finetune-lora", [np.arange(40) < 6], store),
+        toy_group("a", "finetune-full", [np.arange(40) >= 34], store),
+    ]
+    costs = {
+        cell: Cost(0.5, 30.0 if group.method == "finetune-full" else 10.0, "cpu")
+        for group in groups
+        for cell in group.cells
+    }
+    design = find_design(np.zeros(40, int), None)
+    given = {"design": design, "costs": costs, "floors": set(), "settings": EvaluateConfig()}
+    (alone,) = compare(groups[:2], **given).to_pylist()
+    assert (alone["verdict"], alone["p_value"]) == ("gains", pytest.approx(1 / 32))
+    lora, full = compare(groups, **given).to_pylist()
+    assert [lora["method"], full["method"]] == ["finetune-lora", "finetune-full"]
+    assert (lora["head"], full["head"]) == ("knn", "knn")
+    assert (lora["ratio"], full["ratio"]) == (1.0, 3.0)
+    # Six of six patches that differ, in one of two rows.
+    assert 0.05 < lora["p_value"] < 2 / 32
+    assert lora["verdict"] == full["verdict"] == "no detectable difference"
+    assert full["sentence"].startswith("fine-tuning (full) makes no detectable difference (+15.0")
+    assert full["sentence"].endswith("at 3.0 times the device-seconds")
+
+
+def test_of_a_mode_that_ran_elsewhere_the_note_names_the_mode():
+    row = {"backbone": "a", "method": "finetune-lora", "frozen_device": "cpu"}
+    (note,) = unlike_devices(pa.Table.from_pylist([row | {"finetuned_device": "cuda"}]))
+    assert note.startswith("a: fine-tuning (lora) ran on cuda, its embeddings on cpu;")

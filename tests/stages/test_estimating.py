@@ -196,3 +196,14 @@ def test_a_complete_experiment_has_nothing_left(experiment: Path, rates: Rates) 
     found = plan(experiment, rates, stage="patches")
     assert found.stages == ()
     assert found.to_json()["minutes"] == 0
+
+
+def test_each_mode_of_fine_tuning_has_its_own_rate(experiment: Path, rates: Rates) -> None:
+    rates.add(
+        {("finetune", "random", "lora", "224 px"): Rate(seconds=60.0, num_items=100, num_patches=8)}
+    )
+    given = ('finetune.backbones=["random"]', 'finetune.modes=["lora", "full"]')
+    found = by_stage(plan(experiment, rates, *given, stage="finetune"))["finetune"]
+    assert (found["cells"], found["items"]) == (4, 4)
+    assert found["not_known"] == ["random (full)"]
+    assert found["minutes"] is None

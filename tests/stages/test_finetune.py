@@ -252,6 +252,17 @@ def test_lora_without_linear_layers_is_refused_before_anything_starts(opened):
         FinetuneStage().check(context)
 
 
+def test_of_several_modes_only_the_one_that_does_not_suit_is_left_out(opened, monkeypatch):
+    context = opened([toy("convolutions")], modes=["lora", "full"])
+    said = []
+    monkeypatch.setattr(context.progress, "message", said.append)
+    FinetuneStage().check(context)
+    (text,) = said
+    assert text.startswith(
+        "finetune: left out: [finetune] mode = \"lora\": backbone 'convolutions'"
+    )
+
+
 def test_missing_patches_block_the_cells(ray_session, open_small):
     backbone = replace(toy("early"), version=99)
     context = open_small(backbones=[backbone], finetune={**RECIPE, "backbones": ["early"]})

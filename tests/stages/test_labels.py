@@ -229,7 +229,7 @@ def test_crossings_of_fractions_and_of_shots_are_two() -> None:
     ]
     gains = {"all": 0.1, "10%": -0.1, "1 shot": 0.1, "fold 1": -1.0}
     rows = [
-        {"backbone": "net", "train_set": name, "gain": gain}
+        {"backbone": "net", "method": "finetune", "train_set": name, "gain": gain}
         | {"gain_low": gain - 0.05, "gain_high": gain + 0.05}
         for name, gain in gains.items()
     ]
@@ -238,6 +238,12 @@ def test_crossings_of_fractions_and_of_shots_are_two() -> None:
     assert fraction["at"] == pytest.approx(10**2.5)
     assert (shots["at"], shots["low"], shots["high"]) == (0, 0, 0)
     assert describe_crossings(pa.Table.from_pylist(rows), sets[:1]) == []
+    # Of several modes, each has its own.
+    late = [{**row, "method": "finetune-lora", "gain": row["gain"] - 0.05} for row in rows[:2]]
+    _, lora, _ = describe_crossings(pa.Table.from_pylist([*rows, *late]), sets)
+    assert (lora["method"], lora["curve"]) == ("finetune-lora", "fraction")
+    assert lora["at"] == pytest.approx(10**2.75)
+    assert lora["sentence"].startswith("With net, fine-tuning (lora) overtakes")
 
 
 @pytest.mark.parametrize(

@@ -303,3 +303,71 @@ def test_a_real_browser_shows_the_page(finished, tmp_path):
     with Image.open(path) as image:
         assert image.size[0] == 1100
         assert len(image.convert("RGB").getcolors(maxcolors=2**24)) > 100
+
+
+def test_of_several_modes_the_page_says_which_and_at_what_cost(finished):
+    from benchmark.stages.evaluate import EvaluateStage, comparison_table
+    from benchmark.stages.report.content import collect
+    from benchmark.stages.report.results import Results
+
+    content, store, _ = finished
+    table = {"backbones": ["random"], "modes": ["full", "lora"]}
+    experiment = build({**content, "backbones": ["mean_color", "random"], "finetune": table})
+    with api.open_context(experiment, store=str(store)) as context:
+        patches = context.patches.read_table(
+            columns=["patch_id", "split", "label"], splits=("val", "test")
+        )
+        ids, labels = patches["patch_id"].to_numpy(), patches["label"].to_numpy()
+        for cell in context.prediction_cells():
+            if cell.method == "knn" and cell.backbone == "random":
+                scores = draw_scores(labels, 3, accuracy=0.0, seed=cell.seed)
+                write_head(cell.artefact, ids, scores, val_score=0.5)
+            elif cell.stage == "finetune":
+                scores = draw_scores(labels, 3, accuracy=1.0, seed=cell.seed)
+                seconds = 40.0 if cell.method == "finetune-full" else 10.0
+                write_finetuned(cell.artefact, ids, scores, seconds=seconds)
+        EvaluateStage().run(context)
+        (item,) = ReportStage().run(context).cells
+        assert item.status == "complete", item.reason
+        page = context.report().read_bytes("index.html").decode()
+        printed = comparison_table(context.scores())
+        data = collect(Results(context))
+        methods = [row.method for row in data.ranking if row.backbone == "random"]
+    section = page[page.index('<section id="finetune"') : page.index('<section id="reading"')]
+    assert {"finetune-full", "finetune-lora", "knn"} <= set(methods)
+    (choice,) = data.choices
+    assert choice.sentence == (
+        "fine-tuning (full) leads with 100.0 % balanced accuracy; fine-tuning (lora) is the "
+        "cheapest choice without a detectable difference from it, at 25 % of the device-seconds"
+    )
+    assert f"With <strong>random</strong>, {choice.sentence}." in section
+    assert f"With random, {choice.sentence}." in page[: page.index("<main>")]
+    assert f"With random, {choice.sentence}." in printed.notes
+    assert [row[0] for row in printed.rows] == ["random (full)", "random (lora)"]
+    answer, pairs = data.comparisons
+    assert answer.title == "random: frozen, or which fine-tuning"
+    assert [(row[0], row[5], row[-1]) for row in answer.rows[:2]] == [
+        ("finetune-full", 40, ""),
+        ("finetune-lora", 10, "yes"),
+    ]
+    assert [row[0] for row in pairs.rows] == ["random (full)", "random (lora)"]
+    assert "Confusion of fine-tuned random (full), seed 0" in page
+
+
+def test_a_comparison_of_an_older_version_has_one_fine_tuning(compared, monkeypatch):
+    from benchmark.stages.report.finetuning import comparisons
+    from benchmark.stages.report.results import Results
+    from benchmark.store.artefacts import Artefact
+
+    read = Artefact.read_table
+
+    def read_older(artefact, **asked):
+        table = read(artefact, **asked)
+        is_comparison = asked.get("names") == [beside("comparison")]
+        return table.drop_columns(["method"]) if is_comparison else table
+
+    monkeypatch.setattr(Artefact, "read_table", read_older)
+    results = Results(compared)
+    assert results.comparison["method"].tolist() == ["finetune"]
+    (table,) = comparisons(results)
+    assert table.rows[0][:2] == ("random", "knn")

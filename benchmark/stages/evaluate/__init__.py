@@ -8,6 +8,7 @@ from typing import Any
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.experiment.cells import Cell, TextTable
 from benchmark.experiment.context import Context
+from benchmark.methods import with_mode
 from benchmark.stages.base import Stage
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import beside
@@ -84,7 +85,7 @@ def comparison_table(artefact: Artefact) -> TextTable:
     comparison = _of_headline(artefact, "comparison")
     rows = [
         [
-            str(row["backbone"]),
+            with_mode(row["backbone"], row.get("method")),
             str(row["head"]),
             f"{100 * row['gain']:+.1f}",
             f"[{100 * row['gain_low']:.1f}, {100 * row['gain_high']:.1f}]",
@@ -97,7 +98,13 @@ def comparison_table(artefact: Artefact) -> TextTable:
         title="Fine-tuned against frozen, balanced accuracy on test",
         columns=("backbone", "head", "points", "interval", "times the device-seconds", "verdict"),
         rows=rows,
-        notes=("Points are fine-tuned minus frozen with the head that is best on val.",),
+        notes=(
+            "Points are fine-tuned minus frozen with the head that is best on val.",
+            *(
+                f"With {item['backbone']}, {item['sentence']}."
+                for item in artefact.manifest().get("choices", [])
+            ),
+        ),
     )
 
 

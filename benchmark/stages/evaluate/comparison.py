@@ -1,4 +1,4 @@
-"""Comparison of each fine-tuned backbone with the same one frozen, on the same test patches.
+"""Comparison of each fine-tuning of a backbone with the same one frozen, on the same test patches.
 
 A gain is always fine-tuned minus frozen: above zero, fine-tuning is better.
 """
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from benchmark.config import EvaluateConfig
 from benchmark.experiment.cells import Cell
-from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.context import Context
+from benchmark.methods import FINETUNE, is_finetuned, with_mode
 from benchmark.stages.evaluate.schemas import COMPARISON
 from benchmark.statistics.design import Design
 from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, flip_table
@@ -46,13 +47,13 @@ class Group:
 
     @property
     def method(self) -> str:
-        """A head's name, or ``finetune``."""
+        """A head's name, or that of a fine-tuning."""
         return self.cells[0].method or ""
 
     @property
     def is_finetuned(self) -> bool:
         """Whether the backbone itself was trained."""
-        return self.method == FINETUNE
+        return is_finetuned(self.method)
 
     @property
     def value(self) -> float:
@@ -103,7 +104,7 @@ def read_costs(context: Context, cells: Iterable[Cell]) -> dict[Cell, Cost]:
     for cell in cells:
         manifest = cell.artefact.manifest()
         val_score, seconds = _number(manifest, "val_score"), _number(manifest, "seconds", "device")
-        if cell.method == FINETUNE:
+        if is_finetuned(cell.method):
             device = manifest.get("plan", {}).get("device")
         else:
             # The time of embeddings that have been deleted is unknown.
@@ -124,7 +125,7 @@ def compare(
     floors: set[str],
     settings: EvaluateConfig,
 ) -> pa.Table:
-    """Compare every fine-tuned backbone with the same one frozen.
+    """Compare every fine-tuning with the same backbone frozen.
 
     The frozen side is the head with the best val score, mean over its seeds. The choice does not
     depend on test.
@@ -141,15 +142,9 @@ def compare(
     """
     pairs: list[tuple[Group, Group]] = []
     for tuned in groups:
-        frozen = [
-            group
-            for group in groups
-            if group.backbone == tuned.backbone
-            and not group.is_finetuned
-            and group.method not in floors
-        ]
-        if tuned.is_finetuned and frozen:
-            pairs.append((max(frozen, key=lambda group: _val_score(group, costs)), tuned))
+        frozen_group = find_frozen(groups, tuned.backbone, costs, floors)
+        if tuned.is_finetuned and frozen_group:
+            pairs.append((frozen_group, tuned))
     rows: list[dict[str, Any]] = []
     if pairs:
         flips = flip_table(
@@ -174,17 +169,32 @@ def compare(
                     "is_detectable": bool(flips.is_detected[number]),
                     "verdict": verdict,
                     "p_value": float(flips.p_values[number]),
-                    "sentence": write_sentence(row["gain"], low, high, row["ratio"], verdict),
+                    "sentence": write_sentence(
+                        row["gain"], low, high, row["ratio"], verdict, tuned.method
+                    ),
                 }
             )
     return check_table(pa.Table.from_pylist(rows, schema=COMPARISON), COMPARISON, what="comparison")
 
 
+def find_frozen(
+    groups: Sequence[Group], backbone: str, costs: Mapping[Cell, Cost], floors: set[str]
+) -> Group | None:
+    """Return the head of a backbone with the best val score; None: all its heads are floors."""
+    found = [
+        group
+        for group in groups
+        if group.backbone == backbone and not group.is_finetuned and group.method not in floors
+    ]
+    return max(found, key=lambda group: _val_score(group, costs), default=None)
+
+
 def _row(frozen: Group, tuned: Group, costs: Mapping[Cell, Cost]) -> dict[str, Any]:
-    frozen_s, tuned_s = _seconds(frozen, costs), _seconds(tuned, costs)
+    frozen_s, tuned_s = mean_seconds(frozen, costs), mean_seconds(tuned, costs)
     return {
         "train_set": tuned.cells[0].train_set,
         "backbone": tuned.backbone,
+        "method": tuned.method,
         "head": frozen.method,
         "head_val_score": _val_score(frozen, costs),
         "frozen_value": frozen.value,
@@ -200,7 +210,14 @@ def _row(frozen: Group, tuned: Group, costs: Mapping[Cell, Cost]) -> dict[str, A
     }
 
 
-def write_sentence(gain: float, low: float, high: float, ratio: float | None, verdict: str) -> str:
+def write_sentence(
+    gain: float,
+    low: float,
+    high: float,
+    ratio: float | None,
+    verdict: str,
+    method: str = FINETUNE,
+) -> str:
     """Return a sentence on the gain and cost of fine-tuning, without a full stop.
 
     Args:
@@ -209,7 +226,9 @@ def write_sentence(gain: float, low: float, high: float, ratio: float | None, ve
         high: its upper end.
         ratio: device-seconds, fine-tuned over frozen; None: unknown.
         verdict: ``gains``, ``loses``, ``no detectable difference`` or ``too little data to tell``.
+        method: of the fine-tuned side.
     """
+    who = with_mode("fine-tuning", method)
     points = [100 * gain, 100 * low, 100 * high]
     is_gain, is_loss = verdict == "gains", verdict == "loses"
     # A detectable difference must not look as if its interval began at zero.
@@ -220,16 +239,14 @@ def write_sentence(gain: float, low: float, high: float, ratio: float | None, ve
     # Adding zero turns the minus zero that rounding may leave into zero.
     middle, begin, end = (f"{round(value, digits) + 0.0:.{digits}f}" for value in points)
     if verdict == TOO_LITTLE:
-        text = (
-            f"there is {TOO_LITTLE} what fine-tuning changes ({float(middle):+.{digits}f} points)"
-        )
+        text = f"there is {TOO_LITTLE} what {who} changes ({float(middle):+.{digits}f} points)"
     elif is_gain or is_loss:
         verb = "gains" if is_gain else "loses"
-        text = f"fine-tuning {verb} {middle} points [{begin}, {end}]"
+        text = f"{who} {verb} {middle} points [{begin}, {end}]"
     else:
         sign = "+" if float(middle) > 0 else ""
         change = f"{sign}{middle} points [{begin}, {end}]"
-        text = f"fine-tuning makes no detectable difference ({change})"
+        text = f"{who} makes no detectable difference ({change})"
     cost = cost_words(ratio)
     return f"{text} {'for' if is_gain else 'at'} {cost}" if cost else text
 
@@ -252,20 +269,26 @@ def cost_words(ratio: float | None) -> str:
 def unlike_devices(comparison: pa.Table) -> list[str]:
     """Return a note for every row whose two sides ran on different kinds of device."""
     return [
-        f"{row['backbone']}: fine-tuning ran on {row['finetuned_device']}, its embeddings on "
-        f"{row['frozen_device']}; their device-seconds are not comparable."
+        f"{row['backbone']}: {with_mode('fine-tuning', row['method'])} ran on "
+        f"{row['finetuned_device']}, its embeddings on {row['frozen_device']}; their "
+        "device-seconds are not comparable."
         for row in comparison.to_pylist()
-        if None not in (row["frozen_device"], row["finetuned_device"])
-        # One manifest has the model of a GPU, the other "cuda".
-        and (row["frozen_device"] == "cpu") != (row["finetuned_device"] == "cpu")
+        if are_unlike((row["frozen_device"], row["finetuned_device"]))
     ]
+
+
+def are_unlike(devices: Sequence[str | None]) -> bool:
+    """Return whether some devices are CPUs and others GPUs; None: unknown."""
+    # One manifest has the model of a GPU, the other "cuda".
+    return len({device == "cpu" for device in devices if device is not None}) > 1
 
 
 def _val_score(group: Group, costs: Mapping[Cell, Cost]) -> float:
     return float(np.mean([costs[cell].val_score for cell in group.cells]))
 
 
-def _seconds(group: Group, costs: Mapping[Cell, Cost]) -> float | None:
+def mean_seconds(group: Group, costs: Mapping[Cell, Cost]) -> float | None:
+    """Return the device-seconds of one seed, the mean over seeds; None: unknown."""
     known = [costs[cell].seconds for cell in group.cells]
     found = [value for value in known if value is not None]
     return float(np.mean(found)) if len(found) == len(known) else None

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from benchmark.catalog.metrics import HEADLINE
 from benchmark.errors import CellError
 from benchmark.experiment.cells import Cell
-from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.context import Context
 from benchmark.experiment.train_sets import ChosenPatches
+from benchmark.methods import is_finetuned
 from benchmark.stages.evaluate.comparison import Group
 from benchmark.statistics.counts import Statistics, summarise
 from benchmark.statistics.design import Design, find_design, least_units, rare_classes
@@ -353,9 +354,8 @@ class Evaluation:
                 continue
             twin = seen.setdefault(item.digest, item.cell)
             # Heads of one backbone may agree, and need not depend on the seed; fine-tuning does.
-            is_suspicious = twin.backbone != item.cell.backbone or FINETUNE in (
-                twin.method,
-                item.cell.method,
+            is_suspicious = twin.backbone != item.cell.backbone or any(
+                map(is_finetuned, (twin.method, item.cell.method))
             )
             if twin is not item.cell and is_suspicious:
                 notes.append(

@@ -11,6 +11,7 @@ import pyarrow as pa
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.experiment.label_sets import CURVES
+from benchmark.methods import FINETUNE, with_mode
 from benchmark.statistics.crossings import Crossing, find_crossing
 
 TRIED = {"fraction": "fractions", "shots": "shots"}
@@ -31,23 +32,23 @@ def describe_train_sets(context: Context, cells: Sequence[Cell]) -> list[dict[st
 def describe_crossings(
     comparison: pa.Table, train_sets: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return for each backbone from how many labels on fine-tuning is ahead of the best head.
+    """Return for each fine-tuning from how many labels on it is ahead of the best head.
 
     Args:
         comparison: rows of ``schemas.COMPARISON``.
         train_sets: from ``describe_train_sets``.
 
-    Returns: one record per backbone and curve with at least two points: ``backbone``, ``curve``,
-    ``at``, ``low`` and ``high`` in labels of train (0: before the first point; null: beyond the
-    last), and ``sentence``.
+    Returns: one record per backbone, method and curve with at least two points: ``backbone``,
+    ``method``, ``curve``, ``at``, ``low`` and ``high`` in labels of train (0: before the first
+    point; null: beyond the last), and ``sentence``.
     """
     rows = comparison.to_pylist()
     has = {item["kind"] for item in train_sets}
     found = []
     for curve, kinds in CURVES.items():
         labels = {item["name"]: item["num_train"] for item in train_sets if item["kind"] in kinds}
-        for backbone in dict.fromkeys(row["backbone"] for row in rows):
-            mine = [row for row in rows if row["backbone"] == backbone]
+        for backbone, method in dict.fromkeys((row["backbone"], row["method"]) for row in rows):
+            mine = [row for row in rows if (row["backbone"], row["method"]) == (backbone, method)]
             points = sorted(
                 (labels[row["train_set"]], row["gain"], row["gain_low"], row["gain_high"])
                 for row in mine
@@ -60,12 +61,19 @@ def describe_crossings(
                     name: None if math.isinf(value) else value
                     for name, value in crossing._asdict().items()
                 }
-                sentence = write_crossing(backbone, crossing, numbers, TRIED[curve])
-                found.append({"backbone": backbone, "curve": curve, **ends, "sentence": sentence})
+                sentence = write_crossing(backbone, crossing, numbers, TRIED[curve], method)
+                names = {"backbone": backbone, "method": method, "curve": curve}
+                found.append({**names, **ends, "sentence": sentence})
     return found
 
 
-def write_crossing(backbone: str, crossing: Crossing, labels: Sequence[int], tried: str) -> str:
+def write_crossing(
+    backbone: str,
+    crossing: Crossing,
+    labels: Sequence[int],
+    tried: str,
+    method: str = FINETUNE,
+) -> str:
     """Return a crossing as a sentence.
 
     Args:
@@ -73,8 +81,9 @@ def write_crossing(backbone: str, crossing: Crossing, labels: Sequence[int], tri
         crossing: in labels of train.
         labels: of the points, rising.
         tried: what the points are, e.g. ``fractions``.
+        method: of the fine-tuning.
     """
-    who = f"With {backbone}, fine-tuning"
+    who = f"With {backbone}, {with_mode('fine-tuning', method)}"
     first, last = f"{labels[0]:,}", f"{labels[-1]:,}"
     at, low, high = (
         f"less than {first}"

@@ -11,6 +11,7 @@ from benchmark.catalog.metrics import HEADLINE
 from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
+from benchmark.stages.evaluate.choices import describe_choices
 from benchmark.stages.evaluate.comparison import compare, read_costs, unlike_devices
 from benchmark.stages.evaluate.evaluation import Evaluation
 from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
@@ -89,6 +90,13 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             "train_sets": train_sets,
             "transfer": None if transfer is None else transfer.record,
             "crossings": describe_crossings(comparison, train_sets),
+            "choices": describe_choices(
+                fullest.groups,
+                design=fullest.designs["test"],
+                costs=costs,
+                floors=floor_heads,
+                settings=context.experiment.evaluate,
+            ),
             "optimism": fullest.optimism,
             "limits": fullest.limits(rankings[0]),
             "notes": [

@@ -13,7 +13,7 @@ RANKING = pa.schema(
         column("split", pa.string(), "split that was scored: test"),
         column("train_set", pa.string(), "rows that the method was trained on, e.g. `all`"),
         column("backbone", pa.string(), "name of the backbone"),
-        column("method", pa.string(), "name of the head, or `finetune`"),
+        column("method", pa.string(), "name of the head, `finetune` or `finetune-MODE`"),
         column("value", pa.float64(), "the score, mean over seeds", nullable=True),
         column("ci_low", pa.float64(), "lower end of its interval on other scenes", nullable=True),
         column("ci_high", pa.float64(), "upper end of its interval on other scenes", nullable=True),
@@ -68,6 +68,7 @@ COMPARISON = pa.schema(
     [
         column("train_set", pa.string(), "rows that both sides were trained on, e.g. `all`"),
         column("backbone", pa.string(), "backbone with fine-tuned and frozen predictions"),
+        column("method", pa.string(), "of the fine-tuned side: `finetune` or `finetune-MODE`"),
         column("head", pa.string(), "of the frozen side: the best on val"),
         column("head_val_score", pa.float64(), "its balanced accuracy on val, mean over seeds"),
         column("frozen_value", pa.float64(), "balanced accuracy on test, mean over seeds"),
@@ -102,7 +103,7 @@ COMPARISON = pa.schema(
         column("sentence", pa.string(), "the row as a sentence"),
     ]
 )
-"""One row per train set and backbone with fine-tuned and frozen predictions, on test."""
+"""One row per train set, backbone and fine-tuning with frozen predictions beside it, on test."""
 
 TRANSFER = pa.schema(
     [
@@ -110,7 +111,7 @@ TRANSFER = pa.schema(
         column("region", pa.string(), "region of the test patches"),
         column("is_within", pa.bool_(), "whether the region is among those trained in"),
         column("backbone", pa.string(), "name of the backbone"),
-        column("method", pa.string(), "name of the head, or `finetune`"),
+        column("method", pa.string(), "name of the head, `finetune` or `finetune-MODE`"),
         column("value", pa.float64(), "balanced accuracy in the region, mean over seeds"),
         column("ci_low", pa.float64(), "lower end of its interval", nullable=True),
         column("ci_high", pa.float64(), "upper end of its interval", nullable=True),
@@ -140,7 +141,7 @@ TRANSFER = pa.schema(
 DROPS = pa.schema(
     [
         column("backbone", pa.string(), "name of the backbone"),
-        column("method", pa.string(), "name of the head, or `finetune`"),
+        column("method", pa.string(), "name of the head, `finetune` or `finetune-MODE`"),
         column("is_floor", pa.bool_(), "whether any useful method should be better"),
         column("within", pa.float64(), "mean over regions of the score trained within"),
         column("elsewhere", pa.float64(), "mean over regions of the score trained elsewhere"),

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from benchmark.config import EvaluateConfig
 from benchmark.experiment.cells import Cell
-from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.context import Context
 from benchmark.experiment.region_sets import OneRegion, Regions
 from benchmark.experiment.train_sets import ChosenPatches, TrainSet
+from benchmark.methods import is_finetuned
 from benchmark.stages.evaluate.comparison import Cost, Group
 from benchmark.stages.evaluate.evaluation import Evaluation
 from benchmark.stages.evaluate.schemas import DROPS, TRANSFER
@@ -298,9 +299,9 @@ def choose_methods(
     means = {method: float(np.mean(found)) for method, found in scores.items()}
     best: dict[str, Method] = {}
     for method in means:
-        if method[1] != FINETUNE:
+        if not is_finetuned(method[1]):
             best[method[0]] = max(best.get(method[0], method), method, key=means.__getitem__)
-    return {*best.values(), *(method for method in means if method[1] == FINETUNE)}
+    return {*best.values(), *(method for method in means if is_finetuned(method[1]))}
 
 
 def describe_region(region: Region, classes: Sequence[str]) -> dict[str, Any]:
@@ -357,7 +358,7 @@ def _notes(context: Context, rows: ChosenPatches) -> list[str]:
 
 def _is_floor(method: Method, floors: Collection[str]) -> bool:
     # Fine-tuning trains even a floor backbone.
-    return method[1] != FINETUNE and any(name in floors for name in method)
+    return not is_finetuned(method[1]) and any(name in floors for name in method)
 
 
 def _name(row: Mapping[str, Any]) -> str:

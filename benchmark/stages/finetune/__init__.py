@@ -17,11 +17,11 @@ class FinetuneStage(Stage):
     leases_late = True
 
     def cells(self, context: Context) -> list[Cell]:
-        """Return one cell per fine-tuned backbone, train set and seed."""
+        """Return one cell per fine-tuned backbone, mode, train set and seed."""
         return context.finetune_cells()
 
     def check(self, context: Context) -> None:
-        """Refuse unsuitable train sets or bands, too many workers, and a mode that suits none."""
+        """Refuse unsuitable train sets and bands, too many workers, modes that suit no backbone."""
         config = context.experiment.finetune
         if config is None or all(cell.artefact.is_complete for cell in self.cells(context)):
             return

@@ -17,13 +17,13 @@ from benchmark.cluster.teams import Team, plan_team
 from benchmark.config import FinetuneConfig
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.experiment.cells import Cell
-from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.context import Context
 from benchmark.experiment.label_sets import epoch_factor
+from benchmark.methods import FINETUNE, finetunings
 from benchmark.networks.bands import band_indices
 from benchmark.networks.classifier import build_classifier
 from benchmark.search.bookkeeping import Outcome, Search
 from benchmark.search.recipe import RecipeSpace
-from benchmark.specs import Backbone
 from benchmark.stages.finetune.workers import FinetuneTrial
 from benchmark.stages.searching import CellSearch, CellSearcher, run_searches
 from benchmark.store import provenance
@@ -51,35 +51,40 @@ def check(context: Context) -> None:
         UsageError: the message states the resources, or the modes that suit.
     """
     _plan(context, 1)
-    reasons = _unsuited(context, context.finetuned_backbones)
-    if reasons and len(reasons) == len(context.finetuned_backbones):
+    cells = context.finetune_cells()
+    reasons = _unsuited(context, cells)
+    if reasons and len(reasons) == len({(cell.backbone, cell.method) for cell in cells}):
         raise UsageError(next(iter(reasons.values())))
     for reason in reasons.values():
         context.progress.message(f"finetune: left out: {reason}")
 
 
-def _unsuited(context: Context, backbones: Iterable[Backbone]) -> dict[str, str]:
-    """Return why the mode does not suit backbones, by their names."""
-    config, reasons = _config(context), {}
-    for backbone in backbones if config.mode in ("lora", "last_blocks") else ():
+def _unsuited(context: Context, cells: Iterable[Cell]) -> dict[tuple[str | None, str | None], str]:
+    """Return why a mode does not suit a backbone, by the backbone and method of cells."""
+    backbones = {item.name: item for item in context.finetuned_backbones}
+    reasons = {}
+    for name, method in dict.fromkeys((cell.backbone, cell.method) for cell in cells):
+        config = finetunings(context.experiment.finetune)[method or FINETUNE]
+        if config.mode not in ("lora", "last_blocks"):
+            continue
+        backbone = backbones[name or ""]
         bands = band_indices(backbone, context.source.bands)
         model = build_classifier(backbone, len(bands), len(context.source.classes))
         try:
             select_parts(model, config, name=backbone.name)
         except UsageError as error:
-            reasons[backbone.name] = str(error)
+            reasons[name, method] = str(error)
     return reasons
 
 
 def compute(context: Context, cells: Sequence[Cell]) -> None:
     """Fine-tune these cells; a failed one, or one that its mode does not suit, is recorded."""
     config = _config(context)
-    named = {cell.backbone for cell in cells}
-    reasons = _unsuited(context, [b for b in context.finetuned_backbones if b.name in named])
+    reasons = _unsuited(context, cells)
     for cell in cells:
-        if cell.backbone in reasons:
-            context.fail(cell.artefact, reasons[cell.backbone])
-    cells = [cell for cell in cells if cell.backbone not in reasons]
+        if (cell.backbone, cell.method) in reasons:
+            context.fail(cell.artefact, reasons[cell.backbone, cell.method])
+    cells = [cell for cell in cells if (cell.backbone, cell.method) not in reasons]
     if not cells:
         return
     spaces = [RecipeSpace(_recipe(context, cell)) for cell in cells]
@@ -187,7 +192,7 @@ def commit(
     artefact.commit(
         {
             "inputs": context.finetuned_inputs(
-                job.backbone, job.seed, context.rows_of(cell).train_set
+                job.backbone, job.seed, context.rows_of(cell).train_set, cell.method or FINETUNE
             ),
             "method": FINETUNE,
             "mode": job.config.mode,
@@ -234,12 +239,13 @@ def _config(context: Context) -> FinetuneConfig:
 
 
 def _recipe(context: Context, cell: Cell) -> FinetuneConfig:
-    """Return the settings of a cell: with few labels more epochs, and no larger a batch."""
-    config, rows = _config(context), context.rows_of(cell)
+    """Return the settings of a cell: few labels may need more epochs, and smaller batches."""
+    config = finetunings(context.experiment.finetune)[cell.method or FINETUNE]
+    rows = context.rows_of(cell)
     factor = epoch_factor(rows)
-    used = {name: factor * getattr(config, name) for name in ("num_epochs", "patience")}
-    used["batch_size"] = min(config.batch_size, rows.num_train)
-    return config.model_copy(update=used)
+    epochs = {name: factor * getattr(config, name) for name in ("num_epochs", "patience")}
+    batch_size = min(config.batch_size, rows.num_train)
+    return config.model_copy(update={**epochs, "batch_size": batch_size})
 
 
 def _plan(context: Context, num_trials: int, *, waits: bool = False) -> Team:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.experiment.context import FINETUNE
+from benchmark.methods import is_finetuned
 from benchmark.page.html import RankingRow, ReportData, Verdict
 from benchmark.stages.report.backbones import backbone_table
 from benchmark.stages.report.content_tables import (
@@ -28,7 +28,13 @@ from benchmark.stages.report.figures import (
     embedding_pictures,
     ranking_pictures,
 )
-from benchmark.stages.report.finetuning import comparisons, finetune_pictures, finetune_times
+from benchmark.stages.report.finetuning import (
+    choice_tables,
+    choices,
+    comparisons,
+    finetune_pictures,
+    finetune_times,
+)
 from benchmark.stages.report.headline import join_first, name_method, write_headline
 from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.repairs import repairs
@@ -61,7 +67,8 @@ def collect(results: Results) -> ReportData:
             ranking,
             confidence=confidence,
             ties=ties,
-            verdicts=verdicts,
+            # Of a backbone with several modes, the choice between them.
+            verdicts=(*verdicts, *choices(results)),
             is_too_little=(results.ranking["verdict"] == TOO_LITTLE).any(),
         ),
         confidence=confidence,
@@ -83,7 +90,8 @@ def collect(results: Results) -> ReportData:
         drops_least=(results.evaluated.get("transfer") or {}).get("sentence", ""),
         transfer=transfer_tables(results),
         verdicts=verdicts,
-        comparisons=comparisons(results),
+        choices=choices(results),
+        comparisons=(*choice_tables(results), *comparisons(results)),
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
         confusions=confusions(results),
         class_counts=(class_counts(results),),
@@ -145,7 +153,7 @@ def _device_seconds(
         return None
     own_s = sum(manifest["seconds"]["device"] for manifest in manifests) / len(manifests)
     # Fine-tuning reads patches and needs no embeddings.
-    if method == FINETUNE:
+    if is_finetuned(method):
         return float(own_s)
     if backbone not in results.embed:
         return None

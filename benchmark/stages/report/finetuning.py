@@ -7,13 +7,66 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.methods import with_mode
 from benchmark.page import curves
-from benchmark.page.html import Picture, Table
+from benchmark.page.html import Picture, Table, Verdict
 from benchmark.stages.report.content_tables import p_text
 from benchmark.stages.report.figures import picture
 from benchmark.stages.report.results import Results
 from benchmark.stages.report.trials import count_trials, describe_failures
 from benchmark.store.names import beside
+
+
+def choices(results: Results) -> tuple[Verdict, ...]:
+    """Return for each backbone with several modes which choice leads, and the cheapest as good."""
+    return tuple(
+        Verdict(backbone=item["backbone"], head="", sentence=item["sentence"])
+        for item in results.evaluated.get("choices", [])
+    )
+
+
+def choice_tables(results: Results) -> tuple[Table, ...]:
+    """Return the choices of each backbone with several modes, beside their costs."""
+    return tuple(
+        Table(
+            title=f"{item['backbone']}: frozen, or which fine-tuning",
+            columns=(
+                "method",
+                "score, %",
+                "points behind",
+                "low",
+                "high",
+                "device-seconds",
+                "verdict",
+                "cheapest",
+            ),
+            rows=tuple(
+                (
+                    row["method"],
+                    100 * row["value"],
+                    100 * row["behind"],
+                    100 * row["behind_low"],
+                    100 * row["behind_high"],
+                    _rounded(row["seconds"]),
+                    row["verdict"],
+                    "yes" if row["method"] == item["cheapest"] else "",
+                )
+                for row in item["choices"]
+            ),
+            decimals=1,
+            caption=(
+                "Balanced accuracy on test, mean over seeds; the frozen side is the head with the "
+                "best score on val. Points behind are the best choice minus the row on the same "
+                "patches; interval and verdict are those of a flip test over scenes (patches where "
+                "scenes are unknown), corrected for the choices of this backbone and for the "
+                "choice of the best. Device-seconds are those of one seed: all trials and the "
+                "refit, and the embedding of the frozen side. Cheapest is the choice with the "
+                "fewest device-seconds among the best and those without a detectable difference "
+                "from it; none where that is not known."
+            ),
+        )
+        for item in results.evaluated.get("choices", [])
+    )
 
 
 def comparisons(results: Results) -> tuple[Table, ...]:
@@ -22,7 +75,7 @@ def comparisons(results: Results) -> tuple[Table, ...]:
         return ()
     rows = [
         (
-            row.backbone,
+            with_mode(row.backbone, row.method),
             row.head,
             100 * row.frozen_value,
             100 * row.finetuned_value,
@@ -134,12 +187,18 @@ def finetune_pictures(results: Results) -> list[Picture]:
     """Return the paired differences and the learning curves, if any."""
     found = []
     for title, plot, rows in (
-        ("What fine-tuning gains", curves.plot_gains, results.comparison),
+        ("What fine-tuning gains", curves.plot_gains, _named(results.comparison)),
         ("Learning curves of fine-tuning", curves.plot_curves, learning_curves(results)),
     ):
         if not rows.empty:
             found.append(picture(results, "finetune", title, plot, rows))
     return found
+
+
+def _named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose backbone has the mode in its name, where there are several."""
+    names = [with_mode(row.backbone, row.method) for row in rows.itertuples()]
+    return rows.assign(backbone=names)
 
 
 def learning_curves(results: Results) -> pd.DataFrame:
@@ -155,7 +214,8 @@ def learning_curves(results: Results) -> pd.DataFrame:
         trials = cell.artefact.read_table(names=[beside("trials")]).to_pandas()
         frame["is_best"] = frame["trial"] == _best_trial(trials)
         frame["is_chosen"] = frame["is_best"] & (frame["epoch"] == manifest["num_epochs"])
-        parts.append(frame.assign(backbone=cell.backbone, seed=cell.seed))
+        name = with_mode(cell.backbone or "", cell.method)
+        parts.append(frame.assign(backbone=name, seed=cell.seed))
     return pd.concat(parts) if parts else pd.DataFrame()
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from benchmark.experiment.context import FINETUNE
+from benchmark.methods import is_finetuned, with_mode
 from benchmark.page.html import RankingRow, Verdict
 
 
 def name_method(backbone: str, method: str) -> str:
-    """Return a cell's name for a sentence: ``a with mlp``, or ``fine-tuned a``."""
-    return f"fine-tuned {backbone}" if method == FINETUNE else f"{backbone} with {method}"
+    """Return a cell's name for a sentence: ``a with mlp``, or ``fine-tuned a (lora)``."""
+    if is_finetuned(method):
+        return with_mode(f"fine-tuned {backbone}", method)
+    return f"{backbone} with {method}"
 
 
 def join_first(items: Sequence[str], limit: int, *, separator: str = ", ") -> str:

@@ -6,8 +6,8 @@ from itertools import chain
 
 import pandas as pd
 
-from benchmark.experiment.context import FINETUNE
 from benchmark.experiment.label_sets import CURVES
+from benchmark.methods import is_finetuned
 from benchmark.page.html import Picture, Table
 from benchmark.page.labels import plot_labels
 from benchmark.stages.report.figures import picture
@@ -96,7 +96,7 @@ def label_pictures(results: Results) -> list[Picture]:
         mine = mine.merge(shown.drop_duplicates(), on=["backbone", "method"])
         # Over seeds and scenes where there are several seeds: they also draw other labels.
         low, high = (mine[f"expected_{end}"].fillna(mine[f"ci_{end}"]) for end in ("low", "high"))
-        mine = mine.assign(ci_low=low, ci_high=high, is_finetuned=mine["method"] == FINETUNE)
+        mine = mine.assign(ci_low=low, ci_high=high, is_finetuned=mine["method"].map(is_finetuned))
         found.append(picture(results, "labels", TITLES[curve], plot_labels, mine))
     return found
 

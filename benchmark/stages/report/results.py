@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmark.experiment.cells import Cell
-from benchmark.experiment.context import FINETUNE, Context
+from benchmark.experiment.context import Context
 from benchmark.experiment.train_sets import ALL
+from benchmark.methods import FINETUNE, is_finetuned
 from benchmark.stages.report.headline import name_method
 from benchmark.store.names import SCORES_FILE, beside
 
@@ -44,6 +45,9 @@ class Results:
         )
         # Rankings of older versions have no train set.
         self.train_set: str = self.every_ranking.get("train_set", pd.Series([ALL.name])).iloc[0]
+        # Comparisons of older versions have one fine-tuning of each backbone.
+        if "method" not in self.every_comparison:
+            self.every_comparison["method"] = FINETUNE
         self.has_train_sets = len(context.train_sets) > 1
         self.ranking, self.comparison = map(
             self._of_headline, (self.every_ranking, self.every_comparison)
@@ -67,10 +71,10 @@ class Results:
             if cell.artefact.is_complete
         }
         self.tuned = {
-            cell: item for cell, item in self.manifests.items() if cell.method != FINETUNE
+            cell: item for cell, item in self.manifests.items() if not is_finetuned(cell.method)
         }
         self.finetuned = {
-            cell: item for cell, item in self.manifests.items() if cell.method == FINETUNE
+            cell: item for cell, item in self.manifests.items() if is_finetuned(cell.method)
         }
 
     def _of_headline(self, table: pd.DataFrame) -> pd.DataFrame:
