@@ -113,12 +113,7 @@ def _draw(rows: PatchRows, seed: int, *, by_scene: bool) -> NDArray[np.int64]:
     within = rng.permutation(len(rows.ids))
     if not by_scene:
         return within
-    import pandas as pd
-
-    scene_of, scenes = pd.factorize(rows.scenes)
-    # A patch without a scene is a scene of its own.
-    is_alone = scene_of < 0
-    scene_of[is_alone] = len(scenes) + np.arange(is_alone.sum())
+    scene_of = rows.units()
     order = np.lexsort((within, rng.permutation(scene_of.max() + 1)[scene_of]))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))

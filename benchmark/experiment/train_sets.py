@@ -39,6 +39,16 @@ class PatchRows(NamedTuple):
     classes: tuple[str, ...]
     """Names of the K classes."""
 
+    def units(self) -> NDArray[np.int64]:
+        """Return the number of each patch's scene (N,); a patch without one is alone."""
+        import pandas as pd
+
+        units, scenes = pd.factorize(self.scenes)
+        found: NDArray[np.int64] = units
+        is_alone = found < 0
+        found[is_alone] = len(scenes) + np.arange(is_alone.sum())
+        return found
+
     def begin(self, *kept: str) -> NDArray[np.str_]:
         """Return roles (N,) for a rule to fill: those of some splits, and ``UNUSED``."""
         # Wide enough for every role: NumPy cuts longer texts without an error.
@@ -74,6 +84,11 @@ class TrainSet:
     def kind(self) -> str:
         """``all``, or the name of its rule in lower case."""
         return "all" if self.rule is None else type(self.rule).__name__.lower()
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the seed of a cell changes its patches."""
+        return getattr(self.rule, "is_drawn", self.rule is not None)
 
     @property
     def identity(self) -> Any:

@@ -73,9 +73,12 @@ class _Labels(NamedTuple):
 class Evaluation:
     """The scores of one train set, with intervals and tests over the scenes of its splits."""
 
-    def __init__(self, context: Context, train_set: str) -> None:
+    def __init__(
+        self, context: Context, train_set: str, splits: Sequence[str] = SPLITS_SCORED
+    ) -> None:
         """Begin without a cell."""
         self.train_set = train_set
+        self._splits = splits
         self._settings = context.experiment.evaluate
         self._alpha = 1.0 - self._settings.confidence
         self._classes = context.source.classes
@@ -101,9 +104,9 @@ class Evaluation:
         key = rows.seed
         if key not in self._labels:
             columns = ["patch_id", "split", "label", "scene"]
-            frame = rows.read_table(columns=columns, splits=SPLITS_SCORED).to_pandas()
+            frame = rows.read_table(columns=columns, splits=self._splits).to_pandas()
             self._labels[key] = {}
-            for split in SPLITS_SCORED:
+            for split in self._splits:
                 part = frame[frame["split"] == split]
                 y_true = part["label"].to_numpy()
                 design = find_design(y_true, part["scene"].to_numpy(), alpha=self._alpha)
@@ -112,13 +115,18 @@ class Evaluation:
                 raise CellError(f"train set '{self.train_set}': its test patches differ by seed")
         return self._labels[key]
 
-    def add(self, cell: Cell, rows: ChosenPatches) -> None:
-        """Score one cell's predictions on val and test, as ``rows`` divide the patches.
+    def add(self, cell: Cell, rows: ChosenPatches, table: pa.Table | None = None) -> None:
+        """Score one cell's predictions, as ``rows`` divide the patches.
+
+        Args:
+            cell: complete.
+            rows: the patches.
+            table: the predictions, if they have been read.
 
         Raises:
             BenchmarkError: predictions are missing for some patches.
         """
-        table = cell.artefact.read_table()
+        table = cell.artefact.read_table() if table is None else table
         ids = table["patch_id"].to_numpy()
         all_pred = table["y_pred"].to_numpy()
         all_score = vectors_array(table["y_score"])
@@ -199,11 +207,11 @@ class Evaluation:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The results on test grouped by backbone and method, seeds together."""
-        found: dict[tuple[str, str], list[_Scored]] = {}
+        """The results on test grouped by train set, backbone and method, seeds together."""
+        found: dict[tuple[str, str, str], list[_Scored]] = {}
         for item in self._scored:
             if item.split == "test":
-                key = (item.cell.backbone or "", item.cell.method or "")
+                key = (item.cell.train_set, item.cell.backbone or "", item.cell.method or "")
                 found.setdefault(key, []).append(item)
         return [
             Group(

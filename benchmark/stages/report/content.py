@@ -39,6 +39,7 @@ from benchmark.stages.report.headline import join_first, name_method, write_head
 from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
+from benchmark.stages.report.transfer import transfer_pictures, transfer_tables
 from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
 from benchmark.statistics.flips import TOO_LITTLE
 
@@ -79,12 +80,15 @@ def collect(results: Results) -> ReportData:
             *_problem_notes(results),
             *results.evaluated["limits"],
             *results.evaluated["notes"],
+            *(results.evaluated.get("transfer") or {"notes": ()})["notes"],
             *_training_notes(results),
         ),
         metrics=(differences(results), metrics(results)),
         train_set=results.train_set if results.has_train_sets else "",
         crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
         labels=label_tables(results),
+        drops_least=(results.evaluated.get("transfer") or {}).get("sentence", ""),
+        transfer=transfer_tables(results),
         verdicts=verdicts,
         choices=choices(results),
         comparisons=(*choice_tables(results), *comparisons(results)),
@@ -101,6 +105,7 @@ def collect(results: Results) -> ReportData:
         pictures=(
             *ranking_pictures(results, ranking),
             *label_pictures(results),
+            *transfer_pictures(results),
             *finetune_pictures(results),
             *confusion_pictures(results),
             *data_pictures(results),
