@@ -50,6 +50,7 @@ from benchmark.options import BackboneOptions, HeadOptions, OwnOptions
 from benchmark.problems import check_whole, first_problem
 from benchmark.raster_settings import RastersConfig
 from benchmark.section import Origin, Section, describe, settings_table
+from benchmark.transfer_settings import TransferConfig, transfer_by_name
 
 Boost = Annotated[float, Field(gt=1.0, le=1e6, allow_inf_nan=False)]
 
@@ -168,7 +169,7 @@ class FinetuneConfig(Section):
     """What is trained: all weights; the classification layer first, then all; the last
     ``num_blocks`` blocks; or low-rank adapters of the linear layers (LoRA). A backbone that it does
     not suit is left out, with the reason. Unset: ``full``, or ``modes``."""
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] | None = None
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1, max_length=4)] | None = None
     """Modes to compare in place of one ``mode``: each is a method of its own, ``finetune-MODE``,
     with the settings below; unset: the method ``finetune``."""
     num_blocks: Count = 1
@@ -229,7 +230,11 @@ class ProtocolConfig(Section):
     """Number of folds that replace the splits of the data: each is tested by methods that are
     trained on the others, and the predictions of all are scored together. Unset: no folds."""
 
+    transfer: TransferConfig | None = None
+    """Train in some regions and test in others."""
+
     _fractions_of_floats = field_validator("label_fractions", mode="before")(finite_floats)
+    _transfer_by_name = field_validator("transfer", mode="before")(transfer_by_name)
     _shots_differ = field_validator("shots")(refuse_duplicates)
 
     @field_validator("label_fractions")

@@ -8,10 +8,11 @@ from pydantic import Field, field_validator, model_validator
 
 from benchmark.fields import (
     BackboneName,
-    FiniteFloat,
     Layer,
     Names,
+    Norm,
     OwnSettings,
+    PixelValue,
     Side,
     refuse_duplicates,
 )
@@ -27,11 +28,11 @@ class BackboneOptions(Section):
     ``hf:FOLDER``; unset: NAME is the model's."""
     image_size: Side | None = None
     """Side in px to which whole patches are resized; unset: as its weights were trained."""
-    mean: Annotated[tuple[FiniteFloat, ...], Field(min_length=1, max_length=1000)] | None = None
+    mean: Annotated[tuple[PixelValue, ...], Field(min_length=1, max_length=1000)] | None = None
     """Mean of pixels scaled to 0...1: of all bands, or one for each. With ``std`` and
     ``image_size`` it stands in for the image processor that a checkpoint of transformers lacks:
     patches are resized (bilinear, as bytes) to ``image_size`` and normalised."""
-    std: Annotated[tuple[FiniteFloat, ...], Field(min_length=1, max_length=1000)] | None = None
+    std: Annotated[tuple[Norm, ...], Field(min_length=1, max_length=1000)] | None = None
     """Standard deviation of pixels scaled to 0...1; as ``mean``."""
     pooling: Literal["mean", "patches", "cls", "cls+mean", "pooler"] = "mean"
     """Source of the embedding: mean over tokens or positions, the same without class and register

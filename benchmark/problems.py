@@ -113,6 +113,9 @@ def check_whole(experiment: Any, where: str) -> None:
         )
     protocol = experiment.protocol
     num_sets = len(protocol.label_fractions) + len(protocol.shots)
+    if protocol.transfer is not None:
+        # Of regions that are not known yet, one.
+        num_sets += len(protocol.transfer.train) or 1
     if not num_sets:
         raise UsageError(
             f"{where} [protocol]: 'label_fractions' = [] and 'shots' = []: list at least one number"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from benchmark.experiment import file, usage
-from benchmark.stages.evaluate.schemas import COMPARISON, RANKING
+from benchmark.stages.evaluate.schemas import COMPARISON, DROPS, RANKING, TRANSFER
 from benchmark.store import heartbeat, inventory, names
 from benchmark.tables import (
     CALIBRATION,
@@ -68,6 +68,12 @@ TABLES = {
         Table("calibration", "One row per cell, split and bin that holds a patch.", CALIBRATION),
         Table("ranking", "One row per backbone and method, all seeds together.", RANKING),
         Table("comparison", "One row per backbone that is fine-tuned and frozen.", COMPARISON),
+        Table(
+            "transfer",
+            "One row per region of test, train set of regions, backbone and method (PROTOCOLS.md).",
+            TRANSFER,
+        ),
+        Table("drops", "One row per backbone and method, all regions together.", DROPS),
     )
 }
 
@@ -143,6 +149,8 @@ KINDS = (
                     ("calibration", "how far scores can be taken for probabilities"),
                     ("ranking", "methods, best first, with tests"),
                     ("comparison", "fine-tuned against frozen"),
+                    ("transfer", "scores and drops by region, of `[protocol.transfer]`"),
+                    ("drops", "mean drops out of region, of the same"),
                 )
             ),
             Item(names.SCORES_CSV, "the scores as text"),

@@ -51,10 +51,10 @@ FACE = {
     "benchmark.results",
 }
 VOCABULARY = {
-    *("arguments", "bars", "config", "contents", "environment", "errors", "fields"),
-    *("markup", "methods", "problems"),
+    *("arguments", "bars", "config", "contents", "drawing", "environment", "errors"),
+    *("fields", "markup", "methods", "problems"),
     *("options", "progress", "raster_settings", "registry", "regular", "section", "spaces"),
-    *("specs", "tables"),
+    *("specs", "tables", "transfer_settings"),
 }
 """The modules at the root that every wing may use."""
 

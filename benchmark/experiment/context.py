@@ -21,6 +21,7 @@ from benchmark.experiment.fold_sets import fold_sets
 from benchmark.experiment.identity import backbone_inputs, own_inputs, recipe_inputs
 from benchmark.experiment.label_sets import label_sets
 from benchmark.experiment.places import Place, Places
+from benchmark.experiment.region_sets import PENDING, find_regions, region_sets
 from benchmark.experiment.train_sets import ALL, ChosenPatches, TrainSet
 from benchmark.experiment.usage import StageUsage
 from benchmark.methods import FINETUNE, finetunings
@@ -63,7 +64,8 @@ class Context:
     """Duration and utilisation of the stages of this run."""
     is_stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the run is interrupted: cells that end because of it have not failed."""
-    _rows: dict[tuple[str, int], ChosenPatches] = field(default_factory=dict)
+    _rows: dict[tuple[TrainSet, int], ChosenPatches] = field(default_factory=dict)
+    _train_sets: tuple[TrainSet, ...] = ()
 
     @cached_property
     def source(self) -> Source:
@@ -291,19 +293,21 @@ class Context:
             fingerprint(self._finetuned_inputs(backbone, seed, train_set, method, place)),
         )
 
-    @cached_property
+    @property
     def train_sets(self) -> tuple[TrainSet, ...]:
         """The train sets of the grid, the fullest first: the headline is made within it."""
-        return fold_sets(self.experiment.protocol) or label_sets(self.experiment.protocol)
+        if not self._train_sets or self._train_sets[-1].name == PENDING:
+            protocol = self.experiment.protocol
+            regions = find_regions(self.patches) if protocol.transfer else None
+            sets = (*label_sets(protocol), *region_sets(protocol.transfer, regions))
+            self._train_sets = fold_sets(protocol) or sets
+        return self._train_sets
 
     def rows_of(self, cell: Cell) -> ChosenPatches:
         """The patches as a cell of the grid sees them: roles in place of splits."""
         (train_set,) = (item for item in self.train_sets if item.name == cell.train_set)
-        # Without a rule nothing depends on the seed.
-        seed = 0 if train_set.rule is None else cell.seed or 0
-        return self._rows.setdefault(
-            (train_set.name, seed), ChosenPatches(self.patches, train_set, seed)
-        )
+        key = (train_set, cell.seed or 0 if train_set.is_drawn else 0)
+        return self._rows.setdefault(key, ChosenPatches(self.patches, *key))
 
     def prediction_cells(self) -> list[Cell]:
         """Return the grid: dataset x backbone x method x train_set x seed."""

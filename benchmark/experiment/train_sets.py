@@ -43,10 +43,11 @@ class PatchRows(NamedTuple):
         """Return the number of each patch's scene (N,); a patch without one is alone."""
         import pandas as pd
 
-        unit_of, names = pd.factorize(self.scenes)
-        is_alone = unit_of < 0
-        unit_of[is_alone] = len(names) + np.arange(is_alone.sum())
-        return np.asarray(unit_of, np.int64)
+        units, scenes = pd.factorize(self.scenes)
+        found: NDArray[np.int64] = units
+        is_alone = found < 0
+        found[is_alone] = len(scenes) + np.arange(is_alone.sum())
+        return found
 
     def begin(self, *kept: str) -> NDArray[np.str_]:
         """Return roles (N,) for a rule to fill: those of some splits, and ``UNUSED``."""
@@ -83,6 +84,11 @@ class TrainSet:
     def kind(self) -> str:
         """``all``, or the name of its rule in lower case."""
         return "all" if self.rule is None else type(self.rule).__name__.lower()
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the seed of a cell changes its patches."""
+        return getattr(self.rule, "is_drawn", self.rule is not None)
 
     @property
     def identity(self) -> Any:

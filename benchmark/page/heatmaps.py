@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from benchmark.page.scores import INK, new_figure, plain
+from benchmark.page.scores import INK, PALETTE, new_figure, plain
 
 
 def plot_confusion(
@@ -64,6 +65,49 @@ def plot_class_counts(counts: pd.DataFrame, *, title: str = "", caption: str = "
     return figure
 
 
+def plot_transfer(scores: pd.DataFrame, *, title: str = "", caption: str = "") -> Figure:
+    """Plot the score of each train set in each region, one heat table per method.
+
+    A cell without a score is grey.
+
+    Args:
+        scores: columns ``name`` of the method, ``train_set``, ``region``, ``value`` (0 to 1) and
+            ``is_framed``.
+        title: heading inside the figure.
+        caption: small print.
+    """
+    names, train_sets, regions = (
+        list(dict.fromkeys(scores[key])) for key in ("name", "train_set", "region")
+    )
+    num_rows = -(-len(names) // 2)
+    height = 0.6 + num_rows * (1.5 + 0.34 * len(train_sets))
+    figure = new_figure(height, title=title, caption=caption)
+    panels = figure.subplots(num_rows, 2, squeeze=False, sharey=True).flat
+    low, high = scores["value"].min(), scores["value"].max()
+    norm = Normalize(low, max(high, low + 0.01))
+    for name, axes in zip(names, panels, strict=False):
+        mine = scores[scores["name"] == name]
+        values, is_framed = (
+            mine.pivot(index="train_set", columns="region", values=key).reindex(
+                index=train_sets, columns=regions
+            )
+            for key in ("value", "is_framed")
+        )
+        matrix = values.to_numpy(dtype=float)
+        _heat(
+            axes, matrix, matrix, [plain(item, 24) for item in train_sets],
+            [plain(item, 20) for item in regions], norm=norm, form="{:.2f}",
+        )  # fmt: skip
+        for row, column in np.argwhere(is_framed.fillna(False).to_numpy(dtype=bool)):
+            corner = (column - 0.46, row - 0.46)
+            frame = Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=PALETTE[1], linewidth=1.5)
+            axes.add_patch(frame)
+        axes.set_title(plain(name, 44), fontsize=9.5, color=INK, loc="left")
+    for axes in list(panels):
+        axes.set_visible(False)
+    return figure
+
+
 def _heat(
     axes: Axes,
     color: NDArray[np.float64],
@@ -72,8 +116,12 @@ def _heat(
     columns: Sequence[str],
     *,
     norm: Normalize,
+    form: str = "",
 ) -> None:
-    """Draw a table whose cells are coloured by ``color`` (grey where NaN) and show counts."""
+    """Draw a table whose cells are coloured by ``color`` (grey where NaN) and show counts.
+
+    ``form`` is the format of numbers that are no counts.
+    """
     axes.set_facecolor("#eceff1")
     axes.imshow(color, cmap="Blues", norm=norm, aspect="auto")
     depth = np.nan_to_num(np.asarray(norm(color), dtype=float))
@@ -84,5 +132,6 @@ def _heat(
     size = 9.5 if len(columns) <= 8 else 8 if len(columns) <= 14 else 6.5
     for (row, column), count in np.ndenumerate(counts):
         ink = "white" if depth[row, column] > 0.55 else INK if count else "#7d8893"
-        text = f"{count:,.0f}" if count < 10_000 or len(columns) <= 8 else f"{count / 1000:.0f}k"
+        short = f"{count:,.0f}" if count < 10_000 or len(columns) <= 8 else f"{count / 1000:.0f}k"
+        text = ("" if np.isnan(count) else form.format(count)) if form else short
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)

@@ -19,7 +19,15 @@ MAX_HEADING = 20
 """Characters of a column's heading that stay together."""
 
 Section = Literal[
-    "ranking", "labels", "finetune", "classes", "confusion", "data", "embeddings", "cost"
+    "ranking",
+    "labels",
+    "transfer",
+    "finetune",
+    "classes",
+    "confusion",
+    "data",
+    "embeddings",
+    "cost",
 ]
 
 SECTIONS: tuple[Section, ...] = get_args(Section)
@@ -166,6 +174,8 @@ class ReportData:
         crossings: sentences on the number of labels from which fine-tuning is ahead.
         labels: tables of the train sets, and of the score on each.
         folds: tables of the folds of a cross-validation, and of the score on each.
+        drops_least: sentence on the method that loses least out of the regions of train.
+        transfer: tables of scores and drops by region.
         verdicts: effects of fine-tuning, one per backbone and mode.
         choices: of each backbone with several modes, which choice leads, and at what cost.
         comparisons: tables of the choices, and of fine-tuned against frozen.
@@ -199,6 +209,8 @@ class ReportData:
     crossings: tuple[str, ...] = ()
     labels: tuple[Table, ...] = ()
     folds: tuple[Table, ...] = ()
+    drops_least: str = ""
+    transfer: tuple[Table, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     choices: tuple[Verdict, ...] = ()
     comparisons: tuple[Table, ...] = ()

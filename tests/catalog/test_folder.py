@@ -29,8 +29,8 @@ from benchmark.catalog.folder.decoding import ImageError, decode
 from benchmark.catalog.folder.images import crop_and_resize, scale_pixels
 from benchmark.catalog.folder.listed import UNIT_SIZE
 from benchmark.catalog.folder.source import FolderSource, open_folder
-from benchmark.catalog.folder.splits import Group, draw_splits
 from benchmark.config import DatasetConfig
+from benchmark.drawing import Group, draw_splits
 from benchmark.errors import UsageError
 from benchmark.specs import Images, Source
 from benchmark.tables import CANDIDATES, check_table

@@ -239,6 +239,18 @@ def test_the_number_of_labels_has_a_section_where_it_was_asked() -> None:
     assert 'id="labels"' not in plain and "trained on" not in plain
 
 
+def test_other_regions_have_a_section_where_they_were_asked() -> None:
+    table = Table(title="Drop", columns=("backbone", EVIL), rows=((EVIL, 3.25),))
+    sentence = f"Drops least out of its regions: {EVIL}."
+    figure = Picture(section="transfer", title="By region", png=PNG)
+    text = render_report(report(transfer=(table,), drops_least=sentence, pictures=(figure,)))
+    section = text[text.index('<section id="transfer"') : text.index('<section id="metrics"')]
+    assert "Drops least out of its regions: &lt;script&gt;" in section
+    assert "3.250" in section and "By region" in section and EVIL not in section
+    assert 'href="#transfer"' in text
+    assert "#transfer" not in render_report(report())
+
+
 def test_without_fine_tuning_there_is_no_section() -> None:
     text = render_report(report(verdicts=(), comparisons=()))
     assert "Frozen or fine-tuned" not in text

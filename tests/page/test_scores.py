@@ -123,6 +123,18 @@ def epochs(num_backbones: int, *, num_epochs: int = 5) -> pd.DataFrame:
     )
 
 
+def transfer_rows(k: int) -> pd.DataFrame:
+    """Scores of up to three methods; the last one lacks a train set."""
+    rows = [
+        {"name": f"net {name} with knn", "train_set": f"all but {one}", "region": other}
+        | {"value": 0.5 + 0.1 * name, "is_framed": one == other}
+        for name in range(min(k, 3))
+        for one in class_names(k)
+        for other in class_names(k)
+    ]
+    return pd.DataFrame(rows[: -len(class_names(k))])
+
+
 def label_rows(num_methods: int) -> pd.DataFrame:
     few = cells(num_methods).assign(is_finetuned=lambda rows: rows["method"] == "finetune")
     return pd.concat(
@@ -141,6 +153,7 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "no gain": lambda k: curves.plot_gains(gains(k).assign(gain=0.0, gain_low=0.0, gain_high=0.0)),
     "curves": lambda k: curves.plot_curves(epochs(k), caption="synthetic scenes"),
     "one epoch": lambda k: curves.plot_curves(epochs(k, num_epochs=1)),
+    "transfer": lambda k: heatmaps.plot_transfer(transfer_rows(k), title="a $ b", caption="c"),
     "labels": lambda k: plot_labels(label_rows(min(k, 11)), title="a $ b"),
     "examples": lambda k: pictures.plot_examples(
         [np.full((n % 4, 16, 16, 3), 99, np.uint8) for n in range(k)], class_names(k)
@@ -314,3 +327,15 @@ def test_curves_over_labels_have_a_logarithmic_axis_with_the_numbers_tried() -> 
     assert first.get_xdata().tolist() == second.get_xdata().tolist() == [17, 160]
     # An interval beside each point, the one of an unknown score left out.
     assert sum(len(lines.get_segments()) for lines in axes.collections) == 4
+
+
+def test_the_matrix_of_regions_has_a_panel_for_each_method_and_frames_some_cells() -> None:
+    figure = heatmaps.plot_transfer(transfer_rows(3))
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == [f"net {n} with knn" for n in range(3)]
+    n = len(class_names(3))
+    assert [len(axes.patches) for axes in shown] == [n, n, n - 1]
+    texts = [[text.get_text() for text in axes.texts] for axes in shown]
+    assert texts[0] == ["0.50"] * n * n
+    assert texts[2] == ["0.70"] * (n - 1) * n + [""] * n
+    assert len({axes.images[0].norm.vmin for axes in shown}) == 1

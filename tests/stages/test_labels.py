@@ -205,7 +205,7 @@ class Odd:
 
 def test_seeds_that_test_on_other_patches_are_no_group(open_small: Any, new_store: Any) -> None:
     context = open_labels(open_small, new_store())
-    vars(context)["train_sets"] = (TrainSet("odd", Odd()),)
+    context._train_sets = (TrainSet("odd", Odd()),)
     write_cells(context, context.prediction_cells())
     (result,) = EvaluateStage().run(context).cells
     assert result.reason == "train set 'odd': its test patches differ by seed"

@@ -8,15 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmark.catalog.folder.splits import (
-    Group,
     Row,
     check_classes,
     check_scenes,
-    draw_splits,
     duplicate_notes,
     group_duplicates,
 )
 from benchmark.config import DatasetConfig
+from benchmark.drawing import Group, draw_splits
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import check_name, shown
 

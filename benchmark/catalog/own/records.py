@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.catalog.folder.splits import Group, check_classes, draw_splits, read_split
+from benchmark.catalog.folder.splits import check_classes, read_split
+from benchmark.drawing import Group, draw_splits
 from benchmark.errors import CellError, UsageError, blame
 from benchmark.fields import shown
 from benchmark.specs import Found, Images, Problem

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmark.catalog.folder.assignment import draw
-from benchmark.catalog.folder.splits import Group
 from benchmark.catalog.rasters.grids import metres_per_degree
 from benchmark.config import DatasetConfig
+from benchmark.drawing import Group
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from benchmark.catalog.folder.assignment import (
     join_scenes,
     split_by_region,
 )
-from benchmark.catalog.folder.splits import Group
 from benchmark.catalog.rasters.blocks import Blocks, draw_blocks
 from benchmark.catalog.rasters.scenes import Scene, outline_of
 from benchmark.config import DatasetConfig
+from benchmark.drawing import Group
 from benchmark.errors import UsageError
 
 WHERE = "[dataset.rasters]"

@@ -17,11 +17,12 @@ from benchmark.catalog.folder.listed import (
     read_images,
     tabulate,
 )
-from benchmark.catalog.folder.splits import Group, Row, check_classes
+from benchmark.catalog.folder.splits import Row, check_classes
 from benchmark.catalog.torchgeo.listing import ADVICE, list_of
 from benchmark.catalog.torchgeo.ranges import band_ranges, choose_bands, ranges_note, spread
 from benchmark.catalog.torchgeo.sets import FORMS, Named, band_names, hdf5_file
 from benchmark.config import DatasetConfig
+from benchmark.drawing import Group
 from benchmark.errors import UsageError, one_line
 from benchmark.specs import Images
 

@@ -49,8 +49,8 @@ class EvaluateStage(Stage):
         artefact = context.scores()
         if not artefact.is_complete:
             return []
-        tables = [ranking_table(artefact), comparison_table(artefact)]
-        tables += [labels_table(artefact), folds_table(context)]
+        makers = (ranking_table, comparison_table, labels_table, drops_table)
+        tables = [*(make(artefact) for make in makers), folds_table(context)]
         return [table for table in tables if table.rows]
 
 
@@ -115,6 +115,9 @@ def labels_table(artefact: Artefact) -> TextTable:
     manifest = artefact.manifest()
     ranking = artefact.read_table(names=[beside("ranking")]).to_pylist()
     best = {row["train_set"]: row for row in ranking if row["rank"] == 1 and "train_set" in row}
+    sets = [
+        item for item in manifest.get("train_sets", []) if item["kind"] not in ("regions", "fold")
+    ]
     rows = [
         [
             item["name"],
@@ -124,8 +127,7 @@ def labels_table(artefact: Artefact) -> TextTable:
             f"{best[item['name']]['value']:.3f}",
             f"[{best[item['name']]['ci_low']:.3f}, {best[item['name']]['ci_high']:.3f}]",
         ]
-        for item in manifest.get("train_sets", [])
-        if item["name"] in best
+        for item in (sets if len(sets) > 1 else ())
     ]
     return TextTable(
         title="Best method of each train set, balanced accuracy on test",
@@ -151,6 +153,29 @@ def folds_table(context: Context) -> TextTable:
         method = f"{row['method']}{' (floor)' if row['is_floor'] else ''}"
         rows.append([row["backbone"], method, *(f"{number:.3f}" for number in numbers)])
     return TextTable(title, columns, rows)
+
+
+def drops_table(artefact: Artefact) -> TextTable:
+    """Return the drop out of region of each method as a table to print; empty if none was asked."""
+    transfer = artefact.manifest().get("transfer")
+    rows = artefact.read_table(names=[beside("drops")]).to_pylist() if transfer else []
+    return TextTable(
+        title="Drop out of the regions of train, balanced accuracy on test",
+        columns=("backbone", "method", "within", "elsewhere", "points lost", "interval", "verdict"),
+        rows=[
+            [
+                str(row["backbone"]),
+                str(row["method"]) + (" (floor)" if row["is_floor"] else ""),
+                f"{row['within']:.3f}",
+                f"{row['elsewhere']:.3f}",
+                f"{100 * row['drop']:.1f}",
+                f"[{100 * row['drop_low']:.1f}, {100 * row['drop_high']:.1f}]",
+                row["verdict"],
+            ]
+            for row in rows
+        ],
+        notes=tuple(filter(None, (transfer["sentence"], *transfer["notes"]))) if transfer else (),
+    )
 
 
 def _trained_on(manifest: Mapping[str, Any], ranking: Sequence[Mapping[str, Any]]) -> str:

@@ -227,11 +227,11 @@ class Evaluation:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The results on test grouped by backbone and method, seeds together."""
-        found: dict[tuple[str, str], list[_Scored]] = {}
+        """The results on test grouped by train set, backbone and method, seeds together."""
+        found: dict[tuple[str, str, str], list[_Scored]] = {}
         for item in self._scored:
             if item.split == "test":
-                key = (item.cell.backbone or "", item.cell.method or "")
+                key = (item.cell.train_set, item.cell.backbone or "", item.cell.method or "")
                 found.setdefault(key, []).append(item)
         return [
             Group(

@@ -19,6 +19,7 @@ from benchmark.stages.evaluate.evaluation import Evaluation
 from benchmark.stages.evaluate.folds import fold_notes, pool_cells
 from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
 from benchmark.stages.evaluate.schemas import RANKING
+from benchmark.stages.evaluate.transfer import compare_regions
 from benchmark.stages.pooling import pool_predictions
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
@@ -73,6 +74,9 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
         ),
         "comparison": comparison,
     }
+    transfer = compare_regions(context, cells, costs, floors)
+    if transfer is not None:
+        tables |= {"transfer": transfer.transfer, "drops": transfer.drops}
     for name, table in tables.items():
         artefact.write_table(beside(name), table)
     artefact.write_table(SCORES_FILE, scores)
@@ -91,6 +95,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                 for split, item in fullest.designs.items()
             },
             "train_sets": train_sets,
+            "transfer": None if transfer is None else transfer.record,
             "crossings": describe_crossings(comparison, train_sets),
             "choices": describe_choices(
                 fullest.groups,

@@ -1,4 +1,4 @@
-"""Schemas of the tables that compare methods: ``ranking`` and ``comparison``."""
+"""Schemas of the tables that compare methods and regions."""
 
 from __future__ import annotations
 
@@ -104,3 +104,73 @@ COMPARISON = pa.schema(
     ]
 )
 """One row per train set, backbone and fine-tuning with frozen predictions beside it, on test."""
+
+TRANSFER = pa.schema(
+    [
+        column("train_set", pa.string(), "regions that the method was trained in"),
+        column("region", pa.string(), "region of the test patches"),
+        column("is_within", pa.bool_(), "whether the region is among those trained in"),
+        column("backbone", pa.string(), "name of the backbone"),
+        column("method", pa.string(), "name of the head, `finetune` or `finetune-MODE`"),
+        column("value", pa.float64(), "balanced accuracy in the region, mean over seeds"),
+        column("ci_low", pa.float64(), "lower end of its interval", nullable=True),
+        column("ci_high", pa.float64(), "upper end of its interval", nullable=True),
+        column("num_seeds", pa.int64(), "seeds that are complete"),
+        column("num_patches", pa.int64(), "test patches of the region"),
+        column(
+            "drop",
+            pa.float64(),
+            "value of the method trained within the region, minus this one; null: trained within",
+            nullable=True,
+        ),
+        column("drop_low", pa.float64(), "lower end of the flip test's interval", nullable=True),
+        column("drop_high", pa.float64(), "upper end of the flip test's interval", nullable=True),
+        column(
+            "p_value", pa.float64(), "of the flip test, corrected over the region", nullable=True
+        ),
+        column(
+            "verdict",
+            pa.string(),
+            f"`drops`, `rises`, `{NO_DIFFERENCE}` or `{TOO_LITTLE}`",
+            nullable=True,
+        ),
+    ]
+)
+"""One row per region of test, train set, backbone and method."""
+
+DROPS = pa.schema(
+    [
+        column("backbone", pa.string(), "name of the backbone"),
+        column("method", pa.string(), "name of the head, `finetune` or `finetune-MODE`"),
+        column("is_floor", pa.bool_(), "whether any useful method should be better"),
+        column("within", pa.float64(), "mean over regions of the score trained within"),
+        column("elsewhere", pa.float64(), "mean over regions of the score trained elsewhere"),
+        column("drop", pa.float64(), "within minus elsewhere, on the same patches"),
+        column("drop_low", pa.float64(), "lower end of the flip test's interval"),
+        column("drop_high", pa.float64(), "upper end of the flip test's interval"),
+        column("p_value", pa.float64(), "of the flip test, corrected over the table"),
+        column("verdict", pa.string(), f"`drops`, `rises`, `{NO_DIFFERENCE}` or `{TOO_LITTLE}`"),
+        column(
+            "rank",
+            pa.int64(),
+            "from 1, by drop, among fine-tuning and the head of each backbone that is best on val",
+            nullable=True,
+        ),
+        column(
+            "difference", pa.float64(), "drop minus that of the first; null: no rank", nullable=True
+        ),
+        column(
+            "difference_low", pa.float64(), "lower end of the flip test's interval", nullable=True
+        ),
+        column(
+            "difference_high", pa.float64(), "upper end of the flip test's interval", nullable=True
+        ),
+        column(
+            "standing",
+            pa.string(),
+            f"`drops least`, `drops more`, `{NO_DIFFERENCE}` or `{TOO_LITTLE}`",
+            nullable=True,
+        ),
+    ]
+)
+"""One row per backbone and method, ranked ones first."""

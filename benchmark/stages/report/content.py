@@ -40,6 +40,7 @@ from benchmark.stages.report.headline import join_first, name_method, write_head
 from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
+from benchmark.stages.report.transfer import transfer_pictures, transfer_tables
 from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
 from benchmark.statistics.flips import TOO_LITTLE
 
@@ -80,6 +81,7 @@ def collect(results: Results) -> ReportData:
             *_problem_notes(results),
             *results.evaluated["limits"],
             *results.evaluated["notes"],
+            *(results.evaluated.get("transfer") or {"notes": ()})["notes"],
             *_training_notes(results),
         ),
         metrics=(differences(results), metrics(results)),
@@ -87,6 +89,8 @@ def collect(results: Results) -> ReportData:
         crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
         labels=label_tables(results),
         folds=fold_tables(results),
+        drops_least=(results.evaluated.get("transfer") or {}).get("sentence", ""),
+        transfer=transfer_tables(results),
         verdicts=verdicts,
         choices=choices(results),
         comparisons=(*choice_tables(results), *comparisons(results)),
@@ -103,6 +107,7 @@ def collect(results: Results) -> ReportData:
         pictures=(
             *ranking_pictures(results, ranking),
             *label_pictures(results),
+            *transfer_pictures(results),
             *finetune_pictures(results),
             *confusion_pictures(results),
             *data_pictures(results),

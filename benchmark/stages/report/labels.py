@@ -25,8 +25,10 @@ def label_rows(results: Results) -> pd.DataFrame:
     sizes = pd.DataFrame(results.evaluated.get("train_sets", []))
     if sizes.empty:
         return sizes
-    rows = results.every_ranking.merge(sizes, left_on="train_set", right_on="name")
-    return rows[rows["kind"].isin({*chain(*CURVES.values())})]
+    sizes = sizes[sizes["kind"].isin({*chain(*CURVES.values())})]
+    if len(sizes) < 2:
+        return pd.DataFrame()
+    return results.every_ranking.merge(sizes, left_on="train_set", right_on="name")
 
 
 def label_tables(results: Results) -> tuple[Table, ...]:

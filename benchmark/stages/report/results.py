@@ -37,6 +37,12 @@ class Results:
                 beside("calibration"),
             )
         )
+        self.transfer, self.drops = (
+            scores.read_table(names=[beside(name)]).to_pandas()
+            if self.evaluated.get("transfer")
+            else pd.DataFrame()
+            for name in ("transfer", "drops")
+        )
         # Rankings of older versions have no train set.
         self.train_set: str = self.every_ranking.get("train_set", pd.Series([ALL.name])).iloc[0]
         # Comparisons of older versions have one fine-tuning of each backbone.
