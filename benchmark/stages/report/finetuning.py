@@ -186,9 +186,11 @@ def _how(plan: Mapping[str, Any]) -> str:
 def finetune_pictures(results: Results) -> list[Picture]:
     """Return the paired differences and the learning curves, if any."""
     found = []
+    of_fold = f", {results.cell_sets[0]}" if len(results.cell_sets) > 1 else ""
+    curve_title = f"Learning curves of fine-tuning{of_fold}"
     for title, plot, rows in (
         ("What fine-tuning gains", curves.plot_gains, _named(results.comparison)),
-        ("Learning curves of fine-tuning", curves.plot_curves, learning_curves(results)),
+        (curve_title, curves.plot_curves, learning_curves(results)),
     ):
         if not rows.empty:
             found.append(picture(results, "finetune", title, plot, rows))
