@@ -215,6 +215,9 @@ class FinetuneConfig(Section):
     _modes_differ = field_validator("modes")(refuse_duplicates)
 
 
+MOST_FOLDS = 20
+
+
 class ProtocolConfig(Section):
     """``[protocol]``: how many labels the methods are trained on (docs/PROTOCOLS.md)."""
 
@@ -223,6 +226,9 @@ class ProtocolConfig(Section):
     is all of train. Val keeps the same share."""
     shots: Annotated[tuple[Count, ...], Field(max_length=20)] = ()
     """Numbers of labels of each class of train, drawn from all of it. Val keeps the same share."""
+    cross_validation: Annotated[int, Field(ge=2, le=MOST_FOLDS)] | None = None
+    """Number of folds that replace the splits of the data: each is tested by methods that are
+    trained on the others, and the predictions of all are scored together. Unset: no folds."""
 
     transfer: TransferConfig | None = None
     """Train in some regions and test in others."""

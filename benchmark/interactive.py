@@ -119,7 +119,7 @@ def scores(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
         One row for each cell, split and metric, and for each class where a metric is of one class:
         ``dataset``, ``backbone``, ``method``, ``train_set``, ``seed``, ``split``, ``metric``,
         ``class_name``, ``value``, ``ci_low``, ``ci_high``, ``num_patches``, ``fingerprint`` (of the
-        scores) and ``artefact``, the folder of the cell.
+        scores) and ``artefact``, the folder of the cell (None for all folds together).
 
     Raises:
         BenchmarkError: the scores are not computed yet.

@@ -120,6 +120,15 @@ def check_whole(experiment: Any, where: str) -> None:
         raise UsageError(
             f"{where} [protocol]: 'label_fractions' = [] and 'shots' = []: list at least one number"
         )
+    if protocol.cross_validation is not None:
+        others = protocol.model_dump(mode="json", exclude_defaults=True)
+        num_folds = others.pop("cross_validation")
+        for key, value in others.items():
+            raise UsageError(
+                f"{where} [protocol]: '{key}' = {shown(value)} divides the patches of the data's "
+                f"splits, which 'cross_validation' = {shown(num_folds)} replaces; remove one"
+            )
+        num_sets = protocol.cross_validation
     num_methods = len(experiment.backbones) * len(experiment.heads)
     num_cells = num_methods * num_sets * len(experiment.seeds)
     if num_cells > MAX_CELLS:

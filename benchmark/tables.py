@@ -126,7 +126,11 @@ SCORES = pa.schema(
         column("ci_high", pa.float64(), "upper end of the interval of value", nullable=True),
         column("num_patches", pa.int64(), "patches of the split"),
         column("fingerprint", pa.string(), "fingerprint of this artefact of `evaluate`"),
-        column("artefact", pa.string(), "folder of the cell's predictions, relative to the store"),
+        column(
+            "artefact",
+            pa.string(),
+            "folder of the cell's predictions, relative to the store; of the scores for all folds",
+        ),
     ]
 )
 

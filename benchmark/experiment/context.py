@@ -17,6 +17,7 @@ from benchmark.cluster.scheduling import Ledger, lanes_of, within
 from benchmark.config import Experiment
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.cells import Cell
+from benchmark.experiment.fold_sets import fold_sets
 from benchmark.experiment.identity import backbone_inputs, own_inputs, recipe_inputs
 from benchmark.experiment.label_sets import label_sets
 from benchmark.experiment.places import Place, Places
@@ -298,7 +299,8 @@ class Context:
         if not self._train_sets or self._train_sets[-1].name == PENDING:
             protocol = self.experiment.protocol
             regions = find_regions(self.patches) if protocol.transfer else None
-            self._train_sets = (*label_sets(protocol), *region_sets(protocol.transfer, regions))
+            sets = (*label_sets(protocol), *region_sets(protocol.transfer, regions))
+            self._train_sets = fold_sets(protocol) or sets
         return self._train_sets
 
     def rows_of(self, cell: Cell) -> ChosenPatches:

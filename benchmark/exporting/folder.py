@@ -194,6 +194,11 @@ def check_push(repo: str, *, has_api: bool = False) -> None:
 
 def _find_cell(context: Context, name: str, method: str, seed: int | None, format: str) -> Exported:
     where = context.experiment.path
+    if context.experiment.protocol.cross_validation is not None:
+        raise UsageError(
+            f"{where} [protocol]: 'cross_validation' trains a model for each fold, and none for "
+            "others to use; remove it and run again, then export"
+        )
     by_name = {item.name: item for item in context.backbones}
     if name not in by_name:
         raise UsageError(f"{where}: unknown backbone '{name}'.{did_you_mean(name, by_name)}")

@@ -173,6 +173,7 @@ class ReportData:
         train_set: what the headline's methods were trained on; empty: all of train.
         crossings: sentences on the number of labels from which fine-tuning is ahead.
         labels: tables of the train sets, and of the score on each.
+        folds: tables of the folds of a cross-validation, and of the score on each.
         drops_least: sentence on the method that loses least out of the regions of train.
         transfer: tables of scores and drops by region.
         verdicts: effects of fine-tuning, one per backbone and mode.
@@ -207,6 +208,7 @@ class ReportData:
     train_set: str = ""
     crossings: tuple[str, ...] = ()
     labels: tuple[Table, ...] = ()
+    folds: tuple[Table, ...] = ()
     drops_least: str = ""
     transfer: tuple[Table, ...] = ()
     verdicts: tuple[Verdict, ...] = ()

@@ -56,7 +56,9 @@ def _known_rows(context: Context) -> PatchRows | None:
     if context.patches.is_complete:
         return ChosenPatches(context.patches, ALL, 0).rows
     chosen = listed_patches(context)
-    return None if chosen is None else rows_of_table(chosen, context.source.classes)
+    if chosen is None:
+        return None
+    return rows_of_table(chosen.sort_by("patch_id"), context.source.classes)
 
 
 def listed_patches(context: Context) -> pa.Table | None:

@@ -12,9 +12,11 @@ import pyarrow as pa
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
-from benchmark.experiment.train_sets import ALL
+from benchmark.experiment.fold_sets import pooled_set
+from benchmark.experiment.train_sets import ALL, UNUSED, ChosenPatches
 from benchmark.fields import shown
 from benchmark.specs import LocatedSource
+from benchmark.stages.pooling import pool_predictions, pooled_cells
 from benchmark.store.names import beside
 from benchmark.tables import find_common, vectors_array
 
@@ -39,8 +41,9 @@ def read_footprints(context: Context, cell: Cell | None = None) -> gpd.GeoDataFr
         One row per patch: its columns in the table ``patches`` without pixels, ``class_name`` and
         ``is_synthetic``; with a cell also ``cell`` (its name), ``predicted`` (name of a class),
         ``confidence`` (score of that class, 0 to 1) and ``is_error``, the last three null where the
-        cell predicts nothing, as on train. ``geometry`` (EPSG:4326) is a polygon of the patch's
-        corners, or its centre if the data set tells no corners; None where neither is known.
+        cell predicts nothing, as on train, while ``split`` is the role of the patch in the cell,
+        None if it has none. ``geometry`` (EPSG:4326) is a polygon of the patch's corners, or its
+        centre if the data set tells no corners; None where neither is known.
 
     Raises:
         UsageError: no patch has coordinates.
@@ -56,15 +59,25 @@ def read_footprints(context: Context, cell: Cell | None = None) -> gpd.GeoDataFr
     frame["is_synthetic"] = bool(manifest["is_synthetic"])
     shapes = _shapes(context, table)
     if cell is not None:
-        frame = frame.assign(**_read_predictions(cell, frame, classes))
+        found, rows = _read_cell(context, cell)
+        frame["split"] = pd.Series(rows.roles, dtype=object).mask(rows.roles == UNUSED, None)
+        frame = frame.assign(cell=_name(cell), **_join_predictions(found, frame, classes))
     return gpd.GeoDataFrame(frame, geometry=shapes, crs=CRS)
 
 
-def _read_predictions(
-    cell: Cell, frame: pd.DataFrame, classes: NDArray[Any]
-) -> dict[str, str | pd.Series]:
-    """Return the columns of a cell, null where it predicts nothing."""
-    found = cell.artefact.read_table()
+def _read_cell(context: Context, cell: Cell) -> tuple[pa.Table, ChosenPatches]:
+    """Return the predictions of a cell, or of all its folds, and the patches as it sees them."""
+    parts = pooled_cells(context, context.scores()).get(cell)
+    if parts is None:
+        return cell.artefact.read_table(), context.rows_of(cell)
+    whole = ChosenPatches(context.patches, pooled_set(len(parts)), 0)
+    return pool_predictions(context, parts), whole
+
+
+def _join_predictions(
+    found: pa.Table, frame: pd.DataFrame, classes: NDArray[Any]
+) -> dict[str, pd.Series]:
+    """Return the columns of predictions, null where there is none."""
     at, rows = find_common(frame["patch_id"].to_numpy(), found["patch_id"].to_numpy())
     predicted = found["y_pred"].to_numpy()[rows]
     scores = vectors_array(found["y_score"])[rows].max(axis=1)
@@ -74,10 +87,7 @@ def _read_predictions(
         "confidence": pd.Series(scores, at, "Float32"),
         "is_error": pd.Series(is_error, at, "boolean"),
     }
-    return {
-        "cell": _name(cell),
-        **{name: column.reindex(frame.index) for name, column in columns.items()},
-    }
+    return {name: column.reindex(frame.index) for name, column in columns.items()}
 
 
 def _name(cell: Cell) -> str:
@@ -99,7 +109,7 @@ def find_cell(context: Context, wanted: str | None = None) -> Cell | None:
     """
     if wanted is None:
         return _find_leader(context)
-    known = {_name(cell): cell for cell in context.prediction_cells()}
+    known = {_name(cell): cell for cell in (*_complete_pools(context), *context.prediction_cells())}
     # Without a train set and a seed: the fullest one and the first.
     first = next(iter(known.values()))
     ending = _name(first).removeprefix(f"{first.backbone}/{first.method}")
@@ -129,11 +139,19 @@ def _find_leader(context: Context) -> Cell | None:
     best = scores.read_table(names=[beside("ranking")]).slice(0, 1).to_pylist()[0]
     return next(
         cell
-        for cell in context.prediction_cells()
+        for cell in (*context.prediction_cells(), *_complete_pools(context))
         if (cell.backbone, cell.method) == (best["backbone"], best["method"])
         and cell.train_set == best.get("train_set", ALL.name)
         and cell.artefact.is_complete
     )
+
+
+def _complete_pools(context: Context) -> list[Cell]:
+    """Return the cells that pool folds, if all of these are complete."""
+    pools = pooled_cells(context, context.scores())
+    return [
+        whole for whole, parts in pools.items() if all(part.artefact.is_complete for part in parts)
+    ]
 
 
 def check_path(path: str | Path) -> Path:

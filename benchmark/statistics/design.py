@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from benchmark.statistics.folds import Folds
+
 Array = NDArray[np.float64]
 
 FEW_PATCHES = 10
@@ -29,6 +31,7 @@ class Design:
         num_units: scenes, or patches.
         weights: (N,) share of each patch in a balanced accuracy: 1 / (K n_k) over the K classes
             present.
+        folds: of pooled predictions; None: all were made by one model.
     """
 
     kind: Literal["scene", "patch"]
@@ -37,6 +40,7 @@ class Design:
     unit: NDArray[np.int64]
     num_units: int
     weights: Array
+    folds: Folds | None = None
 
     @property
     def has_scenes(self) -> bool:
@@ -45,13 +49,17 @@ class Design:
 
     @property
     def scene_or_whole(self) -> NDArray[np.int64]:
-        """The scene of each patch; without scenes, all patches are one group."""
-        return self.unit if self.has_scenes else np.zeros(len(self.unit), np.int64)
+        """The scene of each patch; without scenes its fold, or all patches are one group."""
+        if self.has_scenes:
+            return self.unit
+        return np.zeros_like(self.unit) if self.folds is None else self.folds.of_unit[self.unit]
 
     @property
     def num_groups(self) -> int:
         """The number of groups of ``scene_or_whole``."""
-        return self.num_units if self.has_scenes else 1
+        if self.has_scenes:
+            return self.num_units
+        return 1 if self.folds is None else self.folds.num
 
     def contributions(self, right: Array) -> Array:
         """Return what each unit adds to a balanced accuracy: (N,) to (units,)."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.statistics.design import least_units
+from benchmark.statistics.folds import Folds
 from benchmark.statistics.intervals import Interval
 
 Array = NDArray[np.float64]
@@ -35,8 +36,8 @@ class Flips:
 
     Attributes:
         differences: (M,) observed differences.
-        statistics: (M,) their absolute values over their root sum of squares; 0 where no unit
-            differs.
+        statistics: (M,) their absolute values over their root sum of squares, which grows by the
+            variance that folds add; 0 where no unit differs.
         p_values: (M,) corrected for all comparisons.
         is_detected: (M,) whether the corrected test rejects.
         intervals: one for each comparison, without 0 exactly where it is detected.
@@ -51,7 +52,9 @@ class Flips:
     is_too_little: bool
 
 
-def flip_table(contributions: Array, weights: Array, *, alpha: float, seed: int = 0) -> Flips:
+def flip_table(
+    contributions: Array, weights: Array, *, alpha: float, seed: int = 0, folds: Folds | None = None
+) -> Flips:
     """Test several differences, each chosen before the data were seen (step-down).
 
     Args:
@@ -59,15 +62,23 @@ def flip_table(contributions: Array, weights: Array, *, alpha: float, seed: int 
         weights: (U,) share of each unit in a constant difference; they sum to 1.
         alpha: family-wise level.
         seed: of the drawn flips.
+        folds: of pooled predictions.
     """
-    observed = _standardise(contributions)
+    shrink = _shrink(contributions, weights, folds)
+    observed = _standardise(contributions) * shrink
     order = np.argsort(-observed, kind="stable")
     largest = _largest(contributions, order, seed)
-    return _conclude(contributions, weights, observed, order, largest, alpha)
+    return _conclude(contributions, weights, observed, order, largest, alpha, shrink)
 
 
 def flip_ranking(
-    contributions: Array, weights: Array, leader: int, *, alpha: float, seed: int = 0
+    contributions: Array,
+    weights: Array,
+    leader: int,
+    *,
+    alpha: float,
+    seed: int = 0,
+    folds: Folds | None = None,
 ) -> Flips:
     """Test the difference of every method from the best one, which the same data have chosen.
 
@@ -81,14 +92,21 @@ def flip_ranking(
         leader: its column.
         alpha: family-wise level.
         seed: of the drawn flips.
+        folds: of pooled predictions.
 
     Returns: leader minus method, for every method; the leader's own row holds no difference.
     """
     behind = contributions[:, [leader]] - contributions
-    observed = _standardise(behind)
+    shrink = _shrink(behind, weights, folds)
+    observed = _standardise(behind) * shrink
     order = np.argsort(-observed, kind="stable")
     largest = _largest_of_pairs(contributions, order, seed)
-    return _conclude(behind, weights, observed, order, largest, alpha)
+    return _conclude(behind, weights, observed, order, largest, alpha, shrink)
+
+
+def _shrink(differences: Array, weights: Array, folds: Folds | None) -> Array:
+    """Return by what the statistics (M,) are multiplied because folds share training data."""
+    return np.ones(differences.shape[1]) if folds is None else folds.shrink(differences, weights)
 
 
 def _conclude(
@@ -98,6 +116,7 @@ def _conclude(
     order: NDArray[np.int64],
     largest: Array,
     alpha: float,
+    shrink: Array,
 ) -> Flips:
     """Return p-values, verdicts and intervals.
 
@@ -109,6 +128,7 @@ def _conclude(
         largest: (R, M) of each flip, the largest statistic of the comparisons from each place of
             the order on.
         alpha: level.
+        shrink: (M,) what the statistics were multiplied by.
     """
     from scipy import stats
 
@@ -133,7 +153,8 @@ def _conclude(
     is_too_little = len(contributions) < least_units(alpha)
     # A few units that differ among many cannot reject either, but bound the difference.
     reachable = np.abs(contributions).sum(axis=0) / _scale(contributions)
-    critical = np.where(critical < reachable, critical, stats.norm.isf(alpha / 2.0))
+    critical = np.where(critical < reachable * shrink, critical, stats.norm.isf(alpha / 2.0))
+    critical = critical / shrink
     intervals = [
         Interval(-1.0, 1.0)
         if is_too_little

@@ -38,7 +38,7 @@ class Uncertainty:
         self._predicted = by_scene.counts.sum(axis=-2)
         self._has_scenes = has_scenes
         num_scenes = int((self._true.sum(axis=-1) > 0).sum())
-        self._quantile = quantile_of(confidence, num_scenes if has_scenes else None)
+        self.quantile = quantile_of(confidence, num_scenes if has_scenes else None)
 
     def of(self, metric: str) -> list[Interval] | None:
         """Return the interval of a metric, one for each class if it has one value for each.
@@ -62,7 +62,7 @@ class Uncertainty:
     def reliability(self) -> list[dict[str, float]]:
         """Return the filled bins of the largest score: confidence, and accuracy with interval."""
         right, count = self._by_scene.bin_correct, self._by_scene.bin_counts
-        low, high = wilson(*self._sizes(right, count), self._quantile)
+        low, high = wilson(*self._sizes(right, count), self.quantile)
         whole = self._by_scene.total()
         return [
             {
@@ -88,7 +88,7 @@ class Uncertainty:
             return [UNKNOWN] * len(whole)
         left_out = Statistics(*(array.sum(axis=0) - array for array in arrays))
         values = np.asarray(compute(left_out)).reshape(num, -1)
-        half = self._quantile * np.sqrt((num - 1) * values.var(axis=0))
+        half = self.quantile * np.sqrt((num - 1) * values.var(axis=0))
         return [Interval(float(v - h), float(v + h)) for v, h in zip(whole, half, strict=True)]
 
     def _sizes(self, right: Array, total: Array) -> tuple[Array, Array]:
@@ -99,7 +99,7 @@ class Uncertainty:
         return share * sizes, sizes
 
     def _mean(self, right: Array, total: Array) -> Interval:
-        return score_interval(*self._sizes(right, total), self._quantile)
+        return score_interval(*self._sizes(right, total), self.quantile)
 
     def _accuracy(self) -> Interval:
         """Return the interval of one proportion, of the size that its variance over scenes leaves.
@@ -118,10 +118,10 @@ class Uncertainty:
             if variance > 0.0:
                 size = np.minimum(size, value * (1.0 - value) / variance)
                 right = value * size
-        return score_interval(right, size, self._quantile)
+        return score_interval(right, size, self.quantile)
 
     def _each(self, right: Array, total: Array) -> list[Interval]:
-        low, high = wilson(*self._sizes(right, total), self._quantile)
+        low, high = wilson(*self._sizes(right, total), self.quantile)
         return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
     def _macro_f1(self) -> Interval:
@@ -150,7 +150,7 @@ class Uncertainty:
         as_proportions = float((share * (1.0 - share) * weights).sum())
         if as_proportions > 0.0:
             effects = np.maximum(effects, variance / as_proportions)
-        return score_interval(share * size / effects, size / effects, self._quantile)
+        return score_interval(share * size / effects, size / effects, self.quantile)
 
     def _patch_variance(self, share: Array, weights: Array) -> float:
         """Return the sum over patches of the squared influence on K times macro F1."""
@@ -166,7 +166,7 @@ class Uncertainty:
         value = float(debiased_calibration_error(whole))
         if not np.isfinite(value):
             return UNKNOWN
-        if not np.isfinite(self._quantile):
+        if not np.isfinite(self.quantile):
             return Interval(0.0, 1.0)
         gap, variance, share = _bins(whole)
         size = float(whole.bin_counts.sum())
@@ -182,7 +182,7 @@ class Uncertainty:
             signed = (of_scenes * np.sign(gap)).sum(axis=1) - counts.sum(axis=1) * gross
             together = max(float(by_bin), float(((signed / size) ** 2).sum()))
             spread = max(spread, together * num / (num - 1))
-        half = self._quantile * np.sqrt(spread)
+        half = self.quantile * np.sqrt(spread)
         return Interval(max(value - half, 0.0), min(value + half, 1.0))
 
 

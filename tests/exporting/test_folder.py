@@ -278,6 +278,12 @@ def test_an_experiment_without_finetuning_says_what_to_add(
         export(context, backbone="mean_color", method="finetune", seed=0, out=tmp_path / "out")
 
 
+def test_folds_are_not_exported(open_small: Callable[..., Context], tmp_path: Path) -> None:
+    context = open_small(backbones=[published()], protocol={"cross_validation": 3})
+    with pytest.raises(UsageError, match=r"'cross_validation' trains a model for each fold, .*re"):
+        export(context, backbone="toy", method="knn", seed=0, out=tmp_path / "model")
+
+
 def test_a_backbone_that_is_not_finetuned_names_those_that_are(
     open_small: Callable[..., Context], tmp_path: Path
 ) -> None:

@@ -66,7 +66,7 @@ def test_scores_of_several_data_sets_become_one_table() -> None:
         rows += [("b", "mlp", seed, level + rng.normal(0, 0.005)) for seed in range(3)]
         rows += [("c", "knn", 0, level - 0.2)] * 3
         found = pd.DataFrame(rows, columns=["backbone", "method", "seed", "value"])
-        return found.assign(metric="balanced_accuracy", split="test")
+        return found.assign(metric="balanced_accuracy", split="test", train_set="all")
 
     table = bm.aggregate({"one": frame(0.6), "two": frame(0.8), "three": frame(0.3)})
     assert table["backbone"].tolist() == ["a", "b", "c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from benchmark.experiment.cells import Cell, TextTable
 from benchmark.experiment.context import Context
 from benchmark.methods import with_mode
 from benchmark.stages.base import Stage
+from benchmark.stages.pooling import fold_scores
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import beside
 
@@ -48,7 +50,7 @@ class EvaluateStage(Stage):
         if not artefact.is_complete:
             return []
         makers = (ranking_table, comparison_table, labels_table, drops_table)
-        tables = [make(artefact) for make in makers]
+        tables = [*(make(artefact) for make in makers), folds_table(context)]
         return [table for table in tables if table.rows]
 
 
@@ -113,7 +115,9 @@ def labels_table(artefact: Artefact) -> TextTable:
     manifest = artefact.manifest()
     ranking = artefact.read_table(names=[beside("ranking")]).to_pylist()
     best = {row["train_set"]: row for row in ranking if row["rank"] == 1 and "train_set" in row}
-    sets = [item for item in manifest.get("train_sets", []) if item["kind"] != "regions"]
+    sets = [
+        item for item in manifest.get("train_sets", []) if item["kind"] not in ("regions", "fold")
+    ]
     rows = [
         [
             item["name"],
@@ -131,6 +135,24 @@ def labels_table(artefact: Artefact) -> TextTable:
         rows=rows,
         notes=tuple(item["sentence"] for item in manifest.get("crossings", [])),
     )
+
+
+def folds_table(context: Context) -> TextTable:
+    """Return the spread over folds of each method as a table to print; empty without folds."""
+    columns = ("backbone", "method", "all folds", "lowest", "highest", "deviation")
+    title = "Balanced accuracy of each fold, mean over seeds"
+    if context.experiment.protocol.cross_validation is None:
+        return TextTable(title, columns, ())
+    artefact = context.scores()
+    found = fold_scores(artefact, "balanced_accuracy")
+    rows = []
+    for row in artefact.read_table(names=[beside("ranking")]).to_pylist():
+        name = row["backbone"], row["method"]
+        pooled, *folds = found.loc[name]
+        numbers = (pooled, min(folds), max(folds), statistics.stdev(folds))
+        method = f"{row['method']}{' (floor)' if row['is_floor'] else ''}"
+        rows.append([row["backbone"], method, *(f"{number:.3f}" for number in numbers)])
+    return TextTable(title, columns, rows)
 
 
 def drops_table(artefact: Artefact) -> TextTable:

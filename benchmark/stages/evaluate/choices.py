@@ -73,6 +73,7 @@ def _describe(
         0,
         alpha=1.0 - settings.confidence,
         seed=settings.seed,
+        folds=design.folds,
     )
     choices: list[dict[str, Any]] = []
     for group, is_behind, interval in zip(ordered, flips.is_detected, flips.intervals, strict=True):

@@ -5,7 +5,7 @@ A gain is always fine-tuned minus frozen: above zero, fine-tuning is better.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -90,10 +90,14 @@ class Cost(NamedTuple):
     device: str | None
 
 
-def read_costs(context: Context, cells: Iterable[Cell]) -> dict[Cell, Cost]:
+def read_costs(context: Context, cells: Mapping[Cell, Sequence[Cell]]) -> dict[Cell, Cost]:
     """Read the costs of complete cells of predictions from their manifests.
 
     Each cell that uses embeddings is charged their full cost, as if it were the only one.
+
+    Args:
+        context: of the experiment.
+        cells: the cells whose predictions each scored one holds: itself, or those of its folds.
     """
     embedded: dict[str, dict[str, Any]] = {}
     for backbone in context.backbones:
@@ -101,9 +105,11 @@ def read_costs(context: Context, cells: Iterable[Cell]) -> dict[Cell, Cost]:
         if artefact.is_complete:
             embedded[backbone.name] = artefact.manifest()
     found = {}
-    for cell in cells:
-        manifest = cell.artefact.manifest()
-        val_score, seconds = _number(manifest, "val_score"), _number(manifest, "seconds", "device")
+    for cell, parts in cells.items():
+        manifests = [part.artefact.manifest() for part in parts]
+        manifest = manifests[0]
+        val_score = _total([_number(item, "val_score") for item in manifests])
+        seconds = _total([_number(item, "seconds", "device") for item in manifests])
         if is_finetuned(cell.method):
             device = manifest.get("plan", {}).get("device")
         else:
@@ -112,7 +118,7 @@ def read_costs(context: Context, cells: Iterable[Cell]) -> dict[Cell, Cost]:
             embed_s, device = _number(first, "seconds", "device"), first.get("device", {})
             seconds = None if seconds is None or embed_s is None else embed_s + seconds
             device = device.get("device")
-        score = -np.inf if val_score is None else val_score
+        score = -np.inf if val_score is None else val_score / len(parts)
         found[cell] = Cost(score, seconds, None if device is None else str(device))
     return found
 
@@ -152,6 +158,7 @@ def compare(
             design.unit_weights,
             alpha=1.0 - settings.confidence,
             seed=settings.seed,
+            folds=design.folds,
         )
         for number, (frozen_side, tuned) in enumerate(pairs):
             row = _row(frozen_side, tuned, costs)
@@ -292,6 +299,12 @@ def mean_seconds(group: Group, costs: Mapping[Cell, Cost]) -> float | None:
     known = [costs[cell].seconds for cell in group.cells]
     found = [value for value in known if value is not None]
     return float(np.mean(found)) if len(found) == len(known) else None
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    """Return the sum of numbers; None if one is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _number(manifest: Mapping[str, Any], *keys: str) -> float | None:

@@ -21,7 +21,9 @@ from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.experiment.train_sets import ChosenPatches
 from benchmark.methods import is_finetuned
+from benchmark.specs import Metric
 from benchmark.stages.evaluate.comparison import Group
+from benchmark.stages.evaluate.folds import with_folds
 from benchmark.statistics.counts import Statistics, summarise
 from benchmark.statistics.design import Design, find_design, least_units, rare_classes
 from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, flip_ranking
@@ -74,11 +76,17 @@ class Evaluation:
     """The scores of one train set, with intervals and tests over the scenes of its splits."""
 
     def __init__(
-        self, context: Context, train_set: str, splits: Sequence[str] = SPLITS_SCORED
+        self,
+        context: Context,
+        train_set: str,
+        splits: Sequence[str] = SPLITS_SCORED,
+        *,
+        num_folds: int | None = None,
     ) -> None:
-        """Begin without a cell."""
+        """Begin without a cell; ``num_folds``: whose predictions each cell pools."""
         self.train_set = train_set
         self._splits = splits
+        self._num_folds = num_folds
         self._settings = context.experiment.evaluate
         self._alpha = 1.0 - self._settings.confidence
         self._classes = context.source.classes
@@ -110,6 +118,8 @@ class Evaluation:
                 part = frame[frame["split"] == split]
                 y_true = part["label"].to_numpy()
                 design = find_design(y_true, part["scene"].to_numpy(), alpha=self._alpha)
+                if self._num_folds is not None:
+                    design = with_folds(design, rows.rows, self._num_folds)
                 self._labels[key][split] = _Labels(part["patch_id"].to_numpy(), y_true, design)
             if not np.array_equal(self._labels[key]["test"].ids, self._first["test"].ids):
                 raise CellError(f"train set '{self.train_set}': its test patches differ by seed")
@@ -144,14 +154,13 @@ class Evaluation:
                 num_groups=design.num_groups,
             )
             whole = by_scene.total()
-            certainty = self._uncertainty(by_scene, design)
             scored = _Scored(
                 cell=cell,
                 split=split,
                 by_scene=by_scene,
                 values={metric.name: metric.compute(whole) for metric in self._metrics},
                 intervals={
-                    metric.name: certainty.of(metric.name) or certainty.jackknife(metric.compute)
+                    metric.name: self._intervals(metric, by_scene, design)
                     for metric in self._metrics
                 },
                 is_right=y_pred == y_true,
@@ -159,6 +168,17 @@ class Evaluation:
                 digest=hashlib.blake2b(np.ascontiguousarray(y_score).tobytes()).hexdigest(),
             )
             self._scored.append(scored)
+
+    def _intervals(self, metric: Metric, by_scene: Statistics, design: Design) -> list[Interval]:
+        """Return the interval of each value of a metric."""
+        certainty = self._uncertainty(by_scene, design)
+        # The metrics of this package are between 0 and 1.
+        known = certainty.of(metric.name)
+        found = known or certainty.jackknife(metric.compute)
+        if design.folds is None:
+            return found
+        most = 1.0 if known else float("inf")
+        return design.folds.widen(found, metric.compute, by_scene, certainty.quantile, most)
 
     def _uncertainty(self, by_scene: Statistics, design: Design) -> Uncertainty:
         return Uncertainty(
@@ -227,8 +247,8 @@ class Evaluation:
         """Return the interval of the mean over seeds, from the mean counts of each scene."""
         columns = zip(*(item.by_scene.arrays() for item in items), strict=True)
         mean = Statistics(*(np.mean(arrays, axis=0) for arrays in columns))
-        found = self._uncertainty(mean, self.designs["test"]).of(HEADLINE)
-        return found[0] if found else Interval(float("nan"), float("nan"))
+        (headline,) = (metric for metric in self._metrics if metric.name == HEADLINE)
+        return self._intervals(headline, mean, self.designs["test"])[0]
 
     @cached_property
     def _contributions(self) -> NDArray[np.float64]:
@@ -253,6 +273,7 @@ class Evaluation:
             order[0],
             alpha=self._alpha,
             seed=self._settings.seed,
+            folds=design.folds,
         )
         rows = []
         for rank, i in enumerate(order, start=1):

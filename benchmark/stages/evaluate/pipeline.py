@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -11,12 +11,16 @@ from benchmark.catalog.metrics import HEADLINE
 from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
+from benchmark.experiment.fold_sets import pooled_set
+from benchmark.experiment.train_sets import ChosenPatches
 from benchmark.stages.evaluate.choices import describe_choices
 from benchmark.stages.evaluate.comparison import compare, read_costs, unlike_devices
 from benchmark.stages.evaluate.evaluation import Evaluation
+from benchmark.stages.evaluate.folds import fold_notes, pool_cells
 from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
 from benchmark.stages.evaluate.schemas import RANKING
 from benchmark.stages.evaluate.transfer import compare_regions
+from benchmark.stages.pooling import pool_predictions
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import SCORES_CSV, SCORES_FILE, beside
@@ -36,7 +40,8 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
     if not cells:
         reasons = {context.why_missing(cell.artefact) for cell in grid}
         raise BenchmarkError(f"there are no predictions to score: {sorted(reasons)[0]}")
-    evaluations = _evaluate(context, cells, advance)
+    pools, incomplete = pool_cells(context, artefact)
+    evaluations = _evaluate(context, cells, pools, advance)
     if context.scores().fingerprint != artefact.fingerprint:
         # Another run has completed predictions meanwhile: these scores do not match the name.
         return
@@ -47,8 +52,10 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
         SCORES,
         what="scores",
     )
-    rankings = [item.ranking(floors) for item in evaluations]
-    costs = read_costs(context, cells)
+    # Methods are not compared within a fold: its test patches are few.
+    compared = evaluations[:1] if pools else evaluations
+    rankings = [item.ranking(floors) for item in compared]
+    costs = read_costs(context, pools or {cell: (cell,) for cell in cells})
     comparison = pa.concat_tables(
         compare(
             item.groups,
@@ -57,7 +64,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             floors=floor_heads,
             settings=context.experiment.evaluate,
         )
-        for item in evaluations
+        for item in compared
     )
     tables = {
         "confusion": pa.concat_tables(item.confusion() for item in evaluations),
@@ -102,9 +109,11 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             "notes": [
                 *(
                     note if item is fullest else f"Trained on {item.train_set}: {note}"
-                    for item, ranking in zip(evaluations, rankings, strict=True)
+                    for item, ranking in zip(compared, rankings, strict=True)
                     for note in item.notes(ranking, floors)
                 ),
+                *incomplete,
+                *(fold_notes(context) if pools else ()),
                 # Each backbone once, whatever its train sets.
                 *dict.fromkeys(unlike_devices(comparison)),
             ],
@@ -115,10 +124,20 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
 
 
 def _evaluate(
-    context: Context, cells: Sequence[Cell], advance: Callable[[int], None]
+    context: Context,
+    cells: Sequence[Cell],
+    pools: Mapping[Cell, Sequence[Cell]],
+    advance: Callable[[int], None],
 ) -> list[Evaluation]:
-    """Score the cells of each train set, the fullest first."""
+    """Score pooled folds, then the cells of each train set, the fullest first."""
     found = []
+    num_folds = context.experiment.protocol.cross_validation
+    if pools and num_folds is not None:
+        whole = ChosenPatches(context.patches, pooled_set(num_folds), 0)
+        evaluation = Evaluation(context, whole.train_set.name, ("test",), num_folds=num_folds)
+        for cell, parts in pools.items():
+            evaluation.add(cell, whole, pool_predictions(context, parts))
+        found.append(evaluation)
     for train_set in context.train_sets:
         mine = [cell for cell in cells if cell.train_set == train_set.name]
         if mine:

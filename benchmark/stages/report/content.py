@@ -35,6 +35,7 @@ from benchmark.stages.report.finetuning import (
     finetune_pictures,
     finetune_times,
 )
+from benchmark.stages.report.folds import fold_tables
 from benchmark.stages.report.headline import join_first, name_method, write_headline
 from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.repairs import repairs
@@ -87,6 +88,7 @@ def collect(results: Results) -> ReportData:
         train_set=results.train_set if results.has_train_sets else "",
         crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
         labels=label_tables(results),
+        folds=fold_tables(results),
         drops_least=(results.evaluated.get("transfer") or {}).get("sentence", ""),
         transfer=transfer_tables(results),
         verdicts=verdicts,
@@ -122,7 +124,7 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
             manifest
             for cell, manifest in results.manifests.items()
             if (cell.backbone, cell.method) == (row.backbone, row.method)
-            and cell.train_set == results.train_set
+            and cell.train_set in results.cell_sets
         ]
         rows.append(
             RankingRow(
@@ -152,6 +154,7 @@ def _device_seconds(
     if not manifests:
         return None
     own_s = sum(manifest["seconds"]["device"] for manifest in manifests) / len(manifests)
+    own_s *= len(results.cell_sets)
     # Fine-tuning reads patches and needs no embeddings.
     if is_finetuned(method):
         return float(own_s)

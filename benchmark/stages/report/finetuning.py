@@ -186,9 +186,11 @@ def _how(plan: Mapping[str, Any]) -> str:
 def finetune_pictures(results: Results) -> list[Picture]:
     """Return the paired differences and the learning curves, if any."""
     found = []
+    of_fold = f", {results.cell_sets[0]}" if len(results.cell_sets) > 1 else ""
+    curve_title = f"Learning curves of fine-tuning{of_fold}"
     for title, plot, rows in (
         ("What fine-tuning gains", curves.plot_gains, _named(results.comparison)),
-        ("Learning curves of fine-tuning", curves.plot_curves, learning_curves(results)),
+        (curve_title, curves.plot_curves, learning_curves(results)),
     ):
         if not rows.empty:
             found.append(picture(results, "finetune", title, plot, rows))
@@ -202,13 +204,13 @@ def _named(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def learning_curves(results: Results) -> pd.DataFrame:
-    """Return every epoch of every fine-tuning on the headline's train set.
+    """Return every epoch of every fine-tuning on the headline's train set, or its first fold.
 
     Returns: the columns that ``curves.plot_curves`` takes.
     """
     parts = []
     for cell, manifest in results.finetuned.items():
-        if cell.train_set != results.train_set or not cell.artefact.has(beside("curve")):
+        if cell.train_set != results.cell_sets[0] or not cell.artefact.has(beside("curve")):
             continue
         frame = cell.artefact.read_table(names=[beside("curve")]).to_pandas()
         trials = cell.artefact.read_table(names=[beside("trials")]).to_pandas()

@@ -82,6 +82,12 @@ class Results:
             return table
         return table[table["train_set"] == self.train_set]
 
+    @property
+    def cell_sets(self) -> tuple[str, ...]:
+        """The train sets of the cells behind the headline: its own, or those of its folds."""
+        names = tuple(item.name for item in self.context.train_sets)
+        return (self.train_set,) if self.train_set in names else names
+
     def names(self, cell: Cell, *names: str) -> tuple[str, ...]:
         """Return what names a row of a cell: some attributes, and its train set among several."""
         return tuple(getattr(cell, name) for name in (*names, *self.columns()))
