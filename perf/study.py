@@ -291,11 +291,16 @@ def run_here(folder: Path) -> None:
 
     recorder = Recorder()
     result = bm.run(bm.load(folder / "study.toml"), progress=recorder)
-    usages = {item.stage: item for item in result.usages}
+    wholes = {item.stage: item for item in recorder.spans if not item.cell}
+    for usage in result.usages:
+        if usage.stage not in wholes:
+            # Its steps have been reported.
+            wholes[usage.stage] = Span(usage.stage, "", usage.began_s, ended=usage.ended_s)
+            recorder.spans.append(wholes[usage.stage])
+        span = wholes[usage.stage]
+        span.busy, span.items = usage.utilisation, f"{usage.num_items:,} {usage.unit}"
     for span in recorder.spans:
-        usage = usages.get(span.stage)
-        if usage and not span.cell:
-            span.busy, span.items = usage.utilisation, f"{usage.num_items:,} {usage.unit}"
+        span.cell = span.cell.replace(f"hf:{folder}/", "")
     (folder / "spans.json").write_text(json.dumps([asdict(item) for item in recorder.spans]))
     sys.exit(int(bool(result.failed)))
 
