@@ -121,14 +121,16 @@ def write_copies(photographs: Sequence[Path], count: int, folder: Path) -> None:
         image.save(target / f"{path.stem}-{turn}.png")
 
 
-def time_command(command: list[str], folder: Path) -> tuple[float, float]:
-    """Return the wall and processor seconds of a command with a new cache in ``folder``."""
+def time_command(command: list[str]) -> tuple[float, float]:
+    """Return the wall and processor seconds of a module's command with a new cache folder."""
     from perf.timeline import Tree
 
-    env = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-    with (folder / "log").open("w+") as log:
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
+        env = {**os.environ, "XDG_CACHE_HOME": f"{folder}/cache"}
         began = time.perf_counter()
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+        child = subprocess.Popen(
+            [sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT, env=env
+        )
         tree = Tree(child.pid, 0.5)
         code = child.wait()
         seconds = time.perf_counter() - began
@@ -137,6 +139,18 @@ def time_command(command: list[str], folder: Path) -> tuple[float, float]:
         if code:
             raise SystemExit(f"{' '.join(command)}: exit code {code}\n{log.read()[-3000:]}")
     return seconds, tree.cpu_s
+
+
+def write_experiment(photographs: Path, trials: int, store: Path) -> Path:
+    """Write the experiment of one run beside its store."""
+    path = store.with_suffix(".toml")
+    path.write_text(
+        'name = "peers"\nbackbones = ["efficientnet_lite0"]\nheads = ["logistic_regression"]\n'
+        f"store = {json.dumps(str(store))}\n"
+        f'[dataset]\nname = "folder"\nroot = {json.dumps(str(photographs))}\npatch_size = 256\n'
+        f"[tune]\nnum_trials = {trials}\n"
+    )
+    return path
 
 
 def measure_commands(folder: Path, counts: list[int], rounds: int, trials: int) -> None:
@@ -151,32 +165,26 @@ def measure_commands(folder: Path, counts: list[int], rounds: int, trials: int) 
         for count in counts:
             root = Path(place) / f"photographs-{count}"
             write_copies(photographs, count, root)
-            toml = Path(place) / f"{count}.toml"
-            toml.write_text(
-                'name = "peers"\nbackbones = ["efficientnet_lite0"]\n'
-                'heads = ["logistic_regression"]\n'
-                f'[dataset]\nname = "folder"\nroot = {json.dumps(str(root))}\npatch_size = 256\n'
-                f"[tune]\nnum_trials = {trials}\n"
-            )
-            plain = ["perf.plain", str(root), "--weights", str(weights), "--trials", str(trials)]
-            rows = []
+            options = ["--weights", str(weights), "--trials", str(trials)]
+            walls, cpus = [], []
             for number in range(rounds):
-                row = {}
-                for name, words in (
-                    ("plain loop", plain),
-                    ("benchmark run", ["benchmark", "run", str(toml), "--store"]),
-                ):
-                    with tempfile.TemporaryDirectory() as new:
-                        store = [] if words is plain else [f"{new}/runs"]
-                        command = [sys.executable, "-m", *words, *store]
-                        row[name], cpu_s = time_command(command, Path(new))
+                toml = write_experiment(root, trials, Path(place) / f"runs-{count}-{number}")
+                commands = {
+                    "plain loop": ["perf.plain", str(root), *options],
+                    "benchmark run": ["benchmark", "run", str(toml)],
+                }
+                wall, cpu = {}, {}
+                for name, command in commands.items():
+                    wall[name], cpu[name] = time_command(command)
                     print(
-                        f"{count} photographs, round {number}, {name}: {row[name]:.1f} s, "
-                        f"{cpu_s:.1f} processor seconds, load {os.getloadavg()[0]:.1f}",
+                        f"{count} photographs, round {number}, {name}: {wall[name]:.1f} s, "
+                        f"{cpu[name]:.1f} processor seconds, load {os.getloadavg()[0]:.1f}",
                         flush=True,
                     )
-                rows.append(row)
-            print_ratios(rows, "benchmark run", "s")
+                walls.append(wall)
+                cpus.append(cpu)
+            print_ratios(walls, "benchmark run", "s")
+            print_ratios(cpus, "benchmark run", "processor seconds")
 
 
 def print_ratios(rows: Sequence[dict[str, float]], ours: str, unit: str) -> None:
