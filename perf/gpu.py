@@ -25,26 +25,34 @@ BANDS = ("red", "green", "blue", "nir")
 PART = 1024
 BATCH = 128
 CLASSES = 5
+CHECKPOINTS = ("beit", "convnext", "beit-small", "convnext-small")
+"""Of base size, and of a few million parameters at 64 px, for machines without a GPU."""
 
 
 def write_checkpoint(folder: Path, kind: str) -> str:
-    """Write a network of base size as transformers saves it; return the name of its backbone."""
+    """Write a network of ``CHECKPOINTS`` as transformers saves it; return its backbone's name."""
     import transformers
 
     torch.manual_seed(0)
     path = folder / kind
     if not path.exists():
-        if kind == "beit":
-            config: Any = transformers.BeitConfig(use_mean_pooling=True)
+        is_small = kind.endswith("-small")
+        side = 64 if is_small else 224
+        if kind.startswith("beit"):
+            sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+            config: Any = transformers.BeitConfig(
+                use_mean_pooling=True, image_size=side, **(sizes if is_small else {})
+            )
             processor: Any = transformers.BeitImageProcessor(
-                size={"height": 224, "width": 224}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+                size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
             )
             model: Any = transformers.BeitModel(config)
         else:
             config = transformers.ConvNextConfig(
-                depths=[3, 3, 27, 3], hidden_sizes=[128, 256, 512, 1024]
+                depths=[2, 2, 6, 2] if is_small else [3, 3, 27, 3],
+                hidden_sizes=[40, 80, 160, 320] if is_small else [128, 256, 512, 1024],
             )
-            processor = transformers.ConvNextImageProcessor(size={"shortest_edge": 224})
+            processor = transformers.ConvNextImageProcessor(size={"shortest_edge": side})
             model = transformers.ConvNextModel(config)
         model.save_pretrained(path)
         processor.save_pretrained(path)
@@ -55,7 +63,7 @@ def find(name: str, folder: Path) -> Any:
     """Return a backbone by its short name here."""
     from benchmark.catalog.backbones import find_backbone
 
-    return find_backbone(write_checkpoint(folder, name) if name in ("beit", "convnext") else name)
+    return find_backbone(write_checkpoint(folder, name) if name in CHECKPOINTS else name)
 
 
 def noise(count: int) -> np.ndarray:

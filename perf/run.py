@@ -20,13 +20,15 @@ SCRIPTS = (
     "maps",
     "rasters",
     "remote",
+    "peers --forward",
+    "study --patches 300",
 )
 
 
 def main() -> None:
     for name in SCRIPTS:
-        print(f"== perf/{name}.py", flush=True)
-        subprocess.run([sys.executable, "-m", f"perf.{name}"], check=True)
+        print(f"== perf.{name}", flush=True)
+        subprocess.run([sys.executable, "-m", *f"perf.{name}".split()], check=True)
 
 
 if __name__ == "__main__":
