@@ -52,7 +52,7 @@ FACE = {
 }
 VOCABULARY = {
     *("arguments", "bars", "config", "contents", "environment", "errors", "fields"),
-    *("markup", "problems"),
+    *("markup", "problems", "products"),
     *("options", "progress", "raster_settings", "registry", "regular", "section", "spaces"),
     *("specs", "tables"),
 }
