@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -63,8 +64,9 @@ class Parquet:
         self, file: IO[bytes], group: int, columns: Mapping[str, bool], num_rows: int
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a row group (see ``Format``)."""
-        # Without buffers for the whole of each column: a file may be one row group.
-        with pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False) as table:
+        # On a disk a row group may be larger than memory; of a server, few requests count.
+        is_remote = not isinstance(getattr(file, "raw", None), io.FileIO)
+        with pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=is_remote) as table:
             yield from table.iter_batches(num_rows, row_groups=[group], columns=[*columns])
 
 

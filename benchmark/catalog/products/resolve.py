@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from benchmark.catalog.options import backbone_what, check_applicable
+from benchmark.catalog.roots.address import refuse_secrets
 from benchmark.errors import UsageError
 from benchmark.specs import Backbone
 
@@ -31,9 +32,12 @@ def resolve_product(
     """
     from benchmark.catalog.products.tables import open_tables
 
+    address = name.removeprefix(PRODUCT_PREFIX)
+    # First: all other messages hold the name.
+    refuse_secrets(address, where=f"{where}: a backbone {PRODUCT_PREFIX}...".lstrip(": "))
     check_applicable(name, options, APPLICABLE, where=where)
     product = open_tables(
-        name.removeprefix(PRODUCT_PREFIX),
+        address,
         id_column=options.id_column if options else None,
         vector_columns=options.vector_columns if options else None,
         where=backbone_what(name, where),

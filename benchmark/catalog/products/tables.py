@@ -32,7 +32,6 @@ BATCH_BYTES = 2**24
 """Size of the vectors that are read at once, as float32."""
 ID_ROWS = 2**16
 """Identifiers that are read at once."""
-MOST_COPIED_BYTES = 2**40
 NUM_AT_ONCE = 16
 """Files whose columns are read at once."""
 SUFFIXES = ", ".join(FORMATS)
@@ -134,7 +133,7 @@ class TableProduct:
         self, piece: Piece, columns: Mapping[str, bool], num_rows: int
     ) -> Iterator[pa.RecordBatch]:
         table = _format_of(piece.path, self.where)
-        with self._explained(piece.path), open_file(self.root, piece.path) as file:
+        with self._explained(piece.path), self.root.open_bytes(piece.path) as file:
             for batch in table.batches(file, piece.group, columns, num_rows):
                 yield batch.select(list(columns))
 
@@ -152,7 +151,7 @@ class TableProduct:
         if self.columns.is_list:
             column = batch.column(self.columns.vectors[0])
             lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-            wrong = np.asarray(lengths != self.dim)
+            wrong: NDArray[Any] = np.asarray(lengths != self.dim)
             if wrong.any():
                 raise self._fault(
                     batch,
@@ -164,7 +163,7 @@ class TableProduct:
             matrix = _floats(column.flatten()).reshape(-1, self.dim)
         else:
             matrix = np.stack([_floats(batch.column(it)) for it in self.columns.vectors], axis=1)
-        wrong = ~np.isfinite(matrix).all(axis=1)
+        wrong = np.asarray(~np.isfinite(matrix).all(axis=1))
         if wrong.any():
             raise self._fault(batch, wrong, piece, "have values that are empty, NaN or infinite")
         return matrix
@@ -275,14 +274,14 @@ def describe(root: Root, path: str, where: str) -> tuple[Mapping[str, pa.DataTyp
         UsageError: it is missing or damaged.
     """
     table = _format_of(path, where)
-    with explained(path, where), open_file(root, path) as file:
+    with explained(path, where), root.open_bytes(path) as file:
         return table.describe(file)
 
 
 def _first_length(root: Root, path: str, columns: Columns, where: str) -> int:
     """Return the length of the first vector that is not null."""
     table, (name,) = _format_of(path, where), columns.vectors
-    with explained(path, where), open_file(root, path) as file:
+    with explained(path, where), root.open_bytes(path) as file:
         for group in range(table.describe(file)[1]):
             file.seek(0)
             for batch in table.batches(file, group, {name: False}, 1024):
@@ -290,14 +289,6 @@ def _first_length(root: Root, path: str, columns: Columns, where: str) -> int:
                     if length:
                         return int(length)
     raise UsageError(f"{where}: '{path}' has no rows with a vector; name another file")
-
-
-@contextmanager
-def open_file(root: Root, path: str) -> Iterator[Any]:
-    """Open a file of a product to be read at any place."""
-    place = root.whole(path, most_bytes=MOST_COPIED_BYTES)
-    with place.open("rb") as file:
-        yield file
 
 
 @contextmanager
