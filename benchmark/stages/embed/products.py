@@ -30,8 +30,6 @@ from benchmark.tables import embeddings_column, embeddings_schema
 
 logger = logging.getLogger("benchmark")
 
-READ_CPUS = 1.0
-"""Booked by a task: it decompresses and compares."""
 PASS_BYTES = 512 * 2**20
 """Vectors that the driver holds at once; for more, the row groups are read in several passes."""
 
@@ -255,7 +253,6 @@ class Reading:
         dataset = read_items(
             Items("product", items, read),
             num_items=len(items),
-            num_cpus=READ_CPUS,
             most_cpus=None if now.covers(whole) else now.num_cpus,
         )
         for row in status_rows(dataset):
