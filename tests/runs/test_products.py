@@ -1,4 +1,4 @@
-"""A whole run with a file of embeddings beside a network that is fine-tuned."""
+"""A whole run with a file of embeddings beside a packaged backbone."""
 
 from __future__ import annotations
 
@@ -17,19 +17,13 @@ from benchmark.experiment.toml import to_toml
 
 
 @pytest.mark.slow
-def test_a_product_is_ranked_beside_a_network_and_is_not_fine_tuned(
+def test_a_product_is_ranked_beside_a_backbone_that_is_not_computed_again(
     ray_session: None,
     experiment_content: dict[str, Any],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    content = {
-        **experiment_content,
-        "backbones": ["random"],
-        "backbone": {"random": {"image_size": 32}},
-        "finetune": {"backbones": ["random"], "num_epochs": 1, "batch_size": 8},
-        "store": str(tmp_path / "runs"),
-    }
+    content = {**experiment_content, "store": str(tmp_path / "runs")}
     first = bm.run(build(content))
     (patches,) = (tmp_path / "runs/patches").iterdir()
     table = pq.read_table(patches, columns=["patch_id", "label"])
@@ -40,20 +34,20 @@ def test_a_product_is_ranked_beside_a_network_and_is_not_fine_tuned(
     names = [f"{name}.tif" for name in table["patch_id"].to_pylist()]
     pq.write_table(pa.table({"file": names, "vector": list(vectors.astype(np.float16))}), path)
 
-    content["backbones"] = ["random", "mine"]
-    content["backbone"] |= {"mine": {"model": f"embeddings:{path}", "id_column": "file"}}
+    content["backbones"] = ["mean_color", "mine"]
+    content["backbone"] = {"mine": {"model": f"embeddings:{path}", "id_column": "file"}}
     again = bm.run(build(content))
     assert [item.reason for item in again.failed] == []
-    # Neither the network nor its cells are computed again, and no cell of fine-tuning is added.
     assert len(again.cells) == len(first.cells) + 2
+    assert {usage.num_cells for usage in again.usages if usage.stage == "embed"} == {1}
     scores = bm.scores(build(content))
     chosen = scores[(scores["split"] == "test") & (scores["metric"] == "balanced_accuracy")]
     found = chosen.set_index(["backbone", "method"])["value"]
     assert found["mine", "logistic_regression"] > 0.95
-    assert found["mine", "logistic_regression"] > found["random", "logistic_regression"]
+    assert found["mine", "logistic_regression"] > found["mean_color", "logistic_regression"]
     page = Path(again.report or "").read_text()
     assert "rows of the product are found by the file name without extension" in page
-    assert "They have no weights, so none is fine-tuned." in page
+    assert "Embeddings read from files, not computed here: mine." in page
 
     toml = tmp_path / "small.toml"
     toml.write_text(to_toml({key: value for key, value in content.items() if key != "path"}))

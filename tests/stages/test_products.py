@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,10 @@ import pytest
 from benchmark.catalog.backbones import BACKBONES, find_backbone
 from benchmark.errors import UsageError
 from benchmark.experiment.context import Context
+from benchmark.options import BackboneOptions
 from benchmark.stages.embed import EmbedStage, products
+from benchmark.stages.report.backbones import product_notes
+from benchmark.stages.report.results import Results
 from benchmark.tables import vectors_array
 
 NUM_OTHERS = 500
@@ -71,7 +75,26 @@ def test_the_rows_of_the_patches_become_embeddings(
     # The same content elsewhere, under another name, is the same artefact.
     moved = find_backbone(f"embeddings:{path.rename(tmp_path / 'moved.parquet')}")
     assert open_small(store=store, backbones=[moved]).embeddings(moved).is_complete
-    assert context.finetuned_backbones == ()
+
+
+def test_no_fine_tuned_cell_is_expected_and_the_page_says_why(
+    open_small: Callable[..., Context], tmp_path: Path
+) -> None:
+    path = write_product(tmp_path / "a.parquet", ["a"])
+    backbone = find_backbone("mine", options=BackboneOptions(model=f"embeddings:{path}"))
+    context = open_small(backbones=[BACKBONES.get("efficientnet_lite0"), backbone], finetune={})
+    assert [item.name for item in context.finetuned_backbones] == ["efficientnet_lite0"]
+    results = SimpleNamespace(
+        context=context,
+        finetuned={},
+        patches={"bands": ["red", "green", "blue"]},
+        embed={"mine": {"product": {"matched_by": "the file name"}, "dim": 8}},
+    )
+    (note,) = product_notes(cast(Results, results))
+    assert note == (
+        "Embeddings read from files, not computed here: mine. They have no weights, so none is "
+        "fine-tuned."
+    )
 
 
 def test_only_the_parts_that_are_missing_are_written_again(

@@ -199,6 +199,8 @@ def open_tables(
     Raises:
         UsageError: there is no such file, it is damaged, or its columns are not clear.
     """
+    if not address:
+        raise UsageError(f"{where}: names no file; write embeddings:PATH")
     check_root(address, where=where, reads_remote=True)
     root, files = _find_files(address, where)
     types, _ = describe(root, files[0], where)
