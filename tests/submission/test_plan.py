@@ -69,7 +69,7 @@ def test_data_on_a_server_need_no_path_on_the_nodes(experiment: Path) -> None:
         ),
         (
             ["--set", "backbones=['embeddings:a.csv']"],
-            "'embeddings:a.csv' is on this machine alone",
+            "a.csv' is on this machine alone",
         ),
         (["--set", "heads=['knnn']"], r"unknown head 'knnn'\. Did you mean 'knn'"),
         (["--store", "s3://key:s3cr3t@bucket/x"], "URI of a store must not hold credentials"),
