@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,9 +18,10 @@ from benchmark.catalog.contracts.checking import check_entry
 from benchmark.catalog.own.public import CATALOGS
 from benchmark.catalog.products.matching import Matched, Wanted
 from benchmark.catalog.products.tables import TableProduct
-from benchmark.errors import UsageError
+from benchmark.errors import CellError, UsageError
 from benchmark.options import BackboneOptions
-from tests.ranges import serve
+from tests.object_store import BUCKET, KEYS, serve_objects
+from tests.ranges import first_times, serve
 
 IDS = [f"scene-{number:03d}" for number in range(50)]
 VECTORS = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
@@ -350,3 +352,40 @@ def test_a_web_server_sends_the_row_groups_that_are_needed(tmp_path: Path) -> No
         server.faults.has_tags = False
         with pytest.raises(UsageError, match="neither ETag nor Last-Modified"):
             open_product(f"{server.url}/a.parquet", vector_columns=["e"]).revision()
+
+
+def test_a_server_that_fails_for_a_moment_is_asked_again(tmp_path: Path) -> None:
+    path = _lists(tmp_path)
+    with serve(tmp_path) as server:
+        product = open_product(f"{server.url}/{path.name}")
+        server.faults.status = first_times(2, 503)
+        assert take(product, IDS[:1])[0] == "the whole patch_id"
+        server.faults.status = lambda method, path: 403
+        with pytest.raises(UsageError, match=r"'a.parquet': access denied"):
+            product.pieces()
+        server.faults.status = lambda method, path: 500
+        with pytest.raises(CellError, match="the server fails"):
+            product.pieces()
+
+
+def test_files_of_a_bucket_are_listed_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    folder = _folder(tmp_path)
+    with serve_objects() as objects:
+        fs = pafs.S3FileSystem(
+            endpoint_override=objects.direct.partition("://")[2],
+            scheme="http",
+            access_key=KEYS["AWS_ACCESS_KEY_ID"],
+            secret_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+        )
+        pafs.copy_files(str(folder), f"{BUCKET}/product", destination_filesystem=fs)
+        product = open_product(objects.uri("product"))
+        assert product.files == ("c.parquet", "year=2024/b.parquet")
+        one = open_product(objects.uri("product/c.parquet"))
+        assert (one.label, one.files) == ("c.parquet", ("c.parquet",))
+        product = pickle.loads(pickle.dumps(product))
+        np.testing.assert_array_equal(take(product, [IDS[3], IDS[40]])[1], VECTORS[[3, 40]])
+        assert product.revision() != one.revision()

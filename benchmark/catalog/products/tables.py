@@ -63,7 +63,7 @@ class TableProduct:
     @property
     def label(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(self.address).name
+        return PurePosixPath(_without_settings(self.address)[0]).name
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -224,17 +224,17 @@ def _find_files(address: str, where: str) -> tuple[Root, tuple[str, ...]]:
     Raises:
         UsageError: there are none, or they have several suffixes.
     """
-    suffix = PurePosixPath(address).suffix.lower()
     if is_remote(address):
-        folder, name = posixpath.split(address.rstrip("/"))
-        is_file = suffix in FORMATS
+        path, settings = _without_settings(address)
+        folder, name = posixpath.split(path.rstrip("/"))
+        is_file = format_of(name) is not None
         if not is_file and scheme_of(address) in WEB:
             raise UsageError(
                 f"{where}: a web server cannot be listed; name one file ({SUFFIXES}), or copy the "
                 "files into a folder"
             )
         with explained(address, where):
-            root = open_root(folder if is_file else address)
+            root = open_root(f"{folder}{settings}" if is_file else address)
             root.check_answer()
             if is_file:
                 return root, (name,)
@@ -256,6 +256,12 @@ def _find_files(address: str, where: str) -> tuple[Root, tuple[str, ...]]:
             f"({SUFFIXES})"
         )
     return root, tuple(found)
+
+
+def _without_settings(address: str) -> tuple[str, str]:
+    """Return an address up to the ``?`` of a URI, and the rest with it."""
+    path, mark, rest = address.partition("?") if is_remote(address) else (address, "", "")
+    return path, mark + rest
 
 
 def _is_hidden(path: str) -> bool:

@@ -73,8 +73,8 @@ class TakeRows:
         return _answer(number, partial(self._take, request))
 
     def _take(self, request: Request) -> NDArray[np.float32]:
-        found = list(self._product.vectors(request.piece, request.rows))
-        return np.concatenate(found)
+        none = np.empty((0, self._product.dim), np.float32)
+        return np.concatenate([none, *self._product.vectors(request.piece, request.rows)])
 
 
 def _answer(number: int, work: Callable[[], NDArray[Any]]) -> pa.Table:
