@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,15 @@ import pytest
 
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.contracts.checking import check_entry
+from benchmark.catalog.names import resolve_backbones
 from benchmark.catalog.own.public import CATALOGS
 from benchmark.catalog.products.matching import Matched, Wanted
 from benchmark.catalog.products.tables import TableProduct
+from benchmark.config import build
 from benchmark.errors import CellError, UsageError
+from benchmark.experiment.file import _options
 from benchmark.options import BackboneOptions
+from benchmark.specs import Backbone
 from tests.object_store import BUCKET, KEYS, serve_objects
 from tests.ranges import first_times, serve
 
@@ -389,3 +394,26 @@ def test_files_of_a_bucket_are_listed_and_read(
         product = pickle.loads(pickle.dumps(product))
         np.testing.assert_array_equal(take(product, [IDS[3], IDS[40]])[1], VECTORS[[3, 40]])
         assert product.revision() != one.revision()
+
+
+def resolve(table: dict[str, Any], *names: str) -> tuple[Backbone, ...]:
+    content = {"name": "x", "backbones": names, "dataset": {"name": "x", "root": "x"}}
+    return resolve_backbones(build({**content, "backbone": table}), where="x.toml")
+
+
+def test_an_experiment_that_is_kept_finds_its_product_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _npz(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    name = f"embeddings:{path.name}"
+    (backbone,) = resolve({}, name)
+    kept = _options(SimpleNamespace(backbones=(backbone,)), {})  # type: ignore[arg-type]
+    assert kept == {name: {"model": f"embeddings:{path}"}}
+    monkeypatch.chdir("/")
+    (again,) = resolve(kept, name)
+    assert (again.name, again.revision()) == (name, backbone.revision())
+    with pytest.raises(UsageError, match="'a' and 'b' are the same embeddings"):
+        resolve({key: {"model": f"embeddings:{path}"} for key in "ab"}, "a", "b")
+    with pytest.raises(UsageError, match="names no file"):
+        resolve({}, "embeddings:")
