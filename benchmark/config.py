@@ -293,7 +293,7 @@ class Experiment(Section):
     """Name of the experiment in the store and on the page."""
     backbones: BackboneNames
     """Networks and features to compare: names of ``benchmark list backbones``, or of a source:
-    ``hf:``, ``timm:`` or ``torchgeo:`` and the name of a model."""
+    ``hf:``, ``timm:`` or ``torchgeo:`` and the name of a model, or ``embeddings:`` and a path."""
     dataset: DatasetConfig
     heads: Annotated[Names, Field(min_length=1)] = (
         "logistic_regression",

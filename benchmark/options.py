@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from benchmark.fields import (
     BackboneName,
     Layer,
+    Name,
     Names,
     Norm,
     OwnSettings,
@@ -45,6 +46,11 @@ class BackboneOptions(Section):
     """Input bands, in order; unset: the backbone's own."""
     trust_remote_code: bool = False
     """Whether Python code from a checkpoint may run."""
+    id_column: Name | None = None
+    """Column of an embedding product (``embeddings:PATH``) with the identifiers; unset: found."""
+    vector_columns: Annotated[Names, Field(min_length=1)] | None = None
+    """Its column of lists, or its columns of numbers, in order; ``*`` stands for any characters;
+    unset: found."""
     settings: OwnSettings = Field(default={})
     """Keyword arguments of a function of your own."""
 

@@ -16,6 +16,7 @@ from benchmark.contents import Found as Found
 from benchmark.contents import Images as Images
 from benchmark.contents import Problem as Problem
 from benchmark.contents import Remark as Remark
+from benchmark.products import Product
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +36,8 @@ def slug_of(name: str) -> str:
     return re.sub(r"(\.\.|[^A-Za-z0-9._])+", "-", name).strip("-.")
 
 
-FOLDER_IDENTITY = "hf:"
-"""The name in a fingerprint of a checkpoint's folder, which its revision identifies."""
+FOLDER_IDENTITY, PRODUCT_IDENTITY = "hf:", "embeddings:"
+"""Names in a fingerprint of what its revision identifies: a checkpoint's folder, a product."""
 MAX_FOLDER_SLUG = 60
 PREPROCESSING = ("bands", "image_size", "resize_to", "interpolation", "is_rounded", "mean", "std")
 """The fields of a backbone that define its input."""
@@ -284,6 +285,8 @@ class Backbone:
     identifies it. None: its name identifies it, too."""
     alias_of: str | None = None
     """The model's name, if ``name`` is the user's own; None: ``name`` is the model's."""
+    product: Product | None = None
+    """Files that its embeddings are read from, without a network; None: they are computed."""
     version: int = 1
     """Raised by hand when the output of ``build`` changes."""
     own: Mapping[str, Any] | None = None
@@ -297,12 +300,16 @@ class Backbone:
 
     @property
     def identity(self) -> str:
-        """``model`` in a fingerprint: the same for a checkpoint's folder wherever it lies."""
+        """``model`` in a fingerprint: the same for a folder or product wherever it lies."""
+        if self.product is not None:
+            return PRODUCT_IDENTITY
         return self.model if self.folder is None else FOLDER_IDENTITY
 
     @property
     def slug(self) -> str:
-        """Its part of file names; of a checkpoint's folder, without the path."""
+        """Its part of file names; of a checkpoint's folder without the path, of a product none."""
+        if self.product is not None:
+            return slug_of(PRODUCT_IDENTITY)
         if self.folder is None:
             return slug_of(self.model)
         return slug_of(f"hf-{self.folder}"[:MAX_FOLDER_SLUG])

@@ -52,7 +52,7 @@ FACE = {
 }
 VOCABULARY = {
     *("arguments", "bars", "config", "contents", "drawing", "environment", "errors"),
-    *("fields", "markup", "methods", "problems"),
+    *("fields", "markup", "methods", "problems", "products"),
     *("options", "progress", "raster_settings", "registry", "regular", "section", "spaces"),
     *("specs", "tables", "transfer_settings"),
 }

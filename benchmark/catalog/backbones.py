@@ -18,6 +18,7 @@ from benchmark.catalog.handcrafted import HANDCRAFTED
 from benchmark.catalog.huggingface.resolve import PREFIX, resolve_huggingface
 from benchmark.catalog.options import FED, READ, check_applicable, feed, options_where
 from benchmark.catalog.own.lookup import FORM, find_own, more_names
+from benchmark.catalog.products.resolve import PRODUCT_PREFIX, resolve_product
 from benchmark.catalog.timm.layers import read_layer
 from benchmark.catalog.timm.models import TIMM_PREFIX, resolve_timm
 from benchmark.catalog.torchgeo.models import TORCHGEO_PREFIX, resolve_torchgeo
@@ -89,6 +90,7 @@ SOURCES: Mapping[str, str] = {
     "torchgeo:MODEL/WEIGHTS": "networks pretrained on satellite and aerial images, e.g. "
     "torchgeo:resnet18/ResNet18_Weights.SENTINEL2_RGB_MOCO",
     "torchgeo:rcf": "random convolutional features",
+    "embeddings:PATH": "embeddings in files of Parquet, CSV or NPZ: docs/PRODUCTS.md",
 }
 """Names of models that are not entries: their form, and their meaning."""
 
@@ -119,6 +121,8 @@ def find_backbone(
         return resolve_timm(name, where=where, options=options)
     if name.startswith(TORCHGEO_PREFIX):
         return resolve_torchgeo(name, where=where, options=options)
+    if name.startswith(PRODUCT_PREFIX):
+        return resolve_product(name, where=where, options=options)
     settings = options.settings if options else {}
     own = find_own(BACKBONES, name, where=where, folders=folders, settings=settings)
     if own is not None:

@@ -13,6 +13,7 @@ from benchmark.catalog.metrics import METRICS
 from benchmark.catalog.options import options_where
 from benchmark.catalog.own.lookup import find_entry
 from benchmark.catalog.own.source import search_folders
+from benchmark.catalog.products.resolve import PRODUCT_PREFIX
 from benchmark.catalog.roots.address import check_root, refuse_secrets
 from benchmark.config import Experiment, FinetuneConfig
 from benchmark.errors import UsageError, did_you_mean
@@ -76,6 +77,7 @@ def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backb
         twin = found.setdefault(_identity(backbone), backbone)
         if twin is not backbone:
             same = "checkpoint" if backbone.folder else f"model '{backbone.model}'"
+            same = "embeddings" if backbone.product else same
             raise UsageError(
                 f"{where}: backbones '{twin.name}' and '{name}' are the same {same} with the same "
                 "options; remove one, or change its options"
@@ -87,7 +89,7 @@ def _identity(backbone: Backbone) -> tuple[Any, ...]:
     """Return what tells backbones of one experiment apart: their artefacts are others."""
     # Settings of own code hold lists and tables, which are no keys.
     options = repr(backbone.options), repr(backbone.own)
-    if backbone.folder is None:
+    if backbone.folder is None and backbone.product is None:
         return backbone.model, *options
     fields = tuple(getattr(backbone, name) for name in PREPROCESSING)
     return backbone.identity, backbone.revision(), fields, *options
@@ -98,8 +100,10 @@ def _check_model(experiment: Experiment, name: str, *, where: str) -> None:
     model, place = experiment.backbone[name].model, options_where(name, where)
     if model is None:
         return
-    # A folder may be given its new place, and keeps its name in the results.
-    is_place = name.startswith(PREFIX) and model.startswith(PREFIX) and model != name
+    # A folder or product may be given its new place, and keeps its name in the results.
+    is_place = model != name and any(
+        name.startswith(prefix) and model.startswith(prefix) for prefix in (PREFIX, PRODUCT_PREFIX)
+    )
     if ":" in name and not is_place:
         raise UsageError(
             f"{place}: 'model' = {shown(model)}: names with ':' are models themselves; remove "

@@ -131,12 +131,13 @@ def settings_of(context: Context) -> dict[str, Any]:
 
 
 def _options(context: Context, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of backbones, with the absolute path of each checkpoint's folder."""
+    """Return the options of backbones, with the absolute path of each folder or product."""
     options = {name: dict(table) for name, table in chosen.items()}
     for backbone in context.backbones:
-        if backbone.folder is None:
+        if backbone.folder is None and backbone.product is None:
             continue
-        place = f"hf:{_absolute(os.path.expanduser(backbone.model.removeprefix('hf:')))}"  # noqa: PTH111
+        source, _, path = backbone.model.partition(":")
+        place = f"{source}:{_absolute(os.path.expanduser(path))}"  # noqa: PTH111
         if place != backbone.name:
             options.setdefault(backbone.name, {})["model"] = place
     return options

@@ -203,6 +203,11 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None, forma
     if name not in by_name:
         raise UsageError(f"{where}: unknown backbone '{name}'.{did_you_mean(name, by_name)}")
     backbone = by_name[name]
+    if backbone.product is not None:
+        raise UsageError(
+            f"{where}: '{name}' is read from files: no network computes its embeddings for other "
+            "images, so none of its cells can be exported; name another backbone"
+        )
     seeds = context.experiment.seeds
     chosen = seeds[0] if seed is None else seed
     if chosen not in seeds:

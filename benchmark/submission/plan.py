@@ -236,9 +236,10 @@ def _refuse_relative(experiment: Experiment, store: str) -> None:
             "its path on the nodes with --set dataset.labels=/PATH"
         )
     for name in map(experiment.model_of, experiment.backbones):
-        folder = Path(name.removeprefix("hf:"))
-        if name.startswith("hf:") and not folder.is_absolute() and folder.is_dir():
+        source, _, path = name.partition(":")
+        is_place = source == "embeddings" or (source == "hf" and Path(path).is_dir())
+        if is_place and not (is_remote(path) or Path(path).is_absolute()):
             raise UsageError(
-                f"{where}: backbone '{name}' is a folder of this machine, which is not shipped: "
+                f"{where}: backbone '{name}' is on this machine alone, and is not shipped: "
                 "copy it to where every node can read it and give that absolute path"
             )

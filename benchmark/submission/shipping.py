@@ -30,7 +30,7 @@ BESIDE = ("pyproject.toml", "constraints.txt")
 """Files of a checkout that say what to install; an installed package has none."""
 
 EXPERIMENT_DIR = "experiments"
-SOURCES = ("hf:", "timm:", "torchgeo:")
+SOURCES = ("hf:", "timm:", "torchgeo:", "embeddings:")
 """Prefixes of backbones of other sources."""
 NUM_NAMED = 3
 

@@ -404,6 +404,7 @@ BACKBONE_CHANGES: dict[str, tuple[Any, set[str]]] = {
     # What was fine-tuned under the whole name is in the store, and found.
     "folder": ("other", FROM_EMBED),
     "alias_of": ("other", OF_BACKBONE),
+    "product": (object(), OF_BACKBONE),
     "version": (2, OF_BACKBONE),
     "own": ({"code": "1"}, OF_BACKBONE),
 }

@@ -63,7 +63,14 @@ def test_data_on_a_server_need_no_path_on_the_nodes(experiment: Path) -> None:
             r"\[dataset\]: labels = 'l.csv' is relative, and tables are not shipped",
         ),
         (["--set", "dataset.root=data"], r"\[dataset\]: root = 'data' is relative, and data are"),
-        (["--set", "backbones=['hf:net']"], "'hf:net' is a folder of this machine, which is not"),
+        (
+            ["--set", "backbones=['hf:net']"],
+            "'hf:net' is on this machine alone, and is not shipped",
+        ),
+        (
+            ["--set", "backbones=['embeddings:a.csv']"],
+            "a.csv' is on this machine alone",
+        ),
         (["--set", "heads=['knnn']"], r"unknown head 'knnn'\. Did you mean 'knn'"),
         (["--store", "s3://key:s3cr3t@bucket/x"], "URI of a store must not hold credentials"),
         (["--runtime-env", "conda"], "--runtime-env conda: write none, pip or uv"),

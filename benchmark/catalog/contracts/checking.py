@@ -129,7 +129,7 @@ def _is_module_class(found: Any) -> bool:
 def _split(kind: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of this package, and those of the function."""
     ours = {
-        "backbone": {"image_size", "bands"},
+        "backbone": {"image_size", "bands", "id_column", "vector_columns"},
         "dataset": set(DatasetConfig.model_fields) - {"name", "settings"},
     }.get(kind, set())
     options = {key: value for key, value in settings.items() if key in ours}
@@ -152,6 +152,11 @@ def _check_backbone(
 ) -> Iterator[Checked]:
     from benchmark.catalog.contracts.backbones import CHECKS, case_of, kept_threads
 
+    if entry.product is not None:
+        from benchmark.catalog.contracts import products
+
+        yield from run_checks(products.CHECKS, entry.product)
+        return
     if options:
         entry = feed(entry, _options(options, rest), where="check")
     with kept_threads():

@@ -67,11 +67,12 @@ class BucketRoot(RemoteRoot):
         """Return size and ETag of an object (see ``RemoteRoot``)."""
         return self._ask(path, lambda: _stat_of(self._open().fs, self._place(path)))
 
-    def fetch(self, path: str, num_bytes: int) -> bytes:
-        """Return the first bytes of an object (see ``RemoteRoot``)."""
+    def fetch(self, path: str, num_bytes: int, start: int = 0) -> bytes:
+        """Return bytes of an object (see ``RemoteRoot``)."""
 
         def read() -> bytes:
             with self._open().fs.open_input_file(self._place(path)) as file:
+                file.seek(start)
                 return bytes(file.read(num_bytes))
 
         return self._ask(path, read)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from shutil import copyfile
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from benchmark.catalog.roots.gdal import LOCAL
 from benchmark.catalog.roots.root import DRIVER, MISSING, Unreadable
@@ -78,6 +78,10 @@ class LocalRoot:
         places = {path: self._place(path) for path in paths}
         digests = digest_files(place for place in places.values() if place.is_file())
         return {path: digests[place] for path, place in places.items() if place in digests}
+
+    def open_bytes(self, path: str) -> BinaryIO:
+        """Open a file to be read at any place (see ``Root``)."""
+        return self._place(path).open("rb")
 
     @contextmanager
     def open(self, path: str, *, driver: str = DRIVER) -> Iterator[Any]:

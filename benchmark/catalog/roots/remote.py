@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from benchmark.catalog.roots.gdal import REQUEST_TIMEOUT_S, gdal_path
 from benchmark.catalog.roots.root import DRIVER, MISSING, CutOff, Unreadable
@@ -28,6 +30,8 @@ NUM_AT_ONCE = 16
 NUM_READS = 3
 """Reads of a file whose transfer ended early."""
 PROBE_BYTES = 65_536
+RANGE_BYTES = 2**17
+"""Read at once of a file that is read in ranges."""
 NO_RASTER = "not recognized as being in a supported file format"
 NO_ANSWER = f"did not answer within {ANSWER_TIMEOUT_S:g} s; check the address, the network and keys"
 LATER = "check the address and the network, and run again: what was read is kept"
@@ -38,6 +42,35 @@ class Stat(NamedTuple):
 
     num_bytes: int
     tag: str
+
+
+class _Ranges(io.RawIOBase):
+    """A file whose bytes a function returns, given their number and the first one's place."""
+
+    def __init__(self, fetch: Callable[[int, int], bytes], num_bytes: int) -> None:
+        self._fetch = fetch
+        self._num_bytes = num_bytes
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._num_bytes}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), self._num_bytes - self._place)
+        if count <= 0:
+            return 0
+        data = self._fetch(count, self._place)
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +95,8 @@ class RemoteRoot(ABC):
         """Return size and tag of a file."""
 
     @abstractmethod
-    def fetch(self, path: str, num_bytes: int) -> bytes:
-        """Return the first bytes of a file."""
+    def fetch(self, path: str, num_bytes: int, start: int = 0) -> bytes:
+        """Return bytes of a file from ``start`` on, fewer at its end."""
 
     @abstractmethod
     def download(self, path: str, place: Path) -> int:
@@ -120,6 +153,16 @@ class RemoteRoot(ABC):
                 pool.shutdown(cancel_futures=True)
                 raise UsageError(str(error)) from None
         return {name: text for name, text in found.items() if text}
+
+    @contextmanager
+    def open_bytes(self, path: str) -> Iterator[BinaryIO]:
+        """Open a file to be read at any place (see ``Root``).
+
+        Raises:
+            CellError: the server fails.
+        """
+        num_bytes = self.asked(lambda: self.stat(path)).num_bytes
+        yield io.BufferedReader(_Ranges(partial(self._fetch, path), num_bytes), RANGE_BYTES)
 
     def copy(self, path: str, place: Path) -> int:
         """Copy a whole file into one of this machine and return its bytes (see ``Root``)."""
@@ -223,10 +266,12 @@ class RemoteRoot(ABC):
         except CutOff as error:
             raise CellError(f"{error.problem.reason}; {LATER}") from None
 
-    def _fetch(self, path: str, num_bytes: int) -> bytes:
+    def _fetch(self, path: str, num_bytes: int, start: int = 0) -> bytes:
         def once() -> bytes:
             try:
-                return within(lambda: self.fetch(path, num_bytes), timeout_s=REQUEST_TIMEOUT_S)
+                return within(
+                    lambda: self.fetch(path, num_bytes, start), timeout_s=REQUEST_TIMEOUT_S
+                )
             except TimeoutError:
                 raise CutOff(path, f"the transfer takes too long ({self.where(path)})") from None
 

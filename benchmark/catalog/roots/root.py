@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from benchmark.catalog.roots.address import WEB, is_remote, scheme_of
 from benchmark.specs import Problem
@@ -98,6 +98,15 @@ class Root(Protocol):
         Raises:
             UsageError: the server fails, denies access, or gives neither ETag nor time.
             OSError: a local file cannot be read.
+        """
+        ...
+
+    def open_bytes(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """Open a file to be read at any place; of a remote one, only the ranges read are sent.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: it cannot be read.
         """
         ...
 

@@ -57,14 +57,14 @@ class WebRoot(RemoteRoot):
             self._check(path, answer.status_code)
             return _stat_of(answer.headers)
 
-    def fetch(self, path: str, num_bytes: int) -> bytes:
-        """Return the first bytes of a file (see ``RemoteRoot``)."""
-        with self._ask("GET", path, num_bytes=num_bytes) as answer:
+    def fetch(self, path: str, num_bytes: int, start: int = 0) -> bytes:
+        """Return bytes of a file (see ``RemoteRoot``)."""
+        with self._ask("GET", path, num_bytes=num_bytes, start=start) as answer:
             if answer.status_code == 416:
                 return b""  # Of an empty file there is no range.
             self._check(path, answer.status_code)
             num_sent = int(answer.headers.get("Content-Length") or 0)
-            if answer.status_code == 200 and num_sent > num_bytes:
+            if answer.status_code == 200 and (start or num_sent > num_bytes):
                 raise Unreadable(
                     path,
                     f"the server ignores byte ranges ({self.where(path)}): use one that supports "
@@ -124,13 +124,14 @@ class WebRoot(RemoteRoot):
             raise Unreadable(path, f"HTTP status {status} ({self.where(path)})")
 
     @contextmanager
-    def _ask(self, method: str, path: str, *, num_bytes: int = 0) -> Iterator[Any]:
+    def _ask(self, method: str, path: str, *, num_bytes: int = 0, start: int = 0) -> Iterator[Any]:
         """Send a request and yield its answer, whose body is not yet read.
 
         Args:
             method: of HTTP.
             path: of the file.
-            num_bytes: length of the range at the start of the file; 0: the whole file.
+            num_bytes: length of the range; 0: the whole file.
+            start: first byte of the range.
 
         Raises:
             CutOff: the body ended early.
@@ -141,7 +142,7 @@ class WebRoot(RemoteRoot):
         # Compressed bodies have no ranges.
         headers = {"Accept-Encoding": "identity", **_credentials(self.options)}
         if num_bytes:
-            headers["Range"] = f"bytes=0-{num_bytes - 1}"
+            headers["Range"] = f"bytes={start}-{start + num_bytes - 1}"
         session, place = _session(), self.where(path)
         times = (CONNECT_TIMEOUT_S, SILENCE_S)
         try:

@@ -39,7 +39,14 @@ class EmbedStage(Stage):
             for cell in cells:
                 context.block(cell.artefact, context.patches)
             return
-        from benchmark.stages.embed.pipeline import compute
+        from benchmark.stages.embed import pipeline, products
 
         backbones = {backbone.name: backbone for backbone in context.backbones}
-        compute(context, [(backbones[cell.backbone or ""], cell) for cell in cells])
+        pending = [(backbones[cell.backbone or ""], cell) for cell in cells]
+        read = [item for item in pending if item[0].product is not None]
+        computed = [item for item in pending if item[0].product is None]
+        # First: they take seconds, and a mistake in them ends the run.
+        if read:
+            products.compute(context, read)
+        if computed:
+            pipeline.compute(context, computed)

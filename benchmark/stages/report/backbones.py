@@ -46,6 +46,7 @@ def _declare_one(results: Results, backbone: Backbone) -> dict[str, Any]:
         "std": list(backbone.std),
         "options": dict(backbone.options),
         "fit": None if backbone.fit is None else dict(backbone.fit.options),
+        "product": embedded.get("product"),
     }
 
 
@@ -59,8 +60,8 @@ def backbone_table(results: Results) -> Table:
             item["dim"],
             ", ".join(item["bands"]),
             size_words(item, size),
-            _numbers(item["mean"]),
-            _numbers(item["std"]),
+            None if item["product"] else _numbers(item["mean"]),
+            None if item["product"] else _numbers(item["std"]),
             _option_words(item),
         )
         for item in declare(results)
@@ -79,6 +80,17 @@ def backbone_table(results: Results) -> Table:
     )
 
 
+def product_notes(results: Results) -> list[str]:
+    """Return a sentence on products, and why they have no fine-tuned result; or nothing."""
+    names = ", ".join(item["name"] for item in declare(results) if item["product"])
+    if not names:
+        return []
+    why = " They have no weights, so none is fine-tuned." * (
+        results.context.experiment.finetune is not None
+    )
+    return [f"Embeddings read from files, not computed here: {names}.{why}"]
+
+
 def size_words(item: Mapping[str, Any], patch_size: int) -> str:
     """Return how patches are brought to the input size of a backbone, in words.
 
@@ -89,6 +101,8 @@ def size_words(item: Mapping[str, Any], patch_size: int) -> str:
     Returns: e.g. ``resize to 256 px (bicubic, rounded), centre 224 px``.
     """
     size = item["image_size"]
+    if item.get("product"):
+        return f"not read: rows of the product are found by {item['product']['matched_by']}"
     if item["processor"]:
         return f"by its {item['processor']}" + (f", {size} px" if size else "")
     if size is None:

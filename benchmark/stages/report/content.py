@@ -8,7 +8,7 @@ import pandas as pd
 
 from benchmark.methods import is_finetuned
 from benchmark.page.html import RankingRow, ReportData, Verdict
-from benchmark.stages.report.backbones import backbone_table
+from benchmark.stages.report.backbones import backbone_table, product_notes
 from benchmark.stages.report.content_tables import (
     class_counts,
     confusions,
@@ -83,6 +83,7 @@ def collect(results: Results) -> ReportData:
             *results.evaluated["notes"],
             *(results.evaluated.get("transfer") or {"notes": ()})["notes"],
             *_training_notes(results),
+            *product_notes(results),
         ),
         metrics=(differences(results), metrics(results)),
         train_set=results.train_set if results.has_train_sets else "",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from benchmark.page.html import Confusion, ProblemRow, Table
@@ -138,6 +141,7 @@ def embed_times(results: Results) -> Table:
     rows = []
     for name, manifest in results.embed.items():
         count = manifest["num_patches"]
+        fed = manifest.get("input", {})
         rows.append(
             (
                 name,
@@ -146,13 +150,8 @@ def embed_times(results: Results) -> Table:
                 manifest["seconds"]["patches_per_s"],
                 manifest["storage_bytes"] / count * 1000 / 1e6,
                 manifest["peak_memory_bytes"] / 2**20,
-                manifest["input"]["min"],
-                manifest["input"]["mean"],
-                manifest["input"]["max"],
-                f"{manifest['device']['device']}, {manifest['device']['precision']}, "
-                f"{'compiled, ' if manifest['device'].get('is_compiled') else ''}"
-                f"batch {manifest['device']['batch_size']}, "
-                f"{manifest['pool']['num_actors']} actors",
+                *(fed.get(key) for key in ("min", "mean", "max")),
+                _how(manifest),
             )
         )
     return Table(
@@ -172,6 +171,17 @@ def embed_times(results: Results) -> Table:
         rows=tuple(rows),
         decimals=2,
         caption="patches/s includes reading and writing, and covers the last run only.",
+    )
+
+
+def _how(manifest: Mapping[str, Any]) -> str:
+    if "product" in manifest:
+        return "read from files"
+    device = manifest["device"]
+    compiled = "compiled, " if device.get("is_compiled") else ""
+    return (
+        f"{device['device']}, {device['precision']}, {compiled}batch {device['batch_size']}, "
+        f"{manifest['pool']['num_actors']} actors"
     )
 
 

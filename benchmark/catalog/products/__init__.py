@@ -1,0 +1,1 @@
+"""Embeddings that others have computed, as backbones: tables of identifiers and vectors."""

@@ -1,0 +1,324 @@
+"""An embedding product in the form of tables: one file, or the files of a folder."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from benchmark.catalog.products.columns import Columns, find_columns
+from benchmark.catalog.products.formats import FORMATS, Format, format_of
+from benchmark.catalog.roots.address import WEB, check_root, is_remote, scheme_of
+from benchmark.catalog.roots.root import Root, Unreadable, open_root
+from benchmark.errors import UsageError, one_line
+from benchmark.fields import shown
+from benchmark.store.digest import digest_files, fingerprint
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BATCH_BYTES = 2**24
+"""Size of the vectors that are read at once, as float32."""
+ID_ROWS = 2**16
+"""Identifiers that are read at once."""
+NUM_AT_ONCE = 16
+"""Files whose columns are read at once."""
+SUFFIXES = ", ".join(FORMATS)
+FAULTS = pa.ArrowException, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile
+"""What libraries raise for a damaged file."""
+
+
+class Piece(NamedTuple):
+    """A part of a file that one task reads."""
+
+    path: str
+    group: int
+    """Number of the row group; 0 where the format has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableProduct:
+    """Tables with equal columns (``specs.Product``)."""
+
+    address: str
+    root: Root
+    files: tuple[str, ...]
+    """Paths below the root, sorted."""
+    columns: Columns
+    dim: int
+    where: str
+    """Start of each message."""
+
+    @property
+    def label(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(_without_settings(self.address)[0]).name
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Files and columns, as JSON."""
+        vectors = self.columns.vectors
+        return {
+            "address": self.address,
+            "num_files": len(self.files),
+            "id_column": self.columns.id,
+            "vector_columns": [vectors[0], vectors[-1]] if len(vectors) > 1 else [vectors[0]],
+        }
+
+    def revision(self) -> str:
+        """Return a digest of the content of the files, of any name, and of the columns read.
+
+        Raises:
+            UsageError: a file is gone, or the server fails.
+        """
+        return self._revision
+
+    @cached_property
+    def _revision(self) -> str:
+        with self._explained(self.address):
+            if self.root.is_remote:
+                digests = self.root.identify(self.files)
+            else:
+                places = [Path(self.root.where(path)) for path in self.files]
+                digests = {str(key): it for key, it in digest_files(places, is_whole=True).items()}
+        return fingerprint([sorted(digests.values()), self.columns.id, self.columns.vectors])
+
+    def pieces(self) -> Sequence[Piece]:
+        """Return the row groups of all files (see ``specs.Product``)."""
+        with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
+            counts = list(pool.map(self._count_groups, self.files))
+        return [
+            Piece(path, group)
+            for path, count in zip(self.files, counts, strict=True)
+            for group in range(count)
+        ]
+
+    def _count_groups(self, path: str) -> int:
+        types, count = describe(self.root, path, self.where)
+        absent = [name for name in (self.columns.id, *self.columns.vectors) if name not in types]
+        if absent:
+            raise UsageError(
+                f"{self.where}: '{path}' lacks the columns {shown(absent, 100)} of "
+                f"'{self.files[0]}'; name one file, or a folder of files with equal columns"
+            )
+        return count
+
+    def identifiers(self, piece: Piece) -> Iterator[pa.Array]:
+        """Yield the identifiers of a piece as texts (see ``specs.Product``)."""
+        for batch in self._batches(piece, {self.columns.id: True}, ID_ROWS):
+            yield batch.column(0).cast(pa.string())
+
+    def vectors(self, piece: Piece, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """Yield the vectors of some rows of a piece (see ``specs.Product``)."""
+        names = {self.columns.id: True, **dict.fromkeys(self.columns.vectors, False)}
+        end = 0
+        for batch in self._batches(piece, names, max(1, BATCH_BYTES // (4 * self.dim))):
+            start, end = end, end + batch.num_rows
+            first, last = np.searchsorted(rows, (start, end))
+            if first < last:
+                yield self._matrix(batch.take(pa.array(rows[first:last] - start)), piece)
+
+    def _batches(
+        self, piece: Piece, columns: Mapping[str, bool], num_rows: int
+    ) -> Iterator[pa.RecordBatch]:
+        table = _format_of(piece.path, self.where)
+        with self._explained(piece.path), self.root.open_bytes(piece.path) as file:
+            for batch in table.batches(file, piece.group, columns, num_rows):
+                yield batch.select(list(columns))
+
+    @contextmanager
+    def _explained(self, path: str) -> Iterator[None]:
+        with explained(path, self.where):
+            yield
+
+    def _matrix(self, batch: pa.RecordBatch, piece: Piece) -> NDArray[np.float32]:
+        """Return the vectors of a batch, (n, D).
+
+        Raises:
+            UsageError: one is empty, of another length or not finite; the message names it.
+        """
+        if self.columns.is_list:
+            column = batch.column(self.columns.vectors[0])
+            lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+            wrong: NDArray[Any] = np.asarray(lengths != self.dim)
+            if wrong.any():
+                raise self._fault(
+                    batch,
+                    wrong,
+                    piece,
+                    f"have another length, first {lengths[wrong][0]}; that of the first row of "
+                    f"'{self.files[0]}' is {self.dim}",
+                )
+            matrix = _floats(column.flatten()).reshape(-1, self.dim)
+        else:
+            matrix = np.stack([_floats(batch.column(it)) for it in self.columns.vectors], axis=1)
+        wrong = np.asarray(~np.isfinite(matrix).all(axis=1))
+        if wrong.any():
+            raise self._fault(batch, wrong, piece, "have values that are empty, NaN or infinite")
+        return matrix
+
+    def _fault(
+        self, batch: pa.RecordBatch, wrong: NDArray[Any], piece: Piece, what: str
+    ) -> UsageError:
+        names = batch.column(self.columns.id).filter(pa.array(wrong)).to_pylist()
+        return UsageError(
+            f"{self.where}: '{piece.path}': vectors {what} ({name_first(names)}); correct the file"
+        )
+
+
+def _floats(column: pa.Array) -> NDArray[np.float32]:
+    """Return numbers as float32; those that are null are NaN."""
+    found: NDArray[np.float32] = column.cast(pa.float32(), safe=False).to_numpy(
+        zero_copy_only=False
+    )
+    return found
+
+
+def name_first(names: Sequence[Any], most: int = 3) -> str:
+    """Return the first of some names, and how many there are."""
+    first = ", ".join(shown(name, 100) for name in names[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most:,} more"
+
+
+def open_tables(
+    address: str, *, id_column: str | None, vector_columns: Sequence[str] | None, where: str
+) -> TableProduct:
+    """Open the product at a path or URI; of its files, the first is looked at.
+
+    Raises:
+        UsageError: there is no such file, it is damaged, or its columns are not clear.
+    """
+    if not address:
+        raise UsageError(f"{where}: names no file; write embeddings:PATH")
+    check_root(address, where=where, reads_remote=True)
+    root, files = _find_files(address, where)
+    types, _ = describe(root, files[0], where)
+    columns = find_columns(
+        types,
+        id_column=id_column,
+        vector_columns=vector_columns,
+        where=f"{where}: '{files[0]}'",
+    )
+    dim = len(columns.vectors)
+    if columns.is_list:
+        dim = _first_length(root, files[0], columns, where)
+    return TableProduct(
+        address=address, root=root, files=files, columns=columns, dim=dim, where=where
+    )
+
+
+def _find_files(address: str, where: str) -> tuple[Root, tuple[str, ...]]:
+    """Return the root of a product and its files, sorted.
+
+    Raises:
+        UsageError: there are none, or they have several suffixes.
+    """
+    if is_remote(address):
+        path, settings = _without_settings(address)
+        folder, name = posixpath.split(path.rstrip("/"))
+        is_file = format_of(name) is not None
+        if not is_file and scheme_of(address) in WEB:
+            raise UsageError(
+                f"{where}: a web server cannot be listed; name one file ({SUFFIXES}), or copy the "
+                "files into a folder"
+            )
+        with explained(address, where):
+            root = open_root(f"{folder}{settings}" if is_file else address)
+            root.check_answer()
+            if is_file:
+                return root, (name,)
+    else:
+        place = Path(os.path.abspath(os.path.expanduser(address)))  # noqa: PTH100, PTH111
+        if not place.exists():
+            raise UsageError(f"{where}: there is no file or folder '{place}'; correct the path")
+        if place.is_file():
+            _format_of(place.name, where)
+            return open_root(str(place.parent)), (place.name,)
+        root = open_root(str(place))
+    with explained(address, where):
+        found = [path for path in root.list("**/*") if format_of(path) and not _is_hidden(path)]
+    suffixes = sorted({PurePosixPath(path).suffix.lower() for path in found})
+    if len(suffixes) != 1:
+        what = f"files of several kinds ({', '.join(suffixes)})" if suffixes else "no such files"
+        raise UsageError(
+            f"{where}: the folder holds {what}; name one file, or a folder of files of one kind "
+            f"({SUFFIXES})"
+        )
+    return root, tuple(found)
+
+
+def _without_settings(address: str) -> tuple[str, str]:
+    """Return an address up to the ``?`` of a URI, and the rest with it."""
+    path, mark, rest = address.partition("?") if is_remote(address) else (address, "", "")
+    return path, mark + rest
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith((".", "_")) for part in PurePosixPath(path).parts)
+
+
+def _format_of(path: str, where: str) -> Format:
+    found = format_of(path)
+    if found is None:
+        raise UsageError(f"{where}: '{path}' has none of the suffixes {SUFFIXES}; convert it")
+    return found
+
+
+def describe(root: Root, path: str, where: str) -> tuple[Mapping[str, pa.DataType], int]:
+    """Return the types of a file's columns by name, and the number of its row groups.
+
+    Raises:
+        UsageError: it is missing or damaged.
+    """
+    table = _format_of(path, where)
+    with explained(path, where), root.open_bytes(path) as file:
+        return table.describe(file)
+
+
+def _first_length(root: Root, path: str, columns: Columns, where: str) -> int:
+    """Return the length of the first vector that is not null."""
+    table, (name,) = _format_of(path, where), columns.vectors
+    with explained(path, where), root.open_bytes(path) as file:
+        for group in range(table.describe(file)[1]):
+            file.seek(0)
+            for batch in table.batches(file, group, {name: False}, 1024):
+                for length in pc.list_value_length(batch.column(0)).drop_null().to_pylist():
+                    if length:
+                        return int(length)
+    raise UsageError(f"{where}: '{path}' has no rows with a vector; name another file")
+
+
+@contextmanager
+def explained(path: str, where: str) -> Iterator[None]:
+    """Turn what fails in a file into one line.
+
+    Raises:
+        UsageError: always that, but for a server that fails.
+    """
+    try:
+        yield
+    except Unreadable as error:
+        raise UsageError(f"{where}: '{path}': {error.problem.reason}") from None
+    except UsageError as error:
+        if str(error).startswith(where):
+            raise
+        # The roots are those of data sets, too.
+        raise UsageError(f"{where}: {str(error).removeprefix('[dataset] ')}") from None
+    except FileNotFoundError:
+        raise UsageError(f"{where}: there is no file '{path}'; correct the path") from None
+    except FAULTS as error:
+        raise UsageError(
+            f"{where}: '{path}' is damaged or cannot be read: {one_line(error)}; correct or "
+            "replace the file"
+        ) from None
