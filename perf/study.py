@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -388,12 +387,8 @@ def main() -> None:
 
         ending = "" if torch.cuda.is_available() else "-small"
         options.backbones = [f"beit{ending}", f"convnext{ending}"]
-    folder = options.folder or Path(tempfile.mkdtemp())
-    try:
-        code = measure(folder.absolute(), options)
-    finally:
-        if not options.folder:
-            shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        code = measure((options.folder or Path(temporary)).absolute(), options)
     sys.exit(code)
 
 
