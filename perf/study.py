@@ -6,7 +6,8 @@ networks with RANDOM weights and two floors, logistic regression and MLP with te
 fine-tuning. Networks are of base size where torch finds a GPU and small elsewhere; ``--backbones``
 names others. Prints when each stage and cell began, had its first item and ended, how busy its
 slots, the cores and the GPUs were meanwhile, and when the device waited. Shares of cores are those
-of the run's own processes. ``--patches 300`` takes two to four minutes on two cores.
+of the run's own processes, so other programs lower them. ``--patches 300`` takes two minutes on
+two cores that are mostly free.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,8 +51,7 @@ LONG_S = 1.0
 
 
 def count_patches(num_patches: int) -> dict[str, list[int]]:
-    """Return the patches of each class by split: the article's, or about ``num_patches`` with the
-    same shares, and at least two of each class."""
+    """Return the patches of each class by split, in the article's shares, at least two of each."""
     others = [total - test for total, test in zip(TOTALS, TEST, strict=True)]
     val = [round(NUM_VAL * count / sum(others)) for count in others]
     train = [count - held for count, held in zip(others, val, strict=True)]
@@ -210,9 +209,8 @@ def gpu_reader() -> Callable[[], float] | None:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
 
         def read() -> float:
-            return sum(pynvml.nvmlDeviceGetUtilizationRates(item).gpu for item in handles) / (
-                100 * len(handles)
-            )
+            rates = [pynvml.nvmlDeviceGetUtilizationRates(item).gpu for item in handles]
+            return sum(rates) / len(rates) / 100
 
         read()
     except (pynvml.NVMLError, ZeroDivisionError) as error:
@@ -294,8 +292,9 @@ def run_here(folder: Path) -> None:
     wholes = {item.stage: item for item in recorder.spans if not item.cell}
     for usage in result.usages:
         if usage.stage not in wholes:
-            # Its steps have been reported.
-            wholes[usage.stage] = Span(usage.stage, "", usage.began_s, ended=usage.ended_s)
+            steps = [it for it in recorder.spans if it.stage.startswith(f"{usage.stage}/")]
+            first = steps[0].first if steps else None
+            wholes[usage.stage] = Span(usage.stage, "", usage.began_s, first, usage.ended_s)
             recorder.spans.append(wholes[usage.stage])
         span = wholes[usage.stage]
         span.busy, span.items = usage.utilisation, f"{usage.num_items:,} {usage.unit}"
@@ -348,7 +347,7 @@ def measure(folder: Path, options: argparse.Namespace) -> int:
         f"{counts.total():,} PNG files with SYNTHETIC pixels {dict(counts)} and the networks "
         f"written in {time.perf_counter() - began:.1f} s; {' '.join(options.backbones)} and the "
         f"floors {' '.join(FLOORS)}, {options.trials} trials of each head, {options.epochs} epochs "
-        f"of fine-tuning; {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}",
+        f"of fine-tuning; {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.0f}",
         flush=True,
     )
     start = time.time()
@@ -365,7 +364,8 @@ def measure(folder: Path, options: argparse.Namespace) -> int:
     print(f"{kind} below {100 * IDLE:.0f} % for {sum(b - a for a, b in idle):.1f} s in all:")
     for first, last in idle:
         print(f"  {first - start:.1f} to {last - start:.1f}: {name_running(spans, first, last)}")
-    print(f"repaired: {dict(incidents(folder / 'runs')) or 'nothing'}")
+    repaired = dict(incidents(folder / "runs")) or "nothing"
+    print(f"repaired: {repaired}; load {os.getloadavg()[0]:.0f}")
     return child.returncode
 
 
@@ -387,12 +387,8 @@ def main() -> None:
 
         ending = "" if torch.cuda.is_available() else "-small"
         options.backbones = [f"beit{ending}", f"convnext{ending}"]
-    folder = options.folder or Path(tempfile.mkdtemp())
-    try:
-        code = measure(folder.absolute(), options)
-    finally:
-        if not options.folder:
-            shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        code = measure((options.folder or Path(temporary)).absolute(), options)
     sys.exit(code)
 
 

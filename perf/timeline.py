@@ -48,8 +48,9 @@ class Tree:
 
     @property
     def cpu_s(self) -> float:
-        """Processor seconds of all processes."""
-        return sum(item.cpu_s for item in self.processes.values())
+        """Processor seconds of all processes, so far."""
+        # A copy: the thread may add a process meanwhile.
+        return sum(item.cpu_s for item in list(self.processes.values()))
 
     def stop(self) -> None:
         """End the sampling."""
