@@ -491,7 +491,7 @@ def test_settings_stand_in_for_a_processor(broken: Path, tmp_path: Path) -> None
     [
         (True, STAND_INS, r"'mean' and 'std' stand in .* has one \(preprocessor_config.json\)"),
         (False, {"mean": (0.5,)}, r"image_size and std must be set, too, to stand in"),
-        (False, {**STAND_INS, "std": (0.0,)}, r"has std = \[0.0\]; give one number for each"),
+        (False, {**STAND_INS, "std": (0.1, 0.2)}, r"has std = \[0.1, 0.2\]; give one number"),
         (False, {**STAND_INS, "mean": (0.1, 0.2)}, r"has mean = \[0.1, 0.2\]; give one number"),
     ],
 )

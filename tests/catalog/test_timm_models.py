@@ -104,8 +104,10 @@ def test_preprocessing_is_what_timm_computes(model: str) -> None:
         pixels = torch.from_numpy(np.asarray(picture).transpose(2, 0, 1)[None].copy())
         found = Preprocessing(entry, RGB)(pixels)[0]
         levels = (found - transform(picture)).abs() * torch.tensor(entry.std)[:, None, None] * 255
-        assert float(levels.max()) < 1.01
-        assert float(levels.mean()) < 0.3
+        # torch resizes bytes with other rounding than Pillow, and nearer to it on average than
+        # floats that are rounded once.
+        assert float(levels.max()) < 2.01
+        assert float(levels.mean()) < 0.1
 
 
 def test_a_crop_that_is_larger_than_the_image_is_refused() -> None:

@@ -223,7 +223,9 @@ class Checkpoint:
         if not names:
             raise UsageError(f"{self.what}: {index} has no weight_map; fetch it again")
         for tensor, name in names.items():
-            if not isinstance(name, str) or not _SHARD.fullmatch(name):
+            is_name = isinstance(name, str) and _SHARD.fullmatch(name)
+            # The shards of an index are of its format.
+            if not is_name or Path(name).suffix != Path(index.partition(".index")[0]).suffix:
                 raise UsageError(
                     f"{self.what}: {index} names {shown(name)} for the tensor "
                     f"{shown(tensor, 100)}, which is not a shard beside it; fetch it again"
