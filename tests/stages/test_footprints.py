@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 
 import geopandas as gpd
 import numpy as np
@@ -136,6 +138,16 @@ def test_a_geopackage_holds_the_same_and_gdal_reads_it(scored, tmp_path):
     assert (layer, kind, others) == ("footprints", "Polygon", [])
     assert pyogrio.read_info(path)["features"] == len(frame)
     assert [item.name for item in tmp_path.iterdir()] == ["map.gpkg"]
+
+
+@pytest.mark.skipif(shutil.which("ogrinfo") is None, reason="needs ogrinfo of GDAL")
+def test_ogrinfo_reads_a_geopackage(scored, tmp_path):
+    frame = read_footprints(scored, find_cell(scored))
+    path = write_footprints(frame, tmp_path / "map.gpkg")
+    query = "SELECT COUNT(*) AS errors FROM footprints WHERE is_error = 1"
+    command = ["ogrinfo", "-q", "-sql", query, str(path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"errors (Integer) = {int(frame['is_error'].sum())}\n" in found
 
 
 def test_a_cell_that_is_unknown_or_not_complete_is_one_line(scored):
