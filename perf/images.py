@@ -1,9 +1,10 @@
 """A folder of 10,000, 100,000 and 1,000,000 images: python -m perf.images --counts 10000 100000
 
 Lists, digests, reads and embeds (mean_color) folders of tiny images: hard links to 40 files, four
-per class. Each count runs in a process of its own. Prints seconds and images/s of each step, the
-bytes of the largest read task, and the peak memory of the driver. A million images need a file
-system with as many free inodes.
+per class. Each step runs in a process of its own, as a command does; ``patches`` and ``embed`` list
+the folder again, with known digests. Prints seconds and images/s of each step, the bytes of the
+largest read task, and the peak memory of the driver. A million images need a file system with as
+many free inodes.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def write_images(root: Path, count: int) -> None:
         os.link(originals[number % NUM_FILES], target)
 
 
-def run_once(root: Path, store: Path) -> None:
-    """Run both stages and print what they took."""
+def run_step(step: str, root: Path, store: Path) -> None:
+    """List the images or run a stage, and print what it took."""
     import benchmark as bm
     from benchmark import api
     from benchmark.cluster import streaming
@@ -60,42 +61,47 @@ def run_once(root: Path, store: Path) -> None:
 
     streaming.Items.get_read_tasks = measured
     toml = store / "images.toml"
-    toml.parent.mkdir(parents=True)
+    toml.parent.mkdir(parents=True, exist_ok=True)
     toml.write_text(
         f'name = "images"\nbackbones = ["mean_color"]\nheads = ["majority"]\n'
         f'[dataset]\nname = "folder"\nroot = "{root}"\npatch_size = {SIDE}\n'
     )
     experiment = bm.load(toml)
     began = time.perf_counter()
-    with api.open_context(experiment, store=str(store / "runs")) as context:
-        count = context.source.candidates.num_rows
-    opened_s = time.perf_counter() - began
-    print(f"  list and digest: {opened_s:.1f} s, {count / opened_s:.0f} images/s")
-    for stage in ("patches", "embed"):
-        began = time.perf_counter()
-        result, _ = api.run_stage(stage, experiment, store=str(store / "runs"))
+    if step == "list":
+        with api.open_context(experiment, store=str(store / "runs")) as context:
+            count = context.source.candidates.num_rows
+    else:
+        result, _ = api.run_stage(step, experiment, store=str(store / "runs"))
         assert {cell.status for cell in result.cells} == {"complete"}, result.cells
-        seconds = time.perf_counter() - began
-        print(f"  {stage}: {seconds:.1f} s, {count / seconds:.0f} images/s", flush=True)
+        count = len(list(root.glob("class-*/*")))
+    seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"  largest task {largest[0]} bytes, driver's peak {peak:.0f} MiB", flush=True)
+    task = f", largest task {largest[0]} bytes" if largest[0] else ""
+    print(
+        f"  {step}: {seconds:.1f} s, {count / seconds:.0f} images/s{task}, driver's peak "
+        f"{peak:.0f} MiB",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--step", nargs=2, metavar=("STEP", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.folder:
-        run_once(options.folder / "images", options.folder / "work")
+    if options.step:
+        step, folder = options.step
+        run_step(step, Path(folder) / "images", Path(folder) / "work")
         return
     for count in options.counts:
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             write_images(Path(folder) / "images", count)
             print(f"{count} images, written in {time.perf_counter() - began:.1f} s", flush=True)
-            command = [sys.executable, "-m", "perf.images", "--folder", folder]
-            subprocess.run(command, check=True)
+            for step in ("list", "patches", "embed"):
+                command = [sys.executable, "-m", "perf.images", "--step", step, folder]
+                subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":
