@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.experiment.context import Context
 from benchmark.specs import Backbone
+from benchmark.stages.evaluate import EvaluateStage
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import beside
 from benchmark.tables import CURVES, TRIALS, check_table, predictions_schema
@@ -133,3 +135,15 @@ def write_finetuned(
             "notes": list(notes),
         }
     )
+
+
+def score(context: Context) -> None:
+    """Score the complete cells."""
+    (result,) = EvaluateStage().run(context).cells
+    assert result.status == "complete", result.reason
+
+
+def read_scored(context: Context, name: str) -> pd.DataFrame:
+    """Return a table that lies beside the scores."""
+    frame: pd.DataFrame = context.scores().read_table(names=[beside(name)]).to_pandas()
+    return frame

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
 import rasterio
 from rasterio.transform import from_origin
@@ -19,7 +18,7 @@ from benchmark.catalog.names import check_names
 from benchmark.config import DatasetConfig, build
 from benchmark.errors import CellError, UsageError
 from benchmark.specs import Images
-from tests.object_store import BUCKET, KEYS, serve_objects
+from tests.object_store import KEYS, serve_objects
 from tests.ranges import Server, first_times, serve
 
 SIDE, PATCH = 2048, 128
@@ -125,11 +124,7 @@ def test_scenes_of_a_bucket_are_those_of_the_folder(
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     with serve_objects() as objects:
-        keys = ":".join(KEYS.values())
-        uri = objects.uri("", is_direct=True).replace("s3://", f"s3://{keys}@")
-        fs, _ = pafs.FileSystem.from_uri(uri)
-        pafs.copy_files(str(folder), f"{BUCKET}/scenes", destination_filesystem=fs)
-        there, here = open_scenes(objects.uri("scenes")), open_scenes(folder)
+        there, here = open_scenes(objects.upload(folder, "scenes")), open_scenes(folder)
         assert there.digest() == open_scenes(objects.uri("scenes")).digest() != here.digest()
         objects.faults.slow_down_every = 5
         candidates = find_all(there)

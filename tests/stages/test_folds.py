@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from benchmark.catalog.heads import HEADS
@@ -23,8 +22,15 @@ from benchmark.stages.pooling import pooled_cells
 from benchmark.stages.report.content import collect
 from benchmark.stages.report.results import Results
 from benchmark.stages.tune import TuneStage
-from benchmark.store.names import beside
-from tests.finetuned import draw_scores, learned, write_embeddings, write_finetuned, write_head
+from tests.finetuned import (
+    draw_scores,
+    learned,
+    read_scored,
+    score,
+    write_embeddings,
+    write_finetuned,
+    write_head,
+)
 
 FOLDS = ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
 SHARES = dict(zip(FOLDS, (0.9, 0.7, 0.5), strict=True))
@@ -60,14 +66,8 @@ def write_cells(context: Context, cells: Sequence[Cell]) -> None:
 def scored(open_small_session: Any, new_store: Any) -> Context:
     context = open_folds(open_small_session, new_store())
     write_cells(context, context.prediction_cells())
-    (result,) = EvaluateStage().run(context).cells
-    assert result.status == "complete", result.reason
+    score(context)
     return context
-
-
-def read(context: Context, name: str) -> pd.DataFrame:
-    frame: pd.DataFrame = context.scores().read_table(names=[beside(name)]).to_pandas()
-    return frame
 
 
 def test_each_fold_is_a_cell_and_tests_other_patches(scored: Context) -> None:
@@ -98,11 +98,11 @@ def test_pooled_predictions_are_scored_once_and_each_fold_beside_them(scored: Co
 
 
 def test_methods_are_ranked_on_pooled_predictions_alone(scored: Context) -> None:
-    ranking = read(scored, "ranking")
+    ranking = read_scored(scored, "ranking")
     assert set(ranking["train_set"]) == {"3 folds"}
     assert ranking["method"].tolist() == ["finetune", "knn", "majority"]
     assert ranking["num_seeds"].tolist() == [2, 2, 2]
-    (row,) = read(scored, "comparison").to_dict("records")
+    (row,) = read_scored(scored, "comparison").to_dict("records")
     assert (row["train_set"], row["head"]) == ("3 folds", "knn")
     assert row["head_val_score"] == pytest.approx(0.7)
     assert row["finetuned_seconds"] == 3 * 380.0
@@ -171,7 +171,7 @@ def test_a_method_that_lacks_a_fold_has_no_pooled_score(open_small: Any, new_sto
         for note in notes
     )
     assert any("net / majority / seed 1 has no score: fold 1 of 3 is missing" in n for n in notes)
-    ranking = read(context, "ranking").set_index("method")["num_seeds"]
+    ranking = read_scored(context, "ranking").set_index("method")["num_seeds"]
     assert ranking.to_dict() == {"finetune": 2, "knn": 1, "majority": 1}
     assert len(collect(Results(context)).ranking) == 3
 

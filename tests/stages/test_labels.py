@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -29,9 +28,8 @@ from benchmark.stages.report.results import Results
 from benchmark.stages.tune import TuneStage
 from benchmark.stages.tune.shelf import find_picks
 from benchmark.statistics.crossings import Crossing
-from benchmark.store.names import beside
 from benchmark.training.feeds import SplitReader, count_rows, read_samples
-from tests.finetuned import draw_scores, learned, write_finetuned, write_head
+from tests.finetuned import draw_scores, learned, read_scored, score, write_finetuned, write_head
 
 SETS = ["all", "30%", "10%", "2 shots"]
 FROZEN = {"all": 0.7, "30%": 0.7, "10%": 0.7, "2 shots": 0.6}
@@ -70,14 +68,8 @@ def write_cells(context: Context, cells: Sequence[Cell]) -> None:
 def scored(open_small_session: Any, new_store: Any) -> Context:
     context = open_labels(open_small_session, new_store())
     write_cells(context, context.prediction_cells())
-    (result,) = EvaluateStage().run(context).cells
-    assert result.status == "complete", result.reason
+    score(context)
     return context
-
-
-def read(context: Context, name: str) -> pd.DataFrame:
-    frame: pd.DataFrame = context.scores().read_table(names=[beside(name)]).to_pandas()
-    return frame
 
 
 def test_each_cell_of_the_grid_has_its_train_set_and_a_folder_of_its_own(scored: Context) -> None:
@@ -111,7 +103,7 @@ def test_heads_and_fine_tuning_read_the_same_rows(scored: Context) -> None:
 
 
 def test_ranks_and_verdicts_are_made_within_each_train_set(scored: Context) -> None:
-    ranking = read(scored, "ranking")
+    ranking = read_scored(scored, "ranking")
     assert list(dict.fromkeys(ranking["train_set"])) == SETS
     for name, rows in ranking.groupby("train_set", sort=False):
         assert rows["rank"].tolist() == [1, 2, 3]
@@ -123,9 +115,9 @@ def test_ranks_and_verdicts_are_made_within_each_train_set(scored: Context) -> N
 
 
 def test_fine_tuned_and_frozen_are_compared_on_the_same_train_set(scored: Context) -> None:
-    comparison = read(scored, "comparison").set_index("train_set")
+    comparison = read_scored(scored, "comparison").set_index("train_set")
     assert comparison.index.tolist() == SETS
-    ranking = read(scored, "ranking").set_index(["train_set", "method"])["value"]
+    ranking = read_scored(scored, "ranking").set_index(["train_set", "method"])["value"]
     for name, row in comparison.iterrows():
         assert row["gain"] == pytest.approx(ranking[name, "finetune"] - ranking[name, "knn"])
 

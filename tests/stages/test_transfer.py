@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -36,7 +35,7 @@ from benchmark.statistics.design import find_design
 from benchmark.statistics.intervals import Interval
 from benchmark.store.names import beside
 from benchmark.tables import check_table
-from tests.finetuned import draw_scores, learned, write_finetuned, write_head
+from tests.finetuned import draw_scores, learned, read_scored, score, write_finetuned, write_head
 from tests.scenes import write_scenes
 
 REGIONS = ["delaware", "maryland", "new_york", "pennsylvania", "virginia", "west_virginia"]
@@ -99,14 +98,8 @@ def scored(divided: Any) -> Context:
         seeds=[0, 1],
     )
     write_cells(context)
-    (result,) = EvaluateStage().run(context).cells
-    assert result.status == "complete", result.reason
+    score(context)
     return context
-
-
-def read(context: Context, name: str) -> pd.DataFrame:
-    frame: pd.DataFrame = context.scores().read_table(names=[beside(name)]).to_pandas()
-    return frame
 
 
 def test_six_regions_take_six_cells_of_each_method_and_seed(scored: Context) -> None:
@@ -130,7 +123,7 @@ def test_until_the_patches_are_known_one_train_set_stands_for_all(open_small: An
 
 
 def test_every_train_set_is_scored_on_the_same_patches_of_a_region(scored: Context) -> None:
-    table = read(scored, "transfer")
+    table = read_scored(scored, "transfer")
     assert len(table) == 6 * 6 * 7
     assert (table.groupby("region")["num_patches"].nunique() == 1).all()
     assert set(table["num_seeds"]) == {2}
@@ -141,7 +134,7 @@ def test_every_train_set_is_scored_on_the_same_patches_of_a_region(scored: Conte
 
 
 def test_a_drop_is_the_mean_score_within_minus_that_elsewhere(scored: Context) -> None:
-    table = read(scored, "transfer")
+    table = read_scored(scored, "transfer")
     mine = table[(table["backbone"] == "weak") & (table["method"] == "knn")]
     mine = mine[mine["region"] == "virginia"]
     within = mine[mine["is_within"]]["value"].mean()
@@ -153,8 +146,8 @@ def test_a_drop_is_the_mean_score_within_minus_that_elsewhere(scored: Context) -
 def test_the_mean_drop_of_each_method_has_a_verdict_and_a_rank_by_backbone(
     scored: Context,
 ) -> None:
-    table = read(scored, "transfer")
-    drops = read(scored, "drops").set_index(["backbone", "method"])
+    table = read_scored(scored, "transfer")
+    drops = read_scored(scored, "drops").set_index(["backbone", "method"])
     for method, row in drops.iterrows():
         mine = table.set_index(["backbone", "method"]).loc[[method]]
         values = mine.groupby(["region", "is_within"])["value"].mean().unstack()
@@ -207,7 +200,7 @@ def test_a_method_without_a_train_set_has_no_mean_drop(divided: Any) -> None:
     shutil.rmtree(context.tune_cells()[1].artefact.path)
     (result,) = EvaluateStage().run(context).cells
     assert result.status == "complete", result.reason
-    assert read(context, "drops").empty
+    assert read_scored(context, "drops").empty
     record = context.scores().manifest()["transfer"]
     assert record["notes"] == [
         "weak / knn has results of 1 of 2 train sets of regions, and therefore no mean drop."
@@ -226,12 +219,12 @@ def test_what_was_not_trained_within_has_scores_and_no_drop(divided: Any) -> Non
     write_cells(context)
     (result,) = EvaluateStage().run(context).cells
     assert result.status == "complete", result.reason
-    table = read(context, "transfer")
+    table = read_scored(context, "transfer")
     assert table["train_set"].tolist() == ["only delaware + virginia"] * 2
     assert table["drop"].isna().all() and not table["is_within"].any()
     # Nothing is trained in them: all their patches are of test.
     assert table["num_patches"].tolist() == [40, 40]
-    assert read(context, "drops").empty
+    assert read_scored(context, "drops").empty
 
 
 def test_a_region_that_cannot_be_divided_is_refused_with_the_place(
@@ -244,7 +237,7 @@ def test_a_region_that_cannot_be_divided_is_refused_with_the_place(
 
 
 def test_the_sentence_names_what_no_test_tells_from_the_least(scored: Context) -> None:
-    rows = read(scored, "drops").replace({np.nan: None}).to_dict("records")
+    rows = read_scored(scored, "drops").replace({np.nan: None}).to_dict("records")
     assert write_sentence([]) == ""
     alike = [{**row, "standing": "no detectable difference"} for row in rows[1:3]]
     assert write_sentence([rows[0], *alike]).endswith(
@@ -336,7 +329,7 @@ def test_a_run_on_states_yields_the_matrix_of_heads_and_of_fine_tuning(
     assert {row["method"] for row in found.to_pylist()} == {"knn", "finetune"}
     # Each region is tested on one of its three scenes.
     assert {row["verdict"] for row in found.to_pylist()} == {None, "too little data to tell"}
-    assert set(read(context, "drops")["verdict"]) == {"too little data to tell"}
+    assert set(read_scored(context, "drops")["verdict"]) == {"too little data to tell"}
     page = context.report().read_bytes("index.html").decode()
     assert "all test patches of delaware are of one scene" in page
     assert '<section id="transfer"' in page

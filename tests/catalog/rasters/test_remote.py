@@ -12,7 +12,6 @@ from typing import Any
 import geopandas
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
 import shapely
 
@@ -21,7 +20,7 @@ from benchmark.catalog.rasters.opening import open_rasters
 from benchmark.catalog.rasters.source import RasterSource
 from benchmark.config import DatasetConfig
 from benchmark.errors import CellError, UsageError
-from tests.object_store import BUCKET, KEYS, serve_objects
+from tests.object_store import KEYS, serve_objects
 from tests.ranges import Server, first_times, serve
 from tests.rasters import CLASSES, UTM, picture, stripes, write_raster
 
@@ -213,11 +212,7 @@ def test_scenes_of_a_bucket_are_those_of_the_folder(
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     with serve_objects() as objects:
-        keys = ":".join(KEYS.values())
-        uri = objects.uri("", is_direct=True).replace("s3://", f"s3://{keys}@")
-        fs, _ = pafs.FileSystem.from_uri(uri)
-        pafs.copy_files(str(folder), f"{BUCKET}/my [1]/scenes", destination_filesystem=fs)
-        root = objects.uri("my [1]/scenes")
+        root = objects.upload(folder, "my [1]/scenes")
         assert opened(root, PATTERNS).digest() == opened(root, PATTERNS).digest()
         assert_same(opened(folder, PATTERNS), opened(root, PATTERNS))
         objects.faults.slow_down_every = 9
