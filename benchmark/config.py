@@ -26,17 +26,14 @@ from benchmark.fields import (
     Gpus,
     Name,
     Names,
-    Norm,
     NumpySeed,
     OwnSettings,
     PatchCount,
     PathText,
     PixelValue,
-    Seconds,
     Seed,
     Seeds,
     Share,
-    ShareOrZero,
     Side,
     Title,
     apply_override,
@@ -45,12 +42,12 @@ from benchmark.fields import (
     read_experiment_file,
     refuse_duplicates,
 )
-from benchmark.methods import Mode
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.options import BackboneOptions, HeadOptions, OwnOptions
 from benchmark.problems import check_whole, first_problem
+from benchmark.protocol_settings import ProtocolConfig
 from benchmark.raster_settings import RastersConfig
 from benchmark.section import Origin, Section, describe, settings_table
-from benchmark.transfer_settings import TransferConfig, transfer_by_name
 
 Boost = Annotated[float, Field(gt=1.0, le=1e6, allow_inf_nan=False)]
 
@@ -154,95 +151,6 @@ class TuneConfig(Section):
     """Rows on which the chosen head is fitted, the same for every method."""
     max_concurrent: Count | Literal["auto"] = "auto"
     """Trials that run at once; ``auto``: one for each CPU that the stage may use."""
-
-
-class FinetuneConfig(Section):
-    """``[finetune]``: end-to-end training of backbones; without the table none is trained."""
-
-    backbones: BackboneNames | None = None
-    """Backbones of the experiment to train; unset: all trainable ones outside the floor."""
-    num_trials: Count = 1
-    """Trials of Optuna; the first uses the settings below unchanged."""
-    num_epochs: Count = 5
-    """Largest number of epochs; a searched trial may have fewer."""
-    mode: Mode | None = None
-    """What is trained: all weights; the classification layer first, then all; the last
-    ``num_blocks`` blocks; or low-rank adapters of the linear layers (LoRA). A backbone that it does
-    not suit is left out, with the reason. Unset: ``full``, or ``modes``."""
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1, max_length=4)] | None = None
-    """Modes to compare in place of one ``mode``: each is a method of its own, ``finetune-MODE``,
-    with the settings below; unset: the method ``finetune``."""
-    num_blocks: Count = 1
-    """Blocks trained in mode ``last_blocks``."""
-    lora_rank: Count = 8
-    """Rank of the adapters in mode ``lora``."""
-    batch_size: Count = 32
-    """Patches per step, over all workers; at most those of train."""
-    learning_rate: Fraction = 1e-3
-    """Peak learning rate of the classification layer."""
-    backbone_ratio: Share = 0.1
-    """Learning rate of the backbone divided by that of the classification layer."""
-    weight_decay: ShareOrZero = 0.01
-    """Weight decay of AdamW."""
-    warmup: ShareOrZero = 0.1
-    """Share of the steps during which the learning rate rises."""
-    label_smoothing: ShareOrZero = 0.1
-    """Share of the target that is spread over all classes."""
-    class_weight: Literal["none", "balanced"] = "balanced"
-    """Weights of the loss; ``balanced`` is inverse to the class counts of train."""
-    augmentation: Literal["none", "flips", "flips+color"] = "flips+color"
-    """Random changes of train patches: flips and quarter turns, and small ones of contrast and
-    colour."""
-    clip_norm: Norm = 1.0
-    """Largest norm of the gradient of a step."""
-    patience: Count = 5
-    """Epochs without a better val score after which training stops."""
-    pruning: bool = True
-    """Stop trials early unless they are in the best third of those that got as far."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """``auto``: bfloat16 on GPUs that support it, float32 elsewhere."""
-    ingest: Literal["auto", "memory", "stream"] = "auto"
-    """``memory``: load train once; ``stream``: Ray Data reads it in every epoch."""
-    num_workers: Count | Literal["auto"] = "auto"
-    """Processes that train one network together."""
-    micro_batch: Count | Literal["auto"] = "auto"
-    """Patches per forward pass of one worker; gradients are summed over a step."""
-    max_failures: CountOrZero = 3
-    """Number of restarts after a worker is killed."""
-    checkpoint_every_s: Seconds = 120.0
-    """Interval of checkpoints, which are also written after every epoch."""
-
-    _modes_differ = field_validator("modes")(refuse_duplicates)
-
-
-MOST_FOLDS = 20
-
-
-class ProtocolConfig(Section):
-    """``[protocol]``: how many labels the methods are trained on (docs/PROTOCOLS.md)."""
-
-    label_fractions: Annotated[tuple[Share, ...], Field(max_length=20)] = (1.0,)
-    """Shares of the labels of train, of every class alike, each contained in the larger ones; 1.0
-    is all of train. Val keeps the same share."""
-    shots: Annotated[tuple[Count, ...], Field(max_length=20)] = ()
-    """Numbers of labels of each class of train, drawn from all of it. Val keeps the same share."""
-    cross_validation: Annotated[int, Field(ge=2, le=MOST_FOLDS)] | None = None
-    """Number of folds that replace the splits of the data: each is tested by methods that are
-    trained on the others, and the predictions of all are scored together. Unset: no folds."""
-
-    transfer: TransferConfig | None = None
-    """Train in some regions and test in others."""
-
-    _fractions_of_floats = field_validator("label_fractions", mode="before")(finite_floats)
-    _transfer_by_name = field_validator("transfer", mode="before")(transfer_by_name)
-    _shots_differ = field_validator("shots")(refuse_duplicates)
-
-    @field_validator("label_fractions")
-    @classmethod
-    def _fractions_differ(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        # To the digits that tables show.
-        refuse_duplicates(tuple(float(f"{share:.6g}") for share in value))
-        return value
 
 
 class EvaluateConfig(Section):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
-    from benchmark.config import FinetuneConfig
+    from benchmark.finetune_settings import FinetuneConfig
 
 Mode = Literal["full", "linear_then_full", "last_blocks", "lora"]
 

@@ -7,9 +7,9 @@ they pickle by name, and import heavy packages when called.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from benchmark.config import DatasetConfig
 from benchmark.contents import Found as Found
@@ -17,13 +17,14 @@ from benchmark.contents import Images as Images
 from benchmark.contents import Problem as Problem
 from benchmark.contents import Remark as Remark
 from benchmark.products import Product
+from benchmark.sources import LocatedSource as LocatedSource
+from benchmark.sources import Source as Source
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
     import optuna
-    import pyarrow as pa
     import torch
     from numpy.typing import NDArray
 
@@ -41,68 +42,6 @@ FOLDER_IDENTITY, PRODUCT_IDENTITY = "hf:", "embeddings:"
 MAX_FOLDER_SLUG = 60
 PREPROCESSING = ("bands", "image_size", "resize_to", "interpolation", "is_rounded", "mean", "std")
 """The fields of a backbone that define its input."""
-
-
-class Source(Protocol):
-    """An opened data set. It pickles, and its methods may run in different processes.
-
-    Reading has two steps, so that labels decide which imagery is read: ``find`` lists the
-    candidates of one unit (a scene or a group of files), ``read`` fetches pixels.
-    """
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the K classes; a label is an index into it."""
-        ...
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the C bands, e.g. ``red``, ``green``, ``blue``, ``nir``."""
-        ...
-
-    @property
-    def is_synthetic(self) -> bool:
-        """Whether a program generated the images; every output that shows them says so."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences that the report must show, e.g. that the split is random."""
-        ...
-
-    def digest(self) -> str:
-        """Return a hex digest of the names and contents of the source files."""
-        ...
-
-    def units(self) -> Sequence[str]:
-        """Return the names of the units that ``find`` takes, sorted."""
-        ...
-
-    def find(self, unit: str) -> Found:
-        """Return the candidates of one unit; an unreadable file is a Problem, not an error."""
-        ...
-
-    def read(self, candidates: pa.Table) -> Images:
-        """Return the pixels of candidates of one unit, in the order of the rows given."""
-        ...
-
-
-@runtime_checkable
-class LocatedSource(Protocol):
-    """What a source has besides, if it knows the outlines of its patches on the ground."""
-
-    def corners(self, patches: pa.Table) -> NDArray[np.float64]:
-        """Return the corners of patches in degrees (EPSG:4326), (N, 4, 2); NaN: unknown.
-
-        Each corner is longitude and latitude; they go around the patch.
-
-        Args:
-            patches: the columns ``patch_id``, ``scene``, ``row`` and ``col`` of patches.
-
-        Raises:
-            CellError: a scene cannot be read.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Write docs/SETTINGS.md from the docstrings, types and limits of benchmark/config.py.
+"""Write docs/SETTINGS.md from the docstrings, types and limits of an experiment's models.
 
 python -m docs.settings
 """
@@ -6,18 +6,21 @@ python -m docs.settings
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel
 
 from benchmark import config
 
 PAGE = Path(__file__).with_name("SETTINGS.md")
 HEAD = """# Settings
 
-<!-- Written by `python -m docs.settings` from benchmark/config.py. -->
+<!-- Written by `python -m docs.settings` from benchmark/config.py and the tables it names. -->
 
 An experiment is a file in TOML. Each setting can also be given on the command line, as
 `--set embed.batch_size=64` or `--set 'backbone."hf:org/name".pooling=cls'`. Unknown settings, wrong
@@ -40,9 +43,25 @@ def write_page() -> str:
     return "\n".join(parts)
 
 
+@functools.cache
+def models() -> dict[str, type[BaseModel]]:
+    """Return the models of an experiment file by name."""
+    found: dict[str, type[BaseModel]] = {}
+    waiting: list[Any] = [config.Experiment]
+    while waiting:
+        kind = waiting.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if kind.__name__ not in found:
+                found[kind.__name__] = kind
+                waiting += [field.annotation for field in kind.model_fields.values()]
+        else:
+            waiting += get_args(kind)
+    return found
+
+
 def table(header: str, name: str, definitions: Mapping[str, Any]) -> list[str]:
     """Return the lines of a table and of the tables in it."""
-    model = getattr(config, name)
+    model = models()[name]
     properties = definitions[name]["properties"]
     nested = {key: found for key, value in properties.items() for found in tables_of(value)}
     plain = {key: value for key, value in properties.items() if key not in nested}
@@ -51,9 +70,9 @@ def table(header: str, name: str, definitions: Mapping[str, Any]) -> list[str]:
         # Tables of one kind: their settings are shown once.
         (inner,) = set(nested.values())
         keys = ", ".join(f"`{key}`" for key in nested)
-        text = plain_text(inspect.getdoc(getattr(config, inner)) or "")
+        text = plain_text(inspect.getdoc(models()[inner]) or "")
         summary = f"{summary} Tables: {keys}. {text}"
-        model, properties, nested = getattr(config, inner), definitions[inner]["properties"], {}
+        model, properties, nested = models()[inner], definitions[inner]["properties"], {}
     lines = section(f"`{header}`", summary, model, properties)
     for key, inner in nested.items():
         lines += table(f"{header[:-1]}.{key}]", inner, definitions)

@@ -248,7 +248,7 @@ def bare_training(backbone: Any, config: Any, device: str, seconds: float) -> fl
 
 
 def measure_training(names: list[str], folder: Path, device: str, seconds: float) -> None:
-    from benchmark.config import FinetuneConfig
+    from benchmark.finetune_settings import FinetuneConfig
     from benchmark.training.feeds import MemoryFeed, Samples
     from benchmark.training.loop import Ranks, Training
 

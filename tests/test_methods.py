@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.config import FinetuneConfig
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.methods import finetunings, is_finetuned, with_mode
 
 

@@ -51,10 +51,10 @@ FACE = {
     "benchmark.results",
 }
 VOCABULARY = {
-    *("arguments", "bars", "config", "contents", "drawing", "environment", "errors"),
-    *("fields", "markup", "methods", "problems", "products"),
-    *("options", "progress", "raster_settings", "registry", "regular", "section", "spaces"),
-    *("specs", "tables", "transfer_settings"),
+    *("arguments", "bars", "config", "contents", "drawing", "environment", "errors", "fields"),
+    *("finetune_settings", "markup", "methods", "options", "problems", "products", "progress"),
+    *("protocol_settings", "raster_settings", "registry", "regular", "section", "sources"),
+    *("spaces", "specs", "tables"),
 }
 """The modules at the root that every wing may use."""
 

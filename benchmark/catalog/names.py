@@ -15,9 +15,10 @@ from benchmark.catalog.own.lookup import find_entry
 from benchmark.catalog.own.source import search_folders
 from benchmark.catalog.products.resolve import PRODUCT_PREFIX
 from benchmark.catalog.roots.address import check_root, refuse_secrets
-from benchmark.config import Experiment, FinetuneConfig
+from benchmark.config import Experiment
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import shown
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
 
 COMMON_DATASET_SETTINGS = frozenset(

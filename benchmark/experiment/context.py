@@ -7,10 +7,9 @@ stage's code version. Batch sizes, numbers of actors and paths do not change it.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 from benchmark.cluster.connection import Cluster, Resources
 from benchmark.cluster.scheduling import Ledger, lanes_of, within
@@ -20,14 +19,14 @@ from benchmark.experiment.cells import Cell
 from benchmark.experiment.fold_sets import fold_sets
 from benchmark.experiment.identity import backbone_inputs, own_inputs, recipe_inputs
 from benchmark.experiment.label_sets import label_sets
+from benchmark.experiment.outcomes import Outcomes
 from benchmark.experiment.places import Place, Places
 from benchmark.experiment.region_sets import PENDING, find_regions, region_sets
 from benchmark.experiment.train_sets import ALL, ChosenPatches, TrainSet
 from benchmark.experiment.usage import StageUsage
 from benchmark.methods import FINETUNE, finetunings
-from benchmark.progress import Progress
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
-from benchmark.store.artefacts import Artefact, Status, Store
+from benchmark.store.artefacts import Artefact, Store
 from benchmark.store.digest import fingerprint
 from benchmark.store.leases import Leases
 
@@ -41,11 +40,9 @@ CODE_VERSIONS = {
 }
 """Increase by hand when a change of a stage's code changes its results."""
 
-Readiness = Literal["ready", "waiting", "blocked"]
-
 
 @dataclass(kw_only=True)
-class Context:
+class Context(Outcomes):
     """An experiment with resolved names, its store, and the cluster that it runs on."""
 
     experiment: Experiment
@@ -55,15 +52,8 @@ class Context:
     metrics: tuple[Metric, ...]
     store: Store
     cluster: Cluster
-    progress: Progress
-    failures: dict[str, str] = field(default_factory=dict)
-    """Why artefacts failed in this run, by path; dependent artefacts fail with the same reason."""
-    examined: set[str] = field(default_factory=set)
-    """Paths of the complete artefacts whose files this run has compared with their manifests."""
     usages: list[StageUsage] = field(default_factory=list)
     """Duration and utilisation of the stages of this run."""
-    is_stopping: threading.Event = field(default_factory=threading.Event)
-    """Set when the run is interrupted: cells that end because of it have not failed."""
     _rows: dict[tuple[TrainSet, int], ChosenPatches] = field(default_factory=dict)
     _train_sets: tuple[TrainSet, ...] = ()
 
@@ -101,48 +91,6 @@ class Context:
         """Return the resources that a stage may book at its start, whatever has ended already."""
         whole = self.cluster.connect()
         return within(whole, self.ledger.first_budget(stage, whole))
-
-    def readiness(self, artefact: Artefact) -> Readiness:
-        """Return whether dependents of an artefact can be computed, now or later in this run."""
-        # Before the check below: the stage may complete it and close in between.
-        may_come = artefact.path not in self.failures and self.ledger.is_open(artefact.stage)
-        if artefact.is_complete:
-            return "ready"
-        return "waiting" if may_come else "blocked"
-
-    def status(self, artefact: Artefact) -> tuple[Status, str]:
-        """Return the status and reason of an artefact, failures of this run included."""
-        if not artefact.is_complete and artefact.path in self.failures:
-            return "failed", self.failures[artefact.path]
-        return artefact.status()
-
-    def why_missing(self, artefact: Artefact) -> str:
-        """Return why dependents of an incomplete artefact cannot be computed."""
-        status, reason = self.status(artefact)
-        if status == "failed":
-            return f"{artefact.stage} failed: {reason}"
-        return f"{artefact.stage} is {status}: run `benchmark {artefact.stage}` first"
-
-    def block(self, artefact: Artefact, dependency: Artefact) -> None:
-        """Record that an artefact cannot be computed because of its dependency.
-
-        Written to the store only if the dependency failed: one that has not been run is missing.
-        """
-        reason = self.why_missing(dependency)
-        self.failures[artefact.path] = reason
-        if self.status(dependency)[0] == "failed":
-            self.fail(artefact, reason)
-
-    def fail(self, artefact: Artefact, reason: str) -> None:
-        """Record that an artefact failed, here and in the store."""
-        if self.is_stopping.is_set():
-            return
-        self.failures[artefact.path] = reason
-        try:
-            artefact.fail(reason)
-        except CellError as error:
-            # The store is full or gone: this run still reports how every cell ended.
-            self.progress.message(f"could not record the failure: {error}")
 
     @cached_property
     def patches_inputs(self) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.config import MOST_FOLDS, ProtocolConfig
 from benchmark.errors import UsageError
 from benchmark.experiment.train_sets import PatchRows, TrainSet
+from benchmark.protocol_settings import MOST_FOLDS, ProtocolConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

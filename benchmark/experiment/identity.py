@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmark.config import FinetuneConfig
 from benchmark.experiment.places import Place
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
 
 FINETUNE_SAME_RESULT = frozenset(

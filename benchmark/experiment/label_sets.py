@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.config import ProtocolConfig
 from benchmark.errors import UsageError
 from benchmark.experiment.train_sets import ALL, ChosenPatches, PatchRows, TrainSet
+from benchmark.protocol_settings import ProtocolConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,8 +17,8 @@ from benchmark.drawing import Group, draw_splits
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.experiment.train_sets import UNUSED, PatchRows, TrainSet
 from benchmark.fields import shown
+from benchmark.protocol_settings import TransferConfig
 from benchmark.store.artefacts import Artefact
-from benchmark.transfer_settings import TransferConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from benchmark.config import FinetuneConfig
+from benchmark.finetune_settings import FinetuneConfig
 
 if TYPE_CHECKING:
     import optuna

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark.config import FinetuneConfig
 from benchmark.errors import UsageError
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.networks.classifier import head_prefix
 
 Named = list[tuple[str, torch.nn.Parameter]]

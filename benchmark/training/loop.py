@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmark.config import FinetuneConfig
 from benchmark.errors import CellError
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.networks.classifier import build_classifier
 from benchmark.networks.embedder import Preprocessing
 from benchmark.training.adaptation import Parts, drop_unreached, select_parts, train_mode

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from benchmark.config import FinetuneConfig
 from benchmark.errors import CellError
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.specs import Backbone
 from benchmark.store import provenance

@@ -18,8 +18,9 @@ from benchmark.catalog.timm.layers import read_layer
 from benchmark.catalog.timm.models import describe
 from benchmark.catalog.timm.networks import build_untrained
 from benchmark.catalog.torchgeo import models as torchgeo
-from benchmark.config import BackboneOptions, FinetuneConfig
+from benchmark.config import BackboneOptions
 from benchmark.errors import UsageError
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.networks.classifier import build_classifier
 from benchmark.specs import Backbone, Publication
 from benchmark.training.adaptation import select_parts

@@ -11,7 +11,7 @@ from benchmark.config import build
 from benchmark.errors import UsageError
 from benchmark.experiment.region_sets import region_sets
 from benchmark.experiment.train_sets import PatchRows
-from benchmark.transfer_settings import TransferConfig
+from benchmark.protocol_settings import TransferConfig
 
 REGIONS = ("north", "south", "west")
 LEAVE_ONE_OUT = TransferConfig()

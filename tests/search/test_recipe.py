@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmark.config import FinetuneConfig
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.search.bookkeeping import Outcome, Search, Segment
 from benchmark.search.recipe import SPAN, RecipeSpace, suggest
 

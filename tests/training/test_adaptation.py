@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.config import FinetuneConfig
 from benchmark.errors import UsageError
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.networks.classifier import build_classifier
 from benchmark.specs import Backbone
 from benchmark.training.adaptation import (

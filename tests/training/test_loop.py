@@ -13,8 +13,8 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from benchmark.config import FinetuneConfig
 from benchmark.errors import CellError
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.training.feeds import Batch, MemoryFeed, Samples, Shard
 from benchmark.training.loop import Ranks, Training, choose_precision, seed_of
 from tests.pairs import run_pair

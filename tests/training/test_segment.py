@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.config import FinetuneConfig
 from benchmark.errors import CellError
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.networks.classifier import build_classifier
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.store.artefacts import Artefact, Store

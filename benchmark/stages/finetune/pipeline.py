@@ -14,11 +14,11 @@ from benchmark.cluster.connection import Resources
 from benchmark.cluster.incidents import Account
 from benchmark.cluster.scheduling import Budget
 from benchmark.cluster.teams import Team, plan_team
-from benchmark.config import FinetuneConfig
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.experiment.label_sets import epoch_factor
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.methods import FINETUNE, finetunings
 from benchmark.networks.bands import band_indices
 from benchmark.networks.classifier import build_classifier

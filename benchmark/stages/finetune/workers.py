@@ -17,8 +17,8 @@ from ray.train.torch import TorchTrainer, get_device
 
 from benchmark.cluster.incidents import Toll, add_tolls
 from benchmark.cluster.teams import Team
-from benchmark.config import FinetuneConfig
 from benchmark.errors import BenchmarkError, blame, one_line
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.stages.finetune.stream import StreamFeed
 from benchmark.stages.searching import outcome_row

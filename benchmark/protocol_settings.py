@@ -1,4 +1,4 @@
-"""Settings of transfer between regions: the table ``[protocol.transfer]``."""
+"""The table ``[protocol]``, and settings of transfer between regions in it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from benchmark.fields import Names, refuse_duplicates, tuple_of_array
+from benchmark.fields import (
+    Count,
+    Names,
+    Share,
+    finite_floats,
+    refuse_duplicates,
+    tuple_of_array,
+)
 from benchmark.section import Section
 
 LEAVE_ONE_OUT = "leave_one_region_out"
+MOST_FOLDS = 20
 
 
 class TransferConfig(Section):
@@ -56,3 +64,30 @@ def transfer_by_name(value: Any) -> Any:
     if isinstance(value, str) and value != LEAVE_ONE_OUT:
         raise ValueError(f'write "{LEAVE_ONE_OUT}", or a table of regions')
     return TransferConfig() if isinstance(value, str) else value
+
+
+class ProtocolConfig(Section):
+    """``[protocol]``: how many labels the methods are trained on (docs/PROTOCOLS.md)."""
+
+    label_fractions: Annotated[tuple[Share, ...], Field(max_length=20)] = (1.0,)
+    """Shares of the labels of train, of every class alike, each contained in the larger ones; 1.0
+    is all of train. Val keeps the same share."""
+    shots: Annotated[tuple[Count, ...], Field(max_length=20)] = ()
+    """Numbers of labels of each class of train, drawn from all of it. Val keeps the same share."""
+    cross_validation: Annotated[int, Field(ge=2, le=MOST_FOLDS)] | None = None
+    """Number of folds that replace the splits of the data: each is tested by methods that are
+    trained on the others, and the predictions of all are scored together. Unset: no folds."""
+
+    transfer: TransferConfig | None = None
+    """Train in some regions and test in others."""
+
+    _fractions_of_floats = field_validator("label_fractions", mode="before")(finite_floats)
+    _transfer_by_name = field_validator("transfer", mode="before")(transfer_by_name)
+    _shots_differ = field_validator("shots")(refuse_duplicates)
+
+    @field_validator("label_fractions")
+    @classmethod
+    def _fractions_differ(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        # To the digits that tables show.
+        refuse_duplicates(tuple(float(f"{share:.6g}") for share in value))
+        return value

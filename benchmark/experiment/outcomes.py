@@ -1,0 +1,74 @@
+"""What became of the artefacts of a run: complete, failed, still to come."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Literal
+
+from benchmark.cluster.scheduling import Ledger
+from benchmark.errors import CellError
+from benchmark.progress import Progress
+from benchmark.store.artefacts import Artefact, Status
+
+Readiness = Literal["ready", "waiting", "blocked"]
+
+
+@dataclass(kw_only=True)
+class Outcomes:
+    """The status of artefacts, failures of this run included."""
+
+    progress: Progress
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why artefacts failed in this run, by path; dependent artefacts fail with the same reason."""
+    examined: set[str] = field(default_factory=set)
+    """Paths of the complete artefacts whose files this run has compared with their manifests."""
+    is_stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when the run is interrupted: cells that end because of it have not failed."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The stages with work."""
+        raise NotImplementedError
+
+    def readiness(self, artefact: Artefact) -> Readiness:
+        """Return whether dependents of an artefact can be computed, now or later in this run."""
+        # Before the check below: the stage may complete it and close in between.
+        may_come = artefact.path not in self.failures and self.ledger.is_open(artefact.stage)
+        if artefact.is_complete:
+            return "ready"
+        return "waiting" if may_come else "blocked"
+
+    def status(self, artefact: Artefact) -> tuple[Status, str]:
+        """Return the status and reason of an artefact, failures of this run included."""
+        if not artefact.is_complete and artefact.path in self.failures:
+            return "failed", self.failures[artefact.path]
+        return artefact.status()
+
+    def why_missing(self, artefact: Artefact) -> str:
+        """Return why dependents of an incomplete artefact cannot be computed."""
+        status, reason = self.status(artefact)
+        if status == "failed":
+            return f"{artefact.stage} failed: {reason}"
+        return f"{artefact.stage} is {status}: run `benchmark {artefact.stage}` first"
+
+    def block(self, artefact: Artefact, dependency: Artefact) -> None:
+        """Record that an artefact cannot be computed because of its dependency.
+
+        Written to the store only if the dependency failed: one that has not been run is missing.
+        """
+        reason = self.why_missing(dependency)
+        self.failures[artefact.path] = reason
+        if self.status(dependency)[0] == "failed":
+            self.fail(artefact, reason)
+
+    def fail(self, artefact: Artefact, reason: str) -> None:
+        """Record that an artefact failed, here and in the store."""
+        if self.is_stopping.is_set():
+            return
+        self.failures[artefact.path] = reason
+        try:
+            artefact.fail(reason)
+        except CellError as error:
+            # The store is full or gone: this run still reports how every cell ended.
+            self.progress.message(f"could not record the failure: {error}")
