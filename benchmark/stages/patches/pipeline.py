@@ -75,28 +75,34 @@ def compute(context: Context, artefact: Artefact) -> None:
         problems = list(found.problems)
         _report_problems(problems, config, context)
     searched = time.monotonic()
+    num_candidates, remarks = found.candidates.num_rows, list(found.remarks)
+    sampled = sampling_notes(found.candidates, config, source.classes)
     chosen = choose(found.candidates, config, source.classes)
     check_splits(chosen, source.classes, where=context.experiment.path)
     parts = split_parts(chosen, num_bands=len(source.bands), config=config)
-    with _shown(context, "read", num_items=chosen.num_rows, unit="patches") as advance:
+    num_chosen, num_examined = chosen.num_rows, found.num_examined
+    # Of a million patches, each of these tables takes hundreds of MiB.
+    del found, chosen
+    with _shown(context, "read", num_items=num_chosen, unit="patches") as advance:
         read = write_parts(source, parts, artefact, config, advance, account)
+        del parts
         problems += read.problems
         _report_problems(read.problems, config, context)
-    written = artefact.read_table(columns=["patch_id", "split", "label", "scene", "region"])
+    written = artefact.read_table(columns=["split", "label", "scene", "region"])
     notes = [
         *source.notes,
         *check_splits(written, source.classes, context.experiment.path),
-        *remark_notes([*found.remarks, *read.remarks]),
-        *sampling_notes(found.candidates, config, source.classes),
+        *remark_notes([*remarks, *read.remarks]),
+        *sampled,
     ]
     ended = time.monotonic()
     artefact.commit(
         {
             "inputs": context.patches_inputs,
             "num_patches": written.num_rows,
-            "num_examined": found.num_examined,
+            "num_examined": num_examined,
             "unit": context.dataset.unit,
-            "num_candidates": found.candidates.num_rows,
+            "num_candidates": num_candidates,
             "classes": list(source.classes),
             "bands": list(source.bands),
             "patch_size": config.patch_size,
