@@ -22,13 +22,8 @@ from benchmark.networks.embedder import Embedder
 from benchmark.specs import Backbone
 from benchmark.stages.embed import workers
 from benchmark.stages.embed.calls import Parts, Task, join_parts
-from benchmark.stages.embed.workers import (
-    EmbedActor,
-    Job,
-    ReadParts,
-    WriteParts,
-    read_part_summary,
-)
+from benchmark.stages.embed.starting import Job
+from benchmark.stages.embed.workers import EmbedActor, ReadParts, WriteParts, read_part_summary
 from benchmark.store.artefacts import Artefact, Store
 from benchmark.tables import images_array, vectors_array
 from tests.toys import _Pooled, build_not_finite, draw_samples, toy, write_patches
