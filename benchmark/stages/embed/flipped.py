@@ -60,4 +60,5 @@ def await_states(context: Context, pending: Pending, failures: dict[str, str]) -
         while not plain.has(FITTED) and context.leases.holders([plain]):
             context.leases.wait()
         if not plain.has(FITTED):
-            failures[backbone.name] = f"its plain patches are not embedded: {plain.status()[1]}"
+            reason = plain.own_status()[1] or "run again"
+            failures[backbone.name] = f"its plain patches are not embedded: {reason}"
