@@ -51,7 +51,8 @@ FACE = {
     "benchmark.results",
 }
 VOCABULARY = {
-    *("arguments", "bars", "config", "contents", "drawing", "environment", "errors", "fields"),
+    *("arguments", "bars", "config", "contents", "derived", "drawing", "environment", "errors"),
+    "fields",
     *("finetune_settings", "markup", "methods", "options", "problems", "products", "progress"),
     *("protocol_settings", "raster_settings", "registry", "regular", "section", "sources"),
     *("spaces", "specs", "tables"),
