@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ from benchmark.fields import shown
 if TYPE_CHECKING:
     from benchmark.config import Experiment
     from benchmark.options import BackboneOptions
+    from benchmark.specs import Backbone
 
 STEPS = ("pca", "random_projection", "truncate")
 """Options that shorten an embedding, in the order in which they are applied."""
@@ -102,6 +103,26 @@ def derivation_of(options: BackboneOptions, *, is_fitted: bool) -> Derivation:
         dtype=options.dtype or "float32",
     )
     return replace(found, is_fitted=is_fitted or found.fits)
+
+
+def describe_made(backbones: Iterable[Backbone], *, is_finetuning: bool) -> str:
+    """Return a sentence on the backbones that are made from stored embeddings; or nothing.
+
+    Args:
+        backbones: of the experiment.
+        is_finetuning: whether it fine-tunes others.
+    """
+    made = [item for item in backbones if item.derived is not None]
+    if not made:
+        return ""
+    names = ", ".join(item.name for item in made)
+    text = f"Made from stored embeddings, not computed from patches: {names}."
+    if is_finetuning:
+        text += " They have no weights, so none is fine-tuned."
+    fitted = [item.name for item in made if item.derived is not None and item.derived.fits]
+    if fitted:
+        text += f" Fitted without labels on the train split of the data: {', '.join(fitted)}."
+    return text
 
 
 def check_options(options: BackboneOptions) -> None:

@@ -15,9 +15,14 @@ from sklearn.random_projection import GaussianRandomProjection
 
 from benchmark.catalog.names import resolve_backbones
 from benchmark.config import build
+from benchmark.derived import describe_made
+from benchmark.errors import UsageError
 from benchmark.experiment.context import Context
+from benchmark.exporting.folder import export
+from benchmark.finetune_settings import FinetuneConfig
 from benchmark.specs import Backbone
-from benchmark.stages.embed import EmbedStage
+from benchmark.stages.embed import EmbedStage, deriving
+from benchmark.store.names import FITTED
 from benchmark.tables import vectors_array
 
 TABLES: dict[str, Any] = {
@@ -70,6 +75,7 @@ def rows_of_train(context: Context) -> NDArray[np.bool_]:
     return found
 
 
+@pytest.mark.slow
 def test_recipes_are_those_of_scikit_learn_fitted_on_train_alone(open_derived: Open) -> None:
     context = open_derived(TABLES)
     assert {item.status for item in EmbedStage().run(context).cells} == {"complete"}
@@ -106,3 +112,105 @@ def test_recipes_are_those_of_scikit_learn_fitted_on_train_alone(open_derived: O
     assert sizes == {
         "small": 5, "both": 4 * dim, "drawn": 28, "bits": 3, "half": 2 * colour.shape[1]
     }  # fmt: skip
+
+
+def test_what_is_made_waits_for_its_parents_and_fails_with_them(open_derived: Open) -> None:
+    context = open_derived(TABLES)
+    stage = EmbedStage()
+    pending = [cell for cell in stage.cells(context) if cell.backbone != "half"]
+    ready = [cell.backbone for cell in stage.ready(context, pending)]
+    assert ready == ["mean_color", "lbp_glcm"]
+    later = [cell for cell in pending if cell.backbone not in ("mean_color", "lbp_glcm")]
+    assert [cell.backbone for cell in stage.ready(context, later)] == ["both", "drawn", "bits"]
+
+
+def test_a_parent_that_failed_is_the_reason(
+    open_derived: Open, new_store: Callable[[], Path], open_small: Callable[..., Context]
+) -> None:
+    given = open_derived({"mean_color": {}, "cut": {"of": "mean_color", "truncate": 2}})
+    context = open_small(store=new_store(), backbones=given.backbones)
+    context.experiment = given.experiment
+    parent, cut = (context.embeddings(item) for item in context.backbones)
+    context.fail(parent, "no memory")
+    deriving.compute(context, [(context.backbones[1], EmbedStage().cells(context)[1])])
+    assert context.status(cut) == ("failed", "embed failed: no memory")
+
+
+def test_only_the_parts_that_are_missing_are_written_again_with_what_was_fitted(
+    open_derived: Open,
+) -> None:
+    tables = {"mean_color": {}, "again": {"of": "mean_color", "pca": 3, "dtype": "int8"}}
+    context = open_derived(tables)
+    EmbedStage().run(context)
+    artefact = context.embeddings(entry_of(context, "again"))
+    whole = artefact.read_table()
+    first, *others = artefact.files("part-")
+    kept = [Path(artefact.path, name).stat().st_mtime_ns for name in (*others, FITTED)]
+    Path(artefact.path, first).unlink()
+    assert EmbedStage().run(open_derived(tables)).cells[1].status == "complete"
+    assert artefact.read_table().equals(whole)
+    assert [Path(artefact.path, name).stat().st_mtime_ns for name in (*others, FITTED)] == kept
+
+
+def test_a_recipe_that_does_not_fit_ends_the_run_in_one_line(open_derived: Open) -> None:
+    context = open_derived({"mean_color": {}, "wide": {"of": "mean_color", "pca": 9}})
+    with pytest.raises(
+        UsageError, match=r'small.toml \[backbone."wide"\]: .pca. = 9 is wider than'
+    ):
+        EmbedStage().run(context)
+    assert context.embeddings(context.backbones[0]).is_complete
+    # Before anything is embedded, once the patches are known.
+    num_train = context.num_train
+    context = open_derived({"hog": {}, "wide": {"of": "hog", "pca": num_train}})
+    with pytest.raises(UsageError, match=rf"wider than the train set, .*at most {num_train - 1}$"):
+        EmbedStage().run(context)
+    assert not context.embeddings(context.backbones[0]).files()
+
+
+def test_values_that_no_float16_holds_are_refused_by_the_task(
+    open_derived: Open, tmp_path: Path
+) -> None:
+    context = open_derived({"mean_color": {}, "half": {"of": "mean_color", "dtype": "float16"}})
+    ids = context.patches.read_table(columns=["patch_id"])["patch_id"].to_pylist()
+    lines = [f"{name},{number},{number + 65_000}" for number, name in enumerate(ids, start=1000)]
+    path = tmp_path / "large.csv"
+    path.write_text("\n".join(["id,0,1", *lines]))
+    name = f"embeddings:{path}"
+    context = open_derived({name: {}, "half": {"of": name, "dtype": "float16"}})
+    with pytest.raises(UsageError, match=r'\[backbone."half"\]: .*up to 65,504') as caught:
+        EmbedStage().run(context)
+    assert "\n" not in str(caught.value)
+
+
+def test_neither_names_nor_other_options_are_part_of_the_identity(open_derived: Open) -> None:
+    context = open_derived(TABLES)
+    renamed = open_derived(
+        {"mean_color": {}, "lbp_glcm": {}, "mine": {"of": "lbp_glcm", "random_projection": 7}}
+    )
+    first = context.embeddings(entry_of(context, "drawn"))
+    assert renamed.embeddings(entry_of(renamed, "mine")).path == first.path
+    other = context.experiment.model_copy(update={"seeds": (5, 0)})
+    found = {}
+    for name in ("drawn", "small"):
+        before = context.embeddings(entry_of(context, name)).fingerprint
+        again = open_derived(TABLES)
+        again.experiment = other
+        found[name] = again.embeddings(entry_of(again, name)).fingerprint == before
+    # Only what is drawn depends on the first seed.
+    assert found == {"drawn": False, "small": True}
+
+
+def test_no_cell_of_it_is_exported_or_fine_tuned(open_derived: Open, tmp_path: Path) -> None:
+    context = open_derived(TABLES)
+    config = context.experiment.model_copy(update={"finetune": FinetuneConfig()})
+    context.experiment = config
+    assert context.finetuned_backbones == ()
+    with pytest.raises(UsageError, match=r"'small' is made from stored .* be exported"):
+        export(
+            context, backbone="small", method="logistic_regression", seed=0, out=tmp_path / "out"
+        )
+    assert describe_made(context.backbones, is_finetuning=True) == (
+        "Made from stored embeddings, not computed from patches: small, both, drawn, bits, half. "
+        "They have no weights, so none is fine-tuned. Fitted without labels on the train split of "
+        "the data: small, both, bits."
+    )
