@@ -19,8 +19,8 @@ STEPS = ("pca", "random_projection", "truncate")
 """Options that shorten an embedding, in the order in which they are applied."""
 KEYS = ("concat", "of", *STEPS, "dtype")
 """The options of ``[backbone."NAME"]`` that belong here."""
-FORM = 'a name of your own, with a table: [backbone."NAME"] concat = ["A", "B"], or of = "A"'
-MEANING = "made from stored embeddings of others, and never fine-tuned: docs/DERIVED.md"
+FORM = '[backbone."NAME"] concat = ["A", "B"], or of = "A"'
+MEANING = "made from stored embeddings of others, never fine-tuned: docs/DERIVED.md"
 """How such a backbone is named, and what it is, for ``benchmark list``."""
 VERSION = 1
 """Increase by hand when a change of the code changes the embeddings."""
