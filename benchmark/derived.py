@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,10 +22,13 @@ KEYS = ("concat", "of", *STEPS, "dtype")
 FORM = '[backbone."NAME"] concat = ["A", "B"], or of = "A"'
 MEANING = "made from stored embeddings of others, never fine-tuned: docs/DERIVED.md"
 """How such a backbone is named, and what it is, for ``benchmark list``."""
+MAX_SLUG = 60
+"""Characters of a recipe in file names."""
 VERSION = 1
 """Increase by hand when a change of the code changes the embeddings."""
 
-Dtype = Literal["float32", "float16", "int8", "binary"]
+Packed = Literal["float16", "int8", "binary"]
+Dtype = Literal["float32", Packed]
 BITS: Mapping[str, int] = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}
 
 
@@ -43,6 +46,8 @@ class Derivation:
     """Type of the numbers that remain of a value."""
     is_fitted: bool = False
     """Whether it, or a parent, depends on the patches of train."""
+    origin: str = ""
+    """What identifies the parents, as a part of file names; no part of the identity."""
 
     @property
     def fits(self) -> bool:
@@ -67,10 +72,11 @@ class Derivation:
 
     @property
     def slug(self) -> str:
-        """Its part of file names, e.g. ``pca64-int8``."""
-        steps = [f"{name.replace('_', '-')}{size}" for name, size in self.steps]
+        """Its part of file names, e.g. ``pca64-int8-efficientnet_lite0``."""
+        steps = [f"{name}{size}" for name, size in self.steps]
         kind = ["concat"] if self.is_concat else []
-        return "-".join([*kind, *steps, *([] if self.dtype == "float32" else [self.dtype])])
+        dtype = [] if self.dtype == "float32" else [self.dtype]
+        return "-".join([*kind, *steps, *dtype, self.origin])[:MAX_SLUG]
 
     @property
     def words(self) -> str:
@@ -93,16 +99,20 @@ def parents_of(options: BackboneOptions | None) -> tuple[str, ...]:
     return options.concat or (() if options.of is None else (options.of,))
 
 
-def derivation_of(options: BackboneOptions, *, is_fitted: bool) -> Derivation:
-    """Return the recipe of a table; ``is_fitted``: whether that of a parent is."""
+def derivation_of(options: BackboneOptions, parents: Sequence[Backbone]) -> Derivation:
+    """Return the recipe of a table, for the backbones that it names."""
     sizes = ((name, getattr(options, name)) for name in STEPS)
     found = Derivation(
         parents=parents_of(options),
         is_concat=options.concat is not None,
         steps=tuple((name, size) for name, size in sizes if size is not None),
         dtype=options.dtype or "float32",
+        # Not their names, nor the places of their files, which may change.
+        origin="-".join(
+            item.identity if item.derived is None else item.derived.slug for item in parents
+        ),
     )
-    return replace(found, is_fitted=is_fitted or found.fits)
+    return replace(found, is_fitted=found.fits or any(item.is_fitted for item in parents))
 
 
 def describe_made(backbones: Iterable[Backbone], *, is_finetuning: bool) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from benchmark.derived import Dtype, check_options
+from benchmark.derived import Packed, check_options
 from benchmark.fields import (
     BackboneName,
     BackboneNames,
@@ -68,7 +68,7 @@ class BackboneOptions(Section):
     truncate: Width | None = None
     """Number of first dimensions that are kept. ``pca`` is done first, then
     ``random_projection``, then ``truncate``."""
-    dtype: Dtype | None = None
+    dtype: Packed | None = None
     """Type to which the values are rounded: ``int8`` with a scale for each dimension from train's
     minimum and maximum, ``binary``: whether a value is above train's mean; unset: float32."""
     settings: OwnSettings = Field(default={})

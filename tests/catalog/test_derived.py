@@ -62,7 +62,7 @@ def experiment(names: Sequence[str] = NAMES, **tables: dict[str, Any]) -> Experi
         ({"x": OF}, "'of' needs one of pca, random_projection, truncate, dtype"),
         ({"x": {"pca": 3}}, "'pca' shortens or packs stored embeddings: name their backbone"),
         ({"x": OF | {"pca": 0}}, "'pca' = 0: should be greater than or equal to 1"),
-        ({"x": OF | {"dtype": "int4"}}, "'dtype' = 'int4': should be 'float32', 'float16'"),
+        ({"x": OF | {"dtype": "int4"}}, "'dtype' = 'int4': should be 'float16', 'int8'"),
         ({"x": OF | {"truncate": 1281}}, "'truncate' = 1281 is wider .* has 1,280 dimensions"),
         ({"x": OF | {"pca": 8, "truncate": 9}}, "'truncate' = 9 is wider .* 8 dimensions at that"),
         ({"mean_color": OF | {"pca": 8}}, "'mean_color' is a backbone of the catalog"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
@@ -15,15 +16,17 @@ from sklearn.random_projection import GaussianRandomProjection
 
 from benchmark.catalog.names import resolve_backbones
 from benchmark.config import build
-from benchmark.derived import describe_made
-from benchmark.errors import UsageError
+from benchmark.derived import Derivation, describe_made
+from benchmark.errors import CellError, UsageError
 from benchmark.experiment.context import Context
 from benchmark.exporting.folder import export
 from benchmark.finetune_settings import FinetuneConfig
 from benchmark.specs import Backbone
 from benchmark.stages.embed import EmbedStage, deriving
+from benchmark.stages.embed.deriving import Recipe, make_and_write
+from benchmark.store.artefacts import Artefact, Store
 from benchmark.store.names import FITTED
-from benchmark.tables import vectors_array
+from benchmark.tables import embeddings_column, embeddings_schema, vectors_array
 
 TABLES: dict[str, Any] = {
     "small": {"of": "both", "pca": 5, "dtype": "int8"},
@@ -75,7 +78,6 @@ def rows_of_train(context: Context) -> NDArray[np.bool_]:
     return found
 
 
-@pytest.mark.slow
 def test_recipes_are_those_of_scikit_learn_fitted_on_train_alone(open_derived: Open) -> None:
     context = open_derived(TABLES)
     assert {item.status for item in EmbedStage().run(context).cells} == {"complete"}
@@ -180,6 +182,30 @@ def test_values_that_no_float16_holds_are_refused_by_the_task(
     with pytest.raises(UsageError, match=r'\[backbone."half"\]: .*up to 65,504') as caught:
         EmbedStage().run(context)
     assert "\n" not in str(caught.value)
+
+
+def test_embeddings_that_are_no_numbers_never_become_codes(tmp_path: Path) -> None:
+    patches, parent, made = (
+        Artefact(store=Store(str(tmp_path)), stage="embed", name=name, fingerprint="1")
+        for name in ("patches", "parent", "made")
+    )
+    names, part = ["a", "b", "c"], "part-000000.parquet"
+    patches.write_table(part, pa.table({"patch_id": names, "split": ["train", "train", "test"]}))
+    rows = np.array([[1, 2], [3, 5], [4, np.nan]], np.float32)
+    table = pa.table([names, embeddings_column(rows)], schema=embeddings_schema(2))
+    parent.write_table(part, table)
+    recipe = Recipe(
+        derived=Derivation(parents=("parent",), dtype="binary"),
+        parents=(parent,),
+        dims=(2,),
+        dim=2,
+        patches=patches,
+        artefact=made,
+        parts=(part,),
+        seed=0,
+    )
+    with pytest.raises(CellError, match=f"{part}: embeddings are NaN or infinite"):
+        make_and_write(recipe)
 
 
 def test_neither_names_nor_other_options_are_part_of_the_identity(open_derived: Open) -> None:

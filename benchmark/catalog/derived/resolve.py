@@ -35,7 +35,7 @@ def resolve_derived(
             f"{place}: '{name}' is a backbone of the catalog; choose another name for what is "
             "made from others"
         )
-    derived = derivation_of(options, is_fitted=any(item.is_fitted for item in parents))
+    derived = derivation_of(options, parents)
     dims = [item.dim for item in parents]
     dim = None if None in dims else sum(filter(None, dims))
     shown = ((key, getattr(options, key)) for key in KEYS)

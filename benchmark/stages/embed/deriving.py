@@ -84,6 +84,9 @@ class Recipe:
             if not is_same or table["embedding"].type.list_size != dim:
                 raise parent.damage_of(part, "its patches or dimensions are not those of the rest")
             vectors.append(vectors_array(table["embedding"]))
+            if not np.isfinite(vectors[-1]).all():
+                # They would become codes that look sound.
+                raise CellError(f"{parent.file_uri(part)}: embeddings are NaN or infinite")
         if ids is None:
             raise ValueError("a recipe needs a parent")
         return ids, vectors
@@ -292,7 +295,10 @@ def _write(recipe: Recipe, state: dict[str, NDArray[np.float64]]) -> dict[str, s
         ids, vectors = recipe.read(part)
         rows = np.concatenate([derive(derived, state, block) for block in recipe.blocks(vectors)])
         if not np.isfinite(rows).all():
-            raise _not_finite(derived, vectors)
+            raise UsageError(
+                f"some embeddings are too large for {derived.words} (float16 holds values up to "
+                "65,504); choose another 'dtype', or remove it"
+            )
         first = rows[:1] if first is None else first
         is_varied = is_varied or bool((rows != first).any())
         table = pa.table([ids, embeddings_column(rows)], schema=embeddings_schema(recipe.dim))
@@ -303,14 +309,3 @@ def _write(recipe: Recipe, state: dict[str, NDArray[np.float64]]) -> dict[str, s
             f"all {num_patches:,} embeddings are the same after {derived.words}; keep more of them"
         )
     return checksums
-
-
-def _not_finite(
-    derived: Derivation, vectors: Sequence[NDArray[np.float32]]
-) -> UsageError | CellError:
-    if all(np.isfinite(rows).all() for rows in vectors) and derived.dtype == "float16":
-        return UsageError(
-            "'dtype' = 'float16' holds values up to 65,504, and some embeddings exceed that; "
-            "choose int8 or binary, or remove 'dtype'"
-        )
-    return CellError(f"embeddings are NaN or infinite after {derived.words}")
