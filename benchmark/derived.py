@@ -160,6 +160,8 @@ def check_options(options: BackboneOptions) -> None:
             f"'{others[0]}' does not apply beside '{kind}', which takes stored embeddings as they "
             "are; set it in the table of their own backbone"
         )
+    if options.concat is not None and len(options.concat) < 2:
+        raise ValueError("'concat' lists one backbone; list two or more")
     if options.of is not None and given == ["of"]:
         raise ValueError(f"'of' needs one of {', '.join(STEPS)}, dtype: nothing else is changed")
     if options.concat is not None and given != ["concat"]:

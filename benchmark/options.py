@@ -56,7 +56,7 @@ class BackboneOptions(Section):
     vector_columns: Annotated[Names, Field(min_length=1)] | None = None
     """Its column of lists, or its columns of numbers, in order; ``*`` stands for any characters;
     unset: found."""
-    concat: Annotated[BackboneNames, Field(min_length=2)] | None = None
+    concat: BackboneNames | None = None
     """Backbones of the experiment whose stored embeddings are concatenated, each dimension scaled
     to mean 0 and standard deviation 1 on train (docs/DERIVED.md)."""
     of: BackboneName | None = None

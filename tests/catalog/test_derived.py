@@ -39,7 +39,7 @@ def experiment(names: Sequence[str] = NAMES, **tables: dict[str, Any]) -> Experi
     ("tables", "message"),
     [
         ({"x": BOTH | OF}, r'\[backbone."x"\]: \'concat\' and \'of\' are both set; keep one'),
-        ({"x": {"concat": ["mean_color"]}}, r"'concat' = .*at least 2 items"),
+        ({"x": {"concat": ["mean_color"]}}, "'concat' lists one backbone; list two or more"),
         ({"x": {"concat": ["mean_color", "mean_color"]}}, "'mean_color' is listed twice"),
         ({"x": {"concat": ["x", "mean_color"]}}, "'concat' names 'x' itself; remove it"),
         ({"x": {"of": "x", "pca": 2}}, "'of' names 'x' itself"),
