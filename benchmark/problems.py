@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from benchmark.derived import check_derived
 from benchmark.errors import UsageError, did_you_mean, tidy
 from benchmark.fields import shown
 
@@ -98,6 +99,7 @@ def check_whole(experiment: Any, where: str) -> None:
                     f"{where} {options_place(name, kind)}: '{name}' is not among the experiment's "
                     f"{kind}s.{did_you_mean(name, names)}"
                 )
+    check_derived(experiment, where)
     dataset = experiment.dataset
     check_regions(dataset.val_regions, dataset.test_regions, where)
     if dataset.sampling == "balanced" and dataset.rare_class_boost is not None:

@@ -51,10 +51,10 @@ FACE = {
     "benchmark.results",
 }
 VOCABULARY = {
-    *("arguments", "bars", "config", "contents", "drawing", "environment", "errors", "fields"),
-    *("finetune_settings", "flipping", "markup", "methods", "options", "problems", "products"),
-    *("progress", "protocol_settings", "raster_settings", "registry", "regular", "section"),
-    *("sources", "spaces", "specs", "tables"),
+    *("arguments", "bars", "config", "contents", "derived", "drawing", "environment", "errors"),
+    *("fields", "finetune_settings", "flipping", "markup", "methods", "options", "problems"),
+    *("products", "progress", "protocol_settings", "raster_settings", "registry", "regular"),
+    *("section", "sources", "spaces", "specs", "tables"),
 }
 """The modules at the root that every wing may use."""
 

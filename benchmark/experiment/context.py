@@ -18,7 +18,12 @@ from benchmark.errors import CellError, UsageError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.flipped import FlippedPatches, flipped_patches, flips_inputs
 from benchmark.experiment.fold_sets import fold_sets
-from benchmark.experiment.identity import backbone_inputs, own_inputs, recipe_inputs
+from benchmark.experiment.identity import (
+    backbone_inputs,
+    derived_inputs,
+    own_inputs,
+    recipe_inputs,
+)
 from benchmark.experiment.label_sets import label_sets
 from benchmark.experiment.outcomes import Outcomes
 from benchmark.experiment.places import Place, Places
@@ -137,7 +142,21 @@ class Context(Outcomes):
         """The identity of the embeddings of a backbone."""
         return self._embeddings_inputs(backbone, self._embeddings_place(backbone))
 
+    def parents_of(self, backbone: Backbone) -> tuple[Backbone, ...]:
+        """Return the backbones whose stored embeddings a backbone is made from."""
+        if backbone.derived is None:
+            return ()
+        by_name = {item.name: item for item in self.backbones}
+        return tuple(by_name[name] for name in backbone.derived.parents)
+
     def _embeddings_inputs(self, backbone: Backbone, place: Place) -> dict[str, Any]:
+        if backbone.derived is not None:
+            parents = [self.embeddings(item).fingerprint for item in self.parents_of(backbone)]
+            return {
+                "patches": self.patches.fingerprint,
+                "derived": derived_inputs(backbone.derived, parents, self.experiment.seeds[0]),
+                "version": CODE_VERSIONS["embed"],
+            }
         return {
             "patches": self.patches.fingerprint,
             "backbone": self._backbone_inputs(backbone, place),
@@ -157,8 +176,9 @@ class Context(Outcomes):
         )
 
     def flips_of(self, backbone: Backbone) -> tuple[str, ...]:
-        """Return the flips over which predictions are averaged; a product has no pixels to flip."""
-        return () if backbone.product is not None else FLIPS[self.experiment.protocol.flips]
+        """Return the flips over which predictions are averaged; none of stored embeddings."""
+        is_stored = backbone.product is not None or backbone.derived is not None
+        return () if is_stored else FLIPS[self.experiment.protocol.flips]
 
     def flipped_inputs(self, backbone: Backbone, flipped: FlippedPatches) -> dict[str, Any]:
         """The identity of the embeddings of flipped patches."""

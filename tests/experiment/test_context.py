@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from benchmark.catalog.handcrafted import FitPca
 from benchmark.cluster.connection import Cluster
 from benchmark.config import BackboneOptions, DatasetConfig, Experiment, build
+from benchmark.derived import Derivation
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.context import CODE_VERSIONS, Context
 from benchmark.experiment.identity import backbone_inputs
@@ -406,6 +407,7 @@ BACKBONE_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "folder": ("other", FROM_EMBED),
     "alias_of": ("other", OF_BACKBONE),
     "product": (object(), OF_BACKBONE),
+    "derived": (Derivation(parents=()), OF_BACKBONE),
     "version": (2, OF_BACKBONE),
     "own": ({"code": "1"}, OF_BACKBONE),
 }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmark.config import build
+from benchmark.derived import Derivation
 from benchmark.errors import UsageError
 from benchmark.experiment.cells import count_flips
 from benchmark.experiment.flipped import FlippedPatches, embedding_seconds, flipped_patches
@@ -74,16 +75,23 @@ def test_artefacts_of_flips_are_used(tmp_path: Path) -> None:
     assert {item.folder for item in given.flipped(BACKBONE).values()} < _folders(given, {})
 
 
-def test_a_product_is_not_flipped_and_a_note_says_so(tmp_path: Path) -> None:
-    product = replace(BACKBONE, product=object(), name="mine")
+@pytest.mark.parametrize(
+    "what", [{"product": object()}, {"derived": Derivation(parents=("net",), dtype="float16")}]
+)
+def test_stored_embeddings_are_not_flipped_and_a_note_says_so(
+    tmp_path: Path, what: dict[str, Any]
+) -> None:
+    product = replace(BACKBONE, **what, name="mine")
     given = context(tmp_path, ALL)
     given.backbones = (BACKBONE, product)
     assert given.flipped(product) == {}
-    before = context(tmp_path).predictions_inputs(product, HEAD, 0)
+    plain = context(tmp_path)
+    plain.backbones = given.backbones
+    before = plain.predictions_inputs(product, HEAD, 0)
     assert given.predictions_inputs(product, HEAD, 0) == before
     notes = flip_notes(given)
     assert "(left-right, up-down, both)" in notes[0] and "device-seconds include" in notes[0]
-    assert notes[1].startswith("mine: embeddings from files, without pixels")
+    assert notes[1].startswith("mine: stored embeddings, without pixels")
     given.backbones = (product,)
     assert len(flip_notes(given)) == 1
     assert flip_notes(context(tmp_path)) == []

@@ -21,7 +21,8 @@ def flip_notes(context: Context) -> list[str]:
         )
     if plain:
         notes.append(
-            f"{', '.join(plain)}: embeddings from files, without pixels to flip: their heads "
-            'predict without flips; set flips = "none" to compare all backbones alike.'
+            f"{', '.join(plain)}: stored embeddings, without pixels to flip: their heads predict "
+            'without flips; set flips = "none" to compare all backbones alike. Sizes of embeddings '
+            "are compared without flips alone."
         )
     return notes

@@ -20,6 +20,7 @@ from benchmark.stages.evaluate.flipped import flip_notes
 from benchmark.stages.evaluate.folds import fold_notes, pool_cells
 from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
 from benchmark.stages.evaluate.schemas import RANKING
+from benchmark.stages.evaluate.sizes import describe_sizes
 from benchmark.stages.evaluate.transfer import compare_regions
 from benchmark.stages.pooling import pool_predictions
 from benchmark.store import provenance
@@ -104,6 +105,13 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                 costs=costs,
                 floors=floor_heads,
                 settings=context.experiment.evaluate,
+            ),
+            "sizes": describe_sizes(
+                context,
+                fullest.groups,
+                design=fullest.designs["test"],
+                costs=costs,
+                floors=floor_heads,
             ),
             "optimism": fullest.optimism,
             "limits": fullest.limits(rankings[0]),

@@ -41,6 +41,7 @@ from benchmark.stages.report.headline import join_first, name_method, write_head
 from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
+from benchmark.stages.report.sizes import made_notes, size_pictures, size_tables
 from benchmark.stages.report.transfer import transfer_pictures, transfer_tables
 from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
 from benchmark.statistics.flips import TOO_LITTLE
@@ -85,8 +86,9 @@ def collect(results: Results) -> ReportData:
             *(results.evaluated.get("transfer") or {"notes": ()})["notes"],
             *_training_notes(results),
             *product_notes(results),
+            *made_notes(results),
         ),
-        metrics=(differences(results), metrics(results)),
+        metrics=(differences(results), *size_tables(results), metrics(results)),
         train_set=results.train_set if results.has_train_sets else "",
         flips=", ".join(FLIPS[experiment.protocol.flips]),
         crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
@@ -109,6 +111,7 @@ def collect(results: Results) -> ReportData:
         provenance=origins(results),
         pictures=(
             *ranking_pictures(results, ranking),
+            *size_pictures(results),
             *label_pictures(results),
             *transfer_pictures(results),
             *finetune_pictures(results),

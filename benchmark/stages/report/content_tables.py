@@ -179,6 +179,8 @@ def embed_times(results: Results) -> Table:
 def _how(manifest: Mapping[str, Any]) -> str:
     if "product" in manifest:
         return "read from files"
+    if "derived" in manifest:
+        return "made from stored embeddings"
     device = manifest["device"]
     compiled = "compiled, " if device.get("is_compiled") else ""
     return (
