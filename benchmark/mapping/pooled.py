@@ -1,0 +1,247 @@
+"""Map scenes with a pool of Ray actors: many scenes, one each, and the strips of large ones."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmark.errors import BenchmarkError, UsageError, one_line
+from benchmark.exporting.running import open_model
+from benchmark.mapping.finding import Work
+from benchmark.mapping.running import (
+    MapResult,
+    Plan,
+    failed_map,
+    map_whole,
+    write_result,
+)
+from benchmark.mapping.scenes import open_scene
+from benchmark.mapping.sliding import classify_rows
+from benchmark.mapping.strips import (
+    STRIP_PATCHES,
+    Strip,
+    cut_strips,
+    empty_block,
+    pack_rows,
+    unpack_rows,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from benchmark.cluster.connection import Cluster
+    from benchmark.cluster.pools import Pool
+    from benchmark.mapping.axes import Grid
+    from benchmark.mapping.sliding import PatchRow
+    from benchmark.progress import Progress, StageProgress
+
+RESTARTS: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
+"""By default, Ray retries what kills its process for ever."""
+DIED = "its process died repeatedly (out of memory?)"
+
+
+class Piece(NamedTuple):
+    """What an actor does at once: a strip of a scene, or the whole scene and its map."""
+
+    work: Work
+    strip: Strip | None
+
+    def to_json(self) -> str:
+        """Return the piece as text."""
+        return json.dumps([*self.work, self.strip])
+
+    @classmethod
+    def from_json(cls, text: str) -> Piece:
+        """Return the piece of a text."""
+        scene, out, strip = json.loads(text)
+        return cls(Work(scene, out), None if strip is None else Strip(*strip))
+
+
+def map_many(
+    plan: Plan, works: Sequence[Work], cluster: Cluster, progress: Progress
+) -> list[MapResult]:
+    """Map scenes with a pool of Ray actors; one of many that fails is a result, not an error.
+
+    A scene that holds more than an actor's share of all patches is cut into strips, whose patches
+    several actors classify. This process writes its map from them, from top to bottom, and the map
+    has the bits that one actor would have written. Scenes, model and maps lie on disks that all
+    machines of the cluster share.
+
+    Raises:
+        BenchmarkError: the only scene has failed.
+    """
+    from benchmark.cluster.pools import plan_pool
+
+    # An exported model runs on the CPU.
+    pool = plan_pool(cluster.connect(), num_actors=None, wants_gpu=False)
+    grids = _open_grids(plan, works)
+    strips = {
+        work: cut_strips(grids[work], pool.num_actors)
+        for work in find_large({work: grids[work].num_patches for work in grids}, pool.num_actors)
+    }
+    pieces = [
+        *(Piece(work, strip) for work, mine in strips.items() for strip in mine),
+        *(Piece(work, None) for work in works if work not in strips),
+    ]
+    num_patches = sum(grid.num_patches for grid in grids.values())
+    stage = progress.stage(
+        "predict", num_cells=len(works), num_items=num_patches or None, unit="patches"
+    )
+    stream = _Stream(plan, pieces, pool, keeps_order=bool(strips))
+    rows = iter(stream)
+    found: dict[Work, MapResult] = {}
+    try:
+        for work, mine in strips.items():
+            blocks = islice(rows, len(mine))
+            stage.start(work.scene)
+            try:
+                patches = _patches(blocks, stream, grids[work], mine)
+                with open_scene(work.scene, plan.needs) as scene:
+                    found[work] = write_result(plan, work, scene, patches, on_patches=stage.advance)
+                stage.done(work.scene)
+            except BenchmarkError as error:
+                if len(works) == 1:
+                    raise
+                found[work] = failed_map(work, str(error))
+                stage.failed(work.scene, str(error))
+            for _ in blocks:
+                pass  # the other strips of a scene that has failed
+        for row in rows:
+            result = MapResult(**json.loads(row["result"]))
+            work = Work(result.scene, result.map)
+            found[work] = result
+            _report(stage, result)
+        for work in works:
+            if work not in found:
+                found[work] = failed_map(work, stream.reason)
+                _report(stage, found[work])
+    finally:
+        # Ends the pipeline if not all of it was used.
+        rows.close()
+        stage.close()
+    return [found[work] for work in works]
+
+
+def find_large(counts: Mapping[Work, int], num_actors: int) -> list[Work]:
+    """Return the scenes to cut into strips: those that would keep one actor busy to the end.
+
+    Args:
+        counts: patches of each scene.
+        num_actors: of the pool.
+    """
+    share = max(STRIP_PATCHES, sum(counts.values()) / num_actors)
+    return [work for work, count in counts.items() if count > share or len(counts) == 1]
+
+
+def _open_grids(plan: Plan, works: Sequence[Work]) -> dict[Work, Grid]:
+    """Return where the patches of each scene lie; an actor tells why a scene cannot be used."""
+    found = {}
+    for work in works:
+        try:
+            with open_scene(work.scene, plan.needs) as scene:
+                found[work] = plan.grid(scene)
+        except UsageError:
+            if len(works) == 1:
+                raise
+    return found
+
+
+def _patches(
+    blocks: Iterable[dict[str, Any]], stream: _Stream, grid: Grid, strips: Sequence[Strip]
+) -> Iterator[PatchRow]:
+    """Yield the rows of patches of a scene from the blocks of its strips."""
+    num_found = 0
+    for block, strip in zip(blocks, strips, strict=False):
+        if block["reason"]:
+            raise UsageError(block["reason"])
+        yield from unpack_rows(block, grid, strip)
+        num_found += 1
+    if num_found < len(strips):
+        raise BenchmarkError(stream.reason)
+
+
+class _Stream:
+    """The rows that the actors return; it ends early where Ray gives up, and says why."""
+
+    def __init__(
+        self, plan: Plan, pieces: Sequence[Piece], pool: Pool, *, keeps_order: bool
+    ) -> None:
+        self._plan, self._pieces, self._pool = plan, pieces, pool
+        self._keeps_order = keeps_order
+        self.reason = DIED
+
+    def __iter__(self) -> Generator[dict[str, Any]]:
+        from benchmark.cluster.streaming import Items, read_items, status_rows
+
+        with warnings.catch_warnings():
+            # The only way to bound restarts; deprecated before it has a replacement.
+            warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+            dataset = read_items(
+                Items("scenes", self._pieces, read_piece),
+                num_items=len(self._pieces),
+                keeps_order=self._keeps_order,
+            ).map_batches(
+                MapActor,
+                fn_constructor_args=(self._plan, self._pool.num_threads),
+                batch_size=1,
+                batch_format="pyarrow",
+                concurrency=min(self._pool.num_actors, len(self._pieces)),
+                num_cpus=self._pool.num_cpus,
+                **RESTARTS,
+            )
+        try:
+            yield from status_rows(dataset)
+        except BenchmarkError as error:
+            self.reason = str(error)
+        except Exception as error:  # Ray raises what the worker raised, of any type
+            self.reason = f"the pipeline stopped: {one_line(error)}"
+
+
+def read_piece(piece: Piece) -> pa.Table:
+    """Return one row that names a piece (a Ray Data read task)."""
+    import pyarrow as pa
+
+    return pa.table({"piece": [piece.to_json()]})
+
+
+class MapActor:
+    """Holds the model and maps scenes or strips (a Ray Data actor)."""
+
+    def __init__(self, plan: Plan, num_threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(num_threads)
+        self._plan = plan
+        self._model = open_model(plan.model, trust_code=plan.trust_code)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Do the piece in a block of one row; return one row with what came of it."""
+        import pyarrow as pa
+
+        work, strip = Piece.from_json(block["piece"][0].as_py())
+        result, reason, patches = "", "", empty_block()
+        try:
+            if strip is None:
+                result = json.dumps(map_whole(self._plan, self._model, work).to_json())
+            else:
+                patches = self._classify(work, strip)
+        except Exception as error:  # of any type: other scenes may work
+            reason = one_line(error)
+            result = json.dumps(failed_map(work, reason).to_json())
+        return pa.table({"result": [result], "reason": [reason], **patches})
+
+    def _classify(self, work: Work, strip: Strip) -> dict[str, list[bytes]]:
+        with open_scene(work.scene, self._plan.needs) as scene:
+            grid = self._plan.grid(scene)
+            return pack_rows(classify_rows(self._model, scene, grid, *strip))
+
+
+def _report(stage: StageProgress, result: MapResult) -> None:
+    if result.status == "failed":
+        stage.failed(result.scene, result.reason)
+        return
+    stage.advance(result.num_patches)
+    stage.done(result.scene)
