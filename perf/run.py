@@ -18,6 +18,7 @@ SCRIPTS = (
     "scaling",
     "overlap",
     "maps",
+    "strips",
     "rasters",
     "remote",
     "peers --forward",
