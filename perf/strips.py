@@ -1,9 +1,9 @@
 """One large scene by one actor and by several, on Ray: python -m perf.strips
 
-Takes about 4 minutes on two cores. The model and the scene are those of perf.maps. The start of Ray
-and of the actors is excluded: rates begin with the first strip and end with the finished map. Ratios
-are of one run. Prints also the CPU-seconds of all processes, the memory by which this process, which
-writes the map, grows, and whether the maps have the same bits.
+Takes about 4 minutes on two cores. The model and the scene are those of perf.maps. The start of
+Ray and of the actors is excluded: rates begin with the first strip and end with the finished map.
+Ratios are of one run. Prints also the CPU-seconds of all processes, the memory by which this
+process, which writes the map, grows, and whether the maps have the same bits.
 """
 
 from __future__ import annotations
