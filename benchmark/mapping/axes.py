@@ -38,6 +38,12 @@ class Axis:
             firsts, ends = np.append(firsts, ends[-1]), np.append(ends, length)
         return cls(starts, firsts, ends)
 
+    @classmethod
+    def regular(cls, length: int, *, patch_size: int, stride: int) -> Axis:
+        """Place patches every ``stride`` px, and none at the end that would leave the side."""
+        starts = np.arange(0, length - patch_size + 1, stride)
+        return cls(starts, starts, starts + patch_size)
+
     def __len__(self) -> int:
         return len(self.starts)
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.exporting.running import open_model
 from benchmark.mapping.finding import Work
-from benchmark.mapping.running import (
-    MapResult,
-    Plan,
-    failed_map,
-    map_whole,
-    write_result,
-)
+from benchmark.mapping.running import MapResult, Plan, failed_map, map_whole, write_result
 from benchmark.mapping.scenes import open_scene
 from benchmark.mapping.sliding import classify_rows
+from benchmark.mapping.streams import Piece, Stream
 from benchmark.mapping.strips import (
     STRIP_PATCHES,
     Strip,
@@ -33,31 +27,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from benchmark.cluster.connection import Cluster
-    from benchmark.cluster.pools import Pool
     from benchmark.mapping.axes import Grid
     from benchmark.mapping.sliding import PatchRow
     from benchmark.progress import Progress, StageProgress
-
-RESTARTS: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
-"""By default, Ray retries what kills its process for ever."""
-DIED = "its process died repeatedly (out of memory?)"
-
-
-class Piece(NamedTuple):
-    """What an actor does at once: a strip of a scene, or the whole scene and its map."""
-
-    work: Work
-    strip: Strip | None
-
-    def to_json(self) -> str:
-        """Return the piece as text."""
-        return json.dumps([*self.work, self.strip])
-
-    @classmethod
-    def from_json(cls, text: str) -> Piece:
-        """Return the piece of a text."""
-        scene, out, strip = json.loads(text)
-        return cls(Work(scene, out), None if strip is None else Strip(*strip))
 
 
 def map_many(
@@ -90,7 +62,7 @@ def map_many(
     stage = progress.stage(
         "predict", num_cells=len(works), num_items=num_patches or None, unit="patches"
     )
-    stream = _Stream(plan, pieces, pool, keeps_order=bool(strips))
+    stream = Stream(MapActor, plan, pieces, pool, keeps_order=bool(strips))
     rows = iter(stream)
     found: dict[Work, MapResult] = {}
     try:
@@ -98,7 +70,7 @@ def map_many(
             blocks = islice(rows, len(mine))
             stage.start(work.scene)
             try:
-                patches = _patches(blocks, stream, grids[work], mine)
+                patches = _patches(stream.blocks(blocks, mine), grids[work])
                 with open_scene(work.scene, plan.needs) as scene:
                     found[work] = write_result(plan, work, scene, patches, on_patches=stage.advance)
                 stage.done(work.scene)
@@ -149,62 +121,10 @@ def _open_grids(plan: Plan, works: Sequence[Work]) -> dict[Work, Grid]:
     return found
 
 
-def _patches(
-    blocks: Iterable[dict[str, Any]], stream: _Stream, grid: Grid, strips: Sequence[Strip]
-) -> Iterator[PatchRow]:
+def _patches(blocks: Iterable[tuple[Strip, dict[str, Any]]], grid: Grid) -> Iterator[PatchRow]:
     """Yield the rows of patches of a scene from the blocks of its strips."""
-    num_found = 0
-    for block, strip in zip(blocks, strips, strict=False):
-        if block["reason"]:
-            raise UsageError(block["reason"])
+    for strip, block in blocks:
         yield from unpack_rows(block, grid, strip)
-        num_found += 1
-    if num_found < len(strips):
-        raise BenchmarkError(stream.reason)
-
-
-class _Stream:
-    """The rows that the actors return; it ends early where Ray gives up, and says why."""
-
-    def __init__(
-        self, plan: Plan, pieces: Sequence[Piece], pool: Pool, *, keeps_order: bool
-    ) -> None:
-        self._plan, self._pieces, self._pool = plan, pieces, pool
-        self._keeps_order = keeps_order
-        self.reason = DIED
-
-    def __iter__(self) -> Generator[dict[str, Any]]:
-        from benchmark.cluster.streaming import Items, read_items, status_rows
-
-        with warnings.catch_warnings():
-            # The only way to bound restarts; deprecated before it has a replacement.
-            warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-            dataset = read_items(
-                Items("scenes", self._pieces, read_piece),
-                num_items=len(self._pieces),
-                keeps_order=self._keeps_order,
-            ).map_batches(
-                MapActor,
-                fn_constructor_args=(self._plan, self._pool.num_threads),
-                batch_size=1,
-                batch_format="pyarrow",
-                concurrency=min(self._pool.num_actors, len(self._pieces)),
-                num_cpus=self._pool.num_cpus,
-                **RESTARTS,
-            )
-        try:
-            yield from status_rows(dataset)
-        except BenchmarkError as error:
-            self.reason = str(error)
-        except Exception as error:  # Ray raises what the worker raised, of any type
-            self.reason = f"the pipeline stopped: {one_line(error)}"
-
-
-def read_piece(piece: Piece) -> pa.Table:
-    """Return one row that names a piece (a Ray Data read task)."""
-    import pyarrow as pa
-
-    return pa.table({"piece": [piece.to_json()]})
 
 
 class MapActor:

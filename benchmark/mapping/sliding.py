@@ -55,7 +55,7 @@ class PatchRow(NamedTuple):
     """Of the pixels in the ``lines`` of the row, (L, W)."""
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """Neighbouring patches of one row."""
 
     row: int
@@ -146,7 +146,7 @@ def classify_rows(
     """
     size, columns = grid.patch_size, grid.columns
     with ThreadPoolExecutor(1) as reader:
-        for row, low, high, area in _chunks(scene, grid, range(begin, end), reader):
+        for row, low, high, area in read_chunks(scene, grid, range(begin, end), reader):
             if low == 0:
                 scores = np.zeros((len(columns), len(model.classes)), np.float32)
                 known = np.zeros(len(columns), bool)
@@ -164,19 +164,21 @@ def classify_rows(
                 yield PatchRow(scores, known, has_data[top:bottom])
 
 
-def _chunks(scene: Scene, grid: Grid, rows: range, reader: Executor) -> Iterator[_Chunk]:
+def read_chunks(scene: Scene, grid: Grid, rows: range, reader: Executor) -> Iterator[Chunk]:
     """Yield the patches in the order of the rows; each chunk is read while another is used."""
     size, columns, dataset = grid.patch_size, grid.columns, scene.dataset
-    patch_bytes = dataset.count * size**2 * np.dtype(dataset.dtypes[0]).itemsize
+    # What lies between patches is read, too.
+    pitch = max([size, *np.diff(columns.starts[:2])])
+    patch_bytes = dataset.count * size * pitch * np.dtype(dataset.dtypes[0]).itemsize
     step = max(1, min(CHUNK, CHUNK_BYTES // patch_bytes))
     places = [(row, begin) for row in rows for begin in range(0, len(columns), step)]
 
-    def read(place: int) -> _Chunk:
+    def read(place: int) -> Chunk:
         row, begin = places[place]
         end = min(begin + step, len(columns))
         left, right = int(columns.starts[begin]), int(columns.starts[end - 1]) + size
         top = int(grid.rows.starts[row])
-        return _Chunk(row, begin, end, scene.read(top, left, size, right - left))
+        return Chunk(row, begin, end, scene.read(top, left, size, right - left))
 
     following = reader.submit(read, 0)
     for place in range(1, len(places)):
