@@ -19,6 +19,7 @@ SCRIPTS = (
     "overlap",
     "maps",
     "strips",
+    "embed_scenes",
     "rasters",
     "remote",
     "peers --forward",

@@ -130,8 +130,10 @@ def _patches(blocks: Iterable[tuple[Strip, dict[str, Any]]], grid: Grid) -> Iter
 class MapActor:
     """Holds the model and maps scenes or strips (a Ray Data actor)."""
 
-    def __init__(self, plan: Plan, num_threads: int) -> None:
+    def __init__(self, plan: Plan, num_threads: int, uses_gpu: bool) -> None:
         import torch
+
+        del uses_gpu  # An exported model runs on the CPU.
 
         torch.set_num_threads(num_threads)
         self._plan = plan

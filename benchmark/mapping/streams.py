@@ -53,8 +53,9 @@ class Stream:
         """Prepare; iterating starts the actors.
 
         Args:
-            actor: a class, made with the plan and the number of threads of a process; it turns a
-                block of one row, the column ``piece``, into a row with a column ``reason``.
+            actor: a class, made with the plan, the number of threads of a process, and whether it
+                has booked a GPU; it turns a block of one row, the column ``piece``, into a row with
+                a column ``reason``.
             plan: of the work.
             pieces: of work.
             pool: of actors.
@@ -78,7 +79,7 @@ class Stream:
                 keeps_order=self._keeps_order,
             ).map_batches(
                 self._actor,
-                fn_constructor_args=(self._plan, self._pool.num_threads),
+                fn_constructor_args=(self._plan, self._pool.num_threads, self._pool.num_gpus > 0),
                 batch_size=1,
                 batch_format="pyarrow",
                 concurrency=min(self._pool.num_actors, len(self._pieces)),
