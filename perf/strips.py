@@ -9,6 +9,7 @@ process, which writes the map, grows, and whether the maps have the same bits.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import tempfile
 import time
 from pathlib import Path
@@ -66,7 +67,14 @@ def main() -> None:
     plan_pool = pools.plan_pool
     with tempfile.TemporaryDirectory() as name, Cluster() as cluster:
         folder = Path(name)
-        plan = plan_maps(str(write_model(folder / "model", as_onnx=False)))
+        # In a process of its own: its memory would hide by how much this one grows.
+        spawn = multiprocessing.get_context("spawn")
+        writing = spawn.Process(
+            target=write_model, args=(folder / "model",), kwargs={"as_onnx": False}
+        )
+        writing.start()
+        writing.join()
+        plan = plan_maps(str(folder / "model"))
         scene = folder / "scene.tif"
         write_scene(scene, asked.side)
         cluster.connect(object_store_memory=400_000_000)
