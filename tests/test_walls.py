@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("mapping", "stages", "exporting", "catalog", "statistics", "experiment", "cluster"),
         *("store", "vocabulary"),
     },
-    "mapping": {"exporting", "catalog", "cluster", "vocabulary"},
+    "mapping": {"exporting", "catalog", "networks", "cluster", "vocabulary"},
     "stages": {
         *("catalog", "training", "networks", "search", "statistics", "experiment", "cluster"),
         *("store", "page", "vocabulary"),
