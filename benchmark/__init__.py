@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from benchmark.errors import BenchmarkError, CellError, UsageError
     from benchmark.exporting.predicting import predict
     from benchmark.exporting.saved import load_head
+    from benchmark.finished import compare
     from benchmark.frames import aggregate
     from benchmark.interactive import (
         describe,
@@ -60,6 +61,7 @@ __all__ = [
     "aggregate",
     "build",
     "check",
+    "compare",
     "describe",
     "export",
     "footprints",
@@ -92,6 +94,7 @@ _MODULES = {
     "UsageError": "errors",
     "aggregate": "frames",
     "build": "api",
+    "compare": "finished",
     "describe": "interactive",
     "export": "interactive",
     "footprints": "interactive",

@@ -24,9 +24,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "submission": {"catalog", "cluster", "store", "vocabulary"},
     "face": {
-        *("mapping", "stages", "exporting", "catalog", "statistics", "experiment", "cluster"),
+        *(
+            "comparing",
+            "mapping",
+            "stages",
+            "exporting",
+            "catalog",
+            "statistics",
+            "experiment",
+            "cluster",
+        ),
         *("store", "vocabulary"),
     },
+    "comparing": {"stages", "catalog", "statistics", "experiment", "store", "vocabulary"},
     "mapping": {"exporting", "catalog", "cluster", "vocabulary"},
     "stages": {
         *("catalog", "training", "networks", "search", "statistics", "experiment", "cluster"),
@@ -47,8 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 """All wings from the top down, with the wings that each may import besides itself."""
 
 FACE = {
-    *("benchmark", "benchmark.api", "benchmark.frames", "benchmark.interactive"),
-    "benchmark.results",
+    *("benchmark", "benchmark.api", "benchmark.finished", "benchmark.frames"),
+    *("benchmark.interactive", "benchmark.results"),
 }
 VOCABULARY = {
     *("arguments", "bars", "config", "contents", "drawing", "environment", "errors", "fields"),

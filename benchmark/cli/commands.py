@@ -17,6 +17,7 @@ import typer
 from benchmark.cli import (  # noqa: F401  # add their commands
     beginning,
     checking,
+    comparing,
     describing,
     mapping,
     running,

@@ -27,6 +27,7 @@ GIVEN = {
     "footprints": ["toy.toml", "--set", "dataset.root=none", "--out", "out.parquet"],
     "submit": ["toy.toml", "--dry-run"],
     "status": ["toy.toml"],
+    "compare": ["none", "none"],
 }
 """Arguments with which a command computes and writes nothing; of the others, --dry-run."""
 
