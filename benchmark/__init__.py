@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmark.errors import BenchmarkError, CellError, UsageError
     from benchmark.exporting.predicting import predict
     from benchmark.exporting.saved import load_head
-    from benchmark.finished import compare
+    from benchmark.finished import compare, leaderboard
     from benchmark.frames import aggregate
     from benchmark.interactive import (
         describe,
@@ -66,6 +66,7 @@ __all__ = [
     "export",
     "footprints",
     "from_arrays",
+    "leaderboard",
     "load",
     "load_head",
     "predict",
@@ -94,7 +95,7 @@ _MODULES = {
     "UsageError": "errors",
     "aggregate": "frames",
     "build": "api",
-    "compare": "finished",
+    **dict.fromkeys(("compare", "leaderboard"), "finished"),
     "describe": "interactive",
     "export": "interactive",
     "footprints": "interactive",

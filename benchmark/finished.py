@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 from benchmark import api
 from benchmark.arguments import path_text
 from benchmark.config import Experiment
+from benchmark.errors import UsageError
 from benchmark.interactive import store_of
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
+
+    import pandas as pd
 
     from benchmark.comparing.paired import RunComparison
     from benchmark.comparing.runs import FinishedRun
@@ -36,6 +40,62 @@ def compare(
     from benchmark.comparing.paired import compare_runs
 
     return compare_runs(open_run("compare: a", a), open_run("compare: b", b))
+
+
+def leaderboard(
+    *runs: str | os.PathLike[str] | Experiment, out: str | os.PathLike[str] | None = None
+) -> pd.DataFrame:
+    """Return the leaderboard of many runs, and append them to a file.
+
+    Args:
+        *runs: stores, whose experiments are all taken, experiments, or experiment files.
+        out: a Parquet file, to which rows that it lacks are appended; the board holds all of its
+            rows. Without ``runs`` it is only read.
+
+    Returns:
+        One row for each method of each run, indexed by ``dataset``, ``patches``, ``train_set`` and
+        ``rank``, with score, interval, seeds and origin; only methods with the same patches and
+        train set are ranked together.
+
+    Raises:
+        UsageError: a store has no complete scores, or the file is no leaderboard.
+        CellError: scores are damaged, or of another version.
+    """
+    return add_to_board(runs, None if out is None else path_text("leaderboard: out", out))[0]
+
+
+def add_to_board(
+    given: Sequence[str | os.PathLike[str] | Experiment], out: str | None
+) -> tuple[pd.DataFrame, int]:
+    """Return the board as ``leaderboard`` does, and the number of rows that were added."""
+    from benchmark.comparing import board
+
+    path = None if out is None else board.check_path(out)
+    rows = [row for item in given for run in _open_runs(item) for row in board.rows_of_run(run)]
+    if path is not None and rows:
+        table, num_added = board.append(path, rows)
+    elif path is not None:
+        table, num_added = board.read_board(path), 0
+    elif rows:
+        table, num_added = board.as_table(rows), 0
+    else:
+        raise UsageError(
+            "leaderboard: there is nothing to show; name a store, or a file with --out"
+        )
+    return board.rank(table), num_added
+
+
+def _open_runs(given: str | os.PathLike[str] | Experiment) -> list[FinishedRun]:
+    """Return the run of an experiment, or the last run of each experiment in a store."""
+    from benchmark.comparing.runs import is_scores_folder, latest_runs, open_store
+
+    where = "leaderboard: runs"
+    if isinstance(given, Experiment):
+        return [open_run(where, given)]
+    text = path_text(where, given, "give stores, experiments or experiment files")
+    if text.endswith(".toml") or is_scores_folder(text):
+        return [open_run(where, text)]
+    return latest_runs(open_store(text))
 
 
 def open_run(where: str, given: str | os.PathLike[str] | Experiment) -> FinishedRun:

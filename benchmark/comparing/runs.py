@@ -202,6 +202,11 @@ def latest_runs(store: Store) -> list[FinishedRun]:
     return list(last.values())
 
 
+def is_scores_folder(where: str) -> bool:
+    """Return whether a path is that of a folder of scores in a store."""
+    return bool(_SCORES_FOLDER.fullmatch(where))
+
+
 def run_of(context: Context) -> FinishedRun:
     """Return the run of an experiment.
 

@@ -75,3 +75,17 @@ def test_scores_of_other_versions_are_refused(stores: list[str], capsys: Texts) 
     path.write_text(json.dumps(manifest))
     assert invoke(["compare", *stores]) == 1
     assert "its scores have version 99, which is newer than this" in capsys.readouterr().err
+
+
+def test_the_board_is_printed_and_grows(stores: list[str], capsys: Texts, tmp_path: Path) -> None:
+    path = str(tmp_path / "board.parquet")
+    assert invoke(["leaderboard", stores[0], "--out", path]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^1 +mean_color +knn \(floor\) +0\.\d{3} ", out, re.M)
+    assert out.endswith(f"2 rows added\n{path}\n")
+    assert invoke(["leaderboard", *stores, "--out", path, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["added"], found["path"], len(found["rows"])) == (2, path, 4)
+    assert [row["rank"] for row in found["rows"]] == [1, 2, 2, 4]
+    assert invoke(["leaderboard", "--out", path]) == 0
+    assert "0 rows added" in capsys.readouterr().out

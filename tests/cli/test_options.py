@@ -28,6 +28,7 @@ GIVEN = {
     "submit": ["toy.toml", "--dry-run"],
     "status": ["toy.toml"],
     "compare": ["none", "none"],
+    "leaderboard": ["none"],
 }
 """Arguments with which a command computes and writes nothing; of the others, --dry-run."""
 
