@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmark.errors import BenchmarkError, CellError, UsageError
     from benchmark.exporting.predicting import predict
     from benchmark.exporting.saved import load_head
-    from benchmark.finished import compare, leaderboard
+    from benchmark.finished import compare, leaderboard, query
     from benchmark.frames import aggregate
     from benchmark.interactive import (
         describe,
@@ -72,6 +72,7 @@ __all__ = [
     "predict",
     "predict_maps",
     "prepare",
+    "query",
     "register",
     "report",
     "run",
@@ -95,7 +96,7 @@ _MODULES = {
     "UsageError": "errors",
     "aggregate": "frames",
     "build": "api",
-    **dict.fromkeys(("compare", "leaderboard"), "finished"),
+    **dict.fromkeys(("compare", "leaderboard", "query"), "finished"),
     "describe": "interactive",
     "export": "interactive",
     "footprints": "interactive",

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from benchmark import api
-from benchmark.arguments import path_text
+from benchmark.arguments import check_type, path_text
 from benchmark.config import Experiment
 from benchmark.errors import UsageError
 from benchmark.interactive import store_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
     from benchmark.comparing.paired import RunComparison
+    from benchmark.comparing.queries import Answer
     from benchmark.comparing.runs import FinishedRun
 
 
@@ -85,11 +87,39 @@ def add_to_board(
     return board.rank(table), num_added
 
 
-def _open_runs(given: str | os.PathLike[str] | Experiment) -> list[FinishedRun]:
+def query(sql: str, source: str | os.PathLike[str] | Experiment) -> pd.DataFrame:
+    """Return the answer to an SQL statement over the tables of an experiment or a store.
+
+    Args:
+        sql: one statement that reads, e.g. ``SELECT * FROM ranking``; docs/RESULTS.md has the
+            tables. It needs the extra ``query``.
+        source: a store, whose experiments are all in the tables, an experiment, or its file.
+
+    Raises:
+        UsageError: the statement is wrong or would write, or there are no complete scores.
+        CellError: a file of a store is missing, damaged, or of another version.
+    """
+    check_type("query: sql", sql, str, 'give a statement, e.g. "SELECT * FROM ranking"')
+    with open_query(sql, source) as answer:
+        frame: pd.DataFrame = answer.to_frame()
+        return frame
+
+
+@contextmanager
+def open_query(sql: str, source: str | os.PathLike[str] | Experiment) -> Iterator[Answer]:
+    """Open the answer to a statement as ``query`` does; its rows are fetched by need."""
+    from benchmark.comparing.queries import ask
+
+    with ask(sql, _open_runs(source, "query: source")) as answer:
+        yield answer
+
+
+def _open_runs(
+    given: str | os.PathLike[str] | Experiment, where: str = "leaderboard: runs"
+) -> list[FinishedRun]:
     """Return the run of an experiment, or the last run of each experiment in a store."""
     from benchmark.comparing.runs import is_scores_folder, latest_runs, open_store
 
-    where = "leaderboard: runs"
     if isinstance(given, Experiment):
         return [open_run(where, given)]
     text = path_text(where, given, "give stores, experiments or experiment files")

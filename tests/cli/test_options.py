@@ -29,6 +29,7 @@ GIVEN = {
     "status": ["toy.toml"],
     "compare": ["none", "none"],
     "leaderboard": ["none"],
+    "query": ["SELECT 1", "none"],
 }
 """Arguments with which a command computes and writes nothing; of the others, --dry-run."""
 

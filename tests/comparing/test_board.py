@@ -80,7 +80,7 @@ def test_only_the_same_patches_and_train_sets_are_ranked_together(
     frame = bm.leaderboard(*(run.store.uri for run in runs))
     assert frame.index.names == ["dataset", "patches", "train_set", "rank"]
     flat = frame.reset_index()
-    boards = {key: rows for key, rows in flat.groupby(["patches", "train_set"], sort=False)}
+    boards = dict(iter(flat.groupby(["patches", "train_set"], sort=False)))
     assert len(boards) == 3
     first = boards[runs[0].patches_fingerprint, "all"]
     assert first["rank"].tolist() == [1, 2, 3, 3]
