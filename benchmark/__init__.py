@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmark.errors import BenchmarkError, CellError, UsageError
     from benchmark.exporting.predicting import predict
     from benchmark.exporting.saved import load_head
-    from benchmark.finished import compare, leaderboard, query
+    from benchmark.finished import compare, leaderboard, query, reproduce
     from benchmark.frames import aggregate
     from benchmark.interactive import (
         describe,
@@ -75,6 +75,7 @@ __all__ = [
     "query",
     "register",
     "report",
+    "reproduce",
     "run",
     "scores",
     "status",
@@ -96,7 +97,7 @@ _MODULES = {
     "UsageError": "errors",
     "aggregate": "frames",
     "build": "api",
-    **dict.fromkeys(("compare", "leaderboard", "query"), "finished"),
+    **dict.fromkeys(("compare", "leaderboard", "query", "reproduce"), "finished"),
     "describe": "interactive",
     "export": "interactive",
     "footprints": "interactive",

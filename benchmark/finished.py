@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from benchmark import api
-from benchmark.arguments import check_type, path_text
+from benchmark.arguments import check_type, path_text, refuse
+from benchmark.bars import progress_of
 from benchmark.config import Experiment
 from benchmark.errors import UsageError
-from benchmark.interactive import store_of
+from benchmark.interactive import check_progress, store_of
 
 if TYPE_CHECKING:
     import os
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 
     from benchmark.comparing.paired import RunComparison
     from benchmark.comparing.queries import Answer
+    from benchmark.comparing.reproducing import Reproduction
     from benchmark.comparing.runs import FinishedRun
+    from benchmark.progress import Progress
 
 
 def compare(
@@ -103,6 +108,83 @@ def query(sql: str, source: str | os.PathLike[str] | Experiment) -> pd.DataFrame
     with open_query(sql, source) as answer:
         frame: pd.DataFrame = answer.to_frame()
         return frame
+
+
+def reproduce(
+    source: str | os.PathLike[str],
+    *,
+    store: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    tolerance: float = 1e-9,
+    anyway: bool = False,
+    address: str | None = None,
+    progress: Progress | bool | None = True,
+) -> Reproduction:
+    """Repeat the run of a page or manifest in a fresh store, and compare the scores.
+
+    Args:
+        source: the page of a report (``index.html``), or the manifest of scores
+            (``STORE/evaluate/NAME-FINGERPRINT/_manifest.json``).
+        store: a new folder or URI; one in which the same repetition was interrupted goes on.
+        root: folder of the data, if they have moved.
+        tolerance: largest difference of equal scores, 0 to 1.
+        anyway: run even though data or weights differ.
+        address: of a Ray cluster; None starts Ray on this machine.
+        progress: as for ``run``.
+
+    Returns: changes of data, weights, versions and code, and the scores of both. If data or
+    weights differ, nothing is computed.
+
+    Raises:
+        UsageError: the source holds no experiment, the store is not fresh, or the data are missing.
+    """
+    where = path_text("reproduce: source", source, "give a page or a manifest")
+    place = path_text("reproduce: store", store)
+    check_type("reproduce: tolerance", tolerance, Real, "give a number from 0 to 1")
+    if not 0 <= tolerance <= 1:
+        raise refuse("reproduce: tolerance", tolerance, "give a number from 0 to 1")
+    check_type("reproduce: anyway", anyway, bool, "give True or False")
+    check_progress("reproduce", progress)
+    data = None if root is None else path_text("reproduce: root", root)
+    with progress_of(progress) as receiver:
+        return repeat(
+            where,
+            store=place,
+            root=data,
+            tolerance=tolerance,
+            anyway=anyway,
+            address=address,
+            progress=receiver,
+        )
+
+
+def repeat(
+    source: str,
+    *,
+    store: str,
+    root: str | None,
+    tolerance: float,
+    anyway: bool,
+    address: str | None,
+    progress: Progress | None,
+) -> Reproduction:
+    """Repeat a run as ``reproduce`` does."""
+    from benchmark.comparing import reproducing
+    from benchmark.comparing.runs import run_of
+
+    recipe = reproducing.read_recipe(source)
+    experiment = reproducing.rebuild(recipe, root=root)
+    with api.open_context(experiment, store=store) as context:
+        changes = reproducing.find_changes(recipe, context)
+        finish = partial(
+            reproducing.conclude, recipe, changes, store=context.store.uri, tolerance=tolerance
+        )
+        if any(change.kind in reproducing.DECIDING for change in changes) and not anyway:
+            return finish(None)
+        reproducing.claim(context.store, recipe)
+    api.run(experiment, store=store, address=address, progress=progress)
+    with api.open_context(experiment, store=store) as context:
+        return finish(run_of(context) if context.scores().is_complete else None)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from benchmark.cli import (  # noqa: F401  # add their commands
     describing,
     mapping,
     querying,
+    reproducing,
     running,
     upkeep,
 )
