@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmark.errors import BenchmarkError, CellError, UsageError
     from benchmark.exporting.predicting import predict
     from benchmark.exporting.saved import load_head
-    from benchmark.finished import compare, leaderboard, query, reproduce
+    from benchmark.finished import compare, figures, leaderboard, query, reproduce
     from benchmark.frames import aggregate
     from benchmark.interactive import (
         describe,
@@ -64,6 +64,7 @@ __all__ = [
     "compare",
     "describe",
     "export",
+    "figures",
     "footprints",
     "from_arrays",
     "leaderboard",
@@ -97,7 +98,8 @@ _MODULES = {
     "UsageError": "errors",
     "aggregate": "frames",
     "build": "api",
-    **dict.fromkeys(("compare", "leaderboard", "query", "reproduce"), "finished"),
+    **dict.fromkeys(("compare", "figures", "leaderboard"), "finished"),
+    **dict.fromkeys(("query", "reproduce"), "finished"),
     "describe": "interactive",
     "export": "interactive",
     "footprints": "interactive",

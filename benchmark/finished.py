@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import partial
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark import api
@@ -108,6 +109,42 @@ def query(sql: str, source: str | os.PathLike[str] | Experiment) -> pd.DataFrame
     with open_query(sql, source) as answer:
         frame: pd.DataFrame = answer.to_frame()
         return frame
+
+
+def figures(
+    experiment: Experiment,
+    out: str | os.PathLike[str],
+    *,
+    store: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Write every figure of the report as PDF, SVG and PNG, and every table as MD, TEX and CSV.
+
+    Args:
+        experiment: from ``load``; its scores must be complete.
+        out: folder of the files; files of the same names are replaced.
+        store: None: that of its last run in this process, else the experiment's.
+
+    Returns: the files, figures first, in the order of the page.
+
+    Raises:
+        UsageError: there are no complete scores, or the folder cannot be written.
+        CellError: a file of the store is missing or damaged.
+    """
+    where = store_of("figures", experiment, store)
+    return write_figures(experiment, Path(path_text("figures: out", out)), store=where)
+
+
+def write_figures(experiment: Experiment, out: Path, *, store: str | None) -> list[Path]:
+    """Write the files as ``figures`` does."""
+    from benchmark.comparing.runs import run_of
+
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"figures: --out '{out}' is a file; give a folder")
+    with api.open_readable(experiment, store=store) as context:
+        run_of(context)
+        from benchmark.stages.publishing import publish
+
+        return publish(context, out)
 
 
 def reproduce(

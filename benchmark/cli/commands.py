@@ -20,6 +20,7 @@ from benchmark.cli import (  # noqa: F401  # add their commands
     comparing,
     describing,
     mapping,
+    publishing,
     querying,
     reproducing,
     running,

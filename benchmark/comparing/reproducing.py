@@ -294,16 +294,15 @@ def conclude(
     cells = []
     # A repetition that was not run has no score to compare.
     for key in dict.fromkeys((*was, *now)) if run is not None else ():
-        pair = was.get(key), now.get(key)
-        is_there = key in was and key in now
-        is_equal = is_there and (
-            pair[0] == pair[1] or (None not in pair and abs(pair[1] - pair[0]) <= tolerance)
-        )
+        before, after = was.get(key), now.get(key)
+        is_equal = key in was and key in now and before == after
+        if before is not None and after is not None:
+            is_equal = abs(after - before) <= tolerance
         cells.append(
             {
                 **dict(zip(KEY, key, strict=True)),
-                "was": pair[0],
-                "now": pair[1],
+                "was": before,
+                "now": after,
                 "is_equal": is_equal,
             }
         )
