@@ -79,16 +79,23 @@ def compare_runs(a: FinishedRun, b: FinishedRun) -> RunComparison:
     design = _design(sides[0], at_a)
     rows = []
     for pairs in _pair_methods(*sides):
-        gaps = [sides[1].right(two)[at_b] - sides[0].right(one)[at_a] for _, one, two in pairs]
+        # One pair after the other: of many patches, a few columns fill the memory.
+        scored = [
+            [
+                design.contributions(side.right(method)[at])
+                for side, method, at in zip(sides, pair, (at_a, at_b), strict=True)
+            ]
+            for _, *pair in pairs
+        ]
         flips = flip_table(
-            np.stack([design.contributions(gap) for gap in gaps], axis=1),
+            np.stack([after - before for before, after in scored], axis=1),
             design.unit_weights,
             alpha=1.0 - a.confidence,
             seed=int(a.settings.get("seed", 0)),
             folds=design.folds,
         )
         for number, (kind, one, two) in enumerate(pairs):
-            value = float(design.contributions(sides[0].right(one)[at_a]).sum())
+            before, after = scored[number]
             rows.append(
                 {
                     "kind": kind,
@@ -96,8 +103,8 @@ def compare_runs(a: FinishedRun, b: FinishedRun) -> RunComparison:
                     **_names("b", two),
                     "seeds_a": len(sides[0].methods[one]),
                     "seeds_b": len(sides[1].methods[two]),
-                    "value_a": value,
-                    "value_b": value + float(flips.differences[number]),
+                    "value_a": float(before.sum()),
+                    "value_b": float(after.sum()),
                     **_verdict(flips, number),
                 }
             )

@@ -131,6 +131,10 @@ class Side:
     def _weights(self) -> NDArray[np.float64]:
         return find_design(self.labels, None).weights
 
+    @cached_property
+    def _fold_of(self) -> NDArray[np.int64]:
+        return find_folds(self.rows, self.run.num_folds or 0)
+
     def _is_right(self, row: Mapping[str, Any]) -> NDArray[np.bool_]:
         folder = self.run.artefact.folder
         is_pooled = bool(self.run.num_folds) and row["artefact"] == folder
@@ -148,7 +152,6 @@ class Side:
     def _pooled(self, row: Mapping[str, Any]) -> NDArray[np.int32]:
         """Return the prediction of each patch by the cell that was trained without its fold."""
         count = self.run.num_folds or 0
-        fold_of = find_folds(self.rows, count)
         y_pred = np.empty(len(self.ids), np.int32)
         same = ("backbone", "method", "seed")
         parts = [
@@ -162,7 +165,7 @@ class Side:
             name = f"fold {number + 1} of {count}"
             if name not in names:
                 raise CellError(f"{self.run.artefact.uri}: the scores of '{name}' are missing")
-            mine = fold_of == number
+            mine = self._fold_of == number
             y_pred[mine] = self._predicted(names[name]["artefact"], self.ids[mine])
         return y_pred
 
