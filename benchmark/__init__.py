@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from benchmark.errors import BenchmarkError, CellError, UsageError
     from benchmark.exporting.predicting import predict
     from benchmark.exporting.saved import load_head
+    from benchmark.finished import compare, figures, leaderboard, query, reproduce
     from benchmark.frames import aggregate
     from benchmark.interactive import (
         describe,
@@ -60,17 +61,22 @@ __all__ = [
     "aggregate",
     "build",
     "check",
+    "compare",
     "describe",
     "export",
+    "figures",
     "footprints",
     "from_arrays",
+    "leaderboard",
     "load",
     "load_head",
     "predict",
     "predict_maps",
     "prepare",
+    "query",
     "register",
     "report",
+    "reproduce",
     "run",
     "scores",
     "status",
@@ -92,6 +98,8 @@ _MODULES = {
     "UsageError": "errors",
     "aggregate": "frames",
     "build": "api",
+    **dict.fromkeys(("compare", "figures", "leaderboard"), "finished"),
+    **dict.fromkeys(("query", "reproduce"), "finished"),
     "describe": "interactive",
     "export": "interactive",
     "footprints": "interactive",

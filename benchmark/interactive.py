@@ -78,7 +78,7 @@ def run(
     check_type("run: address", address, (str, type(None)), "give HOST:PORT of a cluster, or None")
     if address is not None and not address.strip():
         raise refuse("run: address", address, "give HOST:PORT of a cluster, or None")
-    _check_progress("run", progress)
+    check_progress("run", progress)
     key, used = experiment.model_dump_json(), where or experiment.store
     _last_stores[key] = used if "://" in used else str(Path(used).absolute())
     try:
@@ -103,7 +103,7 @@ def status(
         store: None: that of its last run in this process, else the experiment's.
         verify: read every file of complete cells and compare it with its checksum.
     """
-    where = _store_of("status", experiment, store)
+    where = store_of("status", experiment, store)
     check_type("status: verify", verify, bool, "give True or False")
     return api.status(experiment, store=where, verify=verify)
 
@@ -124,7 +124,7 @@ def scores(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
     Raises:
         BenchmarkError: the scores are not computed yet.
     """
-    with api.open_readable(experiment, store=_store_of("scores", experiment, store)) as context:
+    with api.open_readable(experiment, store=store_of("scores", experiment, store)) as context:
         return read_scores(context)
 
 
@@ -140,7 +140,7 @@ def report(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
     Raises:
         BenchmarkError: the scores are not computed yet, or the page cannot be written.
     """
-    where = _store_of("report", experiment, store)
+    where = store_of("report", experiment, store)
     with api.open_readable(experiment, store=where) as context:
         is_complete = context.report().is_complete
         if not is_complete and not context.scores().is_complete:
@@ -179,8 +179,8 @@ def describe(
         UsageError: the user's input is wrong.
         BenchmarkError: the patches cannot be computed.
     """
-    where = _store_of("describe", experiment, store)
-    _check_progress("describe", progress)
+    where = store_of("describe", experiment, store)
+    check_progress("describe", progress)
     with progress_of(progress) as receiver:
         return api.describe(experiment, store=where, progress=receiver)
 
@@ -214,8 +214,8 @@ def footprints(
         UsageError: the cell is unknown or not complete, or no patch has coordinates.
         BenchmarkError: the patches cannot be computed.
     """
-    where = _store_of("footprints", experiment, store)
-    _check_progress("footprints", progress)
+    where = store_of("footprints", experiment, store)
+    check_progress("footprints", progress)
     if cell is not None:
         check_type("footprints: cell", cell, str, 'give BACKBONE/METHOD, e.g. "mean_color/knn"')
     with progress_of(progress) as receiver:
@@ -251,7 +251,7 @@ def export(
         UsageError: a name is unknown, the model is not trained yet, the folder is not empty, or
             the token is missing.
     """
-    where = _store_of("export", experiment, store)
+    where = store_of("export", experiment, store)
     check_type("export: backbone", backbone, str, "give the name of a backbone")
     check_type("export: method", method, str, "give 'finetune' or the name of a head")
     check_type("export: seed", seed, (Integral, type(None)), "give a seed of the experiment")
@@ -299,7 +299,7 @@ def prepare(
         UsageError: the data set is unknown or needs no preparation, or an option is wrong.
     """
     check_type("prepare: dataset", dataset, str, "give the name of a data set")
-    _check_progress("prepare", progress)
+    check_progress("prepare", progress)
     folder = Path(path_text("prepare: root", root))
     given = {"scenes": scenes, "size": size, "seed": seed}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -331,12 +331,13 @@ def _check_experiment(function: str, experiment: object) -> None:
     Experiment.model_validate({**content, "path": experiment.path})
 
 
-def _check_progress(function: str, progress: object) -> None:
+def check_progress(function: str, progress: object) -> None:
+    """Raise UsageError unless an argument is True, False, None or receives progress."""
     if not isinstance(progress, bool | None) and not callable(getattr(progress, "stage", None)):
         raise refuse(f"{function}: progress", progress, "give True, False or a Progress object")
 
 
-def _store_of(
+def store_of(
     function: str, experiment: Experiment, store: str | os.PathLike[str] | None
 ) -> str | None:
     """Return the store to read; None: the experiment's own."""

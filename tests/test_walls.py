@@ -19,14 +19,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"cli", "submission"},
     "__main__": {"cli"},
     "cli": {
-        *("face", "submission", "mapping", "stages", "catalog", "experiment", "cluster"),
-        *("store", "vocabulary"),
+        *("face", "comparing", "submission", "mapping", "stages", "catalog", "experiment"),
+        *("cluster", "store", "vocabulary"),
     },
     "submission": {"catalog", "cluster", "store", "vocabulary"},
     "face": {
-        *("mapping", "stages", "exporting", "catalog", "statistics", "experiment", "cluster"),
-        *("store", "vocabulary"),
+        *("comparing", "mapping", "stages", "exporting", "catalog", "statistics", "experiment"),
+        *("cluster", "store", "vocabulary"),
     },
+    "comparing": {"stages", "catalog", "statistics", "experiment", "store", "vocabulary"},
     "mapping": {"exporting", "catalog", "networks", "cluster", "vocabulary"},
     "stages": {
         *("catalog", "training", "networks", "search", "statistics", "experiment", "cluster"),
@@ -47,8 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 """All wings from the top down, with the wings that each may import besides itself."""
 
 FACE = {
-    *("benchmark", "benchmark.api", "benchmark.frames", "benchmark.interactive"),
-    "benchmark.results",
+    *("benchmark", "benchmark.api", "benchmark.finished", "benchmark.frames"),
+    *("benchmark.interactive", "benchmark.results"),
 }
 VOCABULARY = {
     *("arguments", "bars", "config", "contents", "derived", "drawing", "environment", "errors"),

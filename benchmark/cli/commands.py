@@ -17,9 +17,13 @@ import typer
 from benchmark.cli import (  # noqa: F401  # add their commands
     beginning,
     checking,
+    comparing,
     describing,
     embedding,
     mapping,
+    publishing,
+    querying,
+    reproducing,
     running,
     upkeep,
 )

@@ -201,12 +201,16 @@ def moved(experiment: Experiment, was: str, now: str) -> Experiment:
     return experiment.model_copy(update=update)
 
 
-def _remember(context: Context, path: str) -> None:
-    run = {
+def inputs_of(context: Context) -> dict[str, Any]:
+    """Return the digests of the data and of the weights of an experiment (None: not here)."""
+    return {
         "dataset_digest": context.dataset_digest,
         "weights": {item.name: _revision(item) for item in context.backbones},
-        **record(),
     }
+
+
+def _remember(context: Context, path: str) -> None:
+    run = {**inputs_of(context), **record()}
     try:
         runs = read_runs(context.store, path)
     except FileNotFoundError:

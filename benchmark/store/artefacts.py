@@ -47,6 +47,15 @@ class Store(Files):
         pairs = (name.rpartition("-") for name in self._folders(stage))
         return {fingerprint: name for name, _, fingerprint in pairs}
 
+    def artefacts(self, stage: str) -> list[Artefact]:
+        """Return a stage's artefacts, complete or not; some may share a fingerprint.
+
+        Raises:
+            CellError: the store cannot be read.
+        """
+        parts = (folder.rpartition("-") for folder in self._folders(stage))
+        return [self.artefact(stage, name, found) for name, _, found in parts if name]
+
     def _folders(self, stage: str) -> list[str]:
         selector = pafs.FileSelector(f"{self.root}/{stage}", allow_not_found=True)
         found = self.attempt(stage, "read", lambda: self.fs.get_file_info(selector))

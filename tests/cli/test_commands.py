@@ -24,6 +24,7 @@ CATALOGS = ("datasets", "backbones", "heads", "metrics")
 COMMANDS = (
     *("list", "init", "check", "run", *STAGES.names(), "status", "submit", "prepare", "export"),
     *("describe", "footprints", "predict", "embed-scenes", "du", "clean"),
+    *("compare", "leaderboard", "query", "reproduce", "figures"),
 )
 ON_EXPERIMENT = ("run", *STAGES.names(), "status", "submit")
 

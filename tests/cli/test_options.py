@@ -27,6 +27,11 @@ GIVEN = {
     "footprints": ["toy.toml", "--set", "dataset.root=none", "--out", "out.parquet"],
     "submit": ["toy.toml", "--dry-run"],
     "status": ["toy.toml"],
+    "compare": ["none", "none"],
+    "leaderboard": ["none"],
+    "query": ["SELECT 1", "none"],
+    "figures": ["toy.toml", "--set", "dataset.root=none", "--out", "out"],
+    "reproduce": ["none", "--store", "fresh"],
 }
 """Arguments with which a command computes and writes nothing; of the others, --dry-run."""
 

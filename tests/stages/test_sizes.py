@@ -87,7 +87,7 @@ def test_the_smallest_that_no_test_tells_from_the_whole_is_named(
         "The smallest variant of both that cannot be told from it is p64_int8: 64 bytes per patch "
         "in place of 384, at -1.0 points [-"
     )
-    results = cast(Results, SimpleNamespace(evaluated={"sizes": [found]}, caption=""))
+    results = cast(Results, SimpleNamespace(evaluated={"sizes": [found]}, caption="", figures=None))
     (table,) = size_tables(results)
     assert table.caption.startswith(found["sentence"])
     assert [row[4] for row in table.rows] == [384, 256, 64, 12]
@@ -125,5 +125,5 @@ def test_nothing_is_said_where_the_whole_one_or_every_variant_has_no_score(
 ) -> None:
     assert describe(open_small, experiment_content, tmp_path, {"both": 9, "lbp_glcm": 9}) == []
     assert describe(open_small, experiment_content, tmp_path / "b", {"p64": 9, "bits": 9}) == []
-    results = cast(Results, SimpleNamespace(evaluated={}, caption=""))
+    results = cast(Results, SimpleNamespace(evaluated={}, caption="", figures=None))
     assert (size_tables(results), size_pictures(results)) == ((), [])

@@ -12,6 +12,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.experiment.fold_sets import pooled_set
+from benchmark.experiment.recipe import describe_experiment
 from benchmark.experiment.train_sets import ChosenPatches
 from benchmark.stages.evaluate.choices import describe_choices
 from benchmark.stages.evaluate.comparison import compare, read_costs, unlike_devices
@@ -127,6 +128,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                 # Each backbone once, whatever its train sets.
                 *dict.fromkeys(unlike_devices(comparison)),
             ],
+            "experiment": describe_experiment(context),
             "provenance": provenance.record(),
         },
         needs=(SCORES_FILE, *map(beside, tables)),

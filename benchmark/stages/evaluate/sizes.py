@@ -56,6 +56,8 @@ def describe_sizes(
         (the variant with the fewest bytes that is not detectably behind; None: there is none, or
         too little data) and ``sentence``.
     """
+    if all(item.derived is None for item in context.backbones):
+        return []
     families = _families(context, groups, costs, floors)
     pairs = [(full, variant) for full, *variants in families for variant in variants]
     if not pairs:

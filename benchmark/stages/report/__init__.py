@@ -37,6 +37,7 @@ class ReportStage(Stage):
         progress = context.progress.stage(self.name, num_cells=1, num_items=None, unit="figures")
         progress.start(cell.label)
         try:
+            from benchmark.experiment.recipe import embed_recipe, make_recipe
             from benchmark.page.html import render_report
             from benchmark.stages.report.backbones import declare
             from benchmark.stages.report.content import collect
@@ -47,7 +48,8 @@ class ReportStage(Stage):
             for number, picture in enumerate(data.pictures, start=1):
                 cell.artefact.write_bytes(figure_name(number, picture.title), picture.png)
                 progress.advance(1)
-            cell.artefact.write_bytes("index.html", render_report(data).encode())
+            page = embed_recipe(render_report(data), make_recipe(context, results.every_score))
+            cell.artefact.write_bytes("index.html", page.encode())
             inputs, scores = context.report_inputs(), context.scores().uri
             cell.artefact.commit(
                 {"inputs": inputs, "scores": scores, "backbones": declare(results)},

@@ -167,6 +167,8 @@ def picture(
 ) -> Picture:
     """Plot and render a figure for a section of the page, with the caption of the results."""
     figure = plot(*args, **{"caption": results.caption, **settings})
+    if results.figures is not None:
+        results.figures.append((title, figure))
     return Picture(
         section=section,
         title=title,

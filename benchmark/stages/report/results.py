@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from benchmark.methods import FINETUNE, is_finetuned
 from benchmark.stages.report.headline import name_method
 from benchmark.store.names import SCORES_FILE, beside
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class Results:
     """The tables and manifests behind the page; scores and confusion hold the rows of test.
@@ -26,6 +29,8 @@ class Results:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.figures: list[tuple[str, Figure]] | None = None
+        """Title and figure of each picture that is drawn; None: they are not kept."""
         scores = context.scores()
         self.evaluated = scores.manifest()
         self.every_ranking, self.every_comparison, every_score, confusion, calibration = (
