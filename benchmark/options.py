@@ -15,6 +15,7 @@ from benchmark.fields import (
     OwnSettings,
     PixelValue,
     Side,
+    Year,
     refuse_duplicates,
 )
 from benchmark.section import Section
@@ -51,6 +52,21 @@ class BackboneOptions(Section):
     vector_columns: Annotated[Names, Field(min_length=1)] | None = None
     """Its column of lists, or its columns of numbers, in order; ``*`` stands for any characters;
     unset: found."""
+    missing: Literal["error", "drop"] = "error"
+    """Patches that the product lacks: they end the run, or are left out of its train set and, for
+    all rows of the experiment, out of the scores of val and test."""
+    sample: Literal["mean", "mean+std", "centre"] = "mean"
+    """Pixels of an embedding product of rasters that become the vector of a patch: all whose
+    centres are in its footprint, as their mean, or mean and standard deviation, or the one at its
+    centre."""
+    year: Year | None = None
+    """Year of the product's rasters, where they are of several; unset: all."""
+    scale: PixelValue | None = None
+    """Factor of the rasters' values; unset: as their layout is known, or as the files say."""
+    offset: PixelValue | None = None
+    """Added to the scaled values; unset: as ``scale``."""
+    nodata: PixelValue | None = None
+    """Value of the rasters that means no data; unset: what the files say."""
     settings: OwnSettings = Field(default={})
     """Keyword arguments of a function of your own."""
 

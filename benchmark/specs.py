@@ -16,7 +16,7 @@ from benchmark.contents import Found as Found
 from benchmark.contents import Images as Images
 from benchmark.contents import Problem as Problem
 from benchmark.contents import Remark as Remark
-from benchmark.products import Product
+from benchmark.products import PlacedProduct, Product
 from benchmark.sources import LocatedSource as LocatedSource
 from benchmark.sources import Source as Source
 
@@ -224,7 +224,7 @@ class Backbone:
     identifies it. None: its name identifies it, too."""
     alias_of: str | None = None
     """The model's name, if ``name`` is the user's own; None: ``name`` is the model's."""
-    product: Product | None = None
+    product: Product | PlacedProduct | None = None
     """Files that its embeddings are read from, without a network; None: they are computed."""
     version: int = 1
     """Raised by hand when the output of ``build`` changes."""

@@ -42,7 +42,7 @@ class Matched(NamedTuple):
     rule: str
     """A key of ``RULES``."""
     pieces: NDArray[np.int64]
-    """Number of the piece that holds it, (N,)."""
+    """Number of the piece that holds it, (N,); -1: there is no row."""
     rows: NDArray[np.int64]
     """Number of the row in the piece, (N,)."""
 
@@ -79,7 +79,12 @@ class Wanted:
         return np.concatenate(found)
 
     def choose(
-        self, found: NDArray[np.int64], where: str, example: Callable[[], str | None]
+        self,
+        found: NDArray[np.int64],
+        where: str,
+        example: Callable[[], str | None],
+        *,
+        drops_missing: bool = False,
     ) -> Matched:
         """Return the row of each patch by the first rule that finds most of them.
 
@@ -87,6 +92,7 @@ class Wanted:
             found: matches of all pieces, (M, 4): those of ``find``, and the number of the piece.
             where: start of each message.
             example: returns an identifier of the product, if it has any.
+            drops_missing: whether a patch may have no row.
 
         Raises:
             UsageError: a patch has no row, or several.
@@ -109,15 +115,16 @@ class Wanted:
                 f"{where}: {(times > 1).sum():,} patches have several rows by {rule} "
                 f"({self._named(times > 1)}); keep one row of each"
             )
-        if not times.all():
+        if not times.all() and not drops_missing:
             raise UsageError(
                 f"{where}: {(times == 0).sum():,} of {count:,} patches have no row by {rule} "
-                f"({self._named(times == 0)}); add them to the file, or take these patches out of "
-                "the data set"
+                f'({self._named(times == 0)}); add them to the file, or set missing = "drop" to '
+                "compare all rows without these patches"
             )
         mine = found[found[:, 0] == best]
-        mine = mine[np.argsort(mine[:, 1])]
-        return Matched(rule, mine[:, 3], mine[:, 2])
+        pieces, rows = np.full(count, -1), np.full(count, -1)
+        pieces[mine[:, 1]], rows[mine[:, 1]] = mine[:, 3], mine[:, 2]
+        return Matched(rule, pieces, rows)
 
     def _named(self, which: NDArray[np.bool_]) -> str:
         return name_first(self.patch_ids.filter(pa.array(which)).to_pylist())
