@@ -66,6 +66,8 @@ class Dataset:
     """``prepare(root, *, progress, **prepare_options)``: fetch or write the data; the folder."""
     prepare_options: frozenset[str] = frozenset()
     license: str = ""
+    label_years: str = ""
+    """When the labels are of, e.g. ``2013 or 2014``; empty: unknown."""
     own: Mapping[str, Any] | None = None
     """As ``Backbone.own``."""
 
