@@ -117,7 +117,8 @@ def share_rows(rows: Rows, *, what: str) -> Any:
 
 def lacks_patches(embeddings: Artefact) -> bool:
     """Return whether embeddings are those of a product whose missing patches are left out."""
-    return bool(embeddings.manifest().get("product", {}).get("num_missing", 0))
+    told = embeddings.manifest() if embeddings.is_complete else {}
+    return bool(told.get("product", {}).get("num_missing", 0))
 
 
 def find_picks(
