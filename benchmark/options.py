@@ -52,6 +52,10 @@ class BackboneOptions(Section):
     vector_columns: Annotated[Names, Field(min_length=1)] | None = None
     """Its column of lists, or its columns of numbers, in order; ``*`` stands for any characters;
     unset: found."""
+    join: Literal["centre", "area"] | None = None
+    """Join rows of GeoParquet by place: the polygon that holds the centre of the patch, or the mean
+    of those that overlap it, weighted by area; unset: ``centre`` where no column holds
+    identifiers."""
     missing: Literal["error", "drop"] = "error"
     """Patches that the product lacks: they end the run, or are left out of its train set and, for
     all rows of the experiment, out of the scores of val and test."""

@@ -26,6 +26,16 @@ class Product(Protocol):
         ...
 
     @property
+    def join(self) -> str | None:
+        """How rows are joined by place, ``centre`` or ``area``; None: by identifiers."""
+        ...
+
+    @property
+    def crs(self) -> str:
+        """Coordinate reference system of the shapes; empty where rows are not joined by place."""
+        ...
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """Its entry in the manifest, as JSON: files and columns."""
         ...
@@ -40,6 +50,8 @@ class Product(Protocol):
 
     def identifiers(self, piece: Any) -> Iterator[pa.Array]:
         """Yield the identifiers of a piece in batches of texts, in the order of its rows.
+
+        Where rows are joined by place: its shapes, as well-known binary.
 
         Raises:
             UsageError: the file is damaged.

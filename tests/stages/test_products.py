@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import geopandas as gpd  # type: ignore[import-untyped]
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shapely  # type: ignore[import-untyped]
 
 from benchmark.catalog.backbones import BACKBONES, find_backbone
 from benchmark.errors import UsageError
@@ -75,6 +77,36 @@ def test_the_rows_of_the_patches_become_embeddings(
     # The same content elsewhere, under another name, is the same artefact.
     moved = find_backbone(f"embeddings:{path.rename(tmp_path / 'moved.parquet')}")
     assert open_small(store=store, backbones=[moved]).embeddings(moved).is_complete
+
+
+def test_rows_without_identifiers_are_joined_by_place(
+    open_small: Callable[..., Context], store: Path, ids: list[str], tmp_path: Path
+) -> None:
+    context = open_small(store=store)
+    source: Any = context.source
+    shapes = shapely.polygons(source.corners(context.patches.read_table()))
+    order = np.random.default_rng(0).permutation(len(ids))
+    frame = {"vector": [vector_of(ids[number]) for number in order]}
+    path = tmp_path / "places.parquet"
+    gpd.GeoDataFrame(frame, geometry=shapes[order], crs="EPSG:4326").to_parquet(
+        path, row_group_size=100
+    )
+    backbones = [
+        find_backbone(name, options=BackboneOptions.model_validate(options))
+        for name, options in {
+            "by_centre": {"model": f"embeddings:{path}"},
+            "by_area": {"model": f"embeddings:{path}", "join": "area"},
+        }.items()
+    ]
+    context = open_small(store=store, backbones=backbones)
+    assert {item.status for item in EmbedStage().run(context).cells} == {"complete"}
+    expected = np.array([vector_of(name) for name in ids], np.float32)
+    for backbone, rule in zip(backbones, ("polygon that holds", "mean of the"), strict=True):
+        artefact = context.embeddings(backbone)
+        table = artefact.read_table()
+        assert table["patch_id"].to_pylist() == ids
+        np.testing.assert_allclose(vectors_array(table["embedding"]), expected, rtol=1e-4)
+        assert rule in artefact.manifest()["product"]["matched_by"]
 
 
 def test_no_fine_tuned_cell_is_expected_and_the_page_says_why(

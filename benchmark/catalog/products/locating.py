@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import posixpath
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -17,6 +17,7 @@ from benchmark.catalog.products.formats import FORMATS
 from benchmark.catalog.roots.address import WEB, check_root, is_remote, scheme_of
 from benchmark.catalog.roots.root import Root, Unreadable, open_root
 from benchmark.errors import UsageError, one_line
+from benchmark.fields import shown
 
 RASTERS = (".tif", ".tiff")
 """Suffixes of GeoTIFFs."""
@@ -145,3 +146,9 @@ def explained(path: str, where: str) -> Iterator[None]:
             f"{where}: '{path}' is damaged or cannot be read: {one_line(error)}; correct or "
             "replace the file"
         ) from None
+
+
+def name_first(names: Sequence[Any], most: int = 3) -> str:
+    """Return the first of some names, and how many there are."""
+    first = ", ".join(shown(name, 100) for name in names[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most:,} more"

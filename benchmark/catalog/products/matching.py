@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.catalog.products.tables import name_first
+from benchmark.catalog.products.locating import name_first
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,14 +37,18 @@ RULES: dict[str, Callable[[pa.Array], pa.Array]] = {
 
 
 class Matched(NamedTuple):
-    """The row of each of N patches."""
+    """The rows of patches: K pairs, sorted by patch; patches without a row are in none."""
 
     rule: str
-    """A key of ``RULES``."""
+    """How they were found, for users."""
+    patches: NDArray[np.int64]
+    """Number of the patch, (K,)."""
     pieces: NDArray[np.int64]
-    """Number of the piece that holds it, (N,); -1: there is no row."""
+    """Number of the piece that holds the row, (K,)."""
     rows: NDArray[np.int64]
-    """Number of the row in the piece, (N,)."""
+    """Number of the row in the piece, (K,)."""
+    weights: NDArray[np.float64] | None = None
+    """Of the row in the mean that becomes the patch's vector, (K,); None: each is alone."""
 
 
 class Wanted:
@@ -122,9 +126,13 @@ class Wanted:
                 "compare all rows without these patches"
             )
         mine = found[found[:, 0] == best]
-        pieces, rows = np.full(count, -1), np.full(count, -1)
-        pieces[mine[:, 1]], rows[mine[:, 1]] = mine[:, 3], mine[:, 2]
-        return Matched(rule, pieces, rows)
+        mine = mine[np.argsort(mine[:, 1])]
+        return Matched(rule, mine[:, 1], mine[:, 3], mine[:, 2])
 
     def _named(self, which: NDArray[np.bool_]) -> str:
-        return name_first(self.patch_ids.filter(pa.array(which)).to_pylist())
+        return name_patches(self.patch_ids, which)
+
+
+def name_patches(patch_ids: pa.Array, which: NDArray[np.bool_]) -> str:
+    """Return the first identities of some patches, and how many there are."""
+    return name_first(patch_ids.filter(pa.array(which)).to_pylist())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from benchmark.options import BackboneOptions
 
 PRODUCT_PREFIX = "embeddings:"
-OF_TABLES = frozenset({"id_column", "vector_columns", "missing"})
+OF_TABLES = frozenset({"id_column", "vector_columns", "join", "missing"})
 OF_RASTERS = frozenset({"sample", "year", "scale", "offset", "nodata", "missing"})
 
 

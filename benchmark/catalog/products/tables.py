@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.catalog.products.columns import Columns, find_columns
-from benchmark.catalog.products.formats import FORMATS, Format
-from benchmark.catalog.products.locating import Files, Located, explained, suffix_of
+from benchmark.catalog.products.columns import Columns, find_columns, may_have_ids
+from benchmark.catalog.products.formats import FORMATS, Format, Parquet
+from benchmark.catalog.products.joining import Geometry, find_geometry
+from benchmark.catalog.products.locating import Files, Located, explained, name_first, suffix_of
 from benchmark.catalog.roots.root import Root
 from benchmark.errors import UsageError
 from benchmark.fields import shown
@@ -49,6 +50,13 @@ class TableProduct(Files):
 
     columns: Columns
     dim: int
+    crs: str = ""
+    """Coordinate reference system of its shapes, where rows are joined by place."""
+
+    @property
+    def join(self) -> str | None:
+        """How rows are joined by place, a key of ``joining.JOINS``; None: by identifiers."""
+        return self.columns.join
 
     @property
     def words(self) -> str:
@@ -83,7 +91,7 @@ class TableProduct(Files):
                 places = [Path(self.root.where(path)) for path in self.files]
                 digests = {str(key): it for key, it in digest_files(places, is_whole=True).items()}
         # Absent if unused: fingerprints from before this setting remain valid.
-        more = ["drops_missing"] * self.drops_missing
+        more = ["drops_missing"] * self.drops_missing + [self.join, self.crs] * bool(self.join)
         return fingerprint([sorted(digests.values()), self.columns.id, self.columns.vectors, *more])
 
     def pieces(self) -> Sequence[Piece]:
@@ -104,12 +112,17 @@ class TableProduct(Files):
                 f"{self.where}: '{path}' lacks the columns {shown(absent, 100)} of "
                 f"'{self.files[0]}'; name one file, or a folder of files with equal columns"
             )
+        if self.join and _geometry_of(self.root, path, self.where) != (self.columns.id, self.crs):
+            raise UsageError(
+                f"{self.where}: '{path}' differs from '{self.files[0]}' in the coordinate "
+                "reference system of its shapes; name files of one"
+            )
         return count
 
     def identifiers(self, piece: Piece) -> Iterator[pa.Array]:
-        """Yield the identifiers of a piece as texts (see ``specs.Product``)."""
+        """Yield the identifiers of a piece as texts, or its shapes (see ``specs.Product``)."""
         for batch in self._batches(piece, {self.columns.id: True}, ID_ROWS):
-            yield batch.column(0).cast(pa.string())
+            yield batch.column(0).cast(pa.binary() if self.join else pa.string())
 
     def vectors(self, piece: Piece, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors of some rows of a piece (see ``specs.Product``)."""
@@ -164,6 +177,10 @@ class TableProduct(Files):
         self, batch: pa.RecordBatch, wrong: NDArray[Any], piece: Piece, what: str
     ) -> UsageError:
         names = batch.column(self.columns.id).filter(pa.array(wrong)).to_pylist()
+        if self.join:
+            import shapely  # type: ignore[import-untyped]
+
+            names = shapely.to_wkt(shapely.centroid(shapely.from_wkb(names))).tolist()
         return UsageError(
             f"{self.where}: '{piece.path}': vectors {what} ({name_first(names)}); correct the file"
         )
@@ -177,12 +194,6 @@ def _floats(column: pa.Array) -> NDArray[np.float32]:
     return found
 
 
-def name_first(names: Sequence[Any], most: int = 3) -> str:
-    """Return the first of some names, and how many there are."""
-    first = ", ".join(shown(name, 100) for name in names[:most])
-    return first if len(names) <= most else f"{first} and {len(names) - most:,} more"
-
-
 def open_tables(found: Located, *, options: BackboneOptions | None, where: str) -> TableProduct:
     """Open the product in some files, of which the first is looked at.
 
@@ -191,8 +202,23 @@ def open_tables(found: Located, *, options: BackboneOptions | None, where: str) 
     """
     address, root, files = found
     types, _ = describe(root, files[0], where)
+    join, crs = options.join if options else None, ""
+    geometry = None
+    if options is None or options.id_column is None:
+        geometry = _geometry_of(root, files[0], where)
+    if join and geometry is None:
+        raise UsageError(
+            f"{where}: 'join' = '{join}': '{files[0]}' is no GeoParquet file with shapes, or "
+            "'id_column' is set; rows are joined by place or by identifiers"
+        )
+    if geometry and not join and not may_have_ids(types):
+        join = "centre"
+    if geometry and join:
+        crs = geometry.crs
     columns = find_columns(
         types,
+        shapes=geometry.column if geometry and join else None,
+        join=join,
         id_column=options.id_column if options else None,
         vector_columns=options.vector_columns if options else None,
         where=f"{where}: '{files[0]}'",
@@ -206,6 +232,7 @@ def open_tables(found: Located, *, options: BackboneOptions | None, where: str) 
         files=files,
         columns=columns,
         dim=dim,
+        crs=crs,
         drops_missing=options is not None and options.missing == "drop",
         where=where,
     )
@@ -224,6 +251,18 @@ def describe(root: Root, path: str, where: str) -> tuple[Mapping[str, pa.DataTyp
     table = _format_of(path)
     with explained(path, where), root.open_bytes(path) as file:
         return table.describe(file)
+
+
+def _geometry_of(root: Root, path: str, where: str) -> Geometry | None:
+    """Return the column of shapes of a Parquet file; None: it has none, or is no such file.
+
+    Raises:
+        UsageError: it is damaged, or its shapes cannot be used.
+    """
+    if not isinstance(_format_of(path), Parquet):
+        return None
+    with explained(path, where), root.open_bytes(path) as file:
+        return find_geometry(file)
 
 
 def _first_length(root: Root, path: str, columns: Columns, where: str) -> int:

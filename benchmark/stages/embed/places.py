@@ -102,13 +102,14 @@ def find_corners(
     centres: NDArray[np.float64] = np.stack([lon, lat], axis=-1)[:, None].astype(np.float64)
     if not np.isfinite(centres).any():
         raise UsageError(
-            f"{where}: rasters are sampled at the footprints of patches, but those of "
+            f"{where}: its vectors are found by the places of patches, but those of "
             f"'{context.dataset.name}' have no coordinates; use scenes, or GeoTIFF images with a "
             "coordinate reference system"
         )
     if needs_outlines:
         raise UsageError(
-            f"{where}: rasters are sampled at the footprints of patches, but of those of "
-            f"'{context.dataset.name}' only the centres are known; set sample = \"centre\""
+            f"{where}: its vectors are found by the footprints of patches, but of those of "
+            f"'{context.dataset.name}' only the centres are known; set sample = \"centre\" for "
+            'rasters, or join = "centre" for tables'
         )
     return centres

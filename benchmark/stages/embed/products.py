@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmark.catalog.products.tables import name_first
+from benchmark.catalog.products.joining import WantedPlaces
+from benchmark.catalog.products.locating import name_first
+from benchmark.catalog.products.matching import Wanted
 from benchmark.errors import UsageError, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
@@ -160,16 +162,20 @@ class Reading:
             UsageError: the product is damaged, or does not fit the patches.
             CellError: a scene cannot be read.
         """
-        if isinstance(self._product, PlacedProduct):
-            corners = find_corners(
-                self._context,
-                self._ids,
-                needs_outlines=self._product.needs_outlines,
-                where=self._where,
-            )
-            return PlaceTaker(self._product, corners, self._tasks, self._where)
+        product, where = self._product, self._where
+        if isinstance(product, PlacedProduct):
+            return PlaceTaker(product, self._corners(product.needs_outlines), self._tasks, where)
         ids = [name for names in self._ids.values() for name in names]
-        return RowTaker(self._product, ids, self._tasks, self._where)
+        if product.join is None:
+            return RowTaker(product, Wanted(ids), self._tasks, where)
+        corners = self._corners(product.join == "area")
+        wanted = WantedPlaces(ids, corners, product.crs, product.join)
+        return RowTaker(product, wanted, self._tasks, where)
+
+    def _corners(self, needs_outlines: bool) -> NDArray[np.float64]:
+        return find_corners(
+            self._context, self._ids, needs_outlines=needs_outlines, where=self._where
+        )
 
     def _passes(self, done: set[str]) -> Iterator[list[tuple[str, NDArray[np.int64]]]]:
         """Yield names of missing parts and the numbers of their patches, together as one pass."""

@@ -6,7 +6,6 @@ the row groups that hold such rows, and keeps these rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from benchmark.catalog.products.joining import WantedPlaces
 from benchmark.catalog.products.matching import Wanted
 from benchmark.errors import UsageError
 from benchmark.products import Product
@@ -31,11 +31,12 @@ class Request(NamedTuple):
 
 
 class FindRows:
-    """Compares the identifiers of a piece with those of patches (a Ray Data read task)."""
+    """Compares the identifiers or shapes of a piece with patches (a Ray Data read task)."""
 
-    def __init__(self, product: Product, wanted: Wanted) -> None:
+    def __init__(self, product: Product, wanted: Wanted | WantedPlaces, where: str) -> None:
         self._product = product
         self._wanted = wanted
+        self._where = where
 
     def __call__(self, item: tuple[int, Any]) -> pa.Table:
         """Return one row: the matches, int64 (M, 4), as bytes."""
@@ -43,7 +44,10 @@ class FindRows:
         return answer(number, partial(self._find, number, piece))
 
     def _find(self, number: int, piece: Any) -> NDArray[np.int64]:
-        found = self._wanted.find(self._product.identifiers(piece))
+        try:
+            found = self._wanted.find(self._product.identifiers(piece))
+        except ValueError as error:
+            raise UsageError(f"{self._where}: '{piece.path}': {error}; correct it") from None
         return np.column_stack([found, np.full(len(found), number)])
 
 
@@ -64,24 +68,26 @@ class TakeRows:
 
 
 class RowTaker:
-    """Takes rows by their identifiers (``taking.Taker``)."""
+    """Takes rows by their identifiers or places (``taking.Taker``)."""
 
-    def __init__(self, product: Product, ids: Sequence[str], tasks: Tasks, where: str) -> None:
-        """Find the row of each patch.
+    def __init__(
+        self, product: Product, wanted: Wanted | WantedPlaces, tasks: Tasks, where: str
+    ) -> None:
+        """Find the rows of each patch.
 
         Args:
             product: of tables.
-            ids: identities of the patches.
+            wanted: the patches.
             tasks: run the reading.
             where: start of each message.
 
         Raises:
-            UsageError: the product is damaged, or does not hold one row for each patch.
+            UsageError: the product is damaged, or does not hold a row for each patch.
         """
         self._product, self._tasks, self._where = product, tasks, where
         self._pieces = product.pieces()
-        wanted, found = Wanted(ids), [np.empty((0, 4), np.int64)]
-        for _, content in tasks.run(FindRows(product, wanted), list(enumerate(self._pieces))):
+        found, read = [np.empty((0, 4), np.int64)], FindRows(product, wanted, where)
+        for _, content in tasks.run(read, list(enumerate(self._pieces))):
             found.append(np.frombuffer(content, np.int64).reshape(-1, 4))
         self._matched = wanted.choose(
             np.concatenate(found), where, self._example, drops_missing=product.drops_missing
@@ -94,20 +100,34 @@ class RowTaker:
 
     def take(self, patches: NDArray[np.int64]) -> Taken:
         """Return the vectors of patches (see ``Taker``)."""
-        where, rows = self._matched.pieces[patches], self._matched.rows[patches]
+        matched = self._matched
+        place_of = np.full(1 + max(patches.max(initial=-1), matched.patches.max(initial=-1)), -1)
+        place_of[patches] = np.arange(len(patches))
+        mine = np.flatnonzero(place_of[matched.patches] >= 0)
+        where, rows = matched.pieces[mine], matched.rows[mine]
         requests = []
-        for number in np.unique(where[where >= 0]):
+        for number in np.unique(where):
             places = np.flatnonzero(where == number)
-            places = places[np.argsort(rows[places])]
+            places = places[np.argsort(rows[places], kind="stable")]
             requests.append(Request(self._pieces[number], rows[places], places))
-        vectors = np.full((len(patches), self._product.dim), np.nan, np.float32)
+        found = np.empty((len(mine), self._product.dim), np.float32)
         for number, content in self._tasks.run(TakeRows(self._product), list(enumerate(requests))):
-            found = np.frombuffer(content, np.float32).reshape(-1, self._product.dim)
-            if len(found) != len(requests[number].rows):
+            vectors = np.frombuffer(content, np.float32).reshape(-1, self._product.dim)
+            if len(vectors) != len(requests[number].rows):
                 raise UsageError(
                     f"{self._where}: its files changed while they were read; run again"
                 )
-            vectors[requests[number].places] = found
+            found[requests[number].places] = vectors
+        vectors = np.full((len(patches), self._product.dim), np.nan, np.float32)
+        places = place_of[matched.patches[mine]]
+        if matched.weights is None:
+            vectors[places] = found
+        elif len(mine):
+            # The rows of a patch follow one another.
+            starts = np.flatnonzero(np.diff(places, prepend=-1))
+            weights = matched.weights[mine]
+            sums = np.add.reduceat(found * weights[:, None], starts)
+            vectors[places[starts]] = sums / np.add.reduceat(weights, starts)[:, None]
         return Taken(vectors)
 
     def _example(self) -> str | None:
