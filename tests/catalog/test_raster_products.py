@@ -267,6 +267,11 @@ def test_files_that_differ_or_options_of_tables_are_refused(tmp_path: Path) -> N
         open_product(tmp_path / "a.tif", id_column="id")
     with pytest.raises(UsageError, match="'sample' does not apply"):
         find_backbone("mean_color", options=BackboneOptions(sample="centre"))
+    for name in ("x.zarr", "y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".zgroup").write_text("{}")
+        with pytest.raises(UsageError, match="Zarr is not read; convert it to GeoTIFFs"):
+            open_product(tmp_path / name)
     (tmp_path / "c.csv").write_text("id,0,1\n")
     with pytest.raises(UsageError, match=r"several kinds \(.csv, .tif\)"):
         open_product(tmp_path)
@@ -282,3 +287,22 @@ def test_the_checks_of_a_raster_product_read_the_middle_of_each_file(tmp_path: P
     ]
     assert [item.name for item in failed] == ["has usable middles"]
     assert path.name in failed[0].reason
+
+
+@pytest.mark.parametrize("name", ["GoogleSatelliteEmbedding", "TesseraEmbeddings"])
+def test_torchgeos_own_class_gives_the_same_vectors(tmp_path: Path, name: str) -> None:
+    datasets = pytest.importorskip("torchgeo.datasets")
+    if not hasattr(datasets, name):
+        import torchgeo
+
+        pytest.skip(f"torchgeo {torchgeo.__version__} has no class {name}: it came with 0.9")
+    is_alphaearth = name == "GoogleSatelliteEmbedding"
+    vectors = unit_vectors(64, 64, 64 if is_alphaearth else 128)
+    (write_alphaearth if is_alphaearth else write_tessera)(tmp_path, vectors)
+    # Both have the whole file as one footprint, in which each pixel counts.
+    dataset = getattr(datasets, name)(tmp_path)
+    image = dataset[dataset.bounds]["image"].numpy()
+    values = dequantise(image) if is_alphaearth else image
+    (found,) = sample(open_product(tmp_path), footprints([0], [0], 64))
+    assert found[-1] == 0
+    np.testing.assert_allclose(found[:-1], values.mean(axis=(1, 2)), atol=1e-6)

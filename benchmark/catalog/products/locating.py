@@ -24,6 +24,11 @@ RASTERS = (".tif", ".tiff")
 KINDS = {suffix: suffix for suffix in FORMATS} | dict.fromkeys(RASTERS, "raster")
 """Kind of file by suffix: those of one product are of one kind."""
 SUFFIXES = ", ".join(KINDS)
+ZARR = ("zarr.json", ".zgroup", ".zarray")
+"""Names of files that every Zarr store has."""
+NO_ZARR = (
+    "Zarr is not read; convert it to GeoTIFFs with one band per dimension (gdal_translate -of COG)"
+)
 FAULTS = pa.ArrowException, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile
 """What libraries raise for a damaged file."""
 
@@ -75,6 +80,8 @@ def find_files(address: str, where: str) -> Located:
     if not address:
         raise UsageError(f"{where}: names no file; write embeddings:PATH")
     check_root(address, where=where, reads_remote=True)
+    if suffix_of(_without_settings(address)[0].rstrip("/")) == ".zarr":
+        raise UsageError(f"{where}: {NO_ZARR}")
     if is_remote(address):
         path, settings = _without_settings(address)
         folder, name = posixpath.split(path.rstrip("/"))
@@ -104,6 +111,8 @@ def find_files(address: str, where: str) -> Located:
         listed = root.list("**/*")
     found = [path for path in listed if suffix_of(path) in KINDS and not _is_hidden(path)]
     suffixes = sorted(set(map(suffix_of, found)))
+    if not found and any(path.rpartition("/")[2] in ZARR for path in listed):
+        raise UsageError(f"{where}: {NO_ZARR}")
     if len({KINDS[suffix] for suffix in suffixes}) != 1:
         what = f"files of several kinds ({', '.join(suffixes)})" if suffixes else "no such files"
         raise UsageError(
