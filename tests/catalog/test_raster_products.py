@@ -187,6 +187,12 @@ def test_a_web_server_sends_the_blocks_that_are_touched(tmp_path: Path) -> None:
         num_gets = sum(item.method == "GET" for item in server.requests)
         assert num_bytes < size * 5 / 64 + 150_000 < size / 10
         assert num_gets <= 12
+        # Many footprints share their blocks: a quarter of the file is sent once.
+        server.reset()
+        places = np.random.default_rng(0).uniform(0, 240, size=(2, 200))
+        sample(open_product(f"{server.url}/{path.name}"), footprints(*places, 12.8))
+        assert server.num_bytes() < 0.35 * size
+        assert sum(item.method == "GET" for item in server.requests) <= 40
         assert open_product(f"{server.url}/{path.name}").revision() == revision
         server.faults.has_tags = False
         with pytest.raises(UsageError, match="neither ETag nor Last-Modified"):
@@ -254,6 +260,9 @@ def test_rasters_without_a_place_or_at_another_one_are_refused(tmp_path: Path) -
     product = open_product(write_raster(tmp_path / "far.tif", values, north=NORTH - 1e6))
     with pytest.raises(UsageError, match=r"1 rasters touch none of the 2 patches: .*64 x 64 px"):
         sample(product, footprints([0, 0], [0, 0], 8))
+    local = 'LOCAL_CS["plan",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    with pytest.raises(UsageError, match=r"'plan.tif' has a coordinate reference system without"):
+        open_product(write_raster(tmp_path / "plan.tif", values, crs=local))
     with pytest.raises(UsageError, match="holds complex64; store one real pixel type"):
         open_product(write_raster(tmp_path / "complex.tif", values.astype(np.complex64)))
 
@@ -289,9 +298,7 @@ def test_the_checks_of_a_raster_product_read_the_middle_of_each_file(tmp_path: P
     assert path.name in failed[0].reason
 
 
-@pytest.mark.parametrize(
-    "name", ["RasterDataset", "GoogleSatelliteEmbedding", "TesseraEmbeddings"]
-)
+@pytest.mark.parametrize("name", ["RasterDataset", "GoogleSatelliteEmbedding", "TesseraEmbeddings"])
 def test_torchgeos_own_class_gives_the_same_vectors(tmp_path: Path, name: str) -> None:
     """The first is what the others inherit from, and older."""
     datasets = pytest.importorskip("torchgeo.datasets")

@@ -159,6 +159,25 @@ def test_a_patch_without_a_row_ends_the_run_before_a_network_embeds(
     assert context.embeddings(backbones[1]).status()[0] == "failed"
 
 
+def test_a_patch_without_a_row_may_be_left_out(
+    open_small: Callable[..., Context], store: Path, ids: list[str], tmp_path: Path
+) -> None:
+    path = write_product(tmp_path / "left.parquet", ids[2:])
+    options = {"model": f"embeddings:{path}", "missing": "drop"}
+    backbone = find_backbone("mine", options=BackboneOptions.model_validate(options))
+    # Only the setting changes the identity.
+    whole = find_backbone(f"embeddings:{path}")
+    assert whole.revision() not in ("", backbone.revision())
+    context = open_small(store=store, backbones=[backbone])
+    assert EmbedStage().run(context).cells[0].status == "complete"
+    table = context.embeddings(backbone).read_table()
+    assert table["patch_id"].to_pylist() == ids[2:]
+    expected = np.array([vector_of(name) for name in ids[2:]], np.float32)
+    np.testing.assert_array_equal(vectors_array(table["embedding"]), expected)
+    told = context.embeddings(backbone).manifest()["product"]
+    assert (told["num_missing"], told["missing"]) == (2, f"'{ids[0]}', '{ids[1]}'")
+
+
 def test_a_vector_that_is_not_finite_is_named_by_the_task_that_reads_it(
     open_small: Callable[..., Context], store: Path, ids: list[str], tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ def read_header(file: rasterio.DatasetReader, path: str) -> Header:
     """
     import numpy as np
     from rasterio.enums import MaskFlags
+    from rasterio.errors import CRSError, RasterioError
 
     if file.crs is None:
         raise FileError("has no coordinate reference system; write one (gdal_edit.py -a_srs)")
@@ -77,9 +78,16 @@ def read_header(file: rasterio.DatasetReader, path: str) -> Header:
     if len(nodata) > 1:
         raise FileError("has several nodata values; write one for all bands")
     names = tuple(text or "" for text in file.descriptions)
+    grid = grid_of(file)
+    try:
+        grid.outline()
+    except (RasterioError, CRSError):
+        raise FileError(
+            "has a coordinate reference system without a place on the earth; write another"
+        ) from None
     return Header(
         path=path,
-        grid=grid_of(file),
+        grid=grid,
         num_bands=file.count,
         dtype=file.dtypes[0],
         names=names if all(names) else None,
