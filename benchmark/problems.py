@@ -123,6 +123,8 @@ def check_whole(experiment: Any, where: str) -> None:
     if protocol.cross_validation is not None:
         others = protocol.model_dump(mode="json", exclude_defaults=True)
         num_folds = others.pop("cross_validation")
+        # Flips divide no patches.
+        others.pop("flips", None)
         for key, value in others.items():
             raise UsageError(
                 f"{where} [protocol]: '{key}' = {shown(value)} divides the patches of the data's "

@@ -52,9 +52,9 @@ FACE = {
 }
 VOCABULARY = {
     *("arguments", "bars", "config", "contents", "drawing", "environment", "errors", "fields"),
-    *("finetune_settings", "markup", "methods", "options", "problems", "products", "progress"),
-    *("protocol_settings", "raster_settings", "registry", "regular", "section", "sources"),
-    *("spaces", "specs", "tables"),
+    *("finetune_settings", "flipping", "markup", "methods", "options", "problems", "products"),
+    *("progress", "protocol_settings", "raster_settings", "registry", "regular", "section"),
+    *("sources", "spaces", "specs", "tables"),
 }
 """The modules at the root that every wing may use."""
 

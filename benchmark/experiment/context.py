@@ -16,6 +16,7 @@ from benchmark.cluster.scheduling import Ledger, lanes_of, within
 from benchmark.config import Experiment
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.cells import Cell
+from benchmark.experiment.flipped import FlippedPatches, flipped_patches, flips_inputs
 from benchmark.experiment.fold_sets import fold_sets
 from benchmark.experiment.identity import backbone_inputs, own_inputs, recipe_inputs
 from benchmark.experiment.label_sets import label_sets
@@ -24,6 +25,7 @@ from benchmark.experiment.places import Place, Places
 from benchmark.experiment.region_sets import PENDING, find_regions, region_sets
 from benchmark.experiment.train_sets import ALL, ChosenPatches, TrainSet
 from benchmark.experiment.usage import StageUsage
+from benchmark.flipping import FLIPS
 from benchmark.methods import FINETUNE, finetunings
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store.artefacts import Artefact, Store
@@ -154,6 +156,25 @@ class Context(Outcomes):
             fingerprint(self.embeddings_inputs(backbone)),
         )
 
+    def flips_of(self, backbone: Backbone) -> tuple[str, ...]:
+        """Return the flips over which predictions are averaged; a product has no pixels to flip."""
+        return () if backbone.product is not None else FLIPS[self.experiment.protocol.flips]
+
+    def flipped_inputs(self, backbone: Backbone, flipped: FlippedPatches) -> dict[str, Any]:
+        """The identity of the embeddings of flipped patches."""
+        return {"embeddings": self.embeddings(backbone).fingerprint, **flipped.identity}
+
+    def flipped(self, backbone: Backbone) -> dict[FlippedPatches, Artefact]:
+        """The tables ``embeddings`` of the flips of a backbone's patches."""
+        chosen = flipped_patches(self.experiment.protocol) if self.flips_of(backbone) else ()
+        name = f"{self.dataset.slug}-{self._embeddings_place(backbone).slug}"
+        return {
+            item: self.store.artefact(
+                "embed", f"{name}-{item.slug}", fingerprint(self.flipped_inputs(backbone, item))
+            )
+            for item in chosen
+        }
+
     def predictions_inputs(
         self, backbone: Backbone, head: Head, seed: int, train_set: TrainSet = ALL
     ) -> dict[str, Any]:
@@ -174,6 +195,7 @@ class Context(Outcomes):
             "train_set": train_set.identity,
             "seed": seed,
             "version": CODE_VERSIONS["tune"],
+            **flips_inputs(self.flips_of(backbone)),
         }
 
     def predictions(
@@ -228,6 +250,7 @@ class Context(Outcomes):
             "train_set": train_set.identity,
             "seed": seed,
             "version": CODE_VERSIONS[FINETUNE],
+            **flips_inputs(self.flips_of(backbone)),
         }
 
     def finetuned(
@@ -313,6 +336,8 @@ class Context(Outcomes):
             ],
             "settings": self.experiment.evaluate.model_dump(mode="json", exclude={"metrics"}),
             "version": CODE_VERSIONS["evaluate"],
+            # Products, which have none, may be all: the notes still say so.
+            **flips_inputs(FLIPS[self.experiment.protocol.flips]),
         }
 
     def scores(self) -> Artefact:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmark.experiment.cells import Cell, CellResult, TextTable
+from benchmark.experiment.cells import Cell, CellResult, TextTable, count_flips
 from benchmark.experiment.context import Context
 from benchmark.experiment.label_sets import epoch_factor
 from benchmark.experiment.rates import (
@@ -334,6 +334,8 @@ class _Ledger:
 
     def _not_embedded(self, cell: Cell) -> int | None:
         """Return the patches of the parts that an earlier run has not embedded."""
+        if cell.flipped is not None:
+            return count_flips(cell, self.patches.num_patches, self.patches.num_train)
         if not self.context.patches.is_complete:
             return self.patches.num_patches
         done = set(cell.artefact.files("part-"))

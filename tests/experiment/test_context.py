@@ -267,6 +267,7 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "protocol.label_fractions": ([1.0, 0.5], OF_GRID),
     "protocol.shots": ([5], OF_GRID),
     "protocol.cross_validation": (3, OF_GRID),
+    "protocol.flips": ("all", OF_GRID),
     "protocol.transfer.train": ([["east"], ["west"]], OF_GRID),
     "protocol.transfer.test": (["east"], OF_GRID),
     "evaluate.num_resamples": (10, FROM_EVALUATE),

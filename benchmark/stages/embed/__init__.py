@@ -17,15 +17,20 @@ class EmbedStage(Stage):
     resumes_by_part = True
 
     def cells(self, context: Context) -> list[Cell]:
-        """Return one cell for each backbone."""
+        """Return one cell for each backbone, and one for each flip of its patches."""
         return [
             Cell(
                 stage=self.name,
-                artefact=context.embeddings(backbone),
+                artefact=artefact,
                 dataset=context.dataset.name,
                 backbone=backbone.name,
+                flipped=flipped,
             )
             for backbone in context.backbones
+            for flipped, artefact in (
+                (None, context.embeddings(backbone)),
+                *context.flipped(backbone).items(),
+            )
         ]
 
     def check(self, context: Context) -> None:

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 PartKey = tuple[int, str]
 """The number of a job, and the name of a part."""
+
+
+@dataclass
+class Tally:
+    """The progress of one backbone in the current pipeline."""
+
+    wanted: set[str]
+    checksums: dict[str, str] = field(default_factory=dict)
+    num_patches: int = 0
+    first: float = 0.0
+    last: float = 0.0
 
 
 class PartCounts:

@@ -14,7 +14,6 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayError
@@ -24,28 +23,27 @@ from benchmark.cluster.pools import Pool, plan_pool
 from benchmark.cluster.streaming import TASK_CPUS, Items, read_items, status_rows
 from benchmark.cluster.ticks import watch
 from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
-from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
 from benchmark.networks.devices import Asked
 from benchmark.networks.fitted import read_facts
-from benchmark.specs import Backbone
 from benchmark.stages.embed.calls import (
-    Parts,
     Task,
     actor_strategy,
-    join_parts,
+    group_parts,
     read_ahead_bytes,
 )
-from benchmark.stages.embed.counting import PartCounts, PartKey
-from benchmark.stages.embed.learning import learn
-from benchmark.stages.embed.workers import (
-    EmbedActor,
-    Job,
-    ReadParts,
-    WriteParts,
-    read_part_summary,
+from benchmark.stages.embed.counting import PartCounts, PartKey, Tally
+from benchmark.stages.embed.flipped import (
+    PartRows,
+    Pending,
+    await_states,
+    inputs_of,
+    parts_of_cells,
 )
+from benchmark.stages.embed.learning import learn
+from benchmark.stages.embed.starting import Job
+from benchmark.stages.embed.workers import EmbedActor, ReadParts, WriteParts, read_part_summary
 from benchmark.store import provenance
 
 if TYPE_CHECKING:
@@ -59,29 +57,18 @@ RESTARTS: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
 NO_CUDA = "a GPU was booked but torch found none: check torch's build and the driver"
 
 
-@dataclass
-class Tally:
-    """The progress of one backbone in the current pipeline."""
-
-    wanted: set[str]
-    checksums: dict[str, str] = field(default_factory=dict)
-    num_patches: int = 0
-    first: float = 0.0
-    last: float = 0.0
-
-
-def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
+def compute(context: Context, pending: Pending) -> None:
     """Embed the patches with these backbones; a failed one is recorded, not raised."""
-    manifest = context.patches.manifest()
-    parts = [part for part in manifest["parts"] if part["num_rows"]]
+    parts = parts_of_cells(context, [cell for _, cell in pending])
     progress = context.progress.stage(
         "embed",
         num_cells=len(pending),
-        num_items=sum(part["num_rows"] for part in parts) * len(pending),
+        num_items=sum(part["num_rows"] for mine in parts for part in mine),
         unit="patches",
     )
     try:
-        failures = learn(context, pending)
+        failures = learn(context, [item for item in pending if item[1].flipped is None])
+        await_states(context, pending, failures)
         # Planned after the fits, which hold every CPU.
         _embed(context, pending, parts, failures, progress)
     finally:
@@ -90,15 +77,15 @@ def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
 
 def _embed(
     context: Context,
-    pending: Sequence[tuple[Backbone, Cell]],
-    parts: Sequence[dict[str, Any]],
+    pending: Pending,
+    parts: Sequence[PartRows],
     failures: dict[str, str],
     progress: StageProgress,
 ) -> None:
     pool = _plan_pool(context)
-    jobs = _jobs(context, pending, pool)
+    jobs = _jobs(context, pending, parts, pool)
     run = Run(context, jobs, parts, pool, progress)
-    for backbone, _ in pending:
+    for backbone in {item.name: item for item, _ in pending}.values():
         if backbone.processor is not None:
             context.progress.message(f"embed: {backbone.name}: {backbone.processor.price}")
     for number, job in enumerate(jobs):
@@ -115,7 +102,7 @@ def _embed(
     context.usages.append(run.usage())
 
 
-def _jobs(context: Context, pending: Sequence[tuple[Backbone, Cell]], pool: Pool) -> list[Job]:
+def _jobs(context: Context, pending: Pending, parts: Sequence[PartRows], pool: Pool) -> list[Job]:
     manifest = context.patches.manifest()
     config = context.experiment.embed
     asked = Asked(
@@ -125,7 +112,7 @@ def _jobs(context: Context, pending: Sequence[tuple[Backbone, Cell]], pool: Pool
         num_threads=_asked(config.num_threads),
         is_compiled=_asked(config.compile),
     )
-    num_patches = sum(part["num_rows"] for part in manifest["parts"])
+    counts = [sum(part["num_rows"] for part in mine) for mine in parts]
     return [
         Job.of(
             manifest,
@@ -137,8 +124,10 @@ def _jobs(context: Context, pending: Sequence[tuple[Backbone, Cell]], pool: Pool
             num_patches=math.ceil(num_patches / pool.num_actors),
             num_in_all=num_patches,
             uses_gpu=pool.num_gpus > 0,
+            flipped=cell.flipped,
+            plain=None if cell.flipped is None else context.embeddings(backbone),
         )
-        for backbone, cell in pending
+        for (backbone, cell), num_patches in zip(pending, counts, strict=True)
     ]
 
 
@@ -165,7 +154,7 @@ class Run:
         self,
         context: Context,
         jobs: Sequence[Job],
-        parts: Sequence[dict[str, Any]],
+        parts: Sequence[PartRows],
         pool: Pool,
         progress: StageProgress,
     ) -> None:
@@ -174,9 +163,8 @@ class Run:
         self._parts = parts
         self.pool = pool
         self._progress = progress
-        self._groups: list[Parts] = [((part["name"], part["num_rows"]),) for part in parts]
-        if pool.num_gpus:
-            self._groups = join_parts(parts, self._bytes_per_patch())
+        patch_bytes = self._bytes_per_patch() if pool.num_gpus else None
+        self._groups = [group_parts(mine, patch_bytes) for mine in parts]
         self._counts = PartCounts(progress.advance)
         self._tallies: dict[int, Tally] = {}
         self._accounts: dict[int, Account] = {}
@@ -217,7 +205,7 @@ class Run:
         job = self._jobs[number]
         self._ended.add(number)
         self._context.fail(job.artefact, reason)
-        self._progress.failed(job.backbone.name, reason)
+        self._progress.failed(job.label, reason)
 
     def stream(self, numbers: Sequence[int]) -> None:
         """Embed the missing parts of these jobs in one pipeline."""
@@ -225,14 +213,15 @@ class Run:
         found: dict[PartKey, int] = {}
         for number in numbers:
             job = self._jobs[number]
-            self._progress.start(job.backbone.name)
+            self._progress.start(job.label)
             done = set(job.artefact.files("part-"))
-            wanted = {part["name"] for part in self._parts} - done
+            wanted = {part["name"] for part in self._parts[number]} - done
             self._tallies[number] = Tally(wanted=set(wanted))
             self._open_account(number, len(done))
-            for group in self._groups:
+            splits = None if job.flipped is None else job.flipped.splits
+            for group in self._groups[number]:
                 missing = tuple(name for name, _ in group if name in wanted)
-                task = Task(number, group, missing)
+                task = Task(number, group, missing, splits)
                 if missing:
                     tasks.append(task)
                 else:
@@ -332,24 +321,25 @@ class Run:
         try:
             if tally.wanted:
                 raise CellError(f"{len(tally.wanted)} parts were not embedded: run again")
-            manifest = self._manifest(job, tally, self._accounts[number])
+            manifest = self._manifest(number, tally, self._accounts[number])
             job.artefact.commit(manifest, checksums=tally.checksums)
         except BenchmarkError as error:
             self.fail(number, str(error))
             return
         if job.uses_gpu and manifest["device"]["device"] == "cpu":
-            logger.warning("embed: %s: %s", job.backbone.name, NO_CUDA)
+            logger.warning("embed: %s: %s", job.label, NO_CUDA)
         self._ended.add(number)
-        self._progress.done(job.backbone.name)
+        self._progress.done(job.label)
         for other in self.unfinished():
             # Nodes lost before the other's first part count for this backbone.
             if other in self._accounts and not self._tallies[other].num_patches:
                 self._accounts[other].forget_nodes()
 
-    def _manifest(self, job: Job, tally: Tally, account: Account) -> dict[str, Any]:
-        parts = [read_part_summary(job.artefact, part["name"]) for part in self._parts]
+    def _manifest(self, number: int, tally: Tally, account: Account) -> dict[str, Any]:
+        job, wanted_parts = self._jobs[number], self._parts[number]
+        parts = [read_part_summary(job.artefact, part["name"]) for part in wanted_parts]
         num_patches = sum(part["num_rows"] for part in parts)
-        wanted = sum(part["num_rows"] for part in self._parts)
+        wanted = sum(part["num_rows"] for part in wanted_parts)
         if num_patches != wanted:
             raise CellError(
                 f"{job.artefact.uri} has {num_patches} of {wanted} embeddings: delete it "
@@ -362,7 +352,9 @@ class Run:
             )
         values = sum(part["input"]["count"] for part in parts)
         wall_s = max(0.0, tally.last - tally.first)
-        fitted = None if job.backbone.fit is None else read_facts(job.artefact)
+        # A fit is counted once, with the plain patches.
+        is_fitted = job.backbone.fit is not None and job.flipped is None
+        fitted = read_facts(job.artefact) if is_fitted else None
         # The fit is part of the cost, but runs on cores, which count only without a GPU.
         is_on_cores = parts[0]["device"]["device"] == "cpu"
         fit_s = fitted["seconds"] * fitted["num_threads"] if fitted and is_on_cores else 0.0
@@ -371,7 +363,7 @@ class Run:
             # Stored with the part, so it survives the loss of the driver of the run that wrote it.
             account.add_toll(part.get("toll", {}))
         return {
-            "inputs": self._context.embeddings_inputs(job.backbone),
+            "inputs": inputs_of(self._context, job.backbone, job.flipped),
             "backbone": job.backbone.model,
             "num_patches": num_patches,
             "dim": parts[0]["dim"],

@@ -18,6 +18,7 @@ from benchmark.experiment.train_sets import ChosenPatches
 from benchmark.stages.evaluate.choices import describe_choices
 from benchmark.stages.evaluate.comparison import compare, read_costs, unlike_devices
 from benchmark.stages.evaluate.evaluation import Evaluation
+from benchmark.stages.evaluate.flipped import flip_notes
 from benchmark.stages.evaluate.folds import fold_notes, pool_cells
 from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
 from benchmark.stages.evaluate.missing import find_kept, missing_notes
@@ -119,6 +120,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                 *incomplete,
                 *missing_notes(context, cells, kept),
                 *(fold_notes(context) if pools else ()),
+                *flip_notes(context),
                 # Each backbone once, whatever its train sets.
                 *dict.fromkeys(unlike_devices(comparison)),
             ],

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.flipping import FLIPS
 from benchmark.methods import is_finetuned
 from benchmark.page.html import RankingRow, ReportData, Verdict
 from benchmark.stages.report.backbones import backbone_table, product_notes
@@ -87,6 +88,7 @@ def collect(results: Results) -> ReportData:
         ),
         metrics=(differences(results), metrics(results)),
         train_set=results.train_set if results.has_train_sets else "",
+        flips=", ".join(FLIPS[experiment.protocol.flips]),
         crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
         labels=label_tables(results),
         folds=fold_tables(results),
@@ -159,9 +161,8 @@ def _device_seconds(
     # Fine-tuning reads patches and needs no embeddings.
     if is_finetuned(method):
         return float(own_s)
-    if backbone not in results.embed:
-        return None
-    return float(own_s + results.embed[backbone]["seconds"]["device"])
+    embed_s = results.embed_seconds.get(backbone)
+    return None if embed_s is None else float(own_s + embed_s)
 
 
 def _problem_notes(results: Results) -> list[str]:

@@ -146,7 +146,7 @@ def embed_times(results: Results) -> Table:
             (
                 name,
                 manifest["dim"],
-                manifest["seconds"]["device"],
+                results.embed_seconds[name],
                 manifest["seconds"]["patches_per_s"],
                 manifest["storage_bytes"] / count * 1000 / 1e6,
                 manifest["peak_memory_bytes"] / 2**20,
@@ -170,7 +170,9 @@ def embed_times(results: Results) -> Table:
         ),
         rows=tuple(rows),
         decimals=2,
-        caption="patches/s includes reading and writing, and covers the last run only.",
+        caption="patches/s includes reading and writing, and covers the last run only."
+        + " Device-seconds include the flips of val and test; all else is of patches as they are."
+        * (results.context.experiment.protocol.flips != "none"),
     )
 
 
