@@ -191,6 +191,7 @@ CountOrZero = Annotated[int, Field(ge=0, le=1_000_000)]
 PatchCount = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Side = Annotated[int, Field(ge=8, le=4096)]
 """Side of a square image, in px."""
+Year = Annotated[int, Field(ge=1900, le=2100)]
 Layer = Annotated[int, Field(lt=0, ge=-10_000)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 NumpySeed = Annotated[int, Field(ge=0, lt=2**32)]

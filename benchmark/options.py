@@ -17,6 +17,7 @@ from benchmark.fields import (
     OwnSettings,
     PixelValue,
     Side,
+    Year,
     refuse_duplicates,
 )
 from benchmark.section import Section
@@ -56,6 +57,25 @@ class BackboneOptions(Section):
     vector_columns: Annotated[Names, Field(min_length=1)] | None = None
     """Its column of lists, or its columns of numbers, in order; ``*`` stands for any characters;
     unset: found."""
+    join: Literal["centre", "area"] | None = None
+    """Join rows of GeoParquet by place: the polygon that holds the centre of the patch, or the mean
+    of those that overlap it, weighted by area; unset: ``centre`` where no column holds
+    identifiers."""
+    missing: Literal["error", "drop"] = "error"
+    """Patches that the product lacks: they end the run, or are left out of its train set and, for
+    all rows of the experiment, out of the scores of val and test."""
+    sample: Literal["mean", "mean+std", "centre"] = "mean"
+    """Pixels of an embedding product of rasters that become the vector of a patch: all whose
+    centres are in its footprint, as their mean, or mean and standard deviation, or the one at its
+    centre."""
+    year: Year | None = None
+    """Year of the product's rasters, where they are of several; unset: all."""
+    scale: PixelValue | None = None
+    """Factor of the rasters' values; unset: as their layout is known, or as the files say."""
+    offset: PixelValue | None = None
+    """Added to the scaled values; unset: as ``scale``."""
+    nodata: PixelValue | None = None
+    """Value of the rasters that means no data; unset: what the files say."""
     concat: BackboneNames | None = None
     """Backbones of the experiment whose stored embeddings are concatenated, each dimension scaled
     to mean 0 and standard deviation 1 on train (docs/DERIVED.md)."""

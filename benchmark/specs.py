@@ -17,7 +17,7 @@ from benchmark.contents import Images as Images
 from benchmark.contents import Problem as Problem
 from benchmark.contents import Remark as Remark
 from benchmark.derived import Derivation
-from benchmark.products import Product
+from benchmark.products import PlacedProduct, Product
 from benchmark.sources import LocatedSource as LocatedSource
 from benchmark.sources import Source as Source
 
@@ -69,6 +69,8 @@ class Dataset:
     """``prepare(root, *, progress, **prepare_options)``: fetch or write the data; the folder."""
     prepare_options: frozenset[str] = frozenset()
     license: str = ""
+    label_years: str = ""
+    """When the labels are of, e.g. ``2013 or 2014``; empty: unknown."""
     own: Mapping[str, Any] | None = None
     """As ``Backbone.own``."""
 
@@ -227,7 +229,7 @@ class Backbone:
     identifies it. None: its name identifies it, too."""
     alias_of: str | None = None
     """The model's name, if ``name`` is the user's own; None: ``name`` is the model's."""
-    product: Product | None = None
+    product: Product | PlacedProduct | None = None
     """Files that its embeddings are read from, without a network; None: they are computed."""
     derived: Derivation | None = None
     """How its embeddings are made from stored ones of other backbones; None: they are not."""

@@ -36,6 +36,7 @@ DATASETS: Registry[Dataset] = Registry(
             reads_remote=True,
             unit="windows",
             license="CDLA-Permissive-1.0",
+            label_years="2013 or 2014",
         ),
         Dataset(
             name="synthetic",

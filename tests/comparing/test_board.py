@@ -25,11 +25,11 @@ Opener = Callable[..., Context]
 HEADS = named("knn", "mlp")
 
 
-def write(open_small: Opener, store: Path, knn: float = 0.9, **settings: object) -> FinishedRun:
+def write(
+    open_small: Opener, store: Path, knn: float = 0.9, *, mlp: float = 0.6, **settings: object
+) -> FinishedRun:
     return run_of(
-        write_run(
-            open_small(store=store, heads=HEADS, **settings), {"knn": knn, "mlp": knn * 2 / 3}
-        )
+        write_run(open_small(store=store, heads=HEADS, **settings), {"knn": knn, "mlp": mlp})
     )
 
 
@@ -50,7 +50,7 @@ def test_rows_are_appended_and_the_same_run_adds_nothing(
     open_small: Opener, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "board.parquet"
-    one, two = write(open_small, tmp_path / "a"), write(open_small, tmp_path / "b", 0.7)
+    one, two = write(open_small, tmp_path / "a"), write(open_small, tmp_path / "b", 0.7, mlp=0.5)
     first, num_first = append(path, rows_of_run(one))
     assert num_first == 2
     before = path.read_bytes()

@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import geopandas as gpd  # type: ignore[import-untyped]
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shapely  # type: ignore[import-untyped]
 
 from benchmark.catalog.backbones import BACKBONES, find_backbone
 from benchmark.errors import UsageError
@@ -77,6 +79,36 @@ def test_the_rows_of_the_patches_become_embeddings(
     assert open_small(store=store, backbones=[moved]).embeddings(moved).is_complete
 
 
+def test_rows_without_identifiers_are_joined_by_place(
+    open_small: Callable[..., Context], store: Path, ids: list[str], tmp_path: Path
+) -> None:
+    context = open_small(store=store)
+    source: Any = context.source
+    shapes = shapely.polygons(source.corners(context.patches.read_table()))
+    order = np.random.default_rng(0).permutation(len(ids))
+    frame = {"vector": [vector_of(ids[number]) for number in order]}
+    path = tmp_path / "places.parquet"
+    gpd.GeoDataFrame(frame, geometry=shapes[order], crs="EPSG:4326").to_parquet(
+        path, row_group_size=100
+    )
+    backbones = [
+        find_backbone(name, options=BackboneOptions.model_validate(options))
+        for name, options in {
+            "by_centre": {"model": f"embeddings:{path}"},
+            "by_area": {"model": f"embeddings:{path}", "join": "area"},
+        }.items()
+    ]
+    context = open_small(store=store, backbones=backbones)
+    assert {item.status for item in EmbedStage().run(context).cells} == {"complete"}
+    expected = np.array([vector_of(name) for name in ids], np.float32)
+    for backbone, rule in zip(backbones, ("polygon that holds", "mean of the"), strict=True):
+        artefact = context.embeddings(backbone)
+        table = artefact.read_table()
+        assert table["patch_id"].to_pylist() == ids
+        np.testing.assert_allclose(vectors_array(table["embedding"]), expected, rtol=1e-4)
+        assert rule in artefact.manifest()["product"]["matched_by"]
+
+
 def test_no_fine_tuned_cell_is_expected_and_the_page_says_why(
     open_small: Callable[..., Context], tmp_path: Path
 ) -> None:
@@ -125,6 +157,25 @@ def test_a_patch_without_a_row_ends_the_run_before_a_network_embeds(
         EmbedStage().run(context)
     assert not context.embeddings(backbones[0]).files("part-")
     assert context.embeddings(backbones[1]).status()[0] == "failed"
+
+
+def test_a_patch_without_a_row_may_be_left_out(
+    open_small: Callable[..., Context], store: Path, ids: list[str], tmp_path: Path
+) -> None:
+    path = write_product(tmp_path / "left.parquet", ids[2:])
+    options = {"model": f"embeddings:{path}", "missing": "drop"}
+    backbone = find_backbone("mine", options=BackboneOptions.model_validate(options))
+    # Only the setting changes the identity.
+    whole = find_backbone(f"embeddings:{path}")
+    assert whole.revision() not in ("", backbone.revision())
+    context = open_small(store=store, backbones=[backbone])
+    assert EmbedStage().run(context).cells[0].status == "complete"
+    table = context.embeddings(backbone).read_table()
+    assert table["patch_id"].to_pylist() == ids[2:]
+    expected = np.array([vector_of(name) for name in ids[2:]], np.float32)
+    np.testing.assert_array_equal(vectors_array(table["embedding"]), expected)
+    told = context.embeddings(backbone).manifest()["product"]
+    assert (told["num_missing"], told["missing"]) == (2, f"'{ids[0]}', '{ids[1]}'")
 
 
 def test_a_vector_that_is_not_finite_is_named_by_the_task_that_reads_it(

@@ -21,6 +21,7 @@ from benchmark.catalog.torchgeo.models import RCF, TORCHGEO_PREFIX
 from benchmark.config import DatasetConfig, build
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.options import BackboneOptions
+from benchmark.products import PlacedProduct
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry
@@ -155,7 +156,10 @@ def _check_backbone(
     if entry.product is not None:
         from benchmark.catalog.contracts import products
 
-        yield from run_checks(products.CHECKS, entry.product)
+        if isinstance(entry.product, PlacedProduct):
+            yield from run_checks(products.PLACED_CHECKS, entry.product)
+        else:
+            yield from run_checks(products.CHECKS, entry.product)
         return
     if options:
         entry = feed(entry, _options(options, rest), where="check")

@@ -28,14 +28,17 @@ class Columns(NamedTuple):
     vectors: tuple[str, ...]
     """One column of lists, or columns of numbers in order."""
     is_list: bool
+    join: str | None = None
+    """How rows are joined by place, where ``id`` is the column of shapes; None: by identifiers."""
 
     @property
     def words(self) -> str:
         """Description for users."""
+        by = f"'{self.id}'" if self.join is None else f"place ('{self.id}', {self.join})"
         if self.is_list:
-            return f"column '{self.vectors[0]}', by '{self.id}'"
+            return f"column '{self.vectors[0]}', by {by}"
         first, last = self.vectors[0], self.vectors[-1]
-        return f"columns '{first}' to '{last}' ({len(self.vectors):,}), by '{self.id}'"
+        return f"columns '{first}' to '{last}' ({len(self.vectors):,}), by {by}"
 
 
 def find_columns(
@@ -44,6 +47,8 @@ def find_columns(
     id_column: str | None,
     vector_columns: Sequence[str] | None,
     where: str,
+    shapes: str | None = None,
+    join: str | None = None,
 ) -> Columns:
     """Return the columns that the user named, or those that are clear.
 
@@ -52,17 +57,19 @@ def find_columns(
         id_column: name of the identifiers; None: find it.
         vector_columns: names or patterns of the vectors; None: find them.
         where: start of each message.
+        shapes: name of the shapes by which rows are joined; None: they are by identifiers.
+        join: how they are joined.
 
     Raises:
         UsageError: a column is missing or of a wrong type, or none or several would do.
     """
-    found = id_column if id_column is not None else _find_id(schema, where)
+    found = shapes or (id_column if id_column is not None else _find_id(schema, where))
     if found not in schema:
         raise UsageError(
             f"{where}: 'id_column': there is no column {shown(found, 100)}."
             f"{did_you_mean(found, schema)}"
         )
-    if not (is_text(schema[found]) or pt.is_integer(schema[found])):
+    if not shapes and not (is_text(schema[found]) or pt.is_integer(schema[found])):
         raise UsageError(
             f"{where}: the column of identifiers {shown(found, 100)} holds {schema[found]}; "
             "identifiers are texts or integers: set 'id_column' to such a column"
@@ -78,7 +85,12 @@ def find_columns(
             f"{where}: the columns of lists {shown(lists, 200)} are among several vector columns; "
             "set 'vector_columns' to one column of lists, or to columns of numbers"
         )
-    return Columns(found, names, bool(lists))
+    return Columns(found, names, bool(lists), join if shapes else None)
+
+
+def may_have_ids(schema: Mapping[str, pa.DataType]) -> bool:
+    """Return whether a column may hold identifiers."""
+    return any(name.lower() in ID_NAMES or is_text(kind) for name, kind in schema.items())
 
 
 def is_text(kind: pa.DataType) -> bool:

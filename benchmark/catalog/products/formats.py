@@ -6,7 +6,6 @@ import io
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -128,11 +127,6 @@ FORMATS: Mapping[str, Format] = {
     ".npz": Npz(),
 }
 """By suffix, in lower case."""
-
-
-def format_of(path: str) -> Format | None:
-    """Return the format of a file by its name, or None if it is unknown."""
-    return FORMATS.get(PurePosixPath(path).suffix.lower())
 
 
 def _types(schema: pa.Schema) -> Mapping[str, pa.DataType]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.catalog.products.tables import name_first
+from benchmark.catalog.products.locating import name_first
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,14 +37,18 @@ RULES: dict[str, Callable[[pa.Array], pa.Array]] = {
 
 
 class Matched(NamedTuple):
-    """The row of each of N patches."""
+    """The rows of patches: K pairs, sorted by patch; patches without a row are in none."""
 
     rule: str
-    """A key of ``RULES``."""
+    """How they were found, for users."""
+    patches: NDArray[np.int64]
+    """Number of the patch, (K,)."""
     pieces: NDArray[np.int64]
-    """Number of the piece that holds it, (N,)."""
+    """Number of the piece that holds the row, (K,)."""
     rows: NDArray[np.int64]
-    """Number of the row in the piece, (N,)."""
+    """Number of the row in the piece, (K,)."""
+    weights: NDArray[np.float64] | None = None
+    """Of the row in the mean that becomes the patch's vector, (K,); None: each is alone."""
 
 
 class Wanted:
@@ -79,7 +83,12 @@ class Wanted:
         return np.concatenate(found)
 
     def choose(
-        self, found: NDArray[np.int64], where: str, example: Callable[[], str | None]
+        self,
+        found: NDArray[np.int64],
+        where: str,
+        example: Callable[[], str | None],
+        *,
+        drops_missing: bool = False,
     ) -> Matched:
         """Return the row of each patch by the first rule that finds most of them.
 
@@ -87,6 +96,7 @@ class Wanted:
             found: matches of all pieces, (M, 4): those of ``find``, and the number of the piece.
             where: start of each message.
             example: returns an identifier of the product, if it has any.
+            drops_missing: whether a patch may have no row.
 
         Raises:
             UsageError: a patch has no row, or several.
@@ -109,15 +119,20 @@ class Wanted:
                 f"{where}: {(times > 1).sum():,} patches have several rows by {rule} "
                 f"({self._named(times > 1)}); keep one row of each"
             )
-        if not times.all():
+        if not times.all() and not drops_missing:
             raise UsageError(
                 f"{where}: {(times == 0).sum():,} of {count:,} patches have no row by {rule} "
-                f"({self._named(times == 0)}); add them to the file, or take these patches out of "
-                "the data set"
+                f'({self._named(times == 0)}); add them to the file, or set missing = "drop" to '
+                "compare all rows without these patches"
             )
         mine = found[found[:, 0] == best]
         mine = mine[np.argsort(mine[:, 1])]
-        return Matched(rule, mine[:, 3], mine[:, 2])
+        return Matched(rule, mine[:, 1], mine[:, 3], mine[:, 2])
 
     def _named(self, which: NDArray[np.bool_]) -> str:
-        return name_first(self.patch_ids.filter(pa.array(which)).to_pylist())
+        return name_patches(self.patch_ids, which)
+
+
+def name_patches(patch_ids: pa.Array, which: NDArray[np.bool_]) -> str:
+    """Return the first identities of some patches, and how many there are."""
+    return name_first(patch_ids.filter(pa.array(which)).to_pylist())

@@ -10,10 +10,13 @@ from benchmark.errors import UsageError
 from benchmark.specs import Backbone
 
 if TYPE_CHECKING:
+    from benchmark.catalog.products.rasters import RasterProduct
+    from benchmark.catalog.products.tables import TableProduct
     from benchmark.options import BackboneOptions
 
 PRODUCT_PREFIX = "embeddings:"
-APPLICABLE = frozenset({"id_column", "vector_columns"})
+OF_TABLES = frozenset({"id_column", "vector_columns", "join", "missing"})
+OF_RASTERS = frozenset({"sample", "year", "scale", "offset", "nodata", "missing"})
 
 
 def resolve_product(
@@ -30,21 +33,26 @@ def resolve_product(
         UsageError: there is no such file, it cannot be read, its columns are not clear, or an
             option does not apply.
     """
+    from benchmark.catalog.products.locating import find_files
+    from benchmark.catalog.products.rasters import open_rasters
     from benchmark.catalog.products.tables import open_tables
 
     address = name.removeprefix(PRODUCT_PREFIX)
     # First: all other messages hold the name.
     refuse_secrets(address, where=f"{where}: a backbone {PRODUCT_PREFIX}...".lstrip(": "))
-    check_applicable(name, options, APPLICABLE, where=where)
-    product = open_tables(
-        address,
-        id_column=options.id_column if options else None,
-        vector_columns=options.vector_columns if options else None,
-        where=backbone_what(name, where),
-    )
+    # Before a file is opened: no product has them.
+    check_applicable(name, options, OF_TABLES | OF_RASTERS, where=where)
+    what = backbone_what(name, where)
+    found = find_files(address, what)
+    check_applicable(name, options, OF_RASTERS if found.are_rasters else OF_TABLES, where=where)
+    product: TableProduct | RasterProduct
+    if found.are_rasters:
+        product = open_rasters(found, options=options, where=what)
+    else:
+        product = open_tables(found, options=options, where=what)
     return Backbone(
         name=name,
-        description=f"embeddings read from {product.label}, {product.columns.words}",
+        description=f"embeddings read from {product.label}, {product.words}",
         family="product",
         build=refuse_network,
         dim=product.dim,

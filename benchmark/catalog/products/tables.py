@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import posixpath
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.catalog.products.columns import Columns, find_columns
-from benchmark.catalog.products.formats import FORMATS, Format, format_of
-from benchmark.catalog.roots.address import WEB, check_root, is_remote, scheme_of
-from benchmark.catalog.roots.root import Root, Unreadable, open_root
-from benchmark.errors import UsageError, one_line
+from benchmark.catalog.products.columns import Columns, find_columns, may_have_ids
+from benchmark.catalog.products.formats import FORMATS, Format, Parquet
+from benchmark.catalog.products.joining import Geometry, find_geometry
+from benchmark.catalog.products.locating import Files, Located, explained, name_first, suffix_of
+from benchmark.catalog.roots.root import Root
+from benchmark.errors import UsageError
 from benchmark.fields import shown
 from benchmark.store.digest import digest_files, fingerprint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from benchmark.options import BackboneOptions
 
 BATCH_BYTES = 2**24
 """Size of the vectors that are read at once, as float32."""
@@ -34,9 +34,6 @@ ID_ROWS = 2**16
 """Identifiers that are read at once."""
 NUM_AT_ONCE = 16
 """Files whose columns are read at once."""
-SUFFIXES = ", ".join(FORMATS)
-FAULTS = pa.ArrowException, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile
-"""What libraries raise for a damaged file."""
 
 
 class Piece(NamedTuple):
@@ -48,22 +45,23 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableProduct:
+class TableProduct(Files):
     """Tables with equal columns (``specs.Product``)."""
 
-    address: str
-    root: Root
-    files: tuple[str, ...]
-    """Paths below the root, sorted."""
     columns: Columns
     dim: int
-    where: str
-    """Start of each message."""
+    crs: str = ""
+    """Coordinate reference system of its shapes, where rows are joined by place."""
 
     @property
-    def label(self) -> str:
-        """The last part of the path."""
-        return PurePosixPath(_without_settings(self.address)[0]).name
+    def join(self) -> str | None:
+        """How rows are joined by place, a key of ``joining.JOINS``; None: by identifiers."""
+        return self.columns.join
+
+    @property
+    def words(self) -> str:
+        """Description for users."""
+        return self.columns.words
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -92,7 +90,9 @@ class TableProduct:
             else:
                 places = [Path(self.root.where(path)) for path in self.files]
                 digests = {str(key): it for key, it in digest_files(places, is_whole=True).items()}
-        return fingerprint([sorted(digests.values()), self.columns.id, self.columns.vectors])
+        # Absent if unused: fingerprints from before this setting remain valid.
+        more = ["drops_missing"] * self.drops_missing + [self.join, self.crs] * bool(self.join)
+        return fingerprint([sorted(digests.values()), self.columns.id, self.columns.vectors, *more])
 
     def pieces(self) -> Sequence[Piece]:
         """Return the row groups of all files (see ``specs.Product``)."""
@@ -112,12 +112,17 @@ class TableProduct:
                 f"{self.where}: '{path}' lacks the columns {shown(absent, 100)} of "
                 f"'{self.files[0]}'; name one file, or a folder of files with equal columns"
             )
+        if self.join and _geometry_of(self.root, path, self.where) != (self.columns.id, self.crs):
+            raise UsageError(
+                f"{self.where}: '{path}' differs from '{self.files[0]}' in the coordinate "
+                "reference system of its shapes; name files of one"
+            )
         return count
 
     def identifiers(self, piece: Piece) -> Iterator[pa.Array]:
-        """Yield the identifiers of a piece as texts (see ``specs.Product``)."""
+        """Yield the identifiers of a piece as texts, or its shapes (see ``specs.Product``)."""
         for batch in self._batches(piece, {self.columns.id: True}, ID_ROWS):
-            yield batch.column(0).cast(pa.string())
+            yield batch.column(0).cast(pa.binary() if self.join else pa.string())
 
     def vectors(self, piece: Piece, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors of some rows of a piece (see ``specs.Product``)."""
@@ -132,7 +137,7 @@ class TableProduct:
     def _batches(
         self, piece: Piece, columns: Mapping[str, bool], num_rows: int
     ) -> Iterator[pa.RecordBatch]:
-        table = _format_of(piece.path, self.where)
+        table = _format_of(piece.path)
         with self._explained(piece.path), self.root.open_bytes(piece.path) as file:
             for batch in table.batches(file, piece.group, columns, num_rows):
                 yield batch.select(list(columns))
@@ -172,6 +177,10 @@ class TableProduct:
         self, batch: pa.RecordBatch, wrong: NDArray[Any], piece: Piece, what: str
     ) -> UsageError:
         names = batch.column(self.columns.id).filter(pa.array(wrong)).to_pylist()
+        if self.join:
+            import shapely  # type: ignore[import-untyped]
+
+            names = shapely.to_wkt(shapely.centroid(shapely.from_wkb(names))).tolist()
         return UsageError(
             f"{self.where}: '{piece.path}': vectors {what} ({name_first(names)}); correct the file"
         )
@@ -185,94 +194,52 @@ def _floats(column: pa.Array) -> NDArray[np.float32]:
     return found
 
 
-def name_first(names: Sequence[Any], most: int = 3) -> str:
-    """Return the first of some names, and how many there are."""
-    first = ", ".join(shown(name, 100) for name in names[:most])
-    return first if len(names) <= most else f"{first} and {len(names) - most:,} more"
-
-
-def open_tables(
-    address: str, *, id_column: str | None, vector_columns: Sequence[str] | None, where: str
-) -> TableProduct:
-    """Open the product at a path or URI; of its files, the first is looked at.
+def open_tables(found: Located, *, options: BackboneOptions | None, where: str) -> TableProduct:
+    """Open the product in some files, of which the first is looked at.
 
     Raises:
-        UsageError: there is no such file, it is damaged, or its columns are not clear.
+        UsageError: a file is damaged, or its columns are not clear.
     """
-    if not address:
-        raise UsageError(f"{where}: names no file; write embeddings:PATH")
-    check_root(address, where=where, reads_remote=True)
-    root, files = _find_files(address, where)
+    address, root, files = found
     types, _ = describe(root, files[0], where)
+    join, crs = options.join if options else None, ""
+    geometry = None
+    if options is None or options.id_column is None:
+        geometry = _geometry_of(root, files[0], where)
+    if join and geometry is None:
+        raise UsageError(
+            f"{where}: 'join' = '{join}': '{files[0]}' is no GeoParquet file with shapes, or "
+            "'id_column' is set; rows are joined by place or by identifiers"
+        )
+    if geometry and not join and not may_have_ids(types):
+        join = "centre"
+    if geometry and join:
+        crs = geometry.crs
     columns = find_columns(
         types,
-        id_column=id_column,
-        vector_columns=vector_columns,
+        shapes=geometry.column if geometry and join else None,
+        join=join,
+        id_column=options.id_column if options else None,
+        vector_columns=options.vector_columns if options else None,
         where=f"{where}: '{files[0]}'",
     )
     dim = len(columns.vectors)
     if columns.is_list:
         dim = _first_length(root, files[0], columns, where)
     return TableProduct(
-        address=address, root=root, files=files, columns=columns, dim=dim, where=where
+        address=address,
+        root=root,
+        files=files,
+        columns=columns,
+        dim=dim,
+        crs=crs,
+        drops_missing=options is not None and options.missing == "drop",
+        where=where,
     )
 
 
-def _find_files(address: str, where: str) -> tuple[Root, tuple[str, ...]]:
-    """Return the root of a product and its files, sorted.
-
-    Raises:
-        UsageError: there are none, or they have several suffixes.
-    """
-    if is_remote(address):
-        path, settings = _without_settings(address)
-        folder, name = posixpath.split(path.rstrip("/"))
-        is_file = format_of(name) is not None
-        if not is_file and scheme_of(address) in WEB:
-            raise UsageError(
-                f"{where}: a web server cannot be listed; name one file ({SUFFIXES}), or copy the "
-                "files into a folder"
-            )
-        with explained(address, where):
-            root = open_root(f"{folder}{settings}" if is_file else address)
-            root.check_answer()
-            if is_file:
-                return root, (name,)
-    else:
-        place = Path(os.path.abspath(os.path.expanduser(address)))  # noqa: PTH100, PTH111
-        if not place.exists():
-            raise UsageError(f"{where}: there is no file or folder '{place}'; correct the path")
-        if place.is_file():
-            _format_of(place.name, where)
-            return open_root(str(place.parent)), (place.name,)
-        root = open_root(str(place))
-    with explained(address, where):
-        found = [path for path in root.list("**/*") if format_of(path) and not _is_hidden(path)]
-    suffixes = sorted({PurePosixPath(path).suffix.lower() for path in found})
-    if len(suffixes) != 1:
-        what = f"files of several kinds ({', '.join(suffixes)})" if suffixes else "no such files"
-        raise UsageError(
-            f"{where}: the folder holds {what}; name one file, or a folder of files of one kind "
-            f"({SUFFIXES})"
-        )
-    return root, tuple(found)
-
-
-def _without_settings(address: str) -> tuple[str, str]:
-    """Return an address up to the ``?`` of a URI, and the rest with it."""
-    path, mark, rest = address.partition("?") if is_remote(address) else (address, "", "")
-    return path, mark + rest
-
-
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith((".", "_")) for part in PurePosixPath(path).parts)
-
-
-def _format_of(path: str, where: str) -> Format:
-    found = format_of(path)
-    if found is None:
-        raise UsageError(f"{where}: '{path}' has none of the suffixes {SUFFIXES}; convert it")
-    return found
+def _format_of(path: str) -> Format:
+    return FORMATS[suffix_of(path)]
 
 
 def describe(root: Root, path: str, where: str) -> tuple[Mapping[str, pa.DataType], int]:
@@ -281,14 +248,26 @@ def describe(root: Root, path: str, where: str) -> tuple[Mapping[str, pa.DataTyp
     Raises:
         UsageError: it is missing or damaged.
     """
-    table = _format_of(path, where)
+    table = _format_of(path)
     with explained(path, where), root.open_bytes(path) as file:
         return table.describe(file)
 
 
+def _geometry_of(root: Root, path: str, where: str) -> Geometry | None:
+    """Return the column of shapes of a Parquet file; None: it has none, or is no such file.
+
+    Raises:
+        UsageError: it is damaged, or its shapes cannot be used.
+    """
+    if not isinstance(_format_of(path), Parquet):
+        return None
+    with explained(path, where), root.open_bytes(path) as file:
+        return find_geometry(file)
+
+
 def _first_length(root: Root, path: str, columns: Columns, where: str) -> int:
     """Return the length of the first vector that is not null."""
-    table, (name,) = _format_of(path, where), columns.vectors
+    table, (name,) = _format_of(path), columns.vectors
     with explained(path, where), root.open_bytes(path) as file:
         for group in range(table.describe(file)[1]):
             file.seek(0)
@@ -297,28 +276,3 @@ def _first_length(root: Root, path: str, columns: Columns, where: str) -> int:
                     if length:
                         return int(length)
     raise UsageError(f"{where}: '{path}' has no rows with a vector; name another file")
-
-
-@contextmanager
-def explained(path: str, where: str) -> Iterator[None]:
-    """Turn what fails in a file into one line.
-
-    Raises:
-        UsageError: always that, but for a server that fails.
-    """
-    try:
-        yield
-    except Unreadable as error:
-        raise UsageError(f"{where}: '{path}': {error.problem.reason}") from None
-    except UsageError as error:
-        if str(error).startswith(where):
-            raise
-        # The roots are those of data sets, too.
-        raise UsageError(f"{where}: {str(error).removeprefix('[dataset] ')}") from None
-    except FileNotFoundError:
-        raise UsageError(f"{where}: there is no file '{path}'; correct the path") from None
-    except FAULTS as error:
-        raise UsageError(
-            f"{where}: '{path}' is damaged or cannot be read: {one_line(error)}; correct or "
-            "replace the file"
-        ) from None

@@ -1,32 +1,34 @@
-"""Take embeddings that were computed elsewhere: Ray tasks read them, row group by row group.
+"""Take embeddings that were computed elsewhere, and write them as an ordinary artefact.
 
-The first pass reads identifiers alone and finds the row of each patch. The second reads vectors of
-the row groups that hold such rows, and keeps these rows alone.
+Tables are read by identifiers (``rows``), rasters at the footprints of patches (``places``).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmark.catalog.products.matching import Matched, Wanted
-from benchmark.cluster.streaming import Items, read_items, status_rows
+from benchmark.catalog.products.joining import WantedPlaces
+from benchmark.catalog.products.locating import name_first
+from benchmark.catalog.products.matching import Wanted
 from benchmark.errors import UsageError, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
-from benchmark.products import Product
+from benchmark.products import PlacedProduct, Product
 from benchmark.progress import StageProgress
 from benchmark.specs import Backbone
+from benchmark.stages.embed.places import PlaceTaker, find_corners
+from benchmark.stages.embed.rows import RowTaker
+from benchmark.stages.embed.taking import Taken, Taker, Tasks
 from benchmark.store import provenance
-from benchmark.tables import embeddings_column, embeddings_schema
+from benchmark.tables import column, embeddings_column, embeddings_schema
 
 logger = logging.getLogger("benchmark")
 
@@ -34,61 +36,10 @@ PASS_BYTES = 512 * 2**20
 """Vectors that the driver holds at once; for more, the row groups are read in several passes."""
 
 
-class Request(NamedTuple):
-    """The rows of a piece whose vectors are wanted."""
-
-    piece: Any
-    rows: NDArray[np.int64]
-    """Sorted."""
-    places: NDArray[np.int64]
-    """Where their vectors belong among those of the pass."""
-
-
-class FindRows:
-    """Compares the identifiers of a piece with those of patches (a Ray Data read task)."""
-
-    def __init__(self, product: Product, wanted: Wanted) -> None:
-        self._product = product
-        self._wanted = wanted
-
-    def __call__(self, item: tuple[int, Any]) -> pa.Table:
-        """Return one row: the matches, int64 (M, 4), as bytes."""
-        number, piece = item
-        return _answer(number, partial(self._find, number, piece))
-
-    def _find(self, number: int, piece: Any) -> NDArray[np.int64]:
-        found = self._wanted.find(self._product.identifiers(piece))
-        return np.column_stack([found, np.full(len(found), number)])
-
-
-class TakeRows:
-    """Reads the vectors of some rows of a piece (a Ray Data read task)."""
-
-    def __init__(self, product: Product) -> None:
-        self._product = product
-
-    def __call__(self, item: tuple[int, Request]) -> pa.Table:
-        """Return one row: the vectors, float32 (n, D), as bytes."""
-        number, request = item
-        return _answer(number, partial(self._take, request))
-
-    def _take(self, request: Request) -> NDArray[np.float32]:
-        none = np.empty((0, self._product.dim), np.float32)
-        return np.concatenate([none, *self._product.vectors(request.piece, request.rows)])
-
-
-def _answer(number: int, work: Callable[[], NDArray[Any]]) -> pa.Table:
-    """Return one row with the number of an item, and its result or the user's mistake."""
-    reason, content = "", b""
-    began = time.perf_counter()
-    try:
-        content = np.ascontiguousarray(work()).tobytes()
-    except UsageError as error:
-        reason = str(error)
-    seconds = time.perf_counter() - began
-    return pa.table(
-        {"number": [number], "reason": [reason], "content": [content], "seconds": [seconds]}
-    )
+EMPTY_SHARE = column(
+    "empty_share", pa.float32(), "share of the footprint's px without data, 0 to 1", nullable=True
+)
+"""The additional column of the embeddings of rasters."""
 
 
 def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
@@ -151,56 +102,80 @@ class Reading:
             raise ValueError(f"backbone '{backbone.name}' is no product")
         self._context = context
         self._backbone = backbone
-        self._product: Product = backbone.product
+        self._product: Product | PlacedProduct = backbone.product
         self._artefact = cell.artefact
         self._ids = ids
         self._progress = progress
-        self._busy_s = 0.0
+        self._tasks = Tasks(context)
+        self._has_shares = isinstance(backbone.product, PlacedProduct)
 
     def run(self) -> None:
         """Write the parts that are missing, and the manifest.
 
         Raises:
-            UsageError: the product is damaged, or does not hold one finite vector for each patch.
-            CellError: the store cannot be written.
+            UsageError: the product is damaged, or lacks a finite vector of a patch.
+            CellError: a scene cannot be read, or the store cannot be written.
         """
         began = time.perf_counter()
-        pieces = self._product.pieces()
-        matched = self._match(pieces)
+        done = set(self._artefact.files("part-"))
+        taker = self._open()
         self._context.progress.message(
-            f"embed: {self._backbone.name}: rows of the product match patches by {matched.rule}"
+            f"embed: {self._backbone.name}: rows of the product match patches by {taker.rule}"
+            if not self._has_shares
+            else f"embed: {self._backbone.name}: sampled by {taker.rule}"
         )
         checksums: dict[str, str] = {}
-        done = set(self._artefact.files("part-"))
+        lacking: list[str] = []
         first, is_varied = None, bool(done)
         for group in self._passes(done):
-            vectors = self._take(pieces, matched, np.concatenate([rows for _, rows in group]))
-            first = vectors[:1] if first is None else first
-            is_varied = is_varied or bool((vectors != first).any())
-            checksums |= self._write(group, vectors)
-        total = len(matched.rows)
-        if not is_varied and total > 1:
+            taken = taker.take(np.concatenate([rows for _, rows in group]))
+            vectors = taken.vectors[~np.isnan(taken.vectors).any(axis=1)]
+            first = vectors[:1] if first is None or not len(first) else first
+            is_varied = is_varied or bool(len(vectors) and (vectors != first).any())
+            checksums |= self._write(group, taken, lacking)
+        total = sum(map(len, self._ids.values()))
+        if lacking and not self._product.drops_missing:
             raise UsageError(
-                f"{self._where}: all {total:,} vectors are the same; correct the product, or set "
-                "'vector_columns'"
+                f"{self._where}: {len(lacking):,} of {total:,} patches have no pixel with data in "
+                f'the product ({name_first(lacking)}); add rasters, or set missing = "drop" to '
+                "compare all rows without these patches"
             )
-        manifest = self._manifest(matched, time.perf_counter() - began)
+        facts = self._examine()
+        if not facts["num_patches"]:
+            raise UsageError(f"{self._where}: holds no vector of any patch; correct the product")
+        if not is_varied and facts["num_patches"] > 1:
+            raise UsageError(
+                f"{self._where}: all {facts['num_patches']:,} vectors are the same; correct the "
+                "product, or set 'vector_columns'"
+            )
+        manifest = self._manifest(taker, facts, time.perf_counter() - began)
         self._artefact.commit(manifest, checksums=checksums)
 
     @property
     def _where(self) -> str:
         return f"{self._context.experiment.path}: backbone '{self._backbone.name}'"
 
-    def _match(self, pieces: Sequence[Any]) -> Matched:
-        wanted = Wanted([name for names in self._ids.values() for name in names])
-        found = [np.empty((0, 4), np.int64)]
-        for _, content in self._rows(FindRows(self._product, wanted), list(enumerate(pieces))):
-            found.append(np.frombuffer(content, np.int64).reshape(-1, 4))
-        return wanted.choose(np.concatenate(found), self._where, partial(self._example, pieces))
+    def _open(self) -> Taker:
+        """Find the patches in the product.
 
-    def _example(self, pieces: Sequence[Any]) -> str | None:
-        ids = (batch[0].as_py() for piece in pieces for batch in self._product.identifiers(piece))
-        return next(ids, None)
+        Raises:
+            UsageError: the product is damaged, or does not fit the patches.
+            CellError: a scene cannot be read.
+        """
+        product, where = self._product, self._where
+        if isinstance(product, PlacedProduct):
+            return PlaceTaker(product, self._corners(product.needs_outlines), self._tasks, where)
+        ids = [name for names in self._ids.values() for name in names]
+        if product.join is None:
+            return RowTaker(product, Wanted(ids), self._tasks, where)
+        corners = self._corners(product.join == "area")
+        wanted = WantedPlaces(ids, corners, product.crs, product.join)
+        return RowTaker(product, wanted, self._tasks, where)
+
+    def _corners(self, needs_outlines: bool) -> NDArray[np.float64]:
+        return find_corners(
+            self._context, self._ids, needs_outlines=needs_outlines, where=self._where
+        )
 
     def _passes(self, done: set[str]) -> Iterator[list[tuple[str, NDArray[np.int64]]]]:
         """Yield names of missing parts and the numbers of their patches, together as one pass."""
@@ -219,74 +194,63 @@ class Reading:
         ):
             yield [part for part, _ in items]
 
-    def _take(
-        self, pieces: Sequence[Any], matched: Matched, patches: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Return the vectors of patches, (n, D)."""
-        where, rows = matched.pieces[patches], matched.rows[patches]
-        requests = []
-        for number in np.unique(where):
-            places = np.flatnonzero(where == number)
-            places = places[np.argsort(rows[places])]
-            requests.append(Request(pieces[number], rows[places], places))
-        vectors = np.empty((len(patches), self._product.dim), np.float32)
-        for number, content in self._rows(TakeRows(self._product), list(enumerate(requests))):
-            found = np.frombuffer(content, np.float32).reshape(-1, self._product.dim)
-            if len(found) != len(requests[number].rows):
-                raise UsageError(
-                    f"{self._where}: its files changed while they were read; run again"
-                )
-            vectors[requests[number].places] = found
-            self._progress.advance(len(found))
-        return vectors
-
-    def _rows(
-        self, read: Callable[[Any], pa.Table], items: Sequence[tuple[int, Any]]
-    ) -> Iterator[tuple[int, bytes]]:
-        """Yield the number and result of each item, in any order.
-
-        Raises:
-            UsageError: a task found a mistake of the user.
-        """
-        whole = self._context.cluster.connect()
-        now = self._context.ledger.budget("embed", whole)
-        dataset = read_items(
-            Items("product", items, read),
-            num_items=len(items),
-            most_cpus=None if now.covers(whole) else now.num_cpus,
-        )
-        for row in status_rows(dataset):
-            if row["reason"]:
-                raise UsageError(row["reason"])
-            self._busy_s += row["seconds"]
-            yield row["number"], row["content"]
-
     def _write(
-        self, group: Sequence[tuple[str, NDArray[np.int64]]], vectors: NDArray[np.float32]
+        self, group: Sequence[tuple[str, NDArray[np.int64]]], taken: Taken, lacking: list[str]
     ) -> dict[str, str]:
-        """Write the parts of a pass and return their checksums."""
+        """Write the parts of a pass and return their checksums.
+
+        Patches without a vector are appended to ``lacking``; their part is written without them,
+        or not at all if they end the run.
+        """
         schema = embeddings_schema(self._product.dim)
+        if self._has_shares:
+            schema = schema.append(EMPTY_SHARE)
+        is_there = np.array(~np.isnan(taken.vectors).any(axis=1))
         found, end = {}, 0
         for name, rows in group:
             start, end = end, end + len(rows)
+            here = np.flatnonzero(is_there[start:end])
             ids = pa.array(self._ids[name], pa.string())
-            table = pa.table([ids, embeddings_column(vectors[start:end])], schema=schema)
-            found[name] = self._artefact.write_table(name, table)
+            absent = np.flatnonzero(~is_there[start:end])
+            lacking += ids.take(pa.array(absent)).to_pylist()
+            if len(absent) and not self._product.drops_missing:
+                continue
+            columns = [ids.take(pa.array(here)), embeddings_column(taken.vectors[start:end][here])]
+            if taken.empty_shares is not None:
+                columns.append(pa.array(taken.empty_shares[start:end][here]))
+            found[name] = self._artefact.write_table(name, pa.table(columns, schema=schema))
+            self._progress.advance(len(rows))
         return found
 
-    def _manifest(self, matched: Matched, wall_s: float) -> dict[str, Any]:
-        num_patches, dim = len(matched.rows), self._product.dim
+    def _examine(self) -> dict[str, Any]:
+        """Return what the written parts hold, whichever run wrote them: counts and first names."""
+        names = ["patch_id", *([EMPTY_SHARE.name] if self._has_shares else [])]
+        table = self._artefact.read_table(columns=names, names=list(self._ids))
+        there = set(table["patch_id"].to_pylist())
+        lacking = [name for names in self._ids.values() for name in names if name not in there]
+        found: dict[str, Any] = {"num_patches": table.num_rows, "num_missing": len(lacking)}
+        if lacking:
+            found["missing"] = name_first(lacking)
+        if self._has_shares:
+            shares = table[EMPTY_SHARE.name].to_numpy()
+            found["empty_share"] = round(float(shares.mean()), 6) if len(shares) else 1.0
+            found["num_partial"] = int((shares > 0).sum())
+        return found
+
+    def _manifest(self, taker: Taker, facts: Mapping[str, Any], wall_s: float) -> dict[str, Any]:
+        num_patches, dim = facts["num_patches"], self._product.dim
+        told = {key: value for key, value in facts.items() if key != "num_patches"}
         return {
             "inputs": self._context.embeddings_inputs(self._backbone),
             "backbone": self._backbone.model,
             "num_patches": num_patches,
             "dim": dim,
-            "product": {**self._product.facts, "matched_by": matched.rule},
+            "product": {**self._product.facts, "matched_by": taker.rule, **told},
             "peak_memory_bytes": provenance.peak_memory_bytes(),
             "storage_bytes": 4 * num_patches * dim,
             "device": {"device": "none"},
             "seconds": {
-                "device": round(self._busy_s, 3),
+                "device": round(self._tasks.busy_s, 3),
                 "setup": 0.0,
                 "this_run": round(wall_s, 3),
                 "patches_per_s": round(num_patches / wall_s, 1),

@@ -26,6 +26,12 @@ class EvaluateStage(Stage):
         """Return the only cell: the scores of all complete predictions."""
         return [Cell(stage=self.name, artefact=context.scores(), dataset=context.dataset.name)]
 
+    def check(self, context: Context) -> None:
+        """Refuse products that leave out patches where folds or regions are compared."""
+        from benchmark.stages.evaluate.missing import check_protocol
+
+        check_protocol(context)
+
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
         """Score every complete cell of the grid."""
         for cell in cells:

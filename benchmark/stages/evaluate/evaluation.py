@@ -82,8 +82,10 @@ class Evaluation:
         splits: Sequence[str] = SPLITS_SCORED,
         *,
         num_folds: int | None = None,
+        kept: NDArray[Any] | None = None,
     ) -> None:
-        """Begin without a cell; ``num_folds``: whose predictions each cell pools."""
+        """Begin; ``num_folds``: whose predictions each cell pools; ``kept``: the patches scored."""
+        self._kept = kept
         self.train_set = train_set
         self._splits = splits
         self._num_folds = num_folds
@@ -113,6 +115,7 @@ class Evaluation:
         if key not in self._labels:
             columns = ["patch_id", "split", "label", "scene"]
             frame = rows.read_table(columns=columns, splits=self._splits).to_pandas()
+            frame = frame if self._kept is None else frame[frame["patch_id"].isin(self._kept)]
             self._labels[key] = {}
             for split in self._splits:
                 part = frame[frame["split"] == split]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from benchmark.catalog.metrics import HEADLINE
 from benchmark.errors import BenchmarkError
@@ -20,6 +22,7 @@ from benchmark.stages.evaluate.evaluation import Evaluation
 from benchmark.stages.evaluate.flipped import flip_notes
 from benchmark.stages.evaluate.folds import fold_notes, pool_cells
 from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
+from benchmark.stages.evaluate.missing import find_kept, missing_notes
 from benchmark.stages.evaluate.schemas import RANKING
 from benchmark.stages.evaluate.sizes import describe_sizes
 from benchmark.stages.evaluate.transfer import compare_regions
@@ -44,7 +47,8 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
         reasons = {context.why_missing(cell.artefact) for cell in grid}
         raise BenchmarkError(f"there are no predictions to score: {sorted(reasons)[0]}")
     pools, incomplete = pool_cells(context, artefact)
-    evaluations = _evaluate(context, cells, pools, advance)
+    kept = find_kept(context, cells)
+    evaluations = _evaluate(context, cells, pools, kept, advance)
     if context.scores().fingerprint != artefact.fingerprint:
         # Another run has completed predictions meanwhile: these scores do not match the name.
         return
@@ -123,6 +127,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                     for note in item.notes(ranking, floors)
                 ),
                 *incomplete,
+                *missing_notes(context, cells, kept),
                 *(fold_notes(context) if pools else ()),
                 *flip_notes(context),
                 # Each backbone once, whatever its train sets.
@@ -139,6 +144,7 @@ def _evaluate(
     context: Context,
     cells: Sequence[Cell],
     pools: Mapping[Cell, Sequence[Cell]],
+    kept: NDArray[Any] | None,
     advance: Callable[[int], None],
 ) -> list[Evaluation]:
     """Score pooled folds, then the cells of each train set, the fullest first."""
@@ -153,7 +159,7 @@ def _evaluate(
     for train_set in context.train_sets:
         mine = [cell for cell in cells if cell.train_set == train_set.name]
         if mine:
-            evaluation = Evaluation(context, train_set.name)
+            evaluation = Evaluation(context, train_set.name, kept=kept)
             for cell in mine:
                 evaluation.add(cell, context.rows_of(cell))
                 advance(1)

@@ -82,14 +82,26 @@ def backbone_table(results: Results) -> Table:
 
 
 def product_notes(results: Results) -> list[str]:
-    """Return a sentence on products, and why they have no fine-tuned result; or nothing."""
-    names = ", ".join(item["name"] for item in declare(results) if item["product"])
-    if not names:
+    """Return sentences on products, and why they have no fine-tuned result; or nothing."""
+    products = {item["name"]: item["product"] for item in declare(results) if item["product"]}
+    if not products:
         return []
     why = " They have no weights, so none is fine-tuned." * (
         results.context.experiment.finetune is not None
     )
-    return [f"Embeddings read from files, not computed here: {names}.{why}"]
+    notes = [f"Embeddings read from files, not computed here: {', '.join(products)}.{why}"]
+    labels = results.context.dataset.label_years
+    for name, told in products.items():
+        if years := told.get("years"):
+            of = f"{years[0]}" if len(years) == 1 else f"{years[0]} to {years[-1]}"
+            labelled = f"; the labels are of {labels}" if labels else ""
+            notes.append(f"{name}: rasters of {of}{labelled}.")
+        if told.get("num_partial"):
+            notes.append(
+                f"{name}: {told['num_partial']:,} footprints have pixels without data; of all "
+                f"footprints together, {100 * told['empty_share']:.2g} % of the pixels have none."
+            )
+    return notes
 
 
 def size_words(item: Mapping[str, Any], patch_size: int) -> str:
@@ -103,7 +115,7 @@ def size_words(item: Mapping[str, Any], patch_size: int) -> str:
     """
     size = item["image_size"]
     if item.get("product"):
-        return f"not read: rows of the product are found by {item['product']['matched_by']}"
+        return f"not read: {product_words(item['product'])}"
     if item.get("derived"):
         return "not read: made from stored embeddings"
     if item["processor"]:
@@ -114,6 +126,13 @@ def size_words(item: Mapping[str, Any], patch_size: int) -> str:
     how = item["interpolation"] + (", rounded" if item["is_rounded"] else "")
     words = "as they are" if target == patch_size else f"resize to {target} px ({how})"
     return words if target == size else f"{words}, centre {size} px"
+
+
+def product_words(told: Mapping[str, Any]) -> str:
+    """Return how the vectors of patches are found in a product, given its part of the manifest."""
+    if "sample" in told:
+        return f"sampled by {told['matched_by']}"
+    return f"rows of the product are found by {told['matched_by']}"
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from benchmark.page import heatmaps, pictures, reliability, scores
 from benchmark.page.html import Picture, RankingRow, Section
 from benchmark.stages.report.patches import EXAMPLE_SEED, as_rgb, pick_patches
 from benchmark.stages.report.results import Results, rows_of
-from benchmark.tables import vectors_array
+from benchmark.tables import find_common, vectors_array
 
 MAX_HEAT_MAPS = 4
 MAX_RECALLS = 6
@@ -117,14 +117,15 @@ def data_pictures(results: Results) -> list[Picture]:
 def embedding_pictures(results: Results) -> list[Picture]:
     """Return the embeddings as projections and as rectangles."""
     labelled = results.context.patches.read_table(columns=["patch_id", "split", "label"])
-    labels = labelled["label"].to_numpy()
-    splits = labelled["split"].to_numpy()
     found = []
     order = dict.fromkeys([*results.ranking["backbone"], *results.embed])
     for name in [item for item in order if item in results.embed][:MAX_PROJECTIONS]:
         backbone = next(item for item in results.context.backbones if item.name == name)
         table = results.context.embeddings(backbone).read_table()
         vectors = vectors_array(table["embedding"])
+        # A product may lack patches.
+        at, _ = find_common(labelled["patch_id"].to_numpy(), table["patch_id"].to_numpy())
+        labels, splits = (labelled[item].to_numpy()[at] for item in ("label", "split"))
         few = np.sort(np.random.default_rng(EXAMPLE_SEED).permutation(len(vectors))[:MAX_POINTS])
         projection = pictures.project(vectors[few], splits[few] == "train")
         found.append(

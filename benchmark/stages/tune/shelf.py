@@ -15,7 +15,7 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from benchmark.cluster.incidents import Toll
 from benchmark.errors import CellError
-from benchmark.experiment.train_sets import ChosenPatches
+from benchmark.experiment.train_sets import UNUSED, ChosenPatches
 from benchmark.search.fitting import Picks, Rows, State
 from benchmark.search.lean import torch_kept_away
 from benchmark.stages.tune.flipped import FlippedRows, load_flipped
@@ -26,7 +26,7 @@ from benchmark.store.names import HEAD
 from benchmark.tables import SPLITS
 
 if TYPE_CHECKING:
-    pass
+    from numpy.typing import NDArray
 
 BACKBONES_HELD = 3
 """Most backbones whose embeddings are in the object store at once."""
@@ -42,7 +42,7 @@ class Shelf:
         threading.Thread(target=_load_skops, daemon=True).start()
         self._toll = Toll()
         self._rows: dict[str, Any] = {}
-        self._picks: dict[tuple[str, int], Any] = {}
+        self._picks: dict[tuple[str, int, str], Any] = {}
         self._flipped: dict[str, Any] = {}
         self._states: dict[tuple[int, int], State] = {}
 
@@ -50,7 +50,7 @@ class Shelf:
         """Return references to the rows of a job, in a list so that Ray does not resolve them.
 
         The first is of all embeddings of the backbone, which its train sets share; for another
-        train set than ``all``, the second is of its picks.
+        train set than ``all``, or a product that lacks patches, the second is of its picks.
         """
         job = self._jobs[number]
         path = job.embeddings.path
@@ -59,11 +59,14 @@ class Shelf:
                 self._rows.pop(next(iter(self._rows)))
             rows = load_rows(job.patches.patches, job.embeddings)
             self._rows[path] = share_rows(rows, what=job.embeddings.uri)
-        if job.patches.train_set.rule is None:
+        lacks = lacks_patches(job.embeddings)
+        if job.patches.train_set.rule is None and not lacks:
             return [self._rows[path]]
-        key = (job.patches.train_set.name, job.patches.seed)
+        key = (job.patches.train_set.name, job.patches.seed, path if lacks else "")
         if key not in self._picks:
-            self._picks[key] = ray.put(find_picks(job.patches))
+            there = job.embeddings.read_table(columns=["patch_id"]) if lacks else None
+            ids = None if there is None else there["patch_id"].to_numpy()
+            self._picks[key] = ray.put(find_picks(job.patches, ids, what=job.embeddings.uri))
         return [self._rows[path], self._picks[key]]
 
     def flipped(self, number: int) -> list[Any]:
@@ -122,13 +125,34 @@ def share_rows(rows: Rows | FlippedRows, *, what: str) -> Any:
         ) from None
 
 
-def find_picks(patches: ChosenPatches) -> Picks:
+def lacks_patches(embeddings: Artefact) -> bool:
+    """Return whether embeddings are those of a product whose missing patches are left out."""
+    told = embeddings.manifest() if embeddings.is_complete else {}
+    return bool(told.get("product", {}).get("num_missing", 0))
+
+
+def find_picks(
+    patches: ChosenPatches, there: NDArray[Any] | None = None, *, what: str = ""
+) -> Picks:
     """Return where ``load_rows`` puts the rows of a train set; test has no labels.
+
+    Args:
+        patches: with their roles.
+        there: identities of the patches that have embeddings; None: all have.
+        what: start of the message.
 
     Raises:
         UsageError: the patches cannot be divided as the train set asks.
+        CellError: no patch of a role has an embedding.
     """
     rows, roles = patches.rows, patches.roles
+    if there is not None:
+        roles = np.where(np.isin(rows.ids, there), roles, UNUSED)
+        for role in SPLITS:
+            if not (roles == role).any():
+                raise CellError(
+                    f"{what}: the product has no patch of {role}: add its files, or remove it"
+                )
     place = np.empty(len(roles), np.int64)
     place[np.concatenate([np.flatnonzero(rows.splits == split) for split in SPLITS])] = np.arange(
         len(roles)
@@ -147,7 +171,8 @@ def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:
     Parts are read one after another into the final arrays: besides these, only one is in memory.
 
     Raises:
-        CellError: a patch has no embedding, or a table is damaged.
+        CellError: a patch has no embedding, though its product leaves none out, or a table is
+            damaged. The rows of patches that a product lacks are 0.
     """
     labelled = patches.read_table(columns=["patch_id", "split", "label"], splits=("train", "val"))
     test_ids = patches.read_table(columns=["patch_id", "split"], splits=("test",))["patch_id"]
@@ -160,6 +185,7 @@ def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:
         parts[f"y_{name}"] = rows["label"].to_numpy()
     for name in ("val", "test"):
         parts[f"ids_{name}"] = wanted[name].astype(np.str_)
-    for name, vectors in read_vectors(embeddings, wanted).items():
+    vectors_of = read_vectors(embeddings, wanted, may_lack=lacks_patches(embeddings))
+    for name, vectors in vectors_of.items():
         parts[f"x_{name}"] = vectors
     return Rows(**parts)

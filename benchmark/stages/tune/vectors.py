@@ -19,9 +19,11 @@ PART = "part-"
 
 
 def read_vectors(
-    embeddings: Artefact, wanted: Mapping[str, NDArray[Any]]
+    embeddings: Artefact, wanted: Mapping[str, NDArray[Any]], *, may_lack: bool = False
 ) -> dict[str, NDArray[np.float32]]:
     """Return the embeddings (N, D) of patches by split, in the order of their sorted identities.
+
+    Where ``may_lack``, those of patches that are not there are 0.
 
     Raises:
         CellError: a patch has no embedding, or a table is damaged.
@@ -34,7 +36,8 @@ def read_vectors(
         dim = vectors.shape[1]
         if not found:
             found = {
-                split: np.empty((len(mine), dim), np.float32) for split, mine in wanted.items()
+                split: (np.zeros if may_lack else np.empty)((len(mine), dim), np.float32)
+                for split, mine in wanted.items()
             }
         for split, mine in wanted.items():
             if found[split].shape[1] != dim:
@@ -43,6 +46,6 @@ def read_vectors(
             found[split][at], is_read[split][at] = vectors[rows], True
     if not found:
         raise embeddings.damage_of(f"{PART}*", MISSING)
-    for split, mine in wanted.items():
+    for split, mine in wanted.items() if not may_lack else ():
         check_found(mine, is_read[split], what=embeddings.uri)
     return found
