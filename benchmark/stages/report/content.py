@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.methods import is_finetuned
+from benchmark.options import ANY_BACKBONE
 from benchmark.page.html import RankingRow, ReportData, Verdict
 from benchmark.stages.report.backbones import backbone_table, product_notes
 from benchmark.stages.report.content_tables import (
@@ -59,6 +60,7 @@ def collect(results: Results) -> ReportData:
     )
     tables = [times(results) for times in (stage_times, embed_times, tune_times, finetune_times)]
     saved = load_saved_usage(results.context)
+    say = results.naming.sentence
     return ReportData(
         title=experiment.report.title or f"Benchmark: {experiment.name}",
         experiment=experiment.name,
@@ -79,18 +81,18 @@ def collect(results: Results) -> ReportData:
         notes=(
             *results.patches["notes"],
             *_problem_notes(results),
-            *results.evaluated["limits"],
-            *results.evaluated["notes"],
-            *(results.evaluated.get("transfer") or {"notes": ()})["notes"],
+            *map(say, results.evaluated["limits"]),
+            *map(say, results.evaluated["notes"]),
+            *map(say, (results.evaluated.get("transfer") or {"notes": ()})["notes"]),
             *_training_notes(results),
             *product_notes(results),
         ),
         metrics=(differences(results), metrics(results)),
         train_set=results.train_set if results.has_train_sets else "",
-        crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
+        crossings=tuple(say(item["sentence"]) for item in results.evaluated.get("crossings", ())),
         labels=label_tables(results),
         folds=fold_tables(results),
-        drops_least=(results.evaluated.get("transfer") or {}).get("sentence", ""),
+        drops_least=say((results.evaluated.get("transfer") or {}).get("sentence", "")),
         transfer=transfer_tables(results),
         verdicts=verdicts,
         choices=choices(results),
@@ -156,8 +158,8 @@ def _device_seconds(
         return None
     own_s = sum(manifest["seconds"]["device"] for manifest in manifests) / len(manifests)
     own_s *= len(results.cell_sets)
-    # Fine-tuning reads patches and needs no embeddings.
-    if is_finetuned(method):
+    # Fine-tuning reads patches and needs no embeddings, nor do heads that do not read them.
+    if is_finetuned(method) or backbone == ANY_BACKBONE:
         return float(own_s)
     if backbone not in results.embed:
         return None

@@ -122,8 +122,7 @@ def embedding_pictures(results: Results) -> list[Picture]:
     found = []
     order = dict.fromkeys([*results.ranking["backbone"], *results.embed])
     for name in [item for item in order if item in results.embed][:MAX_PROJECTIONS]:
-        backbone = next(item for item in results.context.backbones if item.name == name)
-        table = results.context.embeddings(backbone).read_table()
+        table = results.context.embeddings(results.backbones[name]).read_table()
         vectors = vectors_array(table["embedding"])
         few = np.sort(np.random.default_rng(EXAMPLE_SEED).permutation(len(vectors))[:MAX_POINTS])
         projection = pictures.project(vectors[few], splits[few] == "train")

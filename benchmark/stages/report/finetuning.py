@@ -20,7 +20,7 @@ from benchmark.store.names import beside
 def choices(results: Results) -> tuple[Verdict, ...]:
     """Return for each backbone with several modes which choice leads, and the cheapest as good."""
     return tuple(
-        Verdict(backbone=item["backbone"], head="", sentence=item["sentence"])
+        Verdict(backbone=results.naming.short[item["backbone"]], head="", sentence=item["sentence"])
         for item in results.evaluated.get("choices", [])
     )
 
@@ -29,7 +29,7 @@ def choice_tables(results: Results) -> tuple[Table, ...]:
     """Return the choices of each backbone with several modes, beside their costs."""
     return tuple(
         Table(
-            title=f"{item['backbone']}: frozen, or which fine-tuning",
+            title=f"{results.naming.short[item['backbone']]}: frozen, or which fine-tuning",
             columns=(
                 "method",
                 "score, %",
