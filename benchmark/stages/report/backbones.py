@@ -7,8 +7,10 @@ from typing import Any
 
 from benchmark.networks.bands import input_indices
 from benchmark.page.html import Table
+from benchmark.specs import Backbone
 from benchmark.stages.report.results import Results
 
+_SOURCES = {"hf": "Hugging Face"}
 _COLUMNS = ("backbone", "embedding", "dimension", "bands", "patches", "mean", "std", "options")
 
 
@@ -43,6 +45,16 @@ def _declare_one(results: Results, shown: str) -> dict[str, Any]:
         "fit": None if backbone.fit is None else dict(backbone.fit.options),
         "product": embedded.get("product"),
     }
+
+
+def source_of(backbone: Backbone) -> str:
+    """Return where a backbone comes from, in a word or two."""
+    if backbone.own:
+        return "own code"
+    if backbone.folder is not None:
+        return "local folder"
+    source, _, rest = backbone.model.partition(":")
+    return _SOURCES.get(source, source) if rest else "built in"
 
 
 def backbone_table(results: Results) -> Table:

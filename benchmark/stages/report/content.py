@@ -8,8 +8,9 @@ import pandas as pd
 
 from benchmark.methods import is_finetuned
 from benchmark.options import ANY_BACKBONE
-from benchmark.page.html import RankingRow, ReportData, Verdict
-from benchmark.stages.report.backbones import backbone_table, product_notes
+from benchmark.page.html import ReportData, Verdict
+from benchmark.page.leaderboard import RankingRow
+from benchmark.stages.report.backbones import backbone_table, product_notes, source_of
 from benchmark.stages.report.content_tables import (
     class_counts,
     confusions,
@@ -35,6 +36,7 @@ from benchmark.stages.report.finetuning import (
     comparisons,
     finetune_pictures,
     finetune_times,
+    gains,
 )
 from benchmark.stages.report.folds import fold_tables
 from benchmark.stages.report.headline import join_first, name_method, write_headline
@@ -94,7 +96,7 @@ def collect(results: Results) -> ReportData:
         folds=fold_tables(results),
         drops_least=say((results.evaluated.get("transfer") or {}).get("sentence", "")),
         transfer=transfer_tables(results),
-        verdicts=verdicts,
+        gains=gains(results),
         choices=choices(results),
         comparisons=(*choice_tables(results), *comparisons(results)),
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
@@ -108,10 +110,10 @@ def collect(results: Results) -> ReportData:
         problems=problems(results),
         provenance=origins(results),
         pictures=(
+            *finetune_pictures(results),
             *ranking_pictures(results, ranking),
             *label_pictures(results),
             *transfer_pictures(results),
-            *finetune_pictures(results),
             *confusion_pictures(results),
             *data_pictures(results),
             *embedding_pictures(results),
@@ -141,6 +143,8 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
                 num_seeds=row.num_seeds,
                 is_floor=row.is_floor,
                 verdict=row.verdict,
+                is_tie=row.is_tie,
+                **_describe(results, row.backbone, row.method),
                 num_trials=manifests[0]["num_trials"] if manifests else None,
                 num_failed=manifests[0].get("failed_trials", 0) if manifests else 0,
                 seconds=_device_seconds(results, row.backbone, row.method, manifests),
@@ -148,6 +152,21 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
             )
         )
     return tuple(rows)
+
+
+def _describe(results: Results, name: str, method: str) -> dict[str, Any]:
+    """Return what the ranking says of a backbone; nothing of what depends on none."""
+    backbone, embedded = results.backbones.get(name), results.embed.get(name, {})
+    if backbone is None:
+        return {}
+    speed = embedded.get("seconds", {}).get("patches_per_s")
+    return {
+        "family": backbone.family,
+        "source": source_of(backbone),
+        "num_parameters": None if backbone.product else backbone.num_parameters,
+        "dim": embedded.get("dim", backbone.dim),
+        "patches_per_s": None if is_finetuned(method) or backbone.product else speed,
+    }
 
 
 def _device_seconds(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from benchmark.methods import is_finetuned, with_mode
 from benchmark.options import ANY_BACKBONE
-from benchmark.page.html import RankingRow, Verdict
+from benchmark.page.html import Verdict
+from benchmark.page.leaderboard import RankingRow
 
 
 def name_method(backbone: str, method: str) -> str:
