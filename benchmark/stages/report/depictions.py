@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from benchmark.specs import Backbone, Depiction
     from benchmark.stages.report.results import Results
 
-NUM_PAIRS = 3
-"""Patches per class shown with their depiction."""
+NUM_PAIRS, MAX_PAIRS = 3, 42
+"""Patches shown with their depiction: per class, and in all, but for one of each class."""
 
 
 def depiction_pictures(results: Results) -> list[Picture]:
@@ -32,7 +32,8 @@ def depiction_pictures(results: Results) -> list[Picture]:
     ]
     if not drawing:
         return []
-    patches = pick_patches(results.context.patches, NUM_PAIRS, splits=("test",))
+    count = max(1, min(NUM_PAIRS, MAX_PAIRS // len(results.classes)))
+    patches = pick_patches(results.context.patches, count, splits=("test",))
     return [_depiction_picture(results, name, patches) for name in drawing]
 
 
