@@ -7,11 +7,9 @@ from typing import Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.text import Text
 
 from benchmark.page.scores import FLOOR, GREY, INK, MUTED, PALETTE, RULE, STRIPE, shade
 
@@ -65,7 +63,8 @@ def draw(figure: Figure) -> Drawing:
 
     Pictures of patches become lossy WebP, plots SVG, and plots of very many marks lossless WebP.
     """
-    sizes = [np.asarray(item.get_array()).shape for item in figure.findobj(AxesImage)]
+    images = [item for axes in figure.axes for item in axes.images]
+    sizes = [np.asarray(item.get_array()).shape for item in images]
     if any(len(size) == 3 or size[0] * size[1] > MAX_CELLS for size in sizes):
         return Drawing(to_webp(figure, dpi=PHOTO_DPI, quality=PHOTO_QUALITY), "webp")
     if count_marks(figure) > MAX_MARKS:
@@ -74,11 +73,14 @@ def draw(figure: Figure) -> Drawing:
 
 
 def count_marks(figure: Figure) -> int:
-    """Return the number of texts, points and lines that an SVG of a figure would hold."""
-    points = sum(len(np.asarray(item.get_offsets())) for item in figure.findobj(PathCollection))
-    lines = sum(len(item.get_paths()) for item in figure.findobj(LineCollection))
-    texts = sum(1 for item in figure.findobj(Text) if item.get_text())
-    return points + lines + texts
+    """Return the number of points, lines and texts inside the axes of a figure."""
+    count = 0
+    for axes in figure.axes:
+        count += len(axes.texts)
+        for item in axes.collections:
+            points = item.get_offsets() if isinstance(item, PathCollection) else item.get_paths()
+            count += len(np.asarray(points, dtype=object))
+    return count
 
 
 def to_svg(figure: Figure) -> bytes:

@@ -9,7 +9,7 @@ from benchmark import api
 from benchmark.config import build
 from benchmark.stages.report import ReportStage
 from benchmark.store.names import beside
-from tests.browser import a_browser, opened
+from tests.browser import PHONE_WIDTH, a_browser, opened
 from tests.finetuned import draw_scores, write_finetuned, write_head
 
 
@@ -321,6 +321,9 @@ def test_a_real_browser_shows_the_page_of_a_run(compared, tmp_path):
         assert (shown.requests, shown.errors) == ([], [])
         sizes = shown.page.locator("img").evaluate_all("all => all.map(one => one.naturalWidth)")
         assert len(sizes) >= 8 and min(sizes) > 200
+    with a_browser() as browser, opened(browser, path, width=PHONE_WIDTH, is_dark=True) as shown:
+        assert not shown.is_wider_than_its_window()
+        assert shown.faults() == []
 
 
 def test_of_several_modes_the_page_says_which_and_at_what_cost(finished):
