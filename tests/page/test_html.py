@@ -156,6 +156,20 @@ def test_names_are_escaped_everywhere() -> None:
     assert not [attrs for _, attrs in page.tags if "onload" in attrs]
 
 
+def test_odd_names_in_the_ranking_stay_text_in_cells_attributes_and_filters() -> None:
+    odd = "\"><img src=x onerror=alert(1)>\u202e & 'co'"
+    rows = tuple(
+        dataclasses.replace(RANKING[0], rank=1 + n, backbone=name, method=name, family=name)
+        for n, name in enumerate((odd, "plain"))
+    )
+    page = Page(render_report(report(ranking=rows)))
+    assert [attrs for tag, attrs in page.tags if tag == "img" and attrs.get("src") == "x"] == []
+    values = [attrs["data-backbone"] for tag, attrs in page.tags if "data-backbone" in attrs]
+    assert values == [odd, "plain"]
+    options = [attrs.get("value") for tag, attrs in page.tags if tag == "option"]
+    assert options.count(odd) == 3
+
+
 def test_a_long_name_of_a_class_does_not_widen_a_table() -> None:
     name = "<" + 119 * "x"
     table = Table(title="t", columns=("a_b", name), rows=(("m", 1.0),))

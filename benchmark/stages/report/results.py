@@ -51,7 +51,7 @@ class Results:
         if "method" not in self.every_comparison:
             self.every_comparison["method"] = FINETUNE
         self.naming = Naming(
-            short_names(context.experiment.backbones, context.experiment.backbone),
+            short_names([item.name for item in context.backbones], context.experiment.backbone),
             [item.name for item in context.heads if not item.reads_embeddings],
             self.every_ranking,
         )
