@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from benchmark.derived import Packed, check_options
 from benchmark.fields import (
@@ -18,6 +20,7 @@ from benchmark.fields import (
     PixelValue,
     Side,
     Year,
+    check_name,
     refuse_duplicates,
 )
 from benchmark.section import Section
@@ -25,6 +28,12 @@ from benchmark.spaces import SearchSpace
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 """Dimensions of an embedding."""
+ANY_BACKBONE = "any backbone"
+"""Name on the page of what does not depend on a backbone."""
+PATH_SOURCES = ("hf", "embeddings")
+"""Sources of backbones whose names are paths."""
+ShortName = Annotated[str, Field(max_length=60), AfterValidator(check_name)]
+"""Name of a backbone on the page."""
 
 
 class BackboneOptions(Section):
@@ -33,6 +42,9 @@ class BackboneOptions(Section):
     model: BackboneName | None = None
     """The model, if NAME is a name of your own, or the folder's present place, if NAME is
     ``hf:FOLDER``; unset: NAME is the model's."""
+    name: ShortName | None = None
+    """Name on the page, which changes no result; unset: NAME, or the last part of a path and of
+    ``hf:ORG/NAME``, with more of it where two would be equal."""
     image_size: Side | None = None
     """Side in px to which whole patches are resized; unset: as its weights were trained."""
     mean: Annotated[tuple[PixelValue, ...], Field(min_length=1, max_length=1000)] | None = None
@@ -125,3 +137,41 @@ class HeadOptions(Section):
     """Parameters that are searched: a range ``{ low = 1e-3, high = 1e3, log = true }``, of whole
     numbers if both ends are, or a list of choices; ``scaler`` puts a scaler before the
     classifier."""
+
+
+def short_names(names: Sequence[str], options: Mapping[str, BackboneOptions]) -> dict[str, str]:
+    """Return the name of each backbone on the page, all of them different.
+
+    Args:
+        names: of the experiment's backbones, all of them different.
+        options: by name; the names that they set are kept.
+
+    Raises:
+        ValueError: a name that is set is that of another backbone, or ``ANY_BACKBONE``.
+    """
+    chosen = {name: options[name].name for name in names if name in options}
+    fixed = {name: short for name, short in chosen.items() if short is not None}
+    for name, short in fixed.items():
+        others = {*(set(names) - {name}), *(fixed[other] for other in fixed if other != name)}
+        if short in others or short == ANY_BACKBONE:
+            raise ValueError(name)
+    candidates = {name: [short] for name, short in fixed.items()}
+    candidates |= {name: _endings(name) for name in names if name not in fixed}
+    while True:
+        counts = Counter(found[0] for found in candidates.values())
+        equal = [name for name, found in candidates.items() if counts[found[0]] > 1]
+        # Whole names differ, and are refused as the name of another: this ends.
+        longer = [name for name in equal if len(candidates[name]) > 1]
+        if not longer:
+            return {name: candidates[name][0] for name in names}
+        for name in longer:
+            candidates[name].pop(0)
+
+
+def _endings(name: str) -> list[str]:
+    """Return the ends of a path or of ``hf:ORG/NAME``, shortest first; otherwise the name alone."""
+    source, _, path = name.partition(":")
+    parts = [part for part in path.split("/") if part]
+    if source not in PATH_SOURCES or not parts:
+        return [name]
+    return [*("/".join(parts[-count:]) for count in range(1, len(parts) + 1)), name]

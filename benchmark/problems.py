@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from benchmark.derived import check_derived
 from benchmark.errors import UsageError, did_you_mean, tidy
 from benchmark.fields import shown
+from benchmark.options import ANY_BACKBONE, short_names
 
 NAMED = ("backbone", "head", "metric")
 """Tables of tables, by the name of an entry."""
@@ -100,6 +101,7 @@ def check_whole(experiment: Any, where: str) -> None:
                     f"{kind}s.{did_you_mean(name, names)}"
                 )
     check_derived(experiment, where)
+    _check_short_names(experiment, where)
     dataset = experiment.dataset
     check_regions(dataset.val_regions, dataset.test_regions, where)
     if dataset.sampling == "balanced" and dataset.rare_class_boost is not None:
@@ -140,6 +142,20 @@ def check_whole(experiment: Any, where: str) -> None:
             f"{where}: backbones x heads x train sets x seeds are {num_cells:,} cells, more than "
             f"{MAX_CELLS:,}; split the experiment"
         )
+
+
+def _check_short_names(experiment: Any, where: str) -> None:
+    """Refuse a name on the page that two backbones would share."""
+    try:
+        short_names(experiment.backbones, experiment.backbone)
+    except ValueError as error:
+        (name,) = error.args
+        given = experiment.backbone[name].name
+        whose = "what depends on no backbone" if given == ANY_BACKBONE else "another backbone"
+        raise UsageError(
+            f"{where} {options_place(name)}: 'name' = {shown(given)} is the name of {whose}; "
+            "choose another"
+        ) from None
 
 
 def check_regions(val: Sequence[str], test: Sequence[str], where: str) -> None:

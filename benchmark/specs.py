@@ -317,6 +317,9 @@ class Head:
     is_searched: bool = True
     """Whether there is a search space; otherwise only one trial runs."""
     is_floor: bool = False
+    reads_embeddings: bool = True
+    """Whether predictions depend on the embeddings; otherwise they are the same for all backbones,
+    and the page shows one row."""
     num_epochs: int | None = None
     """Largest number of epochs of a head that is trained by epochs (``partial_fit``) and stopped
     early on val; None: trained by one call of ``fit``."""

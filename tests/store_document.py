@@ -168,7 +168,9 @@ KINDS = (
         "EXPERIMENT-FINGERPRINT",
         (
             Item("index.html", "the page"),
-            Item("figure-N-TITLE.png", "its figures"),
+            Item("figure-N-TITLE.svg", "its plots"),
+            Item("figure-N-TITLE.webp", "its pictures of patches, and plots of very many points"),
+            Item("figure-N-TITLE.png", "its figures, in pages of older versions"),
         ),
     ),
 )

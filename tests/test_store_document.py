@@ -158,7 +158,8 @@ def test_every_file_of_the_store_is_described(store: Context) -> None:
             assert item is not None, f"{artefact.folder}/{name}"
             if item.table:
                 assert_documented(pq.read_schema(artefact.file(name)), TABLES[item.table])
-    assert matching("report", "figure-03-confusion-a-b.png")
+    for form in ("svg", "webp", "png"):
+        assert matching("report", f"figure-03-confusion-a-b.{form}")
     assert matching("patches", "_tables/candidates-000123.parquet")
     assert not matching("patches", "part-x.parquet")
 

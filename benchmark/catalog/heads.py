@@ -207,6 +207,7 @@ HEADS: Registry[Head] = Registry(
             memory=NO_MEMORY,
             is_searched=False,
             is_floor=True,
+            reads_embeddings=False,
         ),
     ],
 )

@@ -14,6 +14,8 @@ from benchmark.specs import Backbone
 
 FED = frozenset({"image_size", "bands"})
 """The options that describe the input of a backbone."""
+SHOWN = frozenset({"name"})
+"""The options that change how a backbone is shown, and nothing else."""
 STAND_INS = ("image_size", "mean", "std")
 """The options that stand in for an image processor."""
 
@@ -75,13 +77,13 @@ def check_multiple(size: int, patch: int) -> None:
 
 
 def chosen(options: BackboneOptions | None) -> dict[str, Any]:
-    """Return the options that differ from their defaults, by name."""
+    """Return the options that change the backbone and differ from their defaults, by name."""
     if options is None:
         return {}
     return {
         name: getattr(options, name)
         for name, field in BackboneOptions.model_fields.items()
-        if getattr(options, name) != field.default
+        if name not in SHOWN and getattr(options, name) != field.default
     }
 
 

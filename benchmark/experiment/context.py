@@ -43,7 +43,7 @@ CODE_VERSIONS = {
     "tune": 1,
     "finetune": 1,
     "evaluate": 3,
-    "report": 5,
+    "report": 6,
 }
 """Increase by hand when a change of a stage's code changes its results."""
 
@@ -373,11 +373,14 @@ class Context(Outcomes):
             for cell in self.prediction_cells()
             if not cell.artefact.is_complete
         ]
+        options = self.experiment.backbone.items()
+        names = {name: item.name for name, item in options if item.name is not None}
         return {
             "scores": self.scores().fingerprint,
             "gaps": gaps,
             "settings": self.experiment.report.model_dump(mode="json"),
             "version": CODE_VERSIONS["report"],
+            **({"names": names} if names else {}),
         }
 
     def report(self) -> Artefact:

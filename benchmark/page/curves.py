@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmark.page.scores import (
     FLOOR,
+    GREY,
     INK,
     MUTED,
     PALETTE,
@@ -25,7 +26,6 @@ from benchmark.page.scores import (
 )
 
 _ROUND = ("-", "--", ":", "-.")
-_GREY = "#b9c1c9"
 _PANELS = (("val_score", "balanced accuracy on val"), ("train_loss", "loss on train"))
 
 
@@ -107,7 +107,7 @@ def plot_curves(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fi
         Line2D([], [], ls="", marker="o", ms=9, color=INK, mfc="none", label="epoch kept")
     )
     if not rows["is_best"].all():
-        handles.append(Line2D([], [], color=_GREY, linewidth=0.9, label="other trials"))
+        handles.append(Line2D([], [], color=GREY, linewidth=0.9, label="other trials"))
     figure.legend(
         handles=handles, loc="outside upper left", ncols=3, fontsize=8.5, frameon=False,
         handletextpad=0.5, columnspacing=1.4,
@@ -118,8 +118,8 @@ def plot_curves(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fi
 def _curve(axes: Axes, one: pd.DataFrame, column: str, index: int) -> None:
     if not one["is_best"].all():
         # Dots as well: a curve of one epoch has no line.
-        axes.plot(one["epoch"], one[column], color=_GREY, linewidth=0.9, zorder=1)
-        axes.scatter(one["epoch"], one[column], color=_GREY, s=4, zorder=1)
+        axes.plot(one["epoch"], one[column], color=GREY, linewidth=0.9, zorder=1)
+        axes.scatter(one["epoch"], one[column], color=GREY, s=4, zorder=1)
         return
     style = _style(index)
     axes.plot(one["epoch"], one[column], markersize=4, zorder=3, **style)

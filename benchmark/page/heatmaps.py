@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from benchmark.page.scores import INK, PALETTE, new_figure, plain
 
+ON_DARK, ON_LIGHT = "#fffffe", "#1d2734"
+"""Ink on coloured cells, which is the same on a dark page."""
+
 
 def plot_confusion(
     counts: ArrayLike, classes: Sequence[str], *, title: str = "", caption: str = ""
@@ -123,7 +126,8 @@ def _heat(
     ``form`` is the format of numbers that are no counts.
     """
     axes.set_facecolor("#eceff1")
-    axes.imshow(color, cmap="Blues", norm=norm, aspect="auto")
+    # One pixel for each cell, which a browser enlarges.
+    axes.imshow(color, cmap="Blues", norm=norm, aspect="auto", interpolation="none")
     depth = np.nan_to_num(np.asarray(norm(color), dtype=float))
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
@@ -131,7 +135,7 @@ def _heat(
     axes.spines[:].set_visible(False)
     size = 9.5 if len(columns) <= 8 else 8 if len(columns) <= 14 else 6.5
     for (row, column), count in np.ndenumerate(counts):
-        ink = "white" if depth[row, column] > 0.55 else INK if count else "#7d8893"
+        ink = ON_DARK if depth[row, column] > 0.55 else ON_LIGHT if count else "#7d8893"
         short = f"{count:,.0f}" if count < 10_000 or len(columns) <= 8 else f"{count / 1000:.0f}k"
         text = ("" if np.isnan(count) else form.format(count)) if form else short
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)

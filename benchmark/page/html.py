@@ -15,6 +15,10 @@ import jinja2
 import markupsafe
 import pandas as pd
 
+from benchmark.page.datatables import load_library
+from benchmark.page.leaderboard import RankingRow, find_filters, find_scale
+from benchmark.page.rendering import MEDIA_TYPES, Drawing
+
 MAX_HEADING = 20
 """Characters of a column's heading that stay together."""
 
@@ -23,6 +27,7 @@ Section = Literal[
     "labels",
     "transfer",
     "finetune",
+    "training",
     "classes",
     "confusion",
     "data",
@@ -34,37 +39,6 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 
 MISSING = "\N{EN DASH}"
 """Text shown for a missing value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankingRow:
-    """One backbone and method, summarised over its seeds.
-
-    Attributes:
-        rank: 1 is best.
-        value: mean of the headline metric over the seeds.
-        ci_low: lower end of the interval on other scenes of the kind; None or NaN: unknown.
-        ci_high: its upper end.
-        seed_std: standard deviation over seeds; None where there is one seed.
-        seed_values: the value of each seed.
-        seconds: device-seconds of one seed, the mean over seeds: all trials and the refit, and
-            embeddings where the method needs them; None: unknown.
-    """
-
-    rank: int
-    backbone: str
-    method: str
-    value: float
-    ci_low: float | None = None
-    ci_high: float | None = None
-    seed_std: float | None = None
-    num_seeds: int = 1
-    is_floor: bool = False
-    num_trials: int | None = None
-    num_failed: int = 0
-    seconds: float | None = None
-    seed_values: tuple[float, ...] = ()
-    verdict: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,21 +87,22 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure: PNG bytes (``scores.to_png``) and the section that shows it.
+    """A figure (``rendering.draw``) and the section that shows it.
 
     ``alt`` describes it for readers who cannot see it; if empty, the page uses the title.
     """
 
     section: Section
     title: str
-    png: bytes
+    drawing: Drawing
     caption: str = ""
     alt: str = ""
 
     @property
     def url(self) -> str:
         """Return the picture as a ``data:`` URL."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+        content = base64.b64encode(self.drawing.content).decode("ascii")
+        return f"data:{MEDIA_TYPES[self.drawing.form]};base64,{content}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +116,31 @@ class Verdict:
     backbone: str
     head: str
     sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Fine-tuned minus frozen of one backbone, on the same patches.
+
+    Attributes:
+        backbone: its name, with the mode of the fine-tuning where there are several.
+        head: of the frozen side.
+        gain: in points of the headline metric.
+        low: lower end of its interval.
+        high: its upper end.
+        ratio: device-seconds of fine-tuning over those of the frozen side; None: unknown.
+        verdict: in words.
+        is_detectable: whether the test rejects that there is no difference.
+    """
+
+    backbone: str
+    head: str
+    gain: float
+    low: float
+    high: float
+    ratio: float | None = None
+    verdict: str = ""
+    is_detectable: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class ReportData:
         folds: tables of the folds of a cross-validation, and of the score on each.
         drops_least: sentence on the method that loses least out of the regions of train.
         transfer: tables of scores and drops by region.
-        verdicts: effects of fine-tuning, one per backbone and mode.
+        gains: effects of fine-tuning, one per backbone and mode.
         choices: of each backbone with several modes, which choice leads, and at what cost.
         comparisons: tables of the choices, and of fine-tuned against frozen.
         recalls: tables of recall and precision per class.
@@ -213,7 +213,7 @@ class ReportData:
     folds: tuple[Table, ...] = ()
     drops_least: str = ""
     transfer: tuple[Table, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
+    gains: tuple[Gain, ...] = ()
     choices: tuple[Verdict, ...] = ()
     comparisons: tuple[Table, ...] = ()
     recalls: tuple[Table, ...] = ()
@@ -246,7 +246,9 @@ def render_report(data: ReportData) -> str:
         for section in SECTIONS
     }
     present = {
-        "finetune": bool(data.verdicts or data.comparisons or by_section["finetune"]),
+        "finetune": bool(data.gains or data.choices or by_section["finetune"]),
+        "training": bool(data.comparisons or by_section["training"]),
+        "notes": bool(data.notes or data.absent_classes or data.problems or data.interval_reason),
         "classes": bool(data.recalls or by_section["classes"]),
         "confusion": bool(data.confusions or by_section["confusion"]),
         "data": bool(data.class_counts or by_section["data"]),
@@ -254,7 +256,14 @@ def render_report(data: ReportData) -> str:
         "cost": bool(data.timings or by_section["cost"]),
         "provenance": bool(data.provenance),
     }
-    return template("report.html.j2").render(data=data, pictures=by_section, present=present)
+    return template("report.html.j2").render(
+        data=data,
+        pictures=by_section,
+        present=present,
+        scale=find_scale(data.ranking),
+        filters=find_filters(data.ranking),
+        library=load_library(),
+    )
 
 
 @cache
@@ -270,14 +279,21 @@ def template(name: str) -> jinja2.Template:
     environment.filters["number"] = _number
     environment.filters["seconds"] = _seconds
     environment.filters["missing"] = _is_missing
+    environment.filters["order"] = lambda value: "" if _is_missing(value) else value
+    environment.filters["millions"] = _millions
+    environment.filters["times"] = _times
+    environment.filters["signed"] = lambda value: f"{value:+.1f}"
     environment.filters["breakable"] = _breakable
     environment.filters["heading"] = _heading
     return environment.get_template(name)
 
 
 def _breakable(text: str) -> markupsafe.Markup:
-    """Let narrow columns break names at underscores, not inside words."""
-    return markupsafe.Markup(markupsafe.escape(text).replace("_", markupsafe.Markup("_<wbr>")))
+    """Let narrow columns break names at underscores and slashes, not inside words."""
+    shown = markupsafe.escape(text)
+    for place in "_/":
+        shown = shown.replace(place, markupsafe.Markup(f"{place}<wbr>"))
+    return shown
 
 
 def _heading(text: str) -> markupsafe.Markup:
@@ -301,6 +317,20 @@ def _number(value: Any, decimals: int = 3) -> str:
     if pd.api.types.is_float(value):
         return f"{float(value):,.{decimals}f}"
     return str(value)
+
+
+def _millions(value: int | None) -> str:
+    """Return a number of parameters, e.g. ``3.4 M``; exactly below 10,000."""
+    if value is None or value < 10_000:
+        return _number(value)
+    return f"{value / 1e6:,.1f} M" if value < 99.95e6 else f"{value / 1e6:,.0f} M"
+
+
+def _times(value: float | None) -> str:
+    """Return a ratio of costs, e.g. ``38 times``."""
+    if value is None:
+        return MISSING
+    return f"{value:,.{0 if value >= 9.95 else 1}f} times"
 
 
 def _seconds(value: Any) -> str:

@@ -246,7 +246,9 @@ def _plot_grid(
     if limits is None:
         axes.imshow(np.where(np.isnan(mosaic), 1.0, mosaic / 255.0), interpolation="antialiased")
     else:
-        image = axes.imshow(mosaic, cmap="cividis", vmin=limits[0], vmax=limits[1])
+        image = axes.imshow(
+            mosaic, cmap="cividis", vmin=limits[0], vmax=limits[1], interpolation="none"
+        )
         bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 4.0 / max(len(rows), 1)), pad=0.02)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, colors=MUTED, length=0)

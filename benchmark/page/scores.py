@@ -29,6 +29,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 INK, MUTED, RULE, FLOOR = "#1d2733", "#5b6875", "#dfe4e9", "#8a6d3b"
+STRIPE, GREY = "#f4f6f8", "#b9c1c9"
 WIDTH_INCHES = 9.0
 
 Rows = list[dict[str, Any]]
@@ -158,7 +159,7 @@ def plot_recalls(
         n = "" if _is_missing(counts[name]) else f"  (n = {counts[name]:,.0f})"
         names.append(plain(name) + (n if name in defined else "  (absent)"))
         if place % 2:
-            axes.axhspan(place - 0.5, place + 0.5, color="#f4f6f8", zorder=0)
+            axes.axhspan(place - 0.5, place + 0.5, color=STRIPE, zorder=0)
     rows_axis(axes, names, colors=[INK if name in defined else MUTED for name in classes])
     axes.set_xlabel(plain(metric, 80), color=INK)
     axes.set_xlim(-0.02, 1.02)
@@ -219,7 +220,7 @@ def plot_cost(
         [cell["seconds"] for cell in front], [cell["value"] for cell in front], zorder=2, **line
     )
     for cell in cells:
-        color = _shade(backbones.index(cell["backbone"]))
+        color = shade(backbones.index(cell["backbone"]))
         marker = MARKERS[methods.index(cell["method"]) % len(MARKERS)]
         low, high = _bounds(cell)
         axes.vlines(cell["seconds"], low, high, color=color, alpha=0.35, linewidth=1.2, zorder=1)
@@ -236,7 +237,7 @@ def plot_cost(
         name = f"{number}  {plain(cell['backbone'], 22)} · {plain(cell['method'], 20)}"
         handles.append(Line2D([], [], ls="", label=name))
     handles += [
-        Line2D([], [], ls="", marker="s", color=_shade(index), label=plain(name, 26))
+        Line2D([], [], ls="", marker="s", color=shade(index), label=plain(name, 26))
         for index, name in enumerate(backbones)
     ]
     for index, name in enumerate(methods):
@@ -257,7 +258,7 @@ def plot_cost(
     return figure
 
 
-def _shade(index: int) -> Any:
+def shade(index: int) -> Any:
     """Return the colour of number ``index``; each further round through the palette is darker."""
     color = np.array(to_rgb(PALETTE[index % len(PALETTE)]))
     return tuple((color * 0.55 ** (index // len(PALETTE))).tolist())

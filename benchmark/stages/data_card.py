@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from benchmark.experiment.context import Context
-from benchmark.page import heatmaps, maps, pictures, scores
+from benchmark.page import heatmaps, maps, pictures
 from benchmark.page.card import CardData, Chapter, render_card
 from benchmark.page.html import Picture, Table
+from benchmark.page.rendering import draw
 from benchmark.stages.report.patches import as_rgb, pick_patches
 from benchmark.statistics.pixels import PERCENTILES
 from benchmark.tables import SPLITS
@@ -42,9 +43,9 @@ class _Data(NamedTuple):
     def picture(self, title: str, plot: Any, /, *args: Any, **settings: Any) -> Picture:
         """Plot a figure; of synthetic data, it says so."""
         caption = "Synthetic data." if self.content["is_synthetic"] else ""
-        png = scores.to_png(plot(*args, caption=caption, **settings))
+        drawing = draw(plot(*args, caption=caption, **settings))
         alt = f"{title}. {caption}".strip()
-        return Picture(section="data", title=title, png=png, caption=caption, alt=alt)
+        return Picture(section="data", title=title, drawing=drawing, caption=caption, alt=alt)
 
 
 def draw_page(

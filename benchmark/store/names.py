@@ -34,7 +34,7 @@ _OLDER_TABLE = re.compile(
 )
 _OWN = re.compile(
     r"_?(manifest|failure|plan)\.json|_?head\.skops|_?(model|fitted)\.safetensors|_?scores\.csv"
-    r"|(_tables/)?[a-z]+(-\d+)?\.parquet|index\.html|figure-\d+-[a-z0-9-]*\.png"
+    r"|(_tables/)?[a-z]+(-\d+)?\.parquet|index\.html|figure-\d+-[a-z0-9-]*\.(png|svg|webp)"
     r"|(trial|refit|segment)-[a-z0-9-]+\.(json|safetensors)|micro-batch\.json"
 )
 """Every file of an artefact, complete or not, in all versions."""

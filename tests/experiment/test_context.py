@@ -455,6 +455,7 @@ HEAD_CHANGES: dict[str, tuple[Any, bool]] = {
     "fit_unscaled": (print, False),
     "is_searched": (False, True),
     "is_floor": (True, False),
+    "reads_embeddings": (False, False),
     "num_epochs": (21, True),
     "memory": (HeadMemory(copies=9.0), False),
     "patience": (6, True),

@@ -46,7 +46,8 @@ class ReportStage(Stage):
             results = Results(context)
             data = collect(results)
             for number, picture in enumerate(data.pictures, start=1):
-                cell.artefact.write_bytes(figure_name(number, picture.title), picture.png)
+                name = figure_name(number, picture.title, picture.drawing.form)
+                cell.artefact.write_bytes(name, picture.drawing.content)
                 progress.advance(1)
             page = embed_recipe(render_report(data), make_recipe(context, results.every_score))
             cell.artefact.write_bytes("index.html", page.encode())
@@ -63,7 +64,7 @@ class ReportStage(Stage):
             progress.close()
 
 
-def figure_name(number: int, title: str) -> str:
-    """Return the file name of a figure, e.g. ``figure-03-confusion-a-b.png``."""
+def figure_name(number: int, title: str, form: str) -> str:
+    """Return the file name of a figure, e.g. ``figure-03-confusion-a-b.svg``."""
     words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-    return f"figure-{number:02d}-{words[:60]}.png"
+    return f"figure-{number:02d}-{words[:60]}.{form}"

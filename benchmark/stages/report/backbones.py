@@ -10,21 +10,18 @@ from benchmark.page.html import Table
 from benchmark.specs import Backbone
 from benchmark.stages.report.results import Results
 
+_SOURCES = {"hf": "Hugging Face"}
 _COLUMNS = ("backbone", "embedding", "dimension", "bands", "patches", "mean", "std", "options")
 
 
 def declare(results: Results) -> list[dict[str, Any]]:
     """Return the identity and input of each backbone that has a result, as plain values."""
-    finetuned = {cell.backbone for cell in results.finetuned}
-    return [
-        _declare_one(results, backbone)
-        for backbone in results.context.backbones
-        if backbone.name in results.embed or backbone.name in finetuned
-    ]
+    return [_declare_one(results, shown) for shown in results.named_backbones()]
 
 
-def _declare_one(results: Results, backbone: Backbone) -> dict[str, Any]:
-    bands, embedded = results.patches["bands"], results.embed.get(backbone.name, {})
+def _declare_one(results: Results, shown: str) -> dict[str, Any]:
+    backbone = results.backbones[shown]
+    bands, embedded = results.patches["bands"], results.embed.get(shown, {})
     used = embedded.get("inputs", {}).get("backbone", {})
     return {
         "name": backbone.name,
@@ -51,21 +48,31 @@ def _declare_one(results: Results, backbone: Backbone) -> dict[str, Any]:
     }
 
 
+def source_of(backbone: Backbone) -> str:
+    """Return where a backbone comes from, in a word or two."""
+    if backbone.own:
+        return "own code"
+    if backbone.folder is not None:
+        return "local folder"
+    source, _, rest = backbone.model.partition(":")
+    return _SOURCES.get(source, source) if rest else "built in"
+
+
 def backbone_table(results: Results) -> Table:
     """Return the backbones and their input; without the column of options if all are empty."""
     size = results.patches["patch_size"]
     rows = [
         (
-            item["name"],
+            shown,
             item["description"],
             item["dim"],
             ", ".join(item["bands"]),
             size_words(item, size),
             None if item["product"] or item["derived"] else _numbers(item["mean"]),
             None if item["product"] or item["derived"] else _numbers(item["std"]),
-            _option_words(item),
+            _option_words(item, shown),
         )
-        for item in declare(results)
+        for shown, item in zip(results.named_backbones(), declare(results), strict=True)
     ]
     count = len(_COLUMNS) if any(row[-1] for row in rows) else len(_COLUMNS) - 1
     return Table(
@@ -83,7 +90,8 @@ def backbone_table(results: Results) -> Table:
 
 def product_notes(results: Results) -> list[str]:
     """Return sentences on products, and why they have no fine-tuned result; or nothing."""
-    products = {item["name"]: item["product"] for item in declare(results) if item["product"]}
+    found = zip(results.named_backbones(), declare(results), strict=True)
+    products = {shown: item["product"] for shown, item in found if item["product"]}
     if not products:
         return []
     why = " They have no weights, so none is fine-tuned." * (
@@ -141,8 +149,8 @@ def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in shown)
 
 
-def _option_words(item: Mapping[str, Any]) -> str:
-    own = {"model": item["model"]} if item["model"] != item["name"] else {}
+def _option_words(item: Mapping[str, Any], shown: str) -> str:
+    own = {"model": item["model"]} if item["model"] != shown else {}
     found = _assignments(own | item["options"])
     if item["fit"] is not None:
         found.append(f"fitted on train: {', '.join(_assignments(item['fit']))}")

@@ -8,8 +8,10 @@ import pandas as pd
 
 from benchmark.flipping import FLIPS
 from benchmark.methods import is_finetuned
-from benchmark.page.html import RankingRow, ReportData, Verdict
-from benchmark.stages.report.backbones import backbone_table, product_notes
+from benchmark.options import ANY_BACKBONE
+from benchmark.page.html import ReportData, Verdict
+from benchmark.page.leaderboard import RankingRow
+from benchmark.stages.report.backbones import backbone_table, product_notes, source_of
 from benchmark.stages.report.content_tables import (
     class_counts,
     confusions,
@@ -35,6 +37,7 @@ from benchmark.stages.report.finetuning import (
     comparisons,
     finetune_pictures,
     finetune_times,
+    gains,
 )
 from benchmark.stages.report.folds import fold_tables
 from benchmark.stages.report.headline import join_first, name_method, write_headline
@@ -61,6 +64,7 @@ def collect(results: Results) -> ReportData:
     )
     tables = [times(results) for times in (stage_times, embed_times, tune_times, finetune_times)]
     saved = load_saved_usage(results.context)
+    say = results.naming.sentence
     return ReportData(
         title=experiment.report.title or f"Benchmark: {experiment.name}",
         experiment=experiment.name,
@@ -81,9 +85,9 @@ def collect(results: Results) -> ReportData:
         notes=(
             *results.patches["notes"],
             *_problem_notes(results),
-            *results.evaluated["limits"],
-            *results.evaluated["notes"],
-            *(results.evaluated.get("transfer") or {"notes": ()})["notes"],
+            *map(say, results.evaluated["limits"]),
+            *map(say, results.evaluated["notes"]),
+            *map(say, (results.evaluated.get("transfer") or {"notes": ()})["notes"]),
             *_training_notes(results),
             *product_notes(results),
             *made_notes(results),
@@ -91,12 +95,12 @@ def collect(results: Results) -> ReportData:
         metrics=(differences(results), *size_tables(results), metrics(results)),
         train_set=results.train_set if results.has_train_sets else "",
         flips=", ".join(FLIPS[experiment.protocol.flips]),
-        crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
+        crossings=tuple(say(item["sentence"]) for item in results.evaluated.get("crossings", ())),
         labels=label_tables(results),
         folds=fold_tables(results),
-        drops_least=(results.evaluated.get("transfer") or {}).get("sentence", ""),
+        drops_least=say((results.evaluated.get("transfer") or {}).get("sentence", "")),
         transfer=transfer_tables(results),
-        verdicts=verdicts,
+        gains=gains(results),
         choices=choices(results),
         comparisons=(*choice_tables(results), *comparisons(results)),
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
@@ -110,11 +114,11 @@ def collect(results: Results) -> ReportData:
         problems=problems(results),
         provenance=origins(results),
         pictures=(
+            *finetune_pictures(results),
             *ranking_pictures(results, ranking),
             *size_pictures(results),
             *label_pictures(results),
             *transfer_pictures(results),
-            *finetune_pictures(results),
             *confusion_pictures(results),
             *data_pictures(results),
             *embedding_pictures(results),
@@ -144,6 +148,8 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
                 num_seeds=row.num_seeds,
                 is_floor=row.is_floor,
                 verdict=row.verdict,
+                is_tie=row.is_tie,
+                **_describe(results, row.backbone, row.method),
                 num_trials=manifests[0]["num_trials"] if manifests else None,
                 num_failed=manifests[0].get("failed_trials", 0) if manifests else 0,
                 seconds=_device_seconds(results, row.backbone, row.method, manifests),
@@ -151,6 +157,21 @@ def _ranking_rows(results: Results) -> tuple[RankingRow, ...]:
             )
         )
     return tuple(rows)
+
+
+def _describe(results: Results, name: str, method: str) -> dict[str, Any]:
+    """Return what the ranking says of a backbone; nothing of what depends on none."""
+    backbone, embedded = results.backbones.get(name), results.embed.get(name, {})
+    if backbone is None:
+        return {}
+    speed = embedded.get("seconds", {}).get("patches_per_s")
+    return {
+        "family": backbone.family,
+        "source": source_of(backbone),
+        "num_parameters": None if backbone.product else backbone.num_parameters,
+        "dim": embedded.get("dim", backbone.dim),
+        "patches_per_s": None if is_finetuned(method) or backbone.product else speed,
+    }
 
 
 def _device_seconds(
@@ -161,8 +182,8 @@ def _device_seconds(
         return None
     own_s = sum(manifest["seconds"]["device"] for manifest in manifests) / len(manifests)
     own_s *= len(results.cell_sets)
-    # Fine-tuning reads patches and needs no embeddings.
-    if is_finetuned(method):
+    # Fine-tuning reads patches and needs no embeddings, nor do heads that do not read them.
+    if is_finetuned(method) or backbone == ANY_BACKBONE:
         return float(own_s)
     embed_s = results.embed_seconds.get(backbone)
     return None if embed_s is None else float(own_s + embed_s)

@@ -218,10 +218,9 @@ def tune_times(results: Results) -> Table:
 def problems(results: Results) -> tuple[ProblemRow, ...]:
     """Return the cells without a result."""
     rows = []
-    for cell in results.context.prediction_cells():
-        if cell not in results.manifests:
-            status, reason = results.context.status(cell.artefact)
-            rows.append(ProblemRow(cell=cell.label, status=status, reason=reason))
+    for cell in results.missing:
+        status, reason = results.context.status(cell.artefact)
+        rows.append(ProblemRow(cell=cell.label, status=status, reason=reason))
     return tuple(rows)
 
 
@@ -237,8 +236,9 @@ def origins(results: Results) -> dict[str, str]:
         "machine": record["machine"],
         "computed": record["written"],
     }
-    for item in declare(results):
-        name = item["name"]
+    for name, item in zip(results.named_backbones(), declare(results), strict=True):
+        if name != item["name"]:
+            found[f"backbone {name}"] = item["name"]
         found[f"weights of {name}"] = item["revision"] or "none"
         if name in results.embed:
             found[f"embeddings of {name}"] = results.embed[name]["fingerprint"]

@@ -19,26 +19,28 @@ if TYPE_CHECKING:
     from benchmark.specs import Backbone, Depiction
     from benchmark.stages.report.results import Results
 
-NUM_PAIRS = 3
-"""Patches per class shown with their depiction."""
+NUM_PAIRS, MAX_PAIRS = 3, 42
+"""Patches shown with their depiction: per class, and in all, but for one of each class."""
 
 
 def depiction_pictures(results: Results) -> list[Picture]:
     """Return test patches beside their depiction, for each backbone that has one."""
     drawing = [
-        item
-        for item in results.context.backbones
-        if item.depict is not None and item.name in results.embed
+        name
+        for name, item in results.backbones.items()
+        if item.depict is not None and name in results.embed
     ]
     if not drawing:
         return []
-    patches = pick_patches(results.context.patches, NUM_PAIRS, splits=("test",))
-    return [_depiction_picture(results, backbone, patches) for backbone in drawing]
+    count = max(1, min(NUM_PAIRS, MAX_PAIRS // len(results.classes)))
+    patches = pick_patches(results.context.patches, count, splits=("test",))
+    return [_depiction_picture(results, name, patches) for name in drawing]
 
 
 def _depiction_picture(
-    results: Results, backbone: Backbone, patches: Sequence[NDArray[np.uint8]]
+    results: Results, name: str, patches: Sequence[NDArray[np.uint8]]
 ) -> Picture:
+    backbone = results.backbones[name]
     fed, depiction = depict(results, backbone, np.concatenate(patches))
     bands = backbone.bands or tuple(results.patches["bands"])
     cuts = np.cumsum([len(item) for item in patches])[:-1]
@@ -46,7 +48,7 @@ def _depiction_picture(
         np.split(np.rint(as_rgb(item, bands) * 255).astype(np.uint8), cuts)
         for item in (fed, np.clip(depiction.pictures, 0, 1))
     )
-    fitted = results.embed[backbone.name].get("fitted", {})
+    fitted = results.embed[name].get("fitted", {})
     caption = "Patches from test."
     if "explained_variance" in fitted:
         caption = (
@@ -56,13 +58,13 @@ def _depiction_picture(
     return picture(
         results,
         "embeddings",
-        f"{depiction.title.capitalize()} of patches by {backbone.name}",
+        f"{depiction.title.capitalize()} of patches by {name}",
         plot_pairs,
         left,
         right,
         results.classes,
         names=("patch", depiction.title),
-        title=backbone.name,
+        title=name,
         caption=f"{caption} {results.caption}".strip(),
     )
 

@@ -10,7 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark.page import heatmaps, pictures, reliability, scores
-from benchmark.page.html import Picture, RankingRow, Section
+from benchmark.page.html import Picture, Section
+from benchmark.page.leaderboard import RankingRow
+from benchmark.page.rendering import draw
 from benchmark.stages.report.patches import EXAMPLE_SEED, as_rgb, pick_patches
 from benchmark.stages.report.results import Results, rows_of
 from benchmark.tables import find_common, vectors_array
@@ -21,10 +23,12 @@ MAX_RELIABILITIES = 4
 MAX_PROJECTIONS = 6
 MAX_POINTS = 4000
 """Points of a projection; more would hide each other."""
+MAX_RECTANGLES = 42
+"""Embeddings of a figure, one per class at least: their noise is heavy, and six show the kind."""
 
 
 def ranking_pictures(results: Results, ranking: Sequence[RankingRow]) -> list[Picture]:
-    """Return the ranking, recalls per class, and cost."""
+    """Return the ranking, recalls per class, and scores against their cost."""
     frame = pd.DataFrame([vars(row) for row in ranking])
     chance = 1.0 / sum(n > 0 for n in results.num_test_patches().values())
     # A column with nothing but None would hold objects, which do not compare.
@@ -38,7 +42,8 @@ def ranking_pictures(results: Results, ranking: Sequence[RankingRow]) -> list[Pi
         found.append(
             picture(
                 results,
-                "cost",
+                # Part of the answer, where there is a choice.
+                "finetune" if results.finetuned else "cost",
                 "Balanced accuracy against device-seconds",
                 scores.plot_cost,
                 cost,
@@ -120,8 +125,7 @@ def embedding_pictures(results: Results) -> list[Picture]:
     found = []
     order = dict.fromkeys([*results.ranking["backbone"], *results.embed])
     for name in [item for item in order if item in results.embed][:MAX_PROJECTIONS]:
-        backbone = next(item for item in results.context.backbones if item.name == name)
-        table = results.context.embeddings(backbone).read_table()
+        table = results.context.embeddings(results.backbones[name]).read_table()
         vectors = vectors_array(table["embedding"])
         # A product may lack patches.
         at, _ = find_common(labelled["patch_id"].to_numpy(), table["patch_id"].to_numpy())
@@ -142,7 +146,8 @@ def embedding_pictures(results: Results) -> list[Picture]:
                 title=name,
             )
         )
-        grids = [vectors[labels == k][:6] for k in range(len(results.classes))]
+        count = max(1, min(6, MAX_RECTANGLES // len(results.classes)))
+        grids = [vectors[labels == k][:count] for k in range(len(results.classes))]
         found.append(
             picture(
                 results,
@@ -173,7 +178,7 @@ def picture(
     return Picture(
         section=section,
         title=title,
-        png=scores.to_png(figure),
+        drawing=draw(figure),
         caption=results.caption,
         alt=f"{title}. {results.caption}".strip(),
     )

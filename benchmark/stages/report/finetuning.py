@@ -9,7 +9,7 @@ import pandas as pd
 
 from benchmark.methods import with_mode
 from benchmark.page import curves
-from benchmark.page.html import Picture, Table, Verdict
+from benchmark.page.html import Gain, Picture, Section, Table, Verdict
 from benchmark.stages.report.content_tables import p_text
 from benchmark.stages.report.figures import picture
 from benchmark.stages.report.results import Results
@@ -20,8 +20,26 @@ from benchmark.store.names import beside
 def choices(results: Results) -> tuple[Verdict, ...]:
     """Return for each backbone with several modes which choice leads, and the cheapest as good."""
     return tuple(
-        Verdict(backbone=item["backbone"], head="", sentence=item["sentence"])
+        Verdict(backbone=results.naming.short[item["backbone"]], head="", sentence=item["sentence"])
         for item in results.evaluated.get("choices", [])
+    )
+
+
+def gains(results: Results) -> tuple[Gain, ...]:
+    """Return the gain of each fine-tuning over the frozen side, largest first."""
+    rows = results.comparison.sort_values("gain", ascending=False, kind="stable")
+    return tuple(
+        Gain(
+            backbone=with_mode(row.backbone, row.method),
+            head=row.head,
+            gain=100 * row.gain,
+            low=100 * row.gain_low,
+            high=100 * row.gain_high,
+            ratio=None if row.ratio is None or pd.isna(row.ratio) else row.ratio,
+            verdict=row.verdict,
+            is_detectable=row.is_detectable,
+        )
+        for row in rows.itertuples()
     )
 
 
@@ -29,7 +47,7 @@ def choice_tables(results: Results) -> tuple[Table, ...]:
     """Return the choices of each backbone with several modes, beside their costs."""
     return tuple(
         Table(
-            title=f"{item['backbone']}: frozen, or which fine-tuning",
+            title=f"{results.naming.short[item['backbone']]}: frozen, or which fine-tuning",
             columns=(
                 "method",
                 "score, %",
@@ -188,12 +206,14 @@ def finetune_pictures(results: Results) -> list[Picture]:
     found = []
     of_fold = f", {results.cell_sets[0]}" if len(results.cell_sets) > 1 else ""
     curve_title = f"Learning curves of fine-tuning{of_fold}"
-    for title, plot, rows in (
-        ("What fine-tuning gains", curves.plot_gains, _named(results.comparison)),
-        (curve_title, curves.plot_curves, learning_curves(results)),
+    compared = _named(results.comparison.sort_values("gain", ascending=False, kind="stable"))
+    section: Section
+    for section, title, plot, rows in (
+        ("finetune", "What fine-tuning gains", curves.plot_gains, compared),
+        ("training", curve_title, curves.plot_curves, learning_curves(results)),
     ):
         if not rows.empty:
-            found.append(picture(results, "finetune", title, plot, rows))
+            found.append(picture(results, section, title, plot, rows))
     return found
 
 

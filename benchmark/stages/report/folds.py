@@ -13,7 +13,8 @@ def fold_tables(results: Results) -> tuple[Table, ...]:
     count = results.context.experiment.protocol.cross_validation
     if count is None:
         return ()
-    wide = fold_scores(results.context.scores(), HEADLINE)
+    wide = fold_scores(results.context.scores(), HEADLINE).reset_index()
+    wide = results.naming.table(wide).set_index(["backbone", "method"])
     wide["std of folds"] = wide.iloc[:, 1:].std(axis=1)
     order = results.ranking[["backbone", "method"]].itertuples(index=False, name=None)
     sizes = ("name", "num_train", "num_val", "num_test")

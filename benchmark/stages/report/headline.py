@@ -6,11 +6,18 @@ import math
 from collections.abc import Sequence
 
 from benchmark.methods import is_finetuned, with_mode
-from benchmark.page.html import RankingRow, Verdict
+from benchmark.options import ANY_BACKBONE
+from benchmark.page.html import Verdict
+from benchmark.page.leaderboard import RankingRow
 
 
 def name_method(backbone: str, method: str) -> str:
-    """Return a cell's name for a sentence: ``a with mlp``, or ``fine-tuned a (lora)``."""
+    """Return a cell's name for a sentence: ``a with mlp``, or ``fine-tuned a (lora)``.
+
+    What depends on no backbone has the name of its method alone.
+    """
+    if backbone == ANY_BACKBONE:
+        return method
     if is_finetuned(method):
         return with_mode(f"fine-tuned {backbone}", method)
     return f"{backbone} with {method}"

@@ -13,7 +13,9 @@ from benchmark.experiment.context import Context
 from benchmark.experiment.flipped import embedding_seconds
 from benchmark.experiment.train_sets import ALL
 from benchmark.methods import FINETUNE, is_finetuned
+from benchmark.options import short_names
 from benchmark.stages.report.headline import name_method
+from benchmark.stages.report.naming import Naming
 from benchmark.store.names import SCORES_FILE, beside
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Results:
     """The tables and manifests behind the page; scores and confusion hold the rows of test.
 
     Ranking, comparison and the tables of scores hold the train set of the headline; those that
-    begin with ``every_`` hold all train sets.
+    begin with ``every_`` hold all train sets. All names of backbones are those of the page.
     """
 
     def __init__(self, context: Context) -> None:
@@ -54,6 +56,17 @@ class Results:
         # Comparisons of older versions have one fine-tuning of each backbone.
         if "method" not in self.every_comparison:
             self.every_comparison["method"] = FINETUNE
+        self.naming = Naming(
+            short_names([item.name for item in context.backbones], context.experiment.backbone),
+            [item.name for item in context.heads if not item.reads_embeddings],
+            self.every_ranking,
+        )
+        self.every_ranking, self.every_comparison, every_score, confusion, calibration = map(
+            self.naming.table,
+            (self.every_ranking, self.every_comparison, every_score, confusion, calibration),
+        )
+        self.transfer, self.drops = map(self.naming.table, (self.transfer, self.drops))
+        self.every_ranking = _ranked_again(self.every_ranking)
         self.has_train_sets = len(context.train_sets) > 1
         self.ranking, self.comparison = map(
             self._of_headline, (self.every_ranking, self.every_comparison)
@@ -66,20 +79,23 @@ class Results:
         self.classes = tuple(self.patches["classes"])
         self.is_synthetic = bool(self.patches["is_synthetic"])
         self.caption = "Synthetic scenes" if self.is_synthetic else ""
+        self.backbones = {self.naming.short[item.name]: item for item in context.backbones}
         self.embed = {
-            item.name: context.embeddings(item).manifest()
-            for item in context.backbones
+            name: context.embeddings(item).manifest()
+            for name, item in self.backbones.items()
             if context.embeddings(item).is_complete
         }
         self.embed_seconds = {
-            item.name: embedding_seconds(self.embed[item.name], context.flipped(item).values())
-            for item in context.backbones
-            if item.name in self.embed
+            name: embedding_seconds(self.embed[name], context.flipped(item).values())
+            for name, item in self.backbones.items()
+            if name in self.embed
         }
+        cells = context.prediction_cells()
+        self.missing = [self.naming.named(cell) for cell in cells if not cell.artefact.is_complete]
         self.manifests = {
-            cell: cell.artefact.manifest()
-            for cell in context.prediction_cells()
-            if cell.artefact.is_complete
+            shown: cell.artefact.manifest()
+            for cell in cells
+            if cell.artefact.is_complete and (shown := self.naming.cell(cell)) is not None
         }
         self.tuned = {
             cell: item for cell, item in self.manifests.items() if not is_finetuned(cell.method)
@@ -102,6 +118,11 @@ class Results:
     def names(self, cell: Cell, *names: str) -> tuple[str, ...]:
         """Return what names a row of a cell: some attributes, and its train set among several."""
         return tuple(getattr(cell, name) for name in (*names, *self.columns()))
+
+    def named_backbones(self) -> list[str]:
+        """Return the names of the backbones that have a result."""
+        finetuned = {cell.backbone for cell in self.finetuned}
+        return [name for name in self.backbones if name in self.embed or name in finetuned]
 
     def columns(self) -> tuple[str, ...]:
         """Return the column ``train_set`` if the grid has several, for tables of all cells."""
@@ -132,6 +153,12 @@ class Results:
 def rows_of(table: pd.DataFrame, cell: Any) -> pd.DataFrame:
     """Return the rows of the backbone and method of ``cell``, a row of the ranking."""
     return table[(table["backbone"] == cell.backbone) & (table["method"] == cell.method)]
+
+
+def _ranked_again(ranking: pd.DataFrame) -> pd.DataFrame:
+    """Return a ranking whose ranks have no gap, within each train set."""
+    sets = ranking.get("train_set", pd.Series(ALL.name, ranking.index))
+    return ranking.assign(rank=ranking.groupby(sets)["rank"].rank(method="first").astype(int))
 
 
 def _counts(nested: Any) -> NDArray[np.int64]:
