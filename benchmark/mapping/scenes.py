@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-CACHE_MB = 128
+CACHE_BYTES = 128 * 2**20
 """Of decoded blocks that GDAL keeps; its own default grows with the machine's memory."""
 
 
@@ -101,7 +101,7 @@ def open_scene(path: str, needs: Needs) -> Iterator[Scene]:
     import rasterio
     from rasterio.errors import RasterioError
 
-    with without_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+    with without_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         try:
             dataset = rasterio.open(path)
         except RasterioError as error:

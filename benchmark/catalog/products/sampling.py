@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 TASK_PATCHES = 256
 """Footprints of one task, to the end of the block of the last one."""
-CACHE_BYTES = 2**28
-"""Of decoded blocks, of all bands: footprints beside each other share them."""
 MOST_PATCHES = 2048
 """Most footprints of one task, whatever their blocks."""
 
@@ -191,8 +189,6 @@ class RasterSampler:
         found: NDArray[np.float32],
     ) -> None:
         """Fill the rows of footprints on the same rasters."""
-        import rasterio
-
         with ExitStack() as stack:
             opened = [
                 Raster(
@@ -202,7 +198,6 @@ class RasterSampler:
                 )
                 for header in (self.headers[number] for number in numbers)
             ]
-            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES))
             for row in rows:
                 found[row] = self._vector(opened, request.corners[row])
 

@@ -19,11 +19,14 @@ REQUEST_TIMEOUT_S = 300
 """Deadline of a single request of GDAL, which asks for some MB at most."""
 NUM_RETRIES = 3
 
+CACHE_BYTES = 256 * 2**20
+"""Of blocks. GDAL alone would read 256 as MB, rasterio takes it for bytes."""
+
 # The cache holds the blocks of one row of windows: each is decoded once. More only costs memory.
 # Files beside a raster (.aux.xml, .ovr, .tfw) are not read: no digest covers them.
-LOCAL = {
+LOCAL: dict[str, Any] = {
     "GDAL_NUM_THREADS": "1",
-    "GDAL_CACHEMAX": 256,
+    "GDAL_CACHEMAX": CACHE_BYTES,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
 }
 
