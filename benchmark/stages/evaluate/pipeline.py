@@ -18,6 +18,7 @@ from benchmark.stages.evaluate.comparison import compare, read_costs, unlike_dev
 from benchmark.stages.evaluate.evaluation import Evaluation
 from benchmark.stages.evaluate.folds import fold_notes, pool_cells
 from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
+from benchmark.stages.evaluate.properties import describe_embeddings
 from benchmark.stages.evaluate.schemas import RANKING
 from benchmark.stages.evaluate.transfer import compare_regions
 from benchmark.stages.pooling import pool_predictions
@@ -66,6 +67,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
         )
         for item in compared
     )
+    properties, unreadable = describe_embeddings(context)
     tables = {
         "confusion": pa.concat_tables(item.confusion() for item in evaluations),
         "calibration": pa.concat_tables(item.calibration() for item in evaluations),
@@ -73,6 +75,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             pd.concat(rankings).assign(metric=HEADLINE, split="test"), RANKING, preserve_index=False
         ),
         "comparison": comparison,
+        "properties": properties,
     }
     transfer = compare_regions(context, cells, costs, floors)
     if transfer is not None:
@@ -113,6 +116,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                     for note in item.notes(ranking, floors)
                 ),
                 *incomplete,
+                *unreadable,
                 *(fold_notes(context) if pools else ()),
                 # Each backbone once, whatever its train sets.
                 *dict.fromkeys(unlike_devices(comparison)),

@@ -38,6 +38,7 @@ from benchmark.stages.report.finetuning import (
 from benchmark.stages.report.folds import fold_tables
 from benchmark.stages.report.headline import join_first, name_method, write_headline
 from benchmark.stages.report.labels import label_pictures, label_tables
+from benchmark.stages.report.properties import property_tables
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
 from benchmark.stages.report.transfer import transfer_pictures, transfer_tables
@@ -98,7 +99,7 @@ def collect(results: Results) -> ReportData:
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
         confusions=confusions(results),
         class_counts=(class_counts(results),),
-        backbones=(backbone_table(results),),
+        backbones=(backbone_table(results), *property_tables(results)),
         timings=tuple(table for table in tables if table.rows),
         usage=usage_tables(saved),
         usage_notes=usage_sentences(saved),
