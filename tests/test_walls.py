@@ -54,7 +54,7 @@ VOCABULARY = {
     *("arguments", "bars", "config", "contents", "drawing", "environment", "errors", "fields"),
     *("finetune_settings", "markup", "methods", "options", "problems", "products", "progress"),
     *("protocol_settings", "raster_settings", "registry", "regular", "section", "sources"),
-    *("spaces", "specs", "tables"),
+    *("spaces", "specs", "tables", "variants"),
 }
 """The modules at the root that every wing may use."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.datasets import find_dataset
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.huggingface.resolve import PREFIX
@@ -15,11 +14,13 @@ from benchmark.catalog.own.lookup import find_entry
 from benchmark.catalog.own.source import search_folders
 from benchmark.catalog.products.resolve import PRODUCT_PREFIX
 from benchmark.catalog.roots.address import check_root, refuse_secrets
+from benchmark.catalog.variants import find_variants
 from benchmark.config import Experiment
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import shown
 from benchmark.finetune_settings import FinetuneConfig
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
+from benchmark.variants import leaders
 
 COMMON_DATASET_SETTINGS = frozenset(
     {
@@ -73,15 +74,19 @@ def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backb
     for name in options:
         _check_model(experiment, name, where=where)
     found: dict[tuple[Any, ...], Backbone] = {}
-    for name in experiment.backbones:
-        backbone = find_backbone(name, where=where, options=options.get(name), folders=folders)
+    resolved = (
+        backbone
+        for name in experiment.backbones
+        for backbone in find_variants(name, where=where, options=options.get(name), folders=folders)
+    )
+    for backbone in resolved:
         twin = found.setdefault(_identity(backbone), backbone)
         if twin is not backbone:
             same = "checkpoint" if backbone.folder else f"model '{backbone.model}'"
             same = "embeddings" if backbone.product else same
             raise UsageError(
-                f"{where}: backbones '{twin.name}' and '{name}' are the same {same} with the same "
-                "options; remove one, or change its options"
+                f"{where}: backbones '{twin.name}' and '{backbone.name}' are the same {same} with "
+                "the same options; remove one, or change its options"
             )
     return tuple(found.values())
 
@@ -169,8 +174,11 @@ def resolve_dataset(experiment: Experiment, *, where: str = "") -> Dataset:
 
 def _check_finetune(config: FinetuneConfig, backbones: Sequence[Backbone], *, where: str) -> None:
     """Refuse backbones that cannot be fine-tuned; the message names those that can."""
-    names = [item.name for item in backbones]
-    can = [item.name for item in backbones if item.is_trainable]
+    # The name of a network stands for its first variant.
+    names = [item.group or item.name for item in leaders(backbones)]
+    names += [item.name for item in backbones if item.group]
+    can = [item.group or item.name for item in leaders(backbones) if item.is_trainable]
+    able = {*can, *(item.name for item in backbones if item.is_trainable)}
     known = f"those that can: {', '.join(can)}" if can else "none of the experiment's backbones can"
     for name in config.backbones or ():
         if name not in names:
@@ -178,7 +186,7 @@ def _check_finetune(config: FinetuneConfig, backbones: Sequence[Backbone], *, wh
                 f"{where}: backbone '{name}' is not among the experiment's backbones."
                 f"{did_you_mean(name, names)}"
             )
-        if name not in can:
+        if name not in able:
             raise UsageError(
                 f"{where}: backbone '{name}' has no weights and cannot be fine-tuned; {known}"
             )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -27,7 +26,6 @@ from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
-from benchmark.networks.devices import Asked
 from benchmark.networks.fitted import read_facts
 from benchmark.specs import Backbone
 from benchmark.stages.embed.calls import (
@@ -38,15 +36,18 @@ from benchmark.stages.embed.calls import (
     read_ahead_bytes,
 )
 from benchmark.stages.embed.counting import PartCounts, PartKey
+from benchmark.stages.embed.jobs import plan_jobs
 from benchmark.stages.embed.learning import learn
 from benchmark.stages.embed.workers import (
     EmbedActor,
     Job,
+    Output,
     ReadParts,
     WriteParts,
     read_part_summary,
 )
 from benchmark.store import provenance
+from benchmark.variants import leaders
 
 if TYPE_CHECKING:
     from benchmark.progress import StageProgress
@@ -64,7 +65,8 @@ class Tally:
     """The progress of one backbone in the current pipeline."""
 
     wanted: set[str]
-    checksums: dict[str, str] = field(default_factory=dict)
+    checksums: dict[str, list[str]] = field(default_factory=dict)
+    """By part: one for each output of the job."""
     num_patches: int = 0
     first: float = 0.0
     last: float = 0.0
@@ -74,10 +76,11 @@ def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
     """Embed the patches with these backbones; a failed one is recorded, not raised."""
     manifest = context.patches.manifest()
     parts = [part for part in manifest["parts"] if part["num_rows"]]
+    num_passes = len(leaders([backbone for backbone, _ in pending]))
     progress = context.progress.stage(
         "embed",
         num_cells=len(pending),
-        num_items=sum(part["num_rows"] for part in parts) * len(pending),
+        num_items=sum(part["num_rows"] for part in parts) * num_passes,
         unit="patches",
     )
     try:
@@ -96,7 +99,7 @@ def _embed(
     progress: StageProgress,
 ) -> None:
     pool = _plan_pool(context)
-    jobs = _jobs(context, pending, pool)
+    jobs = plan_jobs(context, pending, pool)
     run = Run(context, jobs, parts, pool, progress)
     for backbone, _ in pending:
         if backbone.processor is not None:
@@ -113,37 +116,6 @@ def _embed(
     for number in run.unfinished():
         run.fail(number, run.why_broken)
     context.usages.append(run.usage())
-
-
-def _jobs(context: Context, pending: Sequence[tuple[Backbone, Cell]], pool: Pool) -> list[Job]:
-    manifest = context.patches.manifest()
-    config = context.experiment.embed
-    asked = Asked(
-        precision=_asked(config.precision),
-        channels_last=_asked(config.channels_last),
-        batch_size=_asked(config.batch_size),
-        num_threads=_asked(config.num_threads),
-        is_compiled=_asked(config.compile),
-    )
-    num_patches = sum(part["num_rows"] for part in manifest["parts"])
-    return [
-        Job.of(
-            manifest,
-            backbone=backbone,
-            artefact=cell.artefact,
-            patches=context.patches,
-            asked=asked,
-            num_threads=pool.num_threads,
-            num_patches=math.ceil(num_patches / pool.num_actors),
-            num_in_all=num_patches,
-            uses_gpu=pool.num_gpus > 0,
-        )
-        for backbone, cell in pending
-    ]
-
-
-def _asked(value: Any) -> Any:
-    return None if value == "auto" else value
 
 
 def _plan_pool(context: Context) -> Pool:
@@ -194,7 +166,7 @@ class Run:
             ended_s=time.time(),
             busy_s=self._busy_s,
             num_slots=self.pool.num_actors,
-            num_cells=len(self._jobs),
+            num_cells=sum(len(job.outputs) for job in self._jobs),
             num_items=self._num_patches,
             unit="patches",
         )
@@ -214,10 +186,13 @@ class Run:
 
     def fail(self, number: int, reason: str) -> None:
         """Record that a backbone failed."""
-        job = self._jobs[number]
         self._ended.add(number)
-        self._context.fail(job.artefact, reason)
-        self._progress.failed(job.backbone.name, reason)
+        for output in self._jobs[number].outputs:
+            self._fail_one(output, reason)
+
+    def _fail_one(self, output: Output, reason: str) -> None:
+        self._context.fail(output.artefact, reason)
+        self._progress.failed(output.backbone.name, reason)
 
     def stream(self, numbers: Sequence[int]) -> None:
         """Embed the missing parts of these jobs in one pipeline."""
@@ -225,8 +200,10 @@ class Run:
         found: dict[PartKey, int] = {}
         for number in numbers:
             job = self._jobs[number]
-            self._progress.start(job.backbone.name)
-            done = set(job.artefact.files("part-"))
+            for output in job.outputs:
+                self._progress.start(output.backbone.name)
+            # A part that one variant lacks is computed for all, and equal files replaced.
+            done = set.intersection(*(set(item.artefact.files("part-")) for item in job.outputs))
             wanted = {part["name"] for part in self._parts} - done
             self._tallies[number] = Tally(wanted=set(wanted))
             self._open_account(number, len(done))
@@ -289,7 +266,7 @@ class Run:
             )
         return status_rows(
             dataset.map_batches(
-                WriteParts([job.artefact for job in self._jobs]),
+                WriteParts([job.outputs for job in self._jobs]),
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=TASK_CPUS,
@@ -329,50 +306,53 @@ class Run:
 
     def _finish(self, number: int) -> None:
         job, tally = self._jobs[number], self._tallies[number]
-        try:
-            if tally.wanted:
-                raise CellError(f"{len(tally.wanted)} parts were not embedded: run again")
-            manifest = self._manifest(job, tally, self._accounts[number])
-            job.artefact.commit(manifest, checksums=tally.checksums)
-        except BenchmarkError as error:
-            self.fail(number, str(error))
+        if tally.wanted:
+            self.fail(number, f"{len(tally.wanted)} parts were not embedded: run again")
             return
-        if job.uses_gpu and manifest["device"]["device"] == "cpu":
-            logger.warning("embed: %s: %s", job.backbone.name, NO_CUDA)
         self._ended.add(number)
-        self._progress.done(job.backbone.name)
+        for at, output in enumerate(job.outputs):
+            try:
+                manifest = self._manifest(job, output, tally, self._accounts[number])
+                sums = {name: found[at] for name, found in tally.checksums.items()}
+                output.artefact.commit(manifest, checksums=sums)
+            except BenchmarkError as error:
+                self._fail_one(output, str(error))
+                continue
+            if job.uses_gpu and manifest["device"]["device"] == "cpu":
+                logger.warning("embed: %s: %s", output.backbone.name, NO_CUDA)
+            self._progress.done(output.backbone.name)
         for other in self.unfinished():
             # Nodes lost before the other's first part count for this backbone.
             if other in self._accounts and not self._tallies[other].num_patches:
                 self._accounts[other].forget_nodes()
 
-    def _manifest(self, job: Job, tally: Tally, account: Account) -> dict[str, Any]:
-        parts = [read_part_summary(job.artefact, part["name"]) for part in self._parts]
+    def _manifest(self, job: Job, output: Output, tally: Tally, account: Account) -> dict[str, Any]:
+        backbone, artefact = output.backbone, output.artefact
+        parts = [read_part_summary(artefact, part["name"]) for part in self._parts]
         num_patches = sum(part["num_rows"] for part in parts)
         wanted = sum(part["num_rows"] for part in self._parts)
         if num_patches != wanted:
             raise CellError(
-                f"{job.artefact.uri} has {num_patches} of {wanted} embeddings: delete it "
-                "and run again"
+                f"{artefact.uri} has {num_patches} of {wanted} embeddings: delete it and run again"
             )
         if num_patches > 1 and len({row for part in parts for row in part["distinct"]}) == 1:
             raise CellError(
-                f"backbone '{job.backbone.name}': all {num_patches} embeddings are the same; "
+                f"backbone '{backbone.name}': all {num_patches} embeddings are the same; "
                 "check its weights and normalisation"
             )
         values = sum(part["input"]["count"] for part in parts)
         wall_s = max(0.0, tally.last - tally.first)
-        fitted = None if job.backbone.fit is None else read_facts(job.artefact)
+        fitted = None if backbone.fit is None else read_facts(artefact)
         # The fit is part of the cost, but runs on cores, which count only without a GPU.
         is_on_cores = parts[0]["device"]["device"] == "cpu"
         fit_s = fitted["seconds"] * fitted["num_threads"] if fitted and is_on_cores else 0.0
         setup_s = sum(part["setup_s"] for part in parts)
-        for part in parts:
+        for part in parts if artefact == job.artefact else ():
             # Stored with the part, so it survives the loss of the driver of the run that wrote it.
             account.add_toll(part.get("toll", {}))
         return {
-            "inputs": self._context.embeddings_inputs(job.backbone),
-            "backbone": job.backbone.model,
+            "inputs": self._context.embeddings_inputs(backbone),
+            "backbone": backbone.model,
             "num_patches": num_patches,
             "dim": parts[0]["dim"],
             "input": {
@@ -392,7 +372,9 @@ class Run:
                 "this_run": round(wall_s, 3),
                 "patches_per_s": round(tally.num_patches / wall_s, 1) if wall_s else None,
             },
-            "plan": job.artefact.begin({}),
+            # Each has the seconds of the whole pass, which it would take alone.
+            **({"variants_in_pass": len(job.outputs)} if len(job.outputs) > 1 else {}),
+            "plan": artefact.begin({}),
             "incidents": account.to_json(),
             "provenance": provenance.record(),
         }

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from benchmark.cluster.ticks import Ticks
 from benchmark.errors import BenchmarkError, CellError, blame
 from benchmark.networks.devices import Asked, plan_device
 from benchmark.networks.fitted import read_fitted
+from benchmark.specs import Backbone
 from benchmark.stages.embed.calls import Task
 from benchmark.stages.embed.counting import item_of
 from benchmark.stages.embed.learning import Lesson
@@ -47,9 +48,22 @@ KEPT = (
 """Settings that an artefact keeps: other values would change the last bits of later parts."""
 
 
+class Output(NamedTuple):
+    """One of the embeddings that a pass gives side by side."""
+
+    backbone: Backbone
+    artefact: Artefact
+    dim: int | None
+    """Its number of columns; None: all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job(Lesson):
     """The embeddings of one backbone; ``asked.num_threads`` overrides ``num_threads``."""
+
+    variants: tuple[Output, ...] = ()
+    """Of a network that gives several embeddings in one pass, the first in ``artefact``; empty:
+    it gives one."""
 
     asked: Asked
     num_patches: int
@@ -58,6 +72,11 @@ class Job(Lesson):
     """Number of patches of all actors."""
     uses_gpu: bool
     """Whether an actor has booked (a share of) a GPU; its process also sees other GPUs."""
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The embeddings of a pass, in the order of their columns."""
+        return self.variants or (Output(self.backbone, self.artefact, None),)
 
 
 class ReadParts:
@@ -269,6 +288,9 @@ def _start(
                 )
                 is_warm = True
                 begun = job.artefact.begin({**chosen.to_json(), "trials": memory.to_json()})
+    for output in job.variants[1:]:
+        # They are computed together, so they are resumed with one plan.
+        output.artefact.begin(begun)
     kept = {key: begun[key] for key in KEPT if key in begun}
     if embedder.adopt(replace(embedder.plan, **kept)) or not is_warm:
         embedder.warm_up(pixels)
@@ -278,8 +300,9 @@ def _start(
 class WriteParts:
     """Writes the missing parts of tasks and returns a status row of each (a Ray Data task)."""
 
-    def __init__(self, artefacts: list[Artefact]) -> None:
-        self._artefacts = artefacts
+    def __init__(self, outputs: list[tuple[Output, ...]]) -> None:
+        """Write the ``outputs`` of each job."""
+        self._outputs = outputs
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Write the embeddings of each row's parts; return status rows."""
@@ -290,12 +313,18 @@ class WriteParts:
         toll = Toll()
         task, summary = json.loads(row["task"]), json.loads(row["summary"])
         reason = row["reason"]
-        checksums: dict[str, str] = {}
+        checksums: dict[str, list[str]] = {}
         if not reason:
-            artefact = self._artefacts[task["job"]]
             try:
-                for name, table in _tables(task, summary, row):
-                    checksums[name] = artefact.write_table(name, table)
+                start = 0
+                for output in self._outputs[task["job"]]:
+                    end = summary["dim"] if output.dim is None else start + output.dim
+                    for name, table in _tables(task, summary, row, start, end):
+                        found = output.artefact.write_table(name, table)
+                        checksums.setdefault(name, []).append(found)
+                    start = end
+                if start != summary["dim"]:
+                    raise CellError(f"a pass gave {summary['dim']} columns, not {start}")
             except BenchmarkError as error:
                 reason = str(error)
         return {
@@ -312,11 +341,20 @@ class WriteParts:
 
 
 def _tables(
-    task: dict[str, Any], summary: dict[str, Any], row: dict[str, Any]
+    task: dict[str, Any], summary: dict[str, Any], row: dict[str, Any], first: int, last: int
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Yield name and table of each missing part; what the task cost goes to the first."""
-    count, dim = summary["num_rows"], summary["dim"]
-    embeddings = np.frombuffer(row["embedding"], np.float32).reshape(count, dim)
+    """Yield name and table of each missing part; what the task cost goes to the first.
+
+    Args:
+        task: from ``Task``.
+        summary: of the task's embeddings.
+        row: holds them.
+        first: of the columns to write.
+        last: the column after these.
+    """
+    count, dim = summary["num_rows"], last - first
+    every = np.frombuffer(row["embedding"], np.float32).reshape(count, summary["dim"])
+    embeddings = np.ascontiguousarray(every[:, first:last])
     once = {"setup_s": summary["setup_s"], "toll": add_tolls(task["toll"], summary["toll"])}
     end = 0
     for name, rows in task["parts"]:
@@ -328,6 +366,7 @@ def _tables(
         share = {
             **summary,
             "num_rows": rows,
+            "dim": dim,
             "seconds": summary["seconds"] * rows / count,
             # Batches cross parts: minimum, mean and maximum are those of all.
             "input": {**fed, "count": fed["count"] * rows / count},

@@ -22,6 +22,7 @@ from benchmark.stages.report.content_tables import (
     tune_times,
 )
 from benchmark.stages.report.depictions import depiction_pictures
+from benchmark.stages.report.depth import depth_pictures, variant_notes
 from benchmark.stages.report.figures import (
     confusion_pictures,
     data_pictures,
@@ -85,6 +86,7 @@ def collect(results: Results) -> ReportData:
             *(results.evaluated.get("transfer") or {"notes": ()})["notes"],
             *_training_notes(results),
             *product_notes(results),
+            *variant_notes(results),
         ),
         metrics=(differences(results), metrics(results)),
         train_set=results.train_set if results.has_train_sets else "",
@@ -113,6 +115,7 @@ def collect(results: Results) -> ReportData:
             *finetune_pictures(results),
             *confusion_pictures(results),
             *data_pictures(results),
+            *depth_pictures(results),
             *embedding_pictures(results),
             *depiction_pictures(results),
         ),
