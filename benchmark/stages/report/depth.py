@@ -53,6 +53,6 @@ def variant_notes(results: Results) -> list[str]:
     if not names:
         return []
     return [
-        "Layers and poolings of one network are fine-tuned once, as the variant named first in the "
-        f"experiment reads it: {', '.join(names)}."
+        "A network with several layers or poolings is fine-tuned once, as its first variant reads "
+        f"it, unless the experiment names others: {', '.join(names)}."
     ]

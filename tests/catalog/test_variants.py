@@ -1,0 +1,119 @@
+"""Lists of layers and poolings of a backbone, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmark.catalog.backbones import find_backbone
+from benchmark.catalog.names import check_names, resolve_backbones
+from benchmark.config import BackboneOptions, Experiment, build
+from benchmark.errors import UsageError
+from benchmark.variants import choose, leaders
+from tests.tiny_models import write_tiny
+
+DATASET = {"name": "synthetic", "root": "data"}
+
+
+def experiment(name: str, options: dict[str, Any], **more: Any) -> Experiment:
+    table = {"backbones": [name], "backbone": {name: options}, "dataset": DATASET}
+    return build({"name": "x", **table, **more}, where="x.toml")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    for family in ("vit", "convnext"):
+        write_tiny(root / family, family)
+    np.savez(root / "product.npz", ids=np.array(["a"]), vectors=np.zeros((1, 3)))
+    return root
+
+
+def test_names_tell_what_was_listed() -> None:
+    lists = {"layers": [-1, -2], "pooling": ["mean", "gem"]}
+    found = resolve_backbones(experiment("random", lists))
+    assert [item.name for item in found] == [
+        "random@layer=-1,pooling=mean",
+        "random@layer=-1,pooling=gem",
+        "random@layer=-2,pooling=mean",
+        "random@layer=-2,pooling=gem",
+    ]
+    assert {(item.group, item.model) for item in found} == {("random", "random")}
+    named = resolve_backbones(experiment("net", {"model": "random", "layers": [-1, -2]}))
+    assert [(item.name, item.model) for item in named] == [
+        ("net@layer=-1", "random"),
+        ("net@layer=-2", "random"),
+    ]
+
+
+@pytest.mark.parametrize("lists", [{"layers": [-3]}, {"pooling": ["gem"]}])
+def test_a_variant_is_the_backbone_of_the_option_alone(lists: dict[str, Any]) -> None:
+    (found,) = resolve_backbones(experiment("random", lists))
+    key, (value,) = next(iter(lists.items()))
+    option = {"layer" if key == "layers" else key: value}
+    alone = find_backbone("random", options=BackboneOptions(**option))
+    assert (found.options, found.identity) == (alone.options, alone.identity)
+    assert (found.dim, found.description) == (alone.dim, alone.description)
+
+
+def test_variants_of_a_network_are_fine_tuned_once() -> None:
+    both = resolve_backbones(experiment("random", {"layers": [-2, -1]}))
+    assert leaders(both) == [both[0]]
+    assert choose(both, ["random"]) == (both[0],)
+    assert choose(both, ["random@layer=-1"]) == (both[1],)
+    check_names(experiment("random", {"layers": [-2, -1]}, finetune={"backbones": ["random"]}))
+    wrong = experiment("random", {"layers": [-2, -1]}, finetune={"backbones": ["rando"]})
+    with pytest.raises(UsageError, match=r"'rando' is not among .* Did you mean 'random'"):
+        check_names(wrong)
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("hf:vit", {"layers": [-1, -9]}, r"'layer' = -9: the model has 3 layers; set -1 to -3"),
+    ("random", {"layers": [-1, -9]}, r"'layer' = -9: this network has 5 layers"),
+    ("random", {"layers": [-1, -1]}, r"-1 is listed twice"),
+    ("random", {"layers": []}, r"at least 1 item"),
+    ("random", {"layers": [0]}, r"less than 0"),
+    ("random", {"layers": list(range(-1000, 0))}, r"at most 100 items"),
+    ("random", {"layers": [-1], "layer": -1}, r"'layer' and 'layers' contradict"),
+    ("random", {"pooling": ["mean", "mean"]}, r"'mean' is listed twice"),
+    ("random", {"pooling": ["mean", "max"]}, r"'pooling' = 'max': should be 'mean', 'patches'"),
+    ("random", {"pooling": ["mean", "cls"]}, r"no class token"),
+    ("hf:convnext", {"pooling": ["mean", "cls"]}, r"no class token"),
+    ("hf:vit", {"pooling": ["mean", "pooler"], "layers": [-1, -2]}, r"last hidden state: remove"),
+    ("mean_color", {"layers": [-1]}, r"'layers' does not apply .* no network"),
+    ("pca", {"pooling": ["gem"]}, r"'pooling' does not apply .* no network"),
+    ("embeddings:product.npz", {"layers": [-1]}, r"'layers' .* are read from files; remove"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "problem"), BAD)
+def test_what_does_not_fit_is_one_line(
+    models: Path, name: str, options: dict[str, Any], problem: str
+) -> None:
+    source, colon, rest = name.rpartition(":")
+    given = f"{source}:{models / rest}" if colon else name
+    with pytest.raises(UsageError, match=problem) as caught:
+        check_names(experiment(given, options))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def test_lists_belong_into_an_experiment() -> None:
+    with pytest.raises(UsageError, match="make several backbones, of an experiment"):
+        find_backbone("random", options=BackboneOptions(pooling=("mean", "gem")))
+
+
+def test_variants_count_as_cells() -> None:
+    lists = {"layers": list(range(-100, 0)), "pooling": ["mean", "gem"]}
+    shares = [i / 20 for i in range(1, 21)]
+    with pytest.raises(UsageError, match=r"are 4,000,000 cells"):
+        experiment(
+            "random",
+            lists,
+            seeds=list(range(1000)),
+            heads=["knn"],
+            protocol={"label_fractions": shares},
+        )
