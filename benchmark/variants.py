@@ -30,6 +30,8 @@ class Shared:
     layer: int = -1
     pooling: str = ""
     """Of the variant; empty: the network's own."""
+    dims: tuple[int, ...] = ()
+    """Lengths of the embeddings side by side, of variants that are computed together."""
 
 
 def name_variants(name: str, options: BackboneOptions) -> list[tuple[str, BackboneOptions]]:

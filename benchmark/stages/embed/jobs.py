@@ -102,11 +102,15 @@ def _join(together: Sequence[Pending]) -> Backbone:
     readings = tuple(item.shared.reading for item, _ in together if item.shared is not None)
     if first.shared is None or len(readings) < len(together):
         raise ValueError(f"{first.name} is no variant")
+    dims = tuple(item.dim or 0 for item, _ in together)
     return replace(
         first,
         name=first.group,
         build=partial(_build, first.shared.build, readings),
-        dim=sum(item.dim or 0 for item, _ in together),
+        shared=replace(first.shared, dims=dims),
+        dim=sum(dims),
+        # What is measured of one variant, or of others together, says nothing of these.
+        options=(("together", tuple(item.options for item, _ in together)),),
     )
 
 
