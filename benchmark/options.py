@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from benchmark.derived import Packed, check_options
 from benchmark.fields import (
     BackboneName,
+    BackboneNames,
     Layer,
     Name,
     Names,
@@ -22,6 +24,8 @@ from benchmark.spaces import SearchSpace
 
 Pooling = Literal["mean", "patches", "cls", "cls+mean", "mean+std", "gem", "pooler"]
 Poolings = Annotated[tuple[Pooling, ...], Field(min_length=1, max_length=7)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+"""Dimensions of an embedding."""
 
 
 def _kind_of(value: Any) -> str:
@@ -66,10 +70,25 @@ class BackboneOptions(Section):
     vector_columns: Annotated[Names, Field(min_length=1)] | None = None
     """Its column of lists, or its columns of numbers, in order; ``*`` stands for any characters;
     unset: found."""
+    concat: BackboneNames | None = None
+    """Backbones of the experiment whose stored embeddings are concatenated, each dimension scaled
+    to mean 0 and standard deviation 1 on train (docs/DERIVED.md)."""
+    of: BackboneName | None = None
+    """Backbone of the experiment whose stored embeddings are shortened or packed."""
+    pca: Width | None = None
+    """Number of principal components, fitted on train, that are kept of the embedding of ``of``."""
+    random_projection: Width | None = None
+    """Number of dimensions of a Gaussian random projection, drawn with the first of ``seeds``."""
+    truncate: Width | None = None
+    """Number of first dimensions that are kept. ``pca`` is done first, then
+    ``random_projection``, then ``truncate``."""
+    dtype: Packed | None = None
+    """Type to which the values are rounded: ``int8`` with a scale for each dimension from train's
+    minimum and maximum, ``binary``: whether a value is above train's mean; unset: float32."""
     settings: OwnSettings = Field(default={})
     """Keyword arguments of a function of your own."""
 
-    _bands_differ = field_validator("bands", "layers")(refuse_duplicates)
+    _names_differ = field_validator("bands", "concat", "layers")(refuse_duplicates)
 
     @model_validator(mode="after")
     def _pooler_follows_the_last_layer(self) -> BackboneOptions:
@@ -81,6 +100,11 @@ class BackboneOptions(Section):
         if "pooler" in poolings and set(self.layers or (self.layer,)) != {-1}:
             key = "layers" if self.layers else "layer"
             raise ValueError(f"the pooler takes the last hidden state: remove {key} or pooling")
+        return self
+
+    @model_validator(mode="after")
+    def _made_from_others_or_not(self) -> BackboneOptions:
+        check_options(self)
         return self
 
     @property

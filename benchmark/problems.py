@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from benchmark.derived import check_derived
 from benchmark.errors import UsageError, did_you_mean, tidy
 from benchmark.fields import shown
 from benchmark.variants import count_variants
@@ -99,6 +100,7 @@ def check_whole(experiment: Any, where: str) -> None:
                     f"{where} {options_place(name, kind)}: '{name}' is not among the experiment's "
                     f"{kind}s.{did_you_mean(name, names)}"
                 )
+    check_derived(experiment, where)
     dataset = experiment.dataset
     check_regions(dataset.val_regions, dataset.test_regions, where)
     if dataset.sampling == "balanced" and dataset.rare_class_boost is not None:
@@ -124,6 +126,8 @@ def check_whole(experiment: Any, where: str) -> None:
     if protocol.cross_validation is not None:
         others = protocol.model_dump(mode="json", exclude_defaults=True)
         num_folds = others.pop("cross_validation")
+        # Flips divide no patches.
+        others.pop("flips", None)
         for key, value in others.items():
             raise UsageError(
                 f"{where} [protocol]: '{key}' = {shown(value)} divides the patches of the data's "

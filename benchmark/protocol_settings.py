@@ -14,6 +14,7 @@ from benchmark.fields import (
     refuse_duplicates,
     tuple_of_array,
 )
+from benchmark.flipping import Flips
 from benchmark.section import Section
 
 LEAVE_ONE_OUT = "leave_one_region_out"
@@ -67,7 +68,7 @@ def transfer_by_name(value: Any) -> Any:
 
 
 class ProtocolConfig(Section):
-    """``[protocol]``: how many labels the methods are trained on (docs/PROTOCOLS.md)."""
+    """``[protocol]``: what the methods are trained on, and how they predict (docs/PROTOCOLS.md)."""
 
     label_fractions: Annotated[tuple[Share, ...], Field(max_length=20)] = (1.0,)
     """Shares of the labels of train, of every class alike, each contained in the larger ones; 1.0
@@ -80,6 +81,10 @@ class ProtocolConfig(Section):
 
     transfer: TransferConfig | None = None
     """Train in some regions and test in others."""
+
+    flips: Flips = "none"
+    """What each prediction on val and test is the mean over: ``"horizontal"`` is the patch and its
+    mirror image left-right; ``"all"`` also up-down, and both."""
 
     _fractions_of_floats = field_validator("label_fractions", mode="before")(finite_floats)
     _transfer_by_name = field_validator("transfer", mode="before")(transfer_by_name)

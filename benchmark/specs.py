@@ -16,6 +16,7 @@ from benchmark.contents import Found as Found
 from benchmark.contents import Images as Images
 from benchmark.contents import Problem as Problem
 from benchmark.contents import Remark as Remark
+from benchmark.derived import Derivation
 from benchmark.products import Product
 from benchmark.sources import LocatedSource as LocatedSource
 from benchmark.sources import Source as Source
@@ -40,6 +41,8 @@ def slug_of(name: str) -> str:
 
 FOLDER_IDENTITY, PRODUCT_IDENTITY = "hf:", "embeddings:"
 """Names in a fingerprint of what its revision identifies: a checkpoint's folder, a product."""
+DERIVED_IDENTITY = "derived:"
+"""The same of embeddings made from others, which their recipe identifies."""
 MAX_FOLDER_SLUG = 60
 PREPROCESSING = ("bands", "image_size", "resize_to", "interpolation", "is_rounded", "mean", "std")
 """The fields of a backbone that define its input."""
@@ -229,6 +232,8 @@ class Backbone:
     """Files that its embeddings are read from, without a network; None: they are computed."""
     shared: Shared | None = field(default=None, compare=False)
     """How one forward pass gives this embedding and others of its network; None: it cannot."""
+    derived: Derivation | None = None
+    """How its embeddings are made from stored ones of other backbones; None: they are not."""
     version: int = 1
     """Raised by hand when the output of ``build`` changes."""
     own: Mapping[str, Any] | None = None
@@ -246,10 +251,17 @@ class Backbone:
         return "" if self.shared is None else self.shared.group
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether its embeddings depend on the patches of train."""
+        return self.fit is not None or (self.derived is not None and self.derived.is_fitted)
+
+    @property
     def identity(self) -> str:
         """``model`` in a fingerprint: the same for a folder or product wherever it lies."""
         if self.product is not None:
             return PRODUCT_IDENTITY
+        if self.derived is not None:
+            return DERIVED_IDENTITY
         return self.model if self.folder is None else FOLDER_IDENTITY
 
     @property
@@ -257,6 +269,8 @@ class Backbone:
         """Its part of file names; of a checkpoint's folder without the path, of a product none."""
         if self.product is not None:
             return slug_of(PRODUCT_IDENTITY)
+        if self.derived is not None:
+            return slug_of(f"{DERIVED_IDENTITY}{self.derived.slug}")
         if self.folder is None:
             return slug_of(self.model)
         return slug_of(f"hf-{self.folder}"[:MAX_FOLDER_SLUG])

@@ -94,7 +94,7 @@ def peak_mb() -> float:
 def main() -> None:
     from benchmark.exporting.running import open_model
     from benchmark.mapping.finding import Work
-    from benchmark.mapping.running import _map, plan_maps
+    from benchmark.mapping.running import map_whole, plan_maps
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[1024, 4096])
@@ -110,7 +110,7 @@ def main() -> None:
             count = (side // SIDE) ** 2
             alone = Timed(model)
             began, cpu = time.perf_counter(), time.process_time()
-            result = _map(plan, alone, Work(str(scene), str(folder / f"map{side}.tif")))
+            result = map_whole(plan, alone, Work(str(scene), str(folder / f"map{side}.tif")))
             whole, whole_cpu = time.perf_counter() - began, time.process_time() - cpu
             assert result.num_patches == count
             print(

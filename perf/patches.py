@@ -18,7 +18,8 @@ from pathlib import Path
 from benchmark.catalog.chesapeake.scenes import open_chesapeake
 from benchmark.catalog.synthetic import scenes as synthetic
 from benchmark.config import DatasetConfig
-from benchmark.stages.patches.pipeline import find_unit, group_parts, split_parts, write_group
+from benchmark.stages.patches.finding import find_units
+from benchmark.stages.patches.reading import group_parts, split_parts, write_group
 from benchmark.store.artefacts import Store
 
 PATCH = 128
@@ -46,7 +47,7 @@ def ours(root: Path) -> float:
         artefact = Store(folder).artefact("patches", "perf", "0")
         (unit,) = source.units()
         began = time.perf_counter()
-        find_unit((0, unit), source=source, artefact=artefact)
+        find_units([(0, unit)], source=source, artefact=artefact)
         found = artefact.read_table(prefix="_tables/candidates-")
         parts = split_parts(found, num_bands=4, config=config)
         for group in group_parts(parts):

@@ -11,7 +11,7 @@ import heapq
 from dataclasses import dataclass, field
 
 from benchmark.stages.embed.calls import read_ahead_bytes, rows_of_call
-from benchmark.stages.patches.pipeline import rows_of_part
+from benchmark.stages.patches.reading import rows_of_part
 
 
 @dataclass(frozen=True)

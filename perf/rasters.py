@@ -1,9 +1,17 @@
-"""Opening and indexing the user's own scenes: python -m perf.rasters [--scenes 75 750]
+"""Opening and indexing the user's own scenes.
+
+    python -m perf.rasters [--scenes 75 750]
+    python -m perf.rasters --workers 1 2 --scenes 750
 
 SIMULATED scenes of 1,024 px with four bands of uint16 and their labels, and one of
 6,000 x 7,500 px. Each case runs in a process of its own, without Ray. Prints CPU seconds of the
 first and of a second opening, of the index and of a patch, and the largest memory beyond that of
 the imports. About three minutes and 6 GB of disk.
+
+With ``--workers``, the stage ``patches`` finds the windows of the scenes (stride 16) on that many
+cores, to which Ray and all of its processes are bound; no pixels are read. Prints the seconds from
+the first scene to the last, and the rate of the second half, when all processes have started. In
+turns, two rounds.
 """
 
 from __future__ import annotations
@@ -92,12 +100,92 @@ def measure(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+STRIDE = 16
+
+
+def index(root: Path, num_workers: int, store: Path) -> None:
+    """Find the windows of all scenes with Ray on some cores, and print seconds."""
+    os.sched_setaffinity(0, range(num_workers))
+    import benchmark as bm
+    from benchmark import api
+    from benchmark.cluster.connection import Cluster
+    from benchmark.cluster.incidents import Account
+    from benchmark.stages.patches.finding import find_candidates
+
+    table = {"images": "images/*.tif", "labels": "labels/*.tif", "classes": CLASSES}
+    table |= {"stride": STRIDE}
+    dataset = {"name": "rasters", "root": str(root), "patch_size": 128, "rasters": table}
+    dataset |= {"value_range": [0, 3000]}
+    experiment = bm.build(
+        name="index", backbones=["mean_color"], heads=["majority"], dataset=dataset
+    )
+    with Cluster() as cluster:
+        cluster.connect(num_cpus=num_workers)
+        with api.open_context(experiment, store=str(store), address=cluster) as context:
+            source = context.source
+            units = list(source.units())
+            began: list[float] = []
+            artefact = context.store.artefact("patches", "index", "0" * 16)
+            artefact.begin({})
+            account = Account(artefact, context.leases)
+
+            def advance(_: int) -> None:
+                began.append(time.perf_counter())
+
+            found = find_candidates(
+                source, units, artefact, advance, account, num_slots=num_workers
+            )
+    # The first scenes wait for the processes to start, one after another.
+    half = len(began) // 2
+    rate = (len(began) - 1 - half) / (began[-1] - began[half])
+    whole = {"seconds": began[-1] - began[0], "windows": found.num_examined}
+    print(json.dumps(whole | {"rate": rate}))
+
+
+def compare_workers(counts: list[int], num_scenes: int) -> None:
+    """Index the same scenes with different numbers of workers, in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "scenes")
+        for number in range(num_scenes):
+            write_scene(root, f"s{number:04d}", 1024, 1024, number)
+        rates: dict[int, list[float]] = {count: [] for count in counts}
+        for turn in range(2):
+            for count in counts:
+                command = [sys.executable, "-m", "perf.rasters", "--index", str(root), str(count)]
+                store = f"{folder}/store-{turn}-{count}"
+                done = subprocess.run(
+                    [*command, store],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=os.environ | {"XDG_CACHE_HOME": f"{folder}/cache"},
+                )
+                found = json.loads(done.stdout.splitlines()[-1])
+                rates[count].append(found["rate"])
+                print(
+                    f"{num_scenes} scenes, {found['windows']:,} windows, {count} workers: "
+                    f"{found['seconds']:.1f} s; second half {found['rate']:.1f} scenes/s, "
+                    f"{found['rate'] / rates[counts[0]][-1]:.2f} times the first",
+                    flush=True,
+                )
+
+
 def main() -> None:
     """Write the scenes and measure each case in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, nargs="+", default=[75, 750])
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, nargs="+")
+    parser.add_argument("--index", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.index:
+        root, count, store = arguments.index
+        index(Path(root), int(count), Path(store))
+        return
+    if arguments.workers:
+        for count in arguments.scenes:
+            compare_workers(arguments.workers, count)
+        return
     if arguments.measure:
         root, settings = arguments.measure
         print(json.dumps(measure(Path(root), json.loads(settings))))

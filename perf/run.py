@@ -18,6 +18,8 @@ SCRIPTS = (
     "scaling",
     "overlap",
     "maps",
+    "strips",
+    "embed_scenes",
     "rasters",
     "remote",
     "peers --forward",

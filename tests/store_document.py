@@ -54,7 +54,14 @@ TABLES = {
             "One row per window of which `patches` are chosen.",
             CANDIDATES.append(UNIT),
         ),
-        Table("embeddings", "One row per patch, without nulls.", embeddings_schema(8), "D"),
+        Table(
+            "embeddings",
+            "One row per patch, without nulls. With `[protocol] flips` each flip has a folder of "
+            "its own, `DATASET-BACKBONE-flipped-left-right-FINGERPRINT`, with the patches of val "
+            "and test; those of train are in `...-flipped-left-right-train-...`.",
+            embeddings_schema(8),
+            "D",
+        ),
         Table(
             "predictions",
             "One row per patch of val and test. It holds no labels: join `patches` by `patch_id`.",

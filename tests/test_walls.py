@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("mapping", "stages", "exporting", "catalog", "statistics", "experiment", "cluster"),
         *("store", "vocabulary"),
     },
-    "mapping": {"exporting", "catalog", "cluster", "vocabulary"},
+    "mapping": {"exporting", "catalog", "networks", "cluster", "vocabulary"},
     "stages": {
         *("catalog", "training", "networks", "search", "statistics", "experiment", "cluster"),
         *("store", "page", "vocabulary"),
@@ -51,10 +51,10 @@ FACE = {
     "benchmark.results",
 }
 VOCABULARY = {
-    *("arguments", "bars", "config", "contents", "drawing", "environment", "errors", "fields"),
-    *("finetune_settings", "markup", "methods", "options", "problems", "products", "progress"),
-    *("protocol_settings", "raster_settings", "registry", "regular", "section", "sources"),
-    *("spaces", "specs", "tables", "variants"),
+    *("arguments", "bars", "config", "contents", "derived", "drawing", "environment", "errors"),
+    *("fields", "finetune_settings", "flipping", "markup", "methods", "options", "problems"),
+    *("products", "progress", "protocol_settings", "raster_settings", "registry", "regular"),
+    *("section", "sources", "spaces", "specs", "tables", "variants"),
 }
 """The modules at the root that every wing may use."""
 

@@ -1,13 +1,16 @@
-"""Tiny checkpoints of transformers with weights drawn at random, of every family that is named."""
+"""Tiny checkpoints of transformers and timm with weights drawn at random."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import transformers as t
+from safetensors.torch import save_file
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 SIDES = {"image_size": 32, "patch_size": 8}
 TEXT = {**VIT, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -81,3 +84,15 @@ def write_tiny(folder: Path, family: str) -> Path:
         kind(config).save_pretrained(folder)
         processor.save_pretrained(folder)
     return folder
+
+
+def cache_timm(hub: Path, model: str) -> Path:
+    """Put a network of timm into a cache of the hub; return the file of its weights."""
+    folder = hub / f"models--timm--{model}"
+    snapshot = folder / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text(COMMIT)
+    torch.manual_seed(0)
+    save_file(timm.create_model(model).state_dict(), snapshot / "model.safetensors")
+    return snapshot / "model.safetensors"

@@ -330,3 +330,17 @@ class _Dawdling(_Pooled):
 
 def build_dawdling(num_bands: int) -> torch.nn.Module:
     return _Dawdling(num_bands)
+
+
+class _Sided(_Pooled):
+    """Features whose weights grow from the upper left to the lower right: flips change them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.conv(x))
+        _, _, height, width = x.shape
+        rows, columns = torch.linspace(0, 1, height), torch.linspace(0, 3, width)
+        return (x * (rows[:, None] + columns).to(x.device)).mean(dim=(2, 3))
+
+
+def build_sided(num_bands: int) -> torch.nn.Module:
+    return _Sided(num_bands)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.catalog.datasets import find_dataset
+from benchmark.catalog.derived.resolve import resolve_derived
 from benchmark.catalog.heads import HEADS
 from benchmark.catalog.huggingface.resolve import PREFIX
 from benchmark.catalog.metrics import METRICS
@@ -16,6 +17,7 @@ from benchmark.catalog.products.resolve import PRODUCT_PREFIX
 from benchmark.catalog.roots.address import check_root, refuse_secrets
 from benchmark.catalog.variants import find_variants
 from benchmark.config import Experiment
+from benchmark.derived import in_order, parents_of
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import shown
 from benchmark.finetune_settings import FinetuneConfig
@@ -73,17 +75,28 @@ def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backb
     options, folders = experiment.backbone, search_folders(experiment.path)
     for name in options:
         _check_model(experiment, name, where=where)
+    resolved: dict[str, tuple[Backbone, ...]] = {}
+    named: dict[str, Backbone] = {}
+    for name in in_order(experiment):
+        given = options.get(name)
+        if given is not None and parents_of(given):
+            parents = [named[item] for item in parents_of(given)]
+            resolved[name] = (resolve_derived(name, given, parents, where=where),)
+        else:
+            resolved[name] = find_variants(name, where=where, options=given, folders=folders)
+        for backbone in resolved[name]:
+            if backbone.name in named:
+                raise UsageError(
+                    f"{where}: {shown(backbone.name, 150)} is both a name in 'backbones' and a "
+                    "variant that layers or poolings are listed for; rename or remove one"
+                )
+            named[backbone.name] = backbone
     found: dict[tuple[Any, ...], Backbone] = {}
-    resolved = (
-        backbone
-        for name in experiment.backbones
-        for backbone in find_variants(name, where=where, options=options.get(name), folders=folders)
-    )
-    for backbone in resolved:
+    for backbone in (item for name in experiment.backbones for item in resolved[name]):
         twin = found.setdefault(_identity(backbone), backbone)
         if twin is not backbone:
             same = "checkpoint" if backbone.folder else f"model '{backbone.model}'"
-            same = "embeddings" if backbone.product else same
+            same = "embeddings" if backbone.product or backbone.derived else same
             raise UsageError(
                 f"{where}: backbones '{twin.name}' and '{backbone.name}' are the same {same} with "
                 "the same options; remove one, or change its options"
@@ -95,6 +108,8 @@ def _identity(backbone: Backbone) -> tuple[Any, ...]:
     """Return what tells backbones of one experiment apart: their artefacts are others."""
     # Settings of own code hold lists and tables, which are no keys.
     options = repr(backbone.options), repr(backbone.own)
+    if backbone.derived is not None:
+        return backbone.identity, *options
     if backbone.folder is None and backbone.product is None:
         return backbone.model, *options
     fields = tuple(getattr(backbone, name) for name in PREPROCESSING)

@@ -18,6 +18,7 @@ from benchmark.cli import (  # noqa: F401  # add their commands
     beginning,
     checking,
     describing,
+    embedding,
     mapping,
     running,
     upkeep,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from benchmark import derived
 from benchmark.catalog.own.lookup import FORM, plugin_rows
 from benchmark.errors import UsageError, did_you_mean
 
@@ -80,6 +81,8 @@ def source_lines(catalog: str) -> list[str]:
         return []
     what, known = found[catalog]
     sources = {**known, FORM: "own code: docs/OWN_CODE.md"}
+    if catalog == "backbones":
+        sources[derived.FORM] = derived.MEANING
     width = max(map(len, sources))
     return [
         f"\n{what} can also be named in an experiment file:",

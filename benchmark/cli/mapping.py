@@ -14,18 +14,36 @@ if TYPE_CHECKING:
     from benchmark.mapping.running import MapResult
 
 
+ScenesArg = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCENE...",
+        help="A GeoTIFF; or several, a folder, a glob, or a table with a column path.",
+    ),
+]
+BandsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST", help="The scene's bands in the model's order, by number or name: 4,3,2."
+    ),
+]
+ValueRangeOption = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="LOW HIGH", help="Pixel values that become 0 and 255, if not uint8."),
+]
+
+
+def split_bands(bands: str | None) -> tuple[str, ...]:
+    """Return the numbers or names of a list of bands."""
+    return tuple(part.strip() for part in bands.split(",")) if bands else ()
+
+
 @app.command("predict")
 def predict(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A folder that `benchmark export` wrote.")
     ],
-    scenes: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SCENE...",
-            help="A GeoTIFF; or several, a folder, a glob, or a table with a column path.",
-        ),
-    ],
+    scenes: ScenesArg,
     out: Annotated[
         Path, typer.Option(metavar="MAP.tif|DIR", help="The map of one scene, or a folder.")
     ],
@@ -36,17 +54,8 @@ def predict(
             help="Distance of two patches; default: their size. Overlapping patches are averaged.",
         ),
     ] = None,
-    bands: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            help="The scene's bands in the model's order, by number or name: 4,3,2.",
-        ),
-    ] = None,
-    value_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option(metavar="LOW HIGH", help="Pixel values that become 0 and 255, if not uint8."),
-    ] = None,
+    bands: BandsOption = None,
+    value_range: ValueRangeOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace maps that exist.")
     ] = False,
@@ -69,7 +78,7 @@ def predict(
             address=address,
             progress=progress,
             stride=stride,
-            bands=tuple(part.strip() for part in bands.split(",")) if bands else (),
+            bands=split_bands(bands),
             value_range=value_range,
             trust_code=trust_code,
         )

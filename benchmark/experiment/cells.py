@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmark.experiment.flipped import FlippedPatches
 from benchmark.experiment.train_sets import ALL
 from benchmark.store.artefacts import Artefact, Status, describe_files
 
@@ -21,13 +22,16 @@ class Cell:
     method: str | None = None
     train_set: str = ALL.name
     seed: int | None = None
+    flipped: FlippedPatches | None = None
+    """The flip that is embedded; None: plain patches."""
 
     @property
     def label(self) -> str:
         """A short name for progress and messages."""
         seed = None if self.seed is None else f"seed {self.seed}"
         train_set = None if self.train_set == ALL.name else self.train_set
-        parts = [part for part in (self.backbone, self.method, train_set, seed) if part]
+        flip = self.flipped and self.flipped.name
+        parts = [part for part in (self.backbone, self.method, train_set, seed, flip) if part]
         return " / ".join(parts) or self.dataset
 
 
@@ -57,8 +61,25 @@ class CellResult:
             "status": self.status,
             "reason": self.reason,
             "artefact": self.cell.artefact.uri,
+            **({} if self.cell.flipped is None else {"flipped": self.cell.flipped.name}),
             **({} if self.is_verified is None else {"verified": self.is_verified}),
         }
+
+
+def count_flips(cell: Cell, num_patches: int | None, num_train: int | None) -> int | None:
+    """Return the patches of a flip that no earlier run has embedded.
+
+    Args:
+        cell: of a flip.
+        num_patches: of the data; None: unknown.
+        num_train: those in train.
+    """
+    if cell.flipped is None or num_patches is None or num_train is None:
+        return None
+    done = cell.artefact.files("part-")
+    table = cell.artefact.read_table(names=done, columns=["patch_id"]) if done else ()
+    num_wanted = num_train if "train" in cell.flipped.splits else num_patches - num_train
+    return num_wanted - len(table)
 
 
 def verified(result: CellResult) -> CellResult:

@@ -16,14 +16,21 @@ from benchmark.cluster.scheduling import Ledger, lanes_of, within
 from benchmark.config import Experiment
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.cells import Cell
+from benchmark.experiment.flipped import FlippedPatches, flipped_patches, flips_inputs
 from benchmark.experiment.fold_sets import fold_sets
-from benchmark.experiment.identity import backbone_inputs, own_inputs, recipe_inputs
+from benchmark.experiment.identity import (
+    backbone_inputs,
+    derived_inputs,
+    own_inputs,
+    recipe_inputs,
+)
 from benchmark.experiment.label_sets import label_sets
 from benchmark.experiment.outcomes import Outcomes
 from benchmark.experiment.places import Place, Places
 from benchmark.experiment.region_sets import PENDING, find_regions, region_sets
 from benchmark.experiment.train_sets import ALL, ChosenPatches, TrainSet
 from benchmark.experiment.usage import StageUsage
+from benchmark.flipping import FLIPS
 from benchmark.methods import FINETUNE, finetunings
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store.artefacts import Artefact, Store
@@ -136,7 +143,21 @@ class Context(Outcomes):
         """The identity of the embeddings of a backbone."""
         return self._embeddings_inputs(backbone, self._embeddings_place(backbone))
 
+    def parents_of(self, backbone: Backbone) -> tuple[Backbone, ...]:
+        """Return the backbones whose stored embeddings a backbone is made from."""
+        if backbone.derived is None:
+            return ()
+        by_name = {item.name: item for item in self.backbones}
+        return tuple(by_name[name] for name in backbone.derived.parents)
+
     def _embeddings_inputs(self, backbone: Backbone, place: Place) -> dict[str, Any]:
+        if backbone.derived is not None:
+            parents = [self.embeddings(item).fingerprint for item in self.parents_of(backbone)]
+            return {
+                "patches": self.patches.fingerprint,
+                "derived": derived_inputs(backbone.derived, parents, self.experiment.seeds[0]),
+                "version": CODE_VERSIONS["embed"],
+            }
         return {
             "patches": self.patches.fingerprint,
             "backbone": self._backbone_inputs(backbone, place),
@@ -154,6 +175,26 @@ class Context(Outcomes):
             f"{self.dataset.slug}-{self._embeddings_place(backbone).slug}",
             fingerprint(self.embeddings_inputs(backbone)),
         )
+
+    def flips_of(self, backbone: Backbone) -> tuple[str, ...]:
+        """Return the flips over which predictions are averaged; none of stored embeddings."""
+        is_stored = backbone.product is not None or backbone.derived is not None
+        return () if is_stored else FLIPS[self.experiment.protocol.flips]
+
+    def flipped_inputs(self, backbone: Backbone, flipped: FlippedPatches) -> dict[str, Any]:
+        """The identity of the embeddings of flipped patches."""
+        return {"embeddings": self.embeddings(backbone).fingerprint, **flipped.identity}
+
+    def flipped(self, backbone: Backbone) -> dict[FlippedPatches, Artefact]:
+        """The tables ``embeddings`` of the flips of a backbone's patches."""
+        chosen = flipped_patches(self.experiment.protocol) if self.flips_of(backbone) else ()
+        name = f"{self.dataset.slug}-{self._embeddings_place(backbone).slug}"
+        return {
+            item: self.store.artefact(
+                "embed", f"{name}-{item.slug}", fingerprint(self.flipped_inputs(backbone, item))
+            )
+            for item in chosen
+        }
 
     def predictions_inputs(
         self, backbone: Backbone, head: Head, seed: int, train_set: TrainSet = ALL
@@ -175,6 +216,7 @@ class Context(Outcomes):
             "train_set": train_set.identity,
             "seed": seed,
             "version": CODE_VERSIONS["tune"],
+            **flips_inputs(self.flips_of(backbone)),
         }
 
     def predictions(
@@ -233,6 +275,7 @@ class Context(Outcomes):
             "train_set": train_set.identity,
             "seed": seed,
             "version": CODE_VERSIONS[FINETUNE],
+            **flips_inputs(self.flips_of(backbone)),
         }
 
     def finetuned(
@@ -318,6 +361,8 @@ class Context(Outcomes):
             ],
             "settings": self.experiment.evaluate.model_dump(mode="json", exclude={"metrics"}),
             "version": CODE_VERSIONS["evaluate"],
+            # Products, which have none, may be all: the notes still say so.
+            **flips_inputs(FLIPS[self.experiment.protocol.flips]),
         }
 
     def scores(self) -> Artefact:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from benchmark.derived import Derivation
 from benchmark.experiment.places import Place
 from benchmark.finetune_settings import FinetuneConfig
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
@@ -35,12 +37,25 @@ def backbone_inputs(
         inputs["fit"] = dict(backbone.fit.options)
     is_resized = (backbone.resize_to or backbone.image_size or patch_size) != patch_size
     used = {
+        "derived": backbone.derived and backbone.derived.identity,
         **{name: getattr(backbone, name) for name in ("crops_like_torchvision", "flips_bands")},
         "options": dict(backbone.options),
         "processor": backbone.processor and backbone.processor.config,
         "resizes": "bytes" if backbone.is_rounded and is_resized else None,
     }
     return inputs | {key: item for key, item in used.items() if item} | own_inputs(backbone)
+
+
+def derived_inputs(derivation: Derivation, parents: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return the identity of what is made from stored embeddings.
+
+    Args:
+        derivation: the recipe.
+        parents: fingerprints of these embeddings.
+        seed: the first of the experiment.
+    """
+    drawn = {"seed": seed} if derivation.is_drawn else {}
+    return {**derivation.identity, "parents": list(parents), **drawn}
 
 
 def own_inputs(entry: Backbone | Dataset | Head | Metric) -> dict[str, Any]:

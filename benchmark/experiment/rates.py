@@ -222,6 +222,8 @@ def _of_embed(context: Context, cell: Cell, usage: StageUsage) -> dict[tuple[str
     threads = manifest.get("fitted", {}).get("num_threads", 1)
     is_on_cores = manifest["device"]["device"] == "cpu"
     work_s = seconds["device"] - seconds["setup"] - (fit_s * threads if is_on_cores else 0.0)
+    # Of embeddings made from stored ones, without these.
+    work_s = seconds.get("own", work_s)
     slots = usage.num_slots
     rate = _rate(
         work_s,

@@ -148,6 +148,9 @@ def _folders(context: Context, run: dict[str, Any]) -> set[str]:
     )
     found = {context.patches.folder, context.scores().folder, context.report().folder}
     found |= {context.embeddings(item).folder for item in context.backbones}
+    found |= {
+        artefact.folder for item in context.backbones for artefact in context.flipped(item).values()
+    }
     found |= {cell.artefact.folder for cell in context.prediction_cells()}
     root = PurePosixPath(context.experiment.dataset.root)
     return found | ({f"{ARRAYS}/{root.name}"} if root.parent.name == ARRAYS else set())

@@ -86,7 +86,10 @@ def write_card(
         "confidence": f"{100 * context.experiment.evaluate.confidence:g}",
         "interval_reason": reason,
         "confusion": dict(zip(classes, confusion, strict=True)) if confusion else {},
-        "limits": _limits(context, patches, counts, regions, is_evaluated=bool(scores)),
+        "limits": [
+            *_flip_limits(context, backbone),
+            *_limits(context, patches, counts, regions, is_evaluated=bool(scores)),
+        ],
         "revision": backbone.revision() or "-",
         "fingerprint": artefact.fingerprint,
         "kind": description["kind"],
@@ -143,6 +146,17 @@ def _scores(
 def _rows(table: pa.Table, key: dict[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.to_pylist()
     return [row for row in rows if all(row[name] == value for name, value in key.items())]
+
+
+def _flip_limits(context: Context, backbone: Backbone) -> list[str]:
+    flips = context.flips_of(backbone)
+    if not flips:
+        return []
+    return [
+        "The scores are of predictions averaged over each patch and its flips "
+        f"({', '.join(flips)}); this model predicts an image once, without flips, and may score "
+        "differently."
+    ]
 
 
 def _limits(

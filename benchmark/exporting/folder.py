@@ -208,6 +208,12 @@ def _find_cell(context: Context, name: str, method: str, seed: int | None, forma
             f"{where}: '{name}' is read from files: no network computes its embeddings for other "
             "images, so none of its cells can be exported; name another backbone"
         )
+    if backbone.derived is not None:
+        raise UsageError(
+            f"{where}: '{name}' is made from stored embeddings ({backbone.derived.words}): no "
+            "network computes it for other images, so none of its cells can be exported; name "
+            "another backbone"
+        )
     seeds = context.experiment.seeds
     chosen = seeds[0] if seed is None else seed
     if chosen not in seeds:

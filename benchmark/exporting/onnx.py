@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmark.errors import UsageError, one_line
+from benchmark.errors import UsageError, first_line, tidy
 from benchmark.exporting.heads import build_head
 from benchmark.exporting.program import CannotExportError, export_program, quiet
 from benchmark.exporting.running import (
@@ -203,12 +204,21 @@ def _write_graph(path: Path, traced: Traced, *, name: str) -> bool:
         "verbose": False,
     }
     try:
-        program, takes_batches = export_program(traced.graph, torch.from_numpy(traced.pixels))
-        with quiet():
+        # Attention with a bias, as of BEiT and Swin, is decomposed for ONNX into the plain kernel,
+        # whose output has other strides than that of the kernel with which a CPU traces it.
+        with sdpa_kernel(SDPBackend.MATH), quiet():
+            program, takes_batches = export_program(traced.graph, torch.from_numpy(traced.pixels))
             torch.onnx.export(program, (), path, dynamo=True, **options)
     except (CannotExportError, torch.onnx.OnnxExporterError) as error:
         raise UsageError(
-            f"--format onnx: torch cannot write '{name}' as ONNX ({one_line(error, limit=200)}); "
-            "export it without --format onnx"
+            f"--format onnx: torch cannot write '{name}' as ONNX ({_reason(error)}); export it "
+            "without --format onnx"
         ) from None
     return takes_batches
+
+
+def _reason(error: BaseException) -> str:
+    """Return why torch gave up: its own error only says where to look for the cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return tidy(first_line(error), 200)

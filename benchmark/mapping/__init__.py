@@ -1,4 +1,4 @@
-"""Maps of whole scenes: slide an exported model over rasters of any size.
+"""Maps and embeddings of whole scenes: slide a model over rasters of any size.
 
-May import ``exporting``, ``catalog``, ``cluster`` and the vocabulary.
+May import ``exporting``, ``catalog``, ``networks``, ``cluster`` and the vocabulary.
 """

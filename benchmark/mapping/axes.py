@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,12 @@ class Axis:
             firsts, ends = np.append(firsts, ends[-1]), np.append(ends, length)
         return cls(starts, firsts, ends)
 
+    @classmethod
+    def regular(cls, length: int, *, patch_size: int, stride: int) -> Axis:
+        """Place patches every ``stride`` px, and none at the end that would leave the side."""
+        starts = np.arange(0, length - patch_size + 1, stride)
+        return cls(starts, starts, starts + patch_size)
+
     def __len__(self) -> int:
         return len(self.starts)
 
@@ -63,3 +69,33 @@ class Axis:
         padded = np.concatenate([values, np.zeros_like(values[:1])])
         found: NDArray[np.float64] = np.add.reduceat(padded, self.covers.ravel(), axis=0)[::2]
         return found
+
+
+class Grid(NamedTuple):
+    """The patches of a scene, row by row."""
+
+    rows: Axis
+    columns: Axis
+    patch_size: int
+    shape: tuple[int, int]
+    """Of the scene, (H, W) px."""
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], *, patch_size: int, stride: int) -> Grid:
+        """Place patches every ``stride`` px in a scene of ``shape`` (H, W), all in px."""
+        rows, columns = (Axis.of(side, patch_size=patch_size, stride=stride) for side in shape)
+        return cls(rows, columns, patch_size, (shape[0], shape[1]))
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of the scene, those without data among them."""
+        return len(self.rows) * len(self.columns)
+
+    def lines(self, row: int) -> tuple[int, int]:
+        """Return the lines of pixels that are written after a row of patches: first, and end.
+
+        They begin where its patches first count, and end where those of the next row do.
+        """
+        firsts = self.rows.firsts
+        end = int(firsts[row + 1]) if row + 1 < len(firsts) else self.shape[0]
+        return int(firsts[row]), end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +20,34 @@ COLUMN = "path"
 
 
 class Work(NamedTuple):
-    """One scene, and its map."""
+    """One scene, and its map or another output."""
 
     scene: str
     map: str
 
 
-def find_work(given: Sequence[str], out: str, *, overwrite: bool) -> list[Work]:
+class Outputs(NamedTuple):
+    """What a command writes for a scene."""
+
+    command: str
+    """Its name in messages."""
+    what: str
+    """One output."""
+    suffix: str
+    files: Callable[[Path], Sequence[Path]]
+    """All files of an output, from the path of the first."""
+    single: bool
+    """Whether one scene gives one file, not a folder."""
+    replaces: str = ""
+    """The option that replaces what exists; empty: there is none."""
+
+
+MAPS = Outputs("predict", "map", ".tif", MapPaths.of, True, "--overwrite")
+
+
+def find_work(
+    given: Sequence[str], out: str, *, overwrite: bool, outputs: Outputs = MAPS
+) -> list[Work]:
     """Return the scenes to map, each with the path of its map.
 
     One raster gives the map ``out``. Several, a folder, a glob or an index give maps in the folder
@@ -37,36 +58,40 @@ def find_work(given: Sequence[str], out: str, *, overwrite: bool) -> list[Work]:
             ``path``, relative to the table.
         out: a TIFF, or a folder.
         overwrite: whether to replace maps.
+        outputs: what the command writes in place of maps.
 
     Raises:
         UsageError: there are no scenes, or a map exists, is wanted twice, or is a scene.
     """
     for text in (*given, out):
-        _check_path(text)
+        _check_path(text, outputs.command)
     target = Path(out)
     single = len(given) == 1 and _is_raster(given[0])
-    scenes = [Path(given[0])] if single else _scenes(given, target)
-    if single:
+    scenes = [Path(given[0])] if single else _scenes(given, target, outputs.command)
+    if single and outputs.single:
         work = [Work(str(scenes[0]), str(_map_file(target)))]
     else:
         folder = Path(given[0]) if len(given) == 1 and Path(given[0]).is_dir() else None
-        work = [Work(str(path), str(target / name)) for path, name in _named(scenes, folder)]
-        if target.suffix.lower() in TIFF_SUFFIXES or (target.exists() and not target.is_dir()):
+        named = _named(scenes, folder, outputs.suffix)
+        work = [Work(str(path), str(target / name)) for path, name in named]
+        is_named_file = target.suffix.lower() in {*TIFF_SUFFIXES, outputs.suffix}
+        if is_named_file or (target.exists() and not target.is_dir()):
+            scenes_are = "is 1 scene" if len(work) == 1 else f"are {len(work)} scenes"
             raise UsageError(
-                f"--out {out}: there are {len(work)} scenes, whose maps go into a folder; name one"
+                f"--out {out}: there {scenes_are}, whose {outputs.what}s go into a folder; name one"
             )
-    _check_maps(work, overwrite=overwrite)
+    _check_outputs(work, outputs, overwrite=overwrite)
     return work
 
 
-def _check_path(text: str) -> None:
+def _check_path(text: str, command: str) -> None:
     try:
         check_file_path(text)
     except ValueError as error:
-        raise UsageError(f"predict: {shown(text)} {error}") from None
+        raise UsageError(f"{command}: {shown(text)} {error}") from None
     if "://" in text:
         raise UsageError(
-            f"predict: {shown(text)} is no local path; copy the scenes to a local disk first"
+            f"{command}: {shown(text)} is no local path; copy the scenes to a local disk first"
         )
 
 
@@ -77,7 +102,7 @@ def _is_raster(text: str) -> bool:
     )
 
 
-def _scenes(given: Sequence[str], out: Path) -> list[Path]:
+def _scenes(given: Sequence[str], out: Path, command: str) -> list[Path]:
     """Return all scenes, in the order in which they were named, each once."""
     found: dict[Path, None] = {}
     for text in given:
@@ -93,7 +118,7 @@ def _scenes(given: Sequence[str], out: Path) -> list[Path]:
             ]
             advice = "holds no TIFF; give another folder, or name the scenes"
         elif path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
-            scenes = _listed(path)
+            scenes = _listed(path, command)
             advice = f"lists no scenes; write one row per scene, with a column {COLUMN}"
         elif path.is_file() or not glob.has_magic(text):
             scenes, advice = [path], ""
@@ -101,24 +126,24 @@ def _scenes(given: Sequence[str], out: Path) -> list[Path]:
             scenes = [Path(item) for item in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
             advice = "no file matches; check the pattern, and quote it"
         if not scenes:
-            raise UsageError(f"predict: {text}: {advice}")
+            raise UsageError(f"{command}: {text}: {advice}")
         found |= dict.fromkeys(scenes)
     return list(found)
 
 
-def _listed(table: Path) -> list[Path]:
-    where = f"predict: {table}"
+def _listed(table: Path, command: str) -> list[Path]:
+    where = f"{command}: {table}"
     scenes = []
     for place, _, cells in open_table(table, needed=(COLUMN,), optional=(), where=where).rows:
         if not cells[COLUMN]:
             raise UsageError(f"{place}: has no {COLUMN}; name a scene")
-        _check_path(cells[COLUMN])
+        _check_path(cells[COLUMN], command)
         scenes.append(table.parent / cells[COLUMN])
     return scenes
 
 
-def _named(scenes: Sequence[Path], folder: Path | None) -> list[tuple[Path, Path]]:
-    """Return each scene with its map's path below the folder of maps.
+def _named(scenes: Sequence[Path], folder: Path | None, suffix: str) -> list[tuple[Path, Path]]:
+    """Return each scene with its output's path below the folder of outputs.
 
     The path is that of the scene below ``folder``, or below the folder that all scenes share.
     """
@@ -128,7 +153,7 @@ def _named(scenes: Sequence[Path], folder: Path | None) -> list[tuple[Path, Path
     else:
         common = Path(os.path.commonpath([path.parent for path in absolute]))
     return [
-        (scene, path.relative_to(common).with_suffix(".tif"))
+        (scene, path.relative_to(common).with_suffix(suffix))
         for scene, path in zip(scenes, absolute, strict=True)
     ]
 
@@ -146,23 +171,27 @@ def _map_file(out: Path) -> Path:
     return out
 
 
-def _check_maps(work: Sequence[Work], *, overwrite: bool) -> None:
+def _check_outputs(work: Sequence[Work], outputs: Outputs, *, overwrite: bool) -> None:
+    what = outputs.what
     scenes = {Path(item.scene).resolve() for item in work}
     owners: dict[Path, str] = {}
     existing = []
     for item in work:
-        for path in map(Path, MapPaths.of(Path(item.map))):
+        for path in outputs.files(Path(item.map)):
             target = path.resolve()
             if target in scenes:
-                raise UsageError(f"--out: the map {path} would replace a scene; name another place")
+                raise UsageError(
+                    f"--out: the {what} {path} would replace a scene; name another place"
+                )
             if target in owners:
                 raise UsageError(
-                    f"--out: the maps of {owners[target]} and {item.scene} would both be {path}; "
-                    "rename one of the scenes"
+                    f"--out: the {what}s of {owners[target]} and {item.scene} would both be "
+                    f"{path}; rename one of the scenes"
                 )
             owners[target] = item.scene
             if path.is_symlink() or path.exists():
                 existing.append(path)
     if existing and not overwrite:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise UsageError(f"--out: {existing[0]}{more} exist already; add --overwrite to replace")
+        advice = f"add {outputs.replaces} to replace" if outputs.replaces else "name another folder"
+        raise UsageError(f"--out: {existing[0]}{more} exist already; {advice}")

@@ -9,8 +9,12 @@ from typing import Any
 
 from benchmark.cluster.connection import Cluster
 from benchmark.mapping.finding import find_work
-from benchmark.mapping.running import MapResult, map_here, map_many, plan_maps
+from benchmark.mapping.pooled import map_many
+from benchmark.mapping.running import MapResult, count_patches, map_here, plan_maps
 from benchmark.progress import LoggedProgress, Progress
+
+FEW_PATCHES = 128
+"""One scene of so many patches is done sooner in this process than Ray starts."""
 
 
 def predict_maps(
@@ -25,7 +29,8 @@ def predict_maps(
 ) -> list[MapResult]:
     """Slide an exported model over scenes and write a map of each.
 
-    One raster is mapped in this process; several on Ray, where a scene that fails is a result.
+    One small raster is mapped in this process, unless ``address`` is given; a large one and several
+    on Ray. The maps have the same bits. A scene of several that fails is a result.
 
     Args:
         model: the exported folder.
@@ -42,7 +47,7 @@ def predict_maps(
     plan = plan_maps(str(model), **options)
     works = find_work(scenes, str(out), overwrite=overwrite)
     shown = progress or LoggedProgress()
-    if len(works) == 1:
+    if len(works) == 1 and address is None and count_patches(plan, works[0]) <= FEW_PATCHES:
         return [map_here(plan, works[0], shown)]
     with nullcontext(address) if isinstance(address, Cluster) else Cluster(address) as cluster:
         return map_many(plan, works, cluster, shown)

@@ -113,20 +113,14 @@ def open_map(
         BenchmarkError: the disk is full.
     """
     import rasterio
-    from rasterio.errors import RasterioError
 
     paths = MapPaths.of(out)
-    folder = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex}")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from None
     profile = {
         **{"driver": "GTiff", "count": 1, "compress": "lzw", "bigtiff": "if_safer"},
         **{"height": scene.height, "width": scene.width},
         **{"crs": scene.crs, "transform": scene.transform},
     }
-    try:
+    with hidden_folder(out) as folder:
         with ExitStack() as stack:
             files = [
                 stack.enter_context(
@@ -141,12 +135,32 @@ def open_map(
             files[1].set_band_description(1, "probability of the class")
             files[1].update_tags(**tags)
             yield MapWriter(*files)
-        _copy(folder / "classes.tif", folder / "classes.cog.tif", resampling="MODE")
-        _copy(folder / "confidence.tif", folder / "confidence.cog.tif", resampling="AVERAGE")
+        for name, resampling in (("classes", "MODE"), ("confidence", "AVERAGE")):
+            source, target = folder / f"{name}.tif", folder / f"{name}.cog.tif"
+            copy_to_cog(source, target, overview_resampling=resampling)
         (folder / "names.xml").write_text(_names_document(classes), encoding="utf-8")
         (folder / "confidence.cog.tif").replace(paths.confidence)
         (folder / "names.xml").replace(paths.names)
         (folder / "classes.cog.tif").replace(paths.classes)
+
+
+@contextmanager
+def hidden_folder(out: Path) -> Iterator[Path]:
+    """Yield a new folder beside the file ``out``, which is deleted at the end with what it holds.
+
+    Raises:
+        UsageError: the folder cannot be made.
+        BenchmarkError: a file in it cannot be written.
+    """
+    from rasterio.errors import RasterioError
+
+    folder = out.with_name(f".{out.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from None
+    try:
+        yield folder
     except (RasterioError, OSError) as error:
         reason = one_line(error.__cause__ or error)
         raise BenchmarkError(f"{out}: cannot be written ({reason})") from None
@@ -172,17 +186,11 @@ def _describe(file: Any, classes: Sequence[str], tags: Mapping[str, str]) -> Non
     file.update_tags(**tags)
 
 
-def _copy(source: Path, target: Path, *, resampling: str) -> None:
+def copy_to_cog(source: Path, target: Path, **options: Any) -> None:
+    """Write a raster as a Cloud Optimized GeoTIFF; ``options`` are those of GDAL's driver."""
     from rasterio.shutil import copy
 
-    copy(
-        source,
-        target,
-        driver="COG",
-        compress="DEFLATE",
-        overview_resampling=resampling,
-        bigtiff="IF_SAFER",
-    )
+    copy(source, target, driver="COG", compress="DEFLATE", bigtiff="IF_SAFER", **options)
 
 
 def _names_document(classes: Sequence[str]) -> str:

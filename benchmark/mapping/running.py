@@ -1,32 +1,28 @@
-"""Map one scene in this process, or many with a pool of Ray actors."""
+"""Plan the maps of a model, and map a scene in this process."""
 
 from __future__ import annotations
 
-import json
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.errors import BenchmarkError, UsageError, one_line
+from benchmark.errors import BenchmarkError, UsageError
 from benchmark.exporting.running import PROGRAM, check_trusted, open_model, read_description
 from benchmark.fields import shown
+from benchmark.mapping.axes import Grid
 from benchmark.mapping.finding import Work
 from benchmark.mapping.rasters import MAX_CLASSES, MapPaths
 from benchmark.mapping.scenes import Needs, open_scene
-from benchmark.mapping.sliding import map_scene, num_patches
+from benchmark.mapping.sliding import classify_rows, write_map
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from benchmark.cluster.connection import Cluster
     from benchmark.exporting.running import OpenedModel
-    from benchmark.progress import Progress, StageProgress
-
-RESTARTS: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
-"""By default, Ray retries a scene that kills its process for ever."""
+    from benchmark.mapping.scenes import Scene
+    from benchmark.mapping.sliding import PatchRow
+    from benchmark.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +31,18 @@ class Plan:
 
     model: str
     """The exported folder."""
+    classes: tuple[str, ...]
+    """Names of the K classes."""
     needs: Needs
     stride: int
     tags: dict[str, str]
     trust_code: bool
     """Whether the folder's code may run; a program was checked on the driver."""
+
+    def grid(self, scene: Scene) -> Grid:
+        """Return where the patches of an open scene lie."""
+        shape = scene.dataset.shape
+        return Grid.of(shape, patch_size=self.needs.patch_size, stride=self.stride)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,24 +118,29 @@ def plan_maps(
     }
     needs = Needs(names, size, tuple(bands), value_range)
     trust_code = trust_code or described["kind"] == PROGRAM
-    return Plan(model=model, needs=needs, stride=stride, tags=tags, trust_code=trust_code)
+    return Plan(
+        model=model,
+        classes=tuple(classes),
+        needs=needs,
+        stride=stride,
+        tags=tags,
+        trust_code=trust_code,
+    )
 
 
 def map_here(plan: Plan, work: Work, progress: Progress) -> MapResult:
-    """Map one scene in this process.
+    """Map one scene in this process, with one thread, as an actor does.
 
     Raises:
         UsageError: the model or the scene cannot be used.
     """
-    with open_scene(work.scene, plan.needs) as scene:
-        count = num_patches(
-            scene.dataset.shape, patch_size=plan.needs.patch_size, stride=plan.stride
-        )
-    model = open_model(plan.model, trust_code=plan.trust_code)
+    count = count_patches(plan, work)
     stage = progress.stage("predict", num_cells=1, num_items=count, unit="patches")
     stage.start(work.scene)
     try:
-        result = _map(plan, model, work, on_patches=stage.advance)
+        with one_thread():
+            model = open_model(plan.model, trust_code=plan.trust_code)
+            result = map_whole(plan, model, work, on_patches=stage.advance)
         stage.done(work.scene)
     except BenchmarkError as error:
         stage.failed(work.scene, str(error))
@@ -142,95 +150,64 @@ def map_here(plan: Plan, work: Work, progress: Progress) -> MapResult:
     return result
 
 
-def map_many(
-    plan: Plan, works: Sequence[Work], cluster: Cluster, progress: Progress
-) -> list[MapResult]:
-    """Map scenes with a pool of Ray actors; a scene that fails is a result, not an error.
+def count_patches(plan: Plan, work: Work) -> int:
+    """Return the number of patches of a scene.
 
-    Scenes, model and maps lie on disks that all machines of the cluster share.
+    Raises:
+        UsageError: the scene does not suit the model.
     """
-    stage = progress.stage("predict", num_cells=len(works), num_items=None, unit="patches")
-    found: dict[str, MapResult] = {}
-    reason = "its process died repeatedly (out of memory?)"
+    with open_scene(work.scene, plan.needs) as scene:
+        return plan.grid(scene).num_patches
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: several would sum in another order than an actor, which has one."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        for row in _stream(plan, works, cluster):
-            result = MapResult(**json.loads(row["result"]))
-            found[result.scene] = result
-            _report(stage, result)
-    except BenchmarkError as error:
-        reason = str(error)
-    except Exception as error:  # Ray raises what the worker raised, of any type
-        reason = f"the pipeline stopped: {one_line(error)}"
-    for item in works:
-        if item.scene not in found:
-            found[item.scene] = _failed(item, reason)
-            _report(stage, found[item.scene])
-    stage.close()
-    return [found[item.scene] for item in works]
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
-class MapActor:
-    """Holds the model and maps scenes (a Ray Data actor)."""
-
-    def __init__(self, plan: Plan, num_threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(num_threads)
-        self._plan = plan
-        self._model = open_model(plan.model, trust_code=plan.trust_code)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Map the scene of a block of one row; return one row with the result as JSON."""
-        import pyarrow as pa
-
-        work = Work(**json.loads(block["work"][0].as_py()))
-        try:
-            result = _map(self._plan, self._model, work)
-        except Exception as error:  # of any type: other scenes may work
-            result = _failed(work, one_line(error))
-        return pa.table({"result": [json.dumps(result.to_json())]})
-
-
-def _stream(plan: Plan, works: Sequence[Work], cluster: Cluster) -> Iterator[dict[str, Any]]:
-    from benchmark.cluster.pools import plan_pool
-    from benchmark.cluster.streaming import Items, read_items, status_rows
-
-    pool = plan_pool(cluster.connect(), num_actors=None, wants_gpu=False)
-    num_actors = min(pool.num_actors, len(works))
-    with warnings.catch_warnings():
-        # The only way to bound restarts; deprecated before it has a replacement.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        dataset = read_items(Items("scenes", works, read_work), num_items=len(works)).map_batches(
-            MapActor,
-            fn_constructor_args=(plan, pool.num_threads),
-            batch_size=1,
-            batch_format="pyarrow",
-            concurrency=num_actors,
-            num_cpus=pool.num_cpus,
-            **RESTARTS,
-        )
-    return status_rows(dataset)
-
-
-def read_work(work: Work) -> pa.Table:
-    """Return one row that names a scene and its map (a Ray Data read task)."""
-    import pyarrow as pa
-
-    return pa.table({"work": [json.dumps(work._asdict())]})
-
-
-def _map(
+def map_whole(
     plan: Plan,
     model: OpenedModel,
     work: Work,
     *,
     on_patches: Callable[[int], None] = lambda _: None,
 ) -> MapResult:
+    """Map a scene with an open model; ``on_patches`` gets the number of further patches.
+
+    Raises:
+        UsageError: the scene cannot be used.
+    """
+    with open_scene(work.scene, plan.needs) as scene:
+        grid = plan.grid(scene)
+        rows = classify_rows(model, scene, grid, 0, len(grid.rows))
+        return write_result(plan, work, scene, rows, on_patches=on_patches)
+
+
+def write_result(
+    plan: Plan,
+    work: Work,
+    scene: Scene,
+    rows: Iterable[PatchRow],
+    *,
+    on_patches: Callable[[int], None] = lambda _: None,
+) -> MapResult:
+    """Write the map of a scene from the rows of its patches, and tell what it holds."""
     began = time.perf_counter()
     out = Path(work.map)
     tags = {**plan.tags, "SCENE": Path(work.scene).name}
-    with open_scene(work.scene, plan.needs) as scene:
-        mapped = map_scene(model, scene, out, stride=plan.stride, tags=tags, on_patches=on_patches)
+    mapped = write_map(
+        rows, scene, plan.grid(scene), out, plan.classes, tags=tags, on_patches=on_patches
+    )
     return MapResult(
         scene=work.scene,
         map=work.map,
@@ -243,16 +220,9 @@ def _map(
     )
 
 
-def _failed(work: Work, reason: str) -> MapResult:
+def failed_map(work: Work, reason: str) -> MapResult:
+    """Return the result of a scene that has no map."""
     confidence = str(MapPaths.of(Path(work.map)).confidence)
     return MapResult(
         scene=work.scene, map=work.map, confidence=confidence, status="failed", reason=reason
     )
-
-
-def _report(stage: StageProgress, result: MapResult) -> None:
-    if result.status == "failed":
-        stage.failed(result.scene, result.reason)
-        return
-    stage.advance(result.num_patches)
-    stage.done(result.scene)

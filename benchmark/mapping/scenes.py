@@ -33,7 +33,7 @@ class Needs(NamedTuple):
     """Pixel values that become 0 and 255; used for scenes that are not uint8."""
 
 
-class Strip(NamedTuple):
+class Area(NamedTuple):
     """A window of a scene."""
 
     pixels: NDArray[np.uint8]
@@ -54,7 +54,7 @@ class Scene:
     alpha: int | None
     """The band whose zeros are pixels without data."""
 
-    def read(self, row: int, column: int, height: int, width: int) -> Strip:
+    def read(self, row: int, column: int, height: int, width: int) -> Area:
         """Return a window, all in px.
 
         Raises:
@@ -83,7 +83,7 @@ class Scene:
         if self.alpha is not None and not (shows := stored[self.alpha - 1] != 0).all():
             pixels[:, ~shows] = 0
             has_data &= shows
-        return Strip(pixels, has_data)
+        return Area(pixels, has_data)
 
 
 @contextmanager

@@ -171,6 +171,7 @@ class ReportData:
         notes: warnings, shown at the top.
         metrics: tables of that section: every metric of every cell, and paired differences.
         train_set: what the headline's methods were trained on; empty: all of train.
+        flips: over which predictions are averaged, e.g. ``left-right, up-down``; empty: none.
         crossings: sentences on the number of labels from which fine-tuning is ahead.
         labels: tables of the train sets, and of the score on each.
         folds: tables of the folds of a cross-validation, and of the score on each.
@@ -206,6 +207,7 @@ class ReportData:
     notes: tuple[str, ...] = ()
     metrics: tuple[Table, ...] = ()
     train_set: str = ""
+    flips: str = ""
     crossings: tuple[str, ...] = ()
     labels: tuple[Table, ...] = ()
     folds: tuple[Table, ...] = ()

@@ -111,6 +111,11 @@ class Stage(ABC):
             UsageError: the user's input is wrong.
         """
 
+    def ready(self, context: Context, cells: Sequence[Cell]) -> Sequence[Cell]:
+        """Return those of the cells left to compute that need none of the others first."""
+        del context
+        return cells
+
     def tables(self, context: Context) -> list[TextTable]:
         """Return the tables to print at the end of the stage."""
         del context
@@ -157,7 +162,7 @@ class Stage(ABC):
                 for cell in self.cells(context)
                 if cell.artefact.path not in tried and not cell.artefact.is_complete
             ]:
-                taken = self._compute_free(context, cells)
+                taken = self._compute_free(context, self.ready(context, cells))
                 tried |= taken
                 if not taken:
                     awaited = self._note_holders(context, cells, awaited)

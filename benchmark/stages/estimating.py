@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmark.experiment.cells import Cell, CellResult, TextTable
+from benchmark.derived import describe_made
+from benchmark.experiment.cells import Cell, CellResult, TextTable, count_flips
 from benchmark.experiment.context import Context
 from benchmark.experiment.label_sets import epoch_factor
 from benchmark.experiment.rates import (
@@ -96,6 +97,8 @@ class Estimate:
     stages: tuple[StageEstimate, ...]
     prices: tuple[str, ...] = ()
     """What the backbones cost whose image processor runs on the CPU, in sentences."""
+    made: str = ""
+    """Which backbones are made from stored embeddings, as a sentence; or nothing."""
 
     @property
     def minutes(self) -> float | None:
@@ -156,6 +159,8 @@ class Estimate:
     def _notes(self) -> Iterable[str]:
         yield f"{_describe(self.patches)}."
         yield from self.prices
+        if self.made:
+            yield self.made
         unknown = [f"{item.stage}{_named(item.no_rate)}" for item in self.stages if item.no_rate]
         if unknown:
             yield (
@@ -202,7 +207,9 @@ def estimate(
         for item in context.backbones
         if item.processor is not None and item.name in used
     )
-    return Estimate(patches, tuple(ledger.stages.values()), prices)
+    is_finetuning = context.experiment.finetune is not None
+    made = describe_made(context.backbones, is_finetuning=is_finetuning)
+    return Estimate(patches, tuple(ledger.stages.values()), prices, made)
 
 
 def count_patches(context: Context) -> PatchCounts:
@@ -334,6 +341,8 @@ class _Ledger:
 
     def _not_embedded(self, cell: Cell) -> int | None:
         """Return the patches of the parts that an earlier run has not embedded."""
+        if cell.flipped is not None:
+            return count_flips(cell, self.patches.num_patches, self.patches.num_train)
         if not self.context.patches.is_complete:
             return self.patches.num_patches
         done = set(cell.artefact.files("part-"))

@@ -47,8 +47,9 @@ class CellSearch:
     """Whether trials are trained in rungs."""
     begin: Callable[[Account], None] | None = None
     """Called once the cell is leased, before its first trial."""
-    needs: Artefact | None = None
-    """The artefact that must be complete before the first trial; this run may still compute it."""
+    needs: tuple[Artefact, ...] = ()
+    """The artefacts that must be complete before the first trial; this run may still compute
+    them."""
     memory: Callable[[], float] | None = None
     """Returns the bytes that each trial books (0: none); called once, after ``begin``. Raises
     BenchmarkError if no machine has them."""
@@ -252,21 +253,24 @@ class CellSearcher(Searcher):
 
     def _is_ready(self, number: int) -> bool:
         """Return whether a search can begin; fail it if nothing will compute its input."""
+        return all(self._is_there(number, needed) for needed in self._items[number].needs)
+
+    def _is_there(self, number: int, needed: Artefact) -> bool:
         item = self._items[number]
-        if item.needs is None or item.needs.path in self._ready:
+        if needed.path in self._ready:
             return True
-        now, looked = time.monotonic(), self._looked.get(item.needs.path)
+        now, looked = time.monotonic(), self._looked.get(needed.path)
         if looked is not None and now - looked < POLL_S:
             return False
-        state = self._context.readiness(item.needs)
+        state = self._context.readiness(needed)
         if state == "blocked":
             self._open.remove(number)
-            self._context.block(item.cell.artefact, item.needs)
-            self._progress.failed(item.cell.label, self._context.why_missing(item.needs))
+            self._context.block(item.cell.artefact, needed)
+            self._progress.failed(item.cell.label, self._context.why_missing(needed))
         elif state == "ready":
-            self._ready.add(item.needs.path)
+            self._ready.add(needed.path)
         else:
-            self._looked[item.needs.path] = now
+            self._looked[needed.path] = now
         return state == "ready"
 
     def _start(self, number: int) -> bool:

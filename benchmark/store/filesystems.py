@@ -7,9 +7,9 @@ their package is installed.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
@@ -19,6 +19,8 @@ from benchmark.errors import UsageError, did_you_mean
 from benchmark.store.deadlines import within
 from benchmark.store.retries import explain
 from benchmark.store.uris import SCHEMES, check_uri, is_installed
+
+T = TypeVar("T")
 
 S3_SETTINGS = ("endpoint_override", "region", "scheme")
 """Settings in the query of an ``s3://`` URI, named as in Arrow's own URIs."""
@@ -183,4 +185,37 @@ def _open_fsspec(uri: str) -> tuple[Any, str]:
     import fsspec
 
     fs, root = fsspec.core.url_to_fs(uri)
-    return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), str(root).rstrip("/")
+    return pafs.PyFileSystem(Driver(fs)), str(root).rstrip("/")
+
+
+class Driver(pafs.FSSpecHandler):  # type: ignore[misc]
+    """A file system of fsspec for Arrow, whose failures are ``OSError``.
+
+    Its packages raise what they like. Arrow's own handler asks whether there is a file before it
+    opens it, and takes a refusal for "no".
+    """
+
+    def get_file_info(self, paths: Any) -> Any:
+        """Return what is at the paths."""
+        return _asked(super().get_file_info, paths)
+
+    def get_file_info_selector(self, selector: Any) -> Any:
+        """Return what is in a folder."""
+        return _asked(super().get_file_info_selector, selector)
+
+    def open_input_stream(self, path: str) -> Any:
+        """Open a file, to be read from its begin."""
+        return self.open_input_file(path)
+
+    def open_input_file(self, path: str) -> Any:
+        """Open a file, to be read at any place."""
+        return pa.PythonFile(_asked(self.fs.open, path, mode="rb"), mode="r")
+
+
+def _asked(work: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    try:
+        return work(*arguments, **options)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error

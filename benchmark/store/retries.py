@@ -74,7 +74,10 @@ REASONS = (
         "the credentials are wrong; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     ),
     (r"REQUEST_TIME_TOO_SKEWED", "the clock of this machine is wrong; set it"),
-    (r"ACCESS_DENIED|HTTP status 403", "access denied; check the credentials and their rights"),
+    (
+        r"ACCESS_DENIED|HTTP status 403|AuthorizationFailure|AuthenticationFailed|PermissionMism",
+        "access denied; check the credentials and their rights",
+    ),
     (r"NO_SUCH_BUCKET|Bucket '.*' not found", "there is no such bucket; check the URI"),
     (r"SLOW_DOWN|THROTTLING|HTTP status 429", "the store throttles requests; run again later"),
     (

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from benchmark import config
 from benchmark.catalog.roots.address import is_remote
 from benchmark.config import Experiment
+from benchmark.derived import sources_of
 from benchmark.errors import UsageError
 from benchmark.store.uris import check_uri
 from benchmark.submission.jobserver import JobServer
@@ -95,7 +96,9 @@ def load(path: Path, settings: Iterable[str]) -> Experiment:
 
     experiment = config.load(path, settings)
     ours = tuple(
-        name for name in experiment.backbones if not experiment.model_of(name).startswith(SOURCES)
+        name
+        for name in experiment.backbones
+        if not any(model.startswith(SOURCES) for model in sources_of(experiment, name))
     )
     if ours == experiment.backbones:
         check_names(experiment)

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ import torch
 
 from benchmark.errors import CellError
 from benchmark.finetune_settings import FinetuneConfig
+from benchmark.flipping import predict_flipped
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.specs import Backbone
 from benchmark.store import provenance
@@ -36,6 +37,9 @@ from benchmark.training.checkpoints import (
 )
 from benchmark.training.feeds import Feed, Shard, SplitReader
 from benchmark.training.loop import CHECK_EVERY, MemoryShort, Ranks, Training, Validation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 logger = logging.getLogger("benchmark")
 
@@ -75,6 +79,8 @@ class Job:
     num_threads: int
     """Of torch, without a GPU."""
     num_workers: int
+    flips: tuple[str, ...] = ()
+    """Flips of val and test over which predictions are averaged."""
     uses_gpus: bool = False
     """Whether its workers have booked GPUs; a process also sees the GPUs of others."""
     keep_bytes: int = 2**30
@@ -327,12 +333,17 @@ class Worker:
         """Write this worker's part of the table ``predictions``: val and test, no labels."""
         job = self._job
         ids, scores = [], []
+
+        def predict(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            found: NDArray[np.float32] = training.predict(torch.from_numpy(pixels)).cpu().numpy()
+            return found
+
         for split in ("val", "test"):
             for samples in SplitReader(
                 job.patches, job.shape, split, shard=self._shard, with_labels=False
             ):
                 ids.append(samples.ids)
-                scores.append(training.predict(samples.pixels).cpu().numpy())
+                scores.append(predict_flipped(predict, samples.pixels.numpy(), job.flips))
         num_classes = len(job.class_counts)
         y_score = np.concatenate([*scores, np.empty((0, num_classes), np.float32)])
         if not np.isfinite(y_score).all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder, Preprocessing
 from benchmark.options import BackboneOptions
 from benchmark.specs import Backbone, Publication
+from tests.tiny_models import COMMIT, cache_timm
 
 RGB = ("red", "green", "blue")
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODELS = {
     "test_resnet.r160_in1k": (160, 168, 96),
     "test_vit.r160_in1k": (160, 168, 64),
@@ -44,17 +45,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
-    def put(model: str) -> Path:
-        folder = tmp_path / "hub" / f"models--timm--{model}"
-        snapshot = folder / "snapshots" / COMMIT
-        snapshot.mkdir(parents=True)
-        (folder / "refs").mkdir()
-        (folder / "refs/main").write_text(COMMIT)
-        torch.manual_seed(0)
-        save_file(timm.create_model(model).state_dict(), snapshot / "model.safetensors")
-        return snapshot / "model.safetensors"
-
-    return put
+    return partial(cache_timm, tmp_path / "hub")
 
 
 def resolve(model: str, **options: Any) -> Backbone:

@@ -11,6 +11,7 @@ import pytest
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.names import check_names, resolve_backbones
 from benchmark.config import BackboneOptions, Experiment, build
+from benchmark.derived import sources_of
 from benchmark.errors import UsageError
 from benchmark.variants import choose, leaders
 from tests.tiny_models import write_tiny
@@ -117,3 +118,51 @@ def test_variants_count_as_cells() -> None:
             heads=["knn"],
             protocol={"label_fractions": shares},
         )
+
+
+def made(of: str | list[str], *names: str, **tables: dict[str, Any]) -> Experiment:
+    """Return an experiment with two variants of a network, and a backbone made from others."""
+    own = {"of": of, "truncate": 4} if isinstance(of, str) else {"concat": of}
+    options = {"random": {"layers": [-1, -2]}, "made": own, **tables}
+    # What others are made from may come later.
+    more = {"backbones": ["made", "random", *names], "backbone": options}
+    return build({"name": "x", "dataset": DATASET, **more}, where="x.toml")
+
+
+def test_backbones_are_made_from_variants_by_their_whole_names() -> None:
+    short, last, hidden = resolve_backbones(made("random@layer=-2"))
+    assert short.derived is not None and short.dim == 4
+    assert short.derived.parents == ("random@layer=-2",) == (hidden.name,)
+    joined, *_ = resolve_backbones(made(["random@layer=-1", "random@layer=-2"]))
+    assert joined.derived is not None and joined.dim == (last.dim or 0) + (hidden.dim or 0)
+    assert list(sources_of(made("random@layer=-2"), "made")) == ["random"]
+
+
+@pytest.mark.parametrize(
+    ("of", "problem"),
+    [
+        ("random", r"'of' names 'random', which lists layers .* one of .*'random@layer=-1'$"),
+        (["random@layer=-1", "random"], r"'concat' names 'random', which lists layers"),
+        ("random@layer=-3", r"'random@layer=-3', which is not among .* mean 'random@layer=-"),
+    ],
+)
+def test_a_parent_with_variants_is_never_one_of_them_by_chance(
+    of: str | list[str], problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem) as caught:
+        check_names(made(of))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lists", [{"layers": [-1, -2]}, {"pooling": ["mean", "gem"]}])
+def test_what_is_made_from_stored_embeddings_has_no_variants(lists: dict[str, Any]) -> None:
+    own = {"of": "random@layer=-1", "truncate": 4, **lists}
+    with pytest.raises(UsageError, match=rf"'{next(iter(lists))}' does not apply beside 'of'"):
+        made("random@layer=-1", "other", other=own)
+
+
+def test_a_name_of_the_list_is_no_variant() -> None:
+    name = "random@layer=-2"
+    twice = made(name, name, **{name: {"model": "mean_color"}})
+    with pytest.raises(UsageError, match=r"'random@layer=-2' is both a name in 'backbones' and"):
+        check_names(twice)

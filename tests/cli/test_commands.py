@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CATALOGS = ("datasets", "backbones", "heads", "metrics")
 COMMANDS = (
     *("list", "init", "check", "run", *STAGES.names(), "status", "submit", "prepare", "export"),
-    *("describe", "footprints", "predict", "du", "clean"),
+    *("describe", "footprints", "predict", "embed-scenes", "du", "clean"),
 )
 ON_EXPERIMENT = ("run", *STAGES.names(), "status", "submit")
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from benchmark.catalog.handcrafted import FitPca
 from benchmark.cluster.connection import Cluster
 from benchmark.config import BackboneOptions, DatasetConfig, Experiment, build
+from benchmark.derived import Derivation
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.context import CODE_VERSIONS, Context
 from benchmark.experiment.identity import backbone_inputs
@@ -268,6 +269,7 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "protocol.label_fractions": ([1.0, 0.5], OF_GRID),
     "protocol.shots": ([5], OF_GRID),
     "protocol.cross_validation": (3, OF_GRID),
+    "protocol.flips": ("all", OF_GRID),
     "protocol.transfer.train": ([["east"], ["west"]], OF_GRID),
     "protocol.transfer.test": (["east"], OF_GRID),
     "evaluate.num_resamples": (10, FROM_EVALUATE),
@@ -407,6 +409,7 @@ BACKBONE_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "alias_of": ("other", OF_BACKBONE),
     "product": (object(), OF_BACKBONE),
     "shared": (Shared(torch.nn.Conv2d, None, group="other"), set()),
+    "derived": (Derivation(parents=()), OF_BACKBONE),
     "version": (2, OF_BACKBONE),
     "own": ({"code": "1"}, OF_BACKBONE),
 }

@@ -10,8 +10,12 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
+from tests.exporting.cells import draw as draw_patches
+
 RGB = ("red", "green", "blue")
 SIDE = 16
+PATCH = 32
+"""Side of the patches of the exported model, in px."""
 
 
 class Model:
@@ -50,3 +54,17 @@ def write_scene(path: Path, pixels: NDArray[Any], **settings: Any) -> Path:
     with rasterio.open(path, "w", **profile) as file:
         file.write(pixels)
     return path
+
+
+def mosaic(rows: int, columns: int, *, seed: int = 5) -> NDArray[np.uint8]:
+    """Return patches of all classes side by side, (3, 32 rows, 32 columns)."""
+    patches, _ = draw_patches(rows * columns, seed=seed)
+    grid = patches.reshape(rows, columns, 3, PATCH, PATCH).transpose(2, 0, 3, 1, 4)
+    return np.maximum(grid.reshape(3, rows * PATCH, columns * PATCH), 1)
+
+
+def read(path: Path) -> NDArray[Any]:
+    """Return the first band of a raster, (H, W)."""
+    with rasterio.open(path) as file:
+        found: NDArray[Any] = file.read(1)
+    return found

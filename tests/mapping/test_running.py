@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +10,16 @@ import pytest
 import rasterio
 
 import benchmark as bm
-from benchmark.catalog.backbones import BACKBONES
 from benchmark.cli.commands import invoke
 from benchmark.errors import UsageError
-from benchmark.experiment.context import Context
 from benchmark.exporting import running as exporting
-from benchmark.exporting.folder import export
 from benchmark.exporting.running import write_description
 from benchmark.mapping.rasters import NODATA
 from benchmark.mapping.running import plan_maps
-from tests.exporting.cells import CLASSES, draw, write_cell
-from tests.mapping.pictures import write_scene
+from tests.exporting.cells import CLASSES
+from tests.mapping.pictures import mosaic, read, write_scene
 
 SIDE = 32
-
-
-@pytest.fixture
-def model(open_small: Callable[..., Context], tmp_path: Path) -> Path:
-    """An exported folder: a head on the mean colours, as a program."""
-    context = open_small(backbones=[BACKBONES.get("mean_color")])
-    write_cell(context)
-    out = tmp_path / "model"
-    return export(context, backbone="mean_color", method="logistic_regression", seed=0, out=out)
-
-
-def mosaic(rows: int, columns: int, *, seed: int = 5) -> np.ndarray:
-    """Return patches of all classes side by side, (3, 32 rows, 32 columns)."""
-    patches, _ = draw(rows * columns, seed=seed)
-    grid = patches.reshape(rows, columns, 3, SIDE, SIDE).transpose(2, 0, 3, 1, 4)
-    return np.maximum(grid.reshape(3, rows * SIDE, columns * SIDE), 1)
-
-
-@pytest.fixture
-def predict(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[Any]]]:
-    """Run the command; return its exit code and the maps of its document."""
-
-    def predict(*arguments: object) -> tuple[int, list[Any]]:
-        code = invoke(["predict", *map(str, arguments), "--json"])
-        return code, json.loads(capsys.readouterr().out)["maps"]
-
-    return predict
-
-
-def read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as file:
-        return np.asarray(file.read(1))
 
 
 def check(model: Path, pixels: np.ndarray, out: Path) -> None:

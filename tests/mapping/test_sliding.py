@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.mapping import rasters, sliding
+from benchmark.mapping.axes import Grid
 from benchmark.mapping.rasters import NODATA, class_colors
 from benchmark.mapping.scenes import Needs, open_scene
-from benchmark.mapping.sliding import Mapped, map_scene, num_patches
+from benchmark.mapping.sliding import Mapped, classify_rows, write_map
 from tests.mapping.pictures import RGB, SIDE, Model, draw, write_scene
 
 
 def make_map(scene: Path, out: Path, *, stride: int = SIDE, **needs: Any) -> Mapped:
     with open_scene(str(scene), Needs(RGB, SIDE, **needs)) as found:
-        return map_scene(Model(), found, out, stride=stride, tags={"MODEL": "toy"})
+        grid = Grid.of(found.dataset.shape, patch_size=SIDE, stride=stride)
+        rows = classify_rows(Model(), found, grid, 0, len(grid.rows))
+        return write_map(rows, found, grid, out, Model.classes, tags={"MODEL": "toy"})
 
 
 def read(path: Path) -> NDArray[Any]:
@@ -63,7 +66,7 @@ def test_each_pixel_has_the_class_of_the_largest_mean_probability(
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), expected.argmax(axis=0))
     confidence = read(tmp_path / "map.confidence.tif")
     np.testing.assert_allclose(confidence, expected.max(axis=0), rtol=1e-6)
-    assert found.num_patches == num_patches(size, patch_size=SIDE, stride=stride)
+    assert found.num_patches == Grid.of(size, patch_size=SIDE, stride=stride).num_patches
     counts = np.bincount(expected.argmax(axis=0).ravel(), minlength=3)
     assert list(found.counts.values()) == counts.tolist()
     assert found.num_empty == 0
@@ -259,12 +262,14 @@ def test_colours_of_255_classes_differ() -> None:
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from benchmark.mapping import rasters, scenes, sliding
+from benchmark.mapping import axes, rasters, scenes, sliding
 from tests.mapping.pictures import RGB, Model
 
 scenes.CACHE_MB, sliding.CHUNK_BYTES, rasters.WRITTEN_PX = 16, 4 * 2**20, 2**20
 with scenes.open_scene(sys.argv[1], scenes.Needs(RGB, 256, ("1", "2", "3"))) as scene:
-    sliding.map_scene(Model(256), scene, Path(sys.argv[2]), stride=256, tags={})
+    grid = axes.Grid.of(scene.dataset.shape, patch_size=256, stride=256)
+    rows = sliding.classify_rows(Model(256), scene, grid, 0, len(grid.rows))
+    sliding.write_map(rows, scene, grid, Path(sys.argv[2]), Model.classes, tags={})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 """Maps a scene and prints the peak memory of the process (bytes; of Linux)."""

@@ -20,7 +20,7 @@ import benchmark as bm
 from benchmark import api
 from benchmark.errors import CellError
 from benchmark.networks.devices import Asked
-from benchmark.stages.embed import workers as embed_workers
+from benchmark.stages.embed import starting
 from benchmark.stages.embed.pipeline import NO_CUDA
 from tests.machines import LAZY, start_machines
 from tests.scenes import SMALLEST
@@ -78,12 +78,10 @@ def test_a_process_that_has_booked_no_gpu_uses_none_that_it_sees(
         raise CellError("asked")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(embed_workers, "plan_device", plan)
+    monkeypatch.setattr(starting, "plan_device", plan)
     job = SimpleNamespace(uses_gpu=uses_gpu, uses_gpus=uses_gpu, asked=Asked(), num_threads=1)
     with pytest.raises(CellError, match="asked"):
-        embed_workers._start(
-            cast(Any, job), cast(Any, None), np.zeros((1, 3, 8, 8), np.uint8), print
-        )
+        starting.start(cast(Any, job), cast(Any, None), np.zeros((1, 3, 8, 8), np.uint8), print)
     # None: a GPU where there is one.
     assert asked == [None if uses_gpu else "cpu"]
     if not uses_gpu:

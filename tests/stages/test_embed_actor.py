@@ -17,21 +17,18 @@ import torch
 from numpy.typing import NDArray
 
 from benchmark.cluster import incidents
+from benchmark.experiment.flipped import FlippedPatches
+from benchmark.flipping import FLIPS, flip_images
 from benchmark.networks.devices import Asked, plan_device
 from benchmark.networks.embedder import Embedder
 from benchmark.specs import Backbone
 from benchmark.stages.embed import workers
 from benchmark.stages.embed.calls import Parts, Task, join_parts
-from benchmark.stages.embed.workers import (
-    EmbedActor,
-    Job,
-    ReadParts,
-    WriteParts,
-    read_part_summary,
-)
+from benchmark.stages.embed.starting import Job
+from benchmark.stages.embed.workers import EmbedActor, ReadParts, WriteParts, read_part_summary
 from benchmark.store.artefacts import Artefact, Store
 from benchmark.tables import images_array, vectors_array
-from tests.toys import _Pooled, build_not_finite, draw_samples, toy, write_patches
+from tests.toys import _Pooled, build_not_finite, build_sided, draw_samples, toy, write_patches
 
 BANDS, SIDE, PART = ("red", "green", "blue"), 16, 10
 NAMES = [f"part-{number:06d}.parquet" for number in range(4)]
@@ -54,10 +51,15 @@ def patches(tmp_path: Path) -> Artefact:
 
 @pytest.fixture
 def make_job(patches: Artefact, tmp_path: Path) -> Callable[..., Job]:
-    def make(backbone: Backbone, *, uses_gpu: bool = True) -> Job:
+    def make(
+        backbone: Backbone, *, uses_gpu: bool = True, flip: str = "", plain: Artefact | None = None
+    ) -> Job:
+        name = f"{backbone.name}{flip}"
         return Job(
             backbone=backbone,
-            artefact=Store(str(tmp_path)).artefact("embeddings", backbone.name, "0" * 16),
+            artefact=Store(str(tmp_path)).artefact("embeddings", name, "0" * 16),
+            flipped=FlippedPatches(flip, ("train",)) if flip else None,
+            plain=plain,
             patches=patches,
             bands=BANDS,
             shape=(3, SIDE, SIDE),
@@ -203,6 +205,35 @@ def test_the_next_network_is_built_while_a_gpu_computes(
     )
     embeddings_of(actor(read(patches, 1, GROUPS[0])))
     assert events.seen.count("built next") == 1
+
+
+@pytest.mark.parametrize("uses_gpu", [True, False])
+def test_flips_are_embedded_with_the_network_and_the_plan_of_the_patches(
+    patches: Artefact, make_job: Callable[..., Job], uses_gpu: bool
+) -> None:
+    events = Events()
+    net, other = toy("net", build_sided), toy("other", noted(events, "other"))
+    plain = make_job(net, uses_gpu=uses_gpu)
+    flips = [
+        make_job(net, uses_gpu=uses_gpu, flip=flip, plain=plain.artefact) for flip in FLIPS["all"]
+    ]
+    actor = EmbedActor([plain, *flips, make_job(other, uses_gpu=uses_gpu)], order=range(5))
+    pixels, held = pixels_of(patches, GROUPS[0]), []
+    for number, job in enumerate([plain, *flips]):
+        row = actor(read(patches, number, GROUPS[0]))
+        version = pixels if job.flipped is None else flip_images(pixels, job.flipped.flip)
+        np.testing.assert_array_equal(embeddings_of(row), alone(net, version))
+        held.append(actor._embedder)
+        assert job.artefact.plan() == plain.artefact.plan()
+    assert all(item is held[0] for item in held), "the network was built again"
+    embeddings_of(actor(read(patches, 4, GROUPS[0])))
+    assert events.seen == ["built other"]
+    # Another process begins with a flip, in the mode of the patches.
+    later = make_job(net, uses_gpu=uses_gpu, flip="both", plain=plain.artefact)
+    later = replace(later, asked=Asked(batch_size=3), artefact=replace(later.artefact, name="new"))
+    row = EmbedActor([later])(read(patches, 0, GROUPS[0]))
+    np.testing.assert_array_equal(embeddings_of(row), alone(net, flip_images(pixels, "both")))
+    assert later.artefact.plan() == plain.artefact.plan()
 
 
 def test_nothing_is_built_ahead_on_a_cpu(patches: Artefact, make_job: Callable[..., Job]) -> None:

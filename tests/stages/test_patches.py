@@ -9,16 +9,15 @@ from benchmark.cluster.incidents import Account
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.specs import Found, Images, Remark
-from benchmark.stages.patches import PatchesStage
-from benchmark.stages.patches.pipeline import (
-    find_candidates,
-    find_unit,
-    remark_notes,
+from benchmark.stages.patches import PatchesStage, finding
+from benchmark.stages.patches.finding import find_candidates, find_units, group_units
+from benchmark.stages.patches.reading import (
     rows_of_part,
     split_parts,
     write_group,
     write_parts,
 )
+from benchmark.stages.patches.remarks import remark_notes
 from benchmark.stages.patches.sampling import check_splits, choose
 from benchmark.tables import CANDIDATES, check_table, images_array, patches_schema
 from tests.scenes import write_scenes
@@ -73,7 +72,7 @@ def test_the_result_does_not_depend_on_order_or_parallelism(patches, open_small,
     source, artefact = other.source, other.patches
     units = list(enumerate(source.units()))
     for item in reversed(units):
-        find_unit(item, source=source, artefact=artefact)
+        find_units([item], source=source, artefact=artefact)
     found = artefact.read_table(prefix="_tables/candidates-")
     config = other.experiment.dataset
     shuffled = found.take(np.random.default_rng(0).permutation(found.num_rows))
@@ -274,6 +273,48 @@ class RemarkingSource:
         pixels = np.zeros((1, 1, 8, 8), np.uint8)
         dropped = candidates["patch_id"][1].as_py()
         return Images(pixels, np.array([0]), (), (Remark("Empty", patch_id=dropped),))
+
+
+def test_small_units_share_a_task_and_large_ones_do_not():
+    todo = list(enumerate("abcdefghij" * 10))
+    groups = group_units(todo, num_slots=2, unit_s=0.01)
+    assert [item for group in groups for item in group] == todo
+    # Eight tasks for each of two slots.
+    assert {len(group) for group in groups} == {7, 2}
+    assert {len(group) for group in group_units(todo, num_slots=1, unit_s=0.3)} == {3, 1}
+    assert {len(group) for group in group_units(todo, num_slots=1, unit_s=30)} == {1}
+    assert group_units([], num_slots=2, unit_s=0.0) == []
+
+
+class ManySource(RemarkingSource):
+    """Units of a few milliseconds."""
+
+    def find(self, unit):
+        found = super().find(unit)
+        return Found(found.candidates, 1)
+
+
+def test_candidates_of_many_units_come_in_few_tasks(ray_session, open_small, tmp_path, monkeypatch):
+    context = open_small(store=tmp_path / "runs")
+    artefact = context.patches
+    artefact.begin({})
+    account = Account(artefact, context.leases)
+    units = [f"{number:03d}" for number in range(60)]
+    sizes = []
+    made = finding.Items
+    monkeypatch.setattr(
+        finding,
+        "Items",
+        lambda name, groups, read: sizes.append(len(groups)) or made(name, groups, read),
+    )
+    seen = []
+    found = find_candidates(ManySource(), units, artefact, seen.append, account, num_slots=1)
+    assert seen == [1] * 60
+    assert found.num_examined == 60
+    assert found.candidates["patch_id"].to_pylist() == sorted(
+        f"{u}-{i}" for u in units for i in (0, 1)
+    )
+    assert sizes == [8, 8]
 
 
 def test_rows_left_out_with_a_remark_are_no_failure_and_stay_known(

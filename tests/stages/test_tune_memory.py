@@ -23,7 +23,7 @@ from benchmark.errors import BenchmarkError, CellError
 from benchmark.specs import UNMEASURED, HeadMemory
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.searching import CellSearcher
-from benchmark.stages.tune import TuneStage, searcher, shelf
+from benchmark.stages.tune import TuneStage, searcher, shelf, vectors
 from benchmark.stages.tune.memory import Booking, Sizes, book_trial, estimate_trial, plan_memory
 from benchmark.stages.tune.shelf import load_rows
 from benchmark.store.artefacts import Store
@@ -138,7 +138,7 @@ def test_loading_holds_the_rows_once_and_a_part(tmp_path: Path, monkeypatch) -> 
         held.append(pa.total_allocated_bytes() - before)
         return vectors_array(column)
 
-    monkeypatch.setattr(shelf, "vectors_array", watched)
+    monkeypatch.setattr(vectors, "vectors_array", watched)
     tracemalloc.start()
     try:
         rows = load_rows(patches, embeddings)

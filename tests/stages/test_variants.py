@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 LAYERS, POOLINGS = [-1, -2], ["mean", "cls", "mean+std"]
 AUTO = {"num_actors": "auto", "precision": "float32"}
+FLIPS = {"protocol": {"flips": "horizontal"}, "embed": {**AUTO, "batch_size": 16}}
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +30,12 @@ def contexts(open_small_session, experiment_content, new_store, vit):
     """Open contexts on one store whose backbones have options."""
     store = new_store()
 
-    def make(options, store=store, **more):
-        name = f"hf:{vit}"
-        table = {"backbones": [name], "backbone": {name: options}, **more}
+    def make(options, store=store, made=None, embed=AUTO, **more):
+        name, made = f"hf:{vit}", made or {}
+        table = {"backbones": [name, *made], "backbone": {name: options, **made}, **more}
         experiment = build({**experiment_content, **table})
         backbones = resolve_backbones(experiment, where="x.toml")
-        return open_small_session(store=store, backbones=backbones, embed=AUTO, **more)
+        return open_small_session(store=store, backbones=backbones, embed=embed, **more)
 
     return make
 
@@ -45,8 +46,12 @@ def embedded(contexts):
     return context, EmbedStage().run(context)
 
 
+def vectors_of(artefact):
+    return vectors_array(artefact.read_table()["embedding"])
+
+
 def vectors(context, backbone):
-    return vectors_array(context.embeddings(backbone).read_table()["embedding"])
+    return vectors_of(context.embeddings(backbone))
 
 
 def written_ns(artefact, name):
@@ -105,3 +110,65 @@ def test_missing_variants_alone_are_computed_with_the_plan_that_was_begun(contex
     assert again.embeddings(gem).plan() == artefact.plan()
     np.testing.assert_array_equal(vectors(again, hidden), before)
     assert written_ns(first.embeddings(last), parts[0]) == kept
+
+
+@pytest.fixture(scope="module")
+def alone(contexts, new_store):
+    """Flips of one setting in a store of its own: the table of all patches, and of the flip."""
+    context = contexts({"layer": -2}, store=new_store(), **FLIPS)
+    assert {item.status for item in EmbedStage().run(context).cells} == {"complete"}
+    (backbone,) = context.backbones
+    return context.embeddings(backbone), *context.flipped(backbone).values()
+
+
+def test_flips_of_variants_have_the_values_of_the_option_alone(contexts, alone, new_store):
+    context = contexts({"layers": LAYERS}, store=new_store(), **FLIPS)
+    result = EmbedStage().run(context)
+    assert [item.status for item in result.cells] == ["complete"] * 4
+    (usage,) = (item for item in context.usages if item.stage == "embed")
+    assert usage.num_cells == 4
+    assert usage.num_items == sum(item.manifest()["num_patches"] for item in alone)
+    for backbone in context.backbones:
+        plain = context.embeddings(backbone)
+        (flipped,) = context.flipped(backbone).values()
+        manifest = flipped.manifest()
+        assert manifest["variants_in_pass"] == 2
+        assert manifest["inputs"]["embeddings"] == plain.fingerprint
+        assert flipped.plan() == plain.plan()
+    for mine, own in zip((plain, flipped), alone, strict=True):
+        assert mine.fingerprint == own.fingerprint
+        assert mine.read_table()["patch_id"].equals(own.read_table()["patch_id"])
+        np.testing.assert_array_equal(vectors_of(mine), vectors_of(own))
+    rows = np.isin(plain.read_table()["patch_id"], flipped.read_table()["patch_id"])
+    assert np.abs(vectors_of(flipped) - vectors_of(plain)[rows]).max() > 1e-3
+
+
+def test_flips_do_not_go_on_with_the_network_of_other_variants(contexts, alone, new_store):
+    store = new_store()
+    plain = contexts({"layers": LAYERS}, store=store, embed=FLIPS["embed"])
+    EmbedStage().run(plain)
+    # The plain patches lack the first variant, the flips lack both.
+    artefact = plain.embeddings(plain.backbones[0])
+    before = vectors_of(artefact)
+    artefact.delete("_manifest.json")
+    artefact.delete(artefact.files("part-")[-1])
+    context = contexts({"layers": LAYERS}, store=store, **FLIPS)
+    assert {item.status for item in EmbedStage().run(context).cells} == {"complete"}
+    assert "variants_in_pass" not in artefact.manifest()
+    np.testing.assert_array_equal(vectors_of(artefact), before)
+    (flipped,) = context.flipped(context.backbones[1]).values()
+    assert flipped.manifest()["variants_in_pass"] == 2
+    np.testing.assert_array_equal(vectors_of(flipped), vectors_of(alone[1]))
+
+
+def test_a_backbone_is_made_from_a_variant(contexts, embedded, vit):
+    context, _ = embedded
+    made = {"short": {"of": f"hf:{vit}@layer=-2,pooling=cls", "truncate": 8}}
+    more = contexts({"layers": LAYERS, "pooling": POOLINGS}, made=made)
+    result = EmbedStage().run(more)
+    assert [item.status for item in result.cells] == ["complete"] * 7
+    short = more.backbones[-1]
+    assert short.derived.parents == (context.backbones[4].name,)
+    np.testing.assert_array_equal(
+        vectors(more, short), vectors(context, context.backbones[4])[:, :8]
+    )

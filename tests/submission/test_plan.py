@@ -115,6 +115,13 @@ def test_a_model_under_a_name_of_ones_own_is_left_to_the_cluster_too(experiment:
         submission.plan(experiment, settings=["backbones=['late', 'mean_colour']", model])
 
 
+def test_what_is_made_from_models_of_other_sources_is_left_to_the_cluster(experiment: Path) -> None:
+    names = "backbones=['small', 'hf:org/not-here']"
+    table = 'backbone.small={of = "hf:org/not-here", pca = 8}'
+    plan = submission.plan(experiment, settings=[names, table])
+    assert plan.experiment.backbones == ("small", "hf:org/not-here")
+
+
 def test_own_code_is_checked_before_anyone_is_asked(experiment: Path, own_folder: Path) -> None:
     write(own_folder, FILES)
     settings = ["backbones=['stranger.nets:build']", "heads=['stranger.heads:Forest']"]

@@ -13,6 +13,7 @@ import torch
 
 from benchmark.errors import CellError
 from benchmark.finetune_settings import FinetuneConfig
+from benchmark.flipping import AXES
 from benchmark.networks.classifier import build_classifier
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.store.artefacts import Artefact, Store
@@ -61,6 +62,7 @@ def make_job(
     *,
     backbone: Any = NET,
     refit: str = "train",
+    flips: tuple[str, ...] = (),
     **recipe: Any,
 ) -> Job:
     """Make a job on the toy patches that writes into an artefact of that name."""
@@ -83,6 +85,7 @@ def make_job(
         artefact=Store(str(folder)).artefact("finetune", name, "0"),
         num_threads=1,
         num_workers=1,
+        flips=flips,
     )
 
 
@@ -633,3 +636,26 @@ def test_two_workers_resume_to_the_same_bits_and_come_to_what_one_comes_to(
         vectors_array(predictions(alone)["y_score"]),
         atol=2e-3,
     )
+
+
+def test_flips_of_symmetric_patches_predict_as_none(
+    splits: dict[str, Samples], tmp_path: Path, open_job: OpenJob
+) -> None:
+    store = Store(str(tmp_path / "symmetric"))
+    quarters = {name: item.pixels[:, :, :8, :8] for name, item in splits.items()}
+    halves = {name: torch.cat([item, item.flip(-1)], dim=-1) for name, item in quarters.items()}
+    whole = {
+        name: splits[name]._replace(pixels=torch.cat([item, item.flip(-2)], dim=-2))
+        for name, item in halves.items()
+    }
+    source = write_patches(store.artefact("patches", "symmetric", "0"), whole)
+    found = []
+    for flips in ((), ("left-right",), tuple(AXES)):
+        job = open_job(f"flips-{len(flips)}", source=source, flips=flips, num_epochs=1)
+        run(job, fit(0, 1), Segment("refit", 0, {}, 0, 1))
+        found.append(
+            vectors_array(job.artefact.read_table(names=["part-000000.parquet"])["y_score"])
+        )
+    assert len(found[0]) == SPLITS["val"] + SPLITS["test"]
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])

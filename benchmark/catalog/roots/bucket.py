@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from benchmark.catalog.roots.gdal import options_of
 from benchmark.catalog.roots.remote import LATER, NO_ANSWER, RemoteRoot, Stat
 from benchmark.catalog.roots.root import CutOff, Unreadable
-from benchmark.errors import CellError, UsageError
+from benchmark.errors import BenchmarkError, CellError, UsageError
 from benchmark.store.deadlines import within
 from benchmark.store.files import TRIAL_LONGEST_S, TRIAL_NUM_TRIES
 from benchmark.store.filesystems import (
@@ -143,6 +143,11 @@ class BucketRoot(RemoteRoot):
             if "curlCode" in str(error):
                 raise CellError(f"{text}; run again: what was read is kept") from None
             raise (CutOff if is_transient(error) else Unreadable)(path, text) from None
+        except BenchmarkError:
+            raise
+        except Exception as error:
+            # The drivers of buckets raise more than OSError, also in the middle of a file.
+            raise CutOff(path, f"{explain(error)} ({self.where(path)})") from None
 
 
 def open_bucket_root(address: str) -> BucketRoot:

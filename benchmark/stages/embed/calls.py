@@ -43,6 +43,8 @@ class Task:
     """File name and number of patches of each part."""
     missing: tuple[str, ...]
     """Names of the parts to write."""
+    splits: tuple[str, ...] | None = None
+    """The splits whose patches are read; None: all."""
 
     @property
     def name(self) -> str:
@@ -77,6 +79,13 @@ def join_parts(parts: Sequence[Mapping[str, Any]], patch_bytes: int) -> list[Par
         joined[-1].append((part["name"], part["num_rows"]))
         num_rows += part["num_rows"]
     return [tuple(group) for group in joined]
+
+
+def group_parts(parts: Sequence[Mapping[str, Any]], patch_bytes: int | None) -> list[Parts]:
+    """Return the parts of each call: joined for a GPU, else (``patch_bytes`` is None) one."""
+    if patch_bytes is not None:
+        return join_parts(parts, patch_bytes)
+    return [((part["name"], part["num_rows"]),) for part in parts]
 
 
 def actor_strategy(pool: Pool, num_tasks: int) -> ActorPoolStrategy:

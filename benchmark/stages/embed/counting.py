@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 PartKey = tuple[int, str]
 """The number of a job, and the name of a part."""
+
+
+@dataclass
+class Tally:
+    """The progress of one backbone in the current pipeline."""
+
+    wanted: set[str]
+    checksums: dict[str, list[str]] = field(default_factory=dict)
+    """By part: one for each output of the job."""
+    num_patches: int = 0
+    first: float = 0.0
+    last: float = 0.0
 
 
 class PartCounts:

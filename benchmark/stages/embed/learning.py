@@ -100,7 +100,7 @@ def learn(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> dict[st
     for backbone, cell in pending:
         if backbone.fit is None or cell.artefact.has(FITTED):
             continue
-        num_cpus = _free_cpus(context)
+        num_cpus = free_cpus(context)
         lesson = Lesson.of(
             context.patches.manifest(),
             backbone=backbone,
@@ -124,7 +124,7 @@ def learn(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> dict[st
     return failures
 
 
-def _free_cpus(context: Context) -> int:
+def free_cpus(context: Context) -> int:
     """Return the CPUs to book: all of the largest node, or at most one if others hold some."""
     resources = context.resources("embed")
     free = context.cluster.wait_for_cpus(resources.num_cpus)

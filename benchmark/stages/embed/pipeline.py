@@ -13,7 +13,6 @@ import logging
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayError
@@ -22,32 +21,22 @@ from benchmark.cluster.incidents import Account
 from benchmark.cluster.pools import Pool, plan_pool
 from benchmark.cluster.streaming import TASK_CPUS, Items, read_items, status_rows
 from benchmark.cluster.ticks import watch
-from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
-from benchmark.experiment.cells import Cell
+from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
-from benchmark.networks.fitted import read_facts
-from benchmark.specs import Backbone
 from benchmark.stages.embed.calls import (
-    Parts,
     Task,
     actor_strategy,
-    join_parts,
+    group_parts,
     read_ahead_bytes,
 )
-from benchmark.stages.embed.counting import PartCounts, PartKey
-from benchmark.stages.embed.jobs import plan_jobs
+from benchmark.stages.embed.counting import PartCounts, PartKey, Tally
+from benchmark.stages.embed.flipped import PartRows, Pending, await_states
+from benchmark.stages.embed.jobs import Pass, plan_jobs, plan_passes
 from benchmark.stages.embed.learning import learn
-from benchmark.stages.embed.workers import (
-    EmbedActor,
-    Job,
-    Output,
-    ReadParts,
-    WriteParts,
-    read_part_summary,
-)
-from benchmark.store import provenance
-from benchmark.variants import leaders
+from benchmark.stages.embed.manifests import manifest_of
+from benchmark.stages.embed.starting import Job, Output
+from benchmark.stages.embed.workers import EmbedActor, ReadParts, WriteParts
 
 if TYPE_CHECKING:
     from benchmark.progress import StageProgress
@@ -60,48 +49,35 @@ RESTARTS: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
 NO_CUDA = "a GPU was booked but torch found none: check torch's build and the driver"
 
 
-@dataclass
-class Tally:
-    """The progress of one backbone in the current pipeline."""
-
-    wanted: set[str]
-    checksums: dict[str, list[str]] = field(default_factory=dict)
-    """By part: one for each output of the job."""
-    num_patches: int = 0
-    first: float = 0.0
-    last: float = 0.0
-
-
-def compute(context: Context, pending: Sequence[tuple[Backbone, Cell]]) -> None:
+def compute(context: Context, pending: Pending) -> None:
     """Embed the patches with these backbones; a failed one is recorded, not raised."""
-    manifest = context.patches.manifest()
-    parts = [part for part in manifest["parts"] if part["num_rows"]]
-    num_passes = len(leaders([backbone for backbone, _ in pending]))
+    passes = plan_passes(context, pending)
     progress = context.progress.stage(
         "embed",
         num_cells=len(pending),
-        num_items=sum(part["num_rows"] for part in parts) * num_passes,
+        num_items=sum(one.num_patches for one in passes),
         unit="patches",
     )
     try:
-        failures = learn(context, pending)
+        failures = learn(context, [item for item in pending if item[1].flipped is None])
+        await_states(context, pending, failures)
         # Planned after the fits, which hold every CPU.
-        _embed(context, pending, parts, failures, progress)
+        _embed(context, pending, passes, failures, progress)
     finally:
         progress.close()
 
 
 def _embed(
     context: Context,
-    pending: Sequence[tuple[Backbone, Cell]],
-    parts: Sequence[dict[str, Any]],
+    pending: Pending,
+    passes: Sequence[Pass],
     failures: dict[str, str],
     progress: StageProgress,
 ) -> None:
     pool = _plan_pool(context)
-    jobs = plan_jobs(context, pending, pool)
-    run = Run(context, jobs, parts, pool, progress)
-    for backbone, _ in pending:
+    jobs = plan_jobs(context, passes, pool)
+    run = Run(context, jobs, [one.parts for one in passes], pool, progress)
+    for backbone in {item.name: item for item, _ in pending}.values():
         if backbone.processor is not None:
             context.progress.message(f"embed: {backbone.name}: {backbone.processor.price}")
     for number, job in enumerate(jobs):
@@ -137,7 +113,7 @@ class Run:
         self,
         context: Context,
         jobs: Sequence[Job],
-        parts: Sequence[dict[str, Any]],
+        parts: Sequence[PartRows],
         pool: Pool,
         progress: StageProgress,
     ) -> None:
@@ -146,9 +122,8 @@ class Run:
         self._parts = parts
         self.pool = pool
         self._progress = progress
-        self._groups: list[Parts] = [((part["name"], part["num_rows"]),) for part in parts]
-        if pool.num_gpus:
-            self._groups = join_parts(parts, self._bytes_per_patch())
+        patch_bytes = self._bytes_per_patch() if pool.num_gpus else None
+        self._groups = [group_parts(mine, patch_bytes) for mine in parts]
         self._counts = PartCounts(progress.advance)
         self._tallies: dict[int, Tally] = {}
         self._accounts: dict[int, Account] = {}
@@ -186,13 +161,14 @@ class Run:
 
     def fail(self, number: int, reason: str) -> None:
         """Record that a backbone failed."""
+        job = self._jobs[number]
         self._ended.add(number)
-        for output in self._jobs[number].outputs:
-            self._fail_one(output, reason)
+        for output in job.outputs:
+            self._fail_one(job, output, reason)
 
-    def _fail_one(self, output: Output, reason: str) -> None:
+    def _fail_one(self, job: Job, output: Output, reason: str) -> None:
         self._context.fail(output.artefact, reason)
-        self._progress.failed(output.backbone.name, reason)
+        self._progress.failed(job.label_of(output), reason)
 
     def stream(self, numbers: Sequence[int]) -> None:
         """Embed the missing parts of these jobs in one pipeline."""
@@ -201,15 +177,16 @@ class Run:
         for number in numbers:
             job = self._jobs[number]
             for output in job.outputs:
-                self._progress.start(output.backbone.name)
+                self._progress.start(job.label_of(output))
             # A part that one variant lacks is computed for all, and equal files replaced.
             done = set.intersection(*(set(item.artefact.files("part-")) for item in job.outputs))
-            wanted = {part["name"] for part in self._parts} - done
+            wanted = {part["name"] for part in self._parts[number]} - done
             self._tallies[number] = Tally(wanted=set(wanted))
             self._open_account(number, len(done))
-            for group in self._groups:
+            splits = None if job.flipped is None else job.flipped.splits
+            for group in self._groups[number]:
                 missing = tuple(name for name, _ in group if name in wanted)
-                task = Task(number, group, missing)
+                task = Task(number, group, missing, splits)
                 if missing:
                     tasks.append(task)
                 else:
@@ -310,71 +287,21 @@ class Run:
             self.fail(number, f"{len(tally.wanted)} parts were not embedded: run again")
             return
         self._ended.add(number)
+        account, parts = self._accounts[number], self._parts[number]
         for at, output in enumerate(job.outputs):
             try:
-                manifest = self._manifest(job, output, tally, self._accounts[number])
+                manifest = manifest_of(
+                    self._context, job, output, parts, pool=self.pool, tally=tally, account=account
+                )
                 sums = {name: found[at] for name, found in tally.checksums.items()}
                 output.artefact.commit(manifest, checksums=sums)
             except BenchmarkError as error:
-                self._fail_one(output, str(error))
+                self._fail_one(job, output, str(error))
                 continue
             if job.uses_gpu and manifest["device"]["device"] == "cpu":
-                logger.warning("embed: %s: %s", output.backbone.name, NO_CUDA)
-            self._progress.done(output.backbone.name)
+                logger.warning("embed: %s: %s", job.label_of(output), NO_CUDA)
+            self._progress.done(job.label_of(output))
         for other in self.unfinished():
             # Nodes lost before the other's first part count for this backbone.
             if other in self._accounts and not self._tallies[other].num_patches:
                 self._accounts[other].forget_nodes()
-
-    def _manifest(self, job: Job, output: Output, tally: Tally, account: Account) -> dict[str, Any]:
-        backbone, artefact = output.backbone, output.artefact
-        parts = [read_part_summary(artefact, part["name"]) for part in self._parts]
-        num_patches = sum(part["num_rows"] for part in parts)
-        wanted = sum(part["num_rows"] for part in self._parts)
-        if num_patches != wanted:
-            raise CellError(
-                f"{artefact.uri} has {num_patches} of {wanted} embeddings: delete it and run again"
-            )
-        if num_patches > 1 and len({row for part in parts for row in part["distinct"]}) == 1:
-            raise CellError(
-                f"backbone '{backbone.name}': all {num_patches} embeddings are the same; "
-                "check its weights and normalisation"
-            )
-        values = sum(part["input"]["count"] for part in parts)
-        wall_s = max(0.0, tally.last - tally.first)
-        fitted = None if backbone.fit is None else read_facts(artefact)
-        # The fit is part of the cost, but runs on cores, which count only without a GPU.
-        is_on_cores = parts[0]["device"]["device"] == "cpu"
-        fit_s = fitted["seconds"] * fitted["num_threads"] if fitted and is_on_cores else 0.0
-        setup_s = sum(part["setup_s"] for part in parts)
-        for part in parts if artefact == job.artefact else ():
-            # Stored with the part, so it survives the loss of the driver of the run that wrote it.
-            account.add_toll(part.get("toll", {}))
-        return {
-            "inputs": self._context.embeddings_inputs(backbone),
-            "backbone": backbone.model,
-            "num_patches": num_patches,
-            "dim": parts[0]["dim"],
-            "input": {
-                "min": min(part["input"]["min"] for part in parts),
-                "mean": sum(p["input"]["mean"] * p["input"]["count"] for p in parts) / values,
-                "max": max(part["input"]["max"] for part in parts),
-            },
-            "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
-            "storage_bytes": sum(part["num_rows"] * part["dim"] * 4 for part in parts),
-            # From a part: this run may have computed none.
-            "device": parts[0]["device"],
-            **({"fitted": fitted} if fitted else {}),
-            "pool": {"num_actors": self.pool.num_actors, "reason": self.pool.reason},
-            "seconds": {
-                "device": round(fit_s + setup_s + sum(part["seconds"] for part in parts), 3),
-                "setup": round(setup_s, 3),
-                "this_run": round(wall_s, 3),
-                "patches_per_s": round(tally.num_patches / wall_s, 1) if wall_s else None,
-            },
-            # Each has the seconds of the whole pass, which it would take alone.
-            **({"variants_in_pass": len(job.outputs)} if len(job.outputs) > 1 else {}),
-            "plan": artefact.begin({}),
-            "incidents": account.to_json(),
-            "provenance": provenance.record(),
-        }

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +21,10 @@ from benchmark.cluster.incidents import Toll, add_tolls, is_restarted
 from benchmark.cluster.metering import ForwardMeter
 from benchmark.cluster.ticks import Ticks
 from benchmark.errors import BenchmarkError, CellError, blame
-from benchmark.networks.devices import Asked, plan_device
-from benchmark.networks.fitted import read_fitted
-from benchmark.specs import Backbone
+from benchmark.flipping import flip_images
 from benchmark.stages.embed.calls import Task
 from benchmark.stages.embed.counting import item_of
-from benchmark.stages.embed.learning import Lesson
+from benchmark.stages.embed.starting import Job, Output, build, go_on, start
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.tables import embeddings_column, embeddings_schema, images_array
@@ -34,49 +32,6 @@ from benchmark.tables import embeddings_column, embeddings_schema, images_array
 if TYPE_CHECKING:
     from benchmark.networks.embedder import Embedder, Network
     from benchmark.networks.transfers import Launched, Loaded
-
-KEPT = (
-    "batch_size",
-    "channels_last",
-    "precision",
-    "num_threads",
-    "is_compiled",
-    "is_cast",
-    "attention",
-    "reason",
-)
-"""Settings that an artefact keeps: other values would change the last bits of later parts."""
-
-
-class Output(NamedTuple):
-    """One of the embeddings that a pass gives side by side."""
-
-    backbone: Backbone
-    artefact: Artefact
-    dim: int | None
-    """Its number of columns; None: all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job(Lesson):
-    """The embeddings of one backbone; ``asked.num_threads`` overrides ``num_threads``."""
-
-    variants: tuple[Output, ...] = ()
-    """Of a network that gives several embeddings in one pass, the first in ``artefact``; empty:
-    it gives one."""
-
-    asked: Asked
-    num_patches: int
-    """Expected number of patches per actor."""
-    num_in_all: int
-    """Number of patches of all actors."""
-    uses_gpu: bool
-    """Whether an actor has booked (a share of) a GPU; its process also sees other GPUs."""
-
-    @property
-    def outputs(self) -> tuple[Output, ...]:
-        """The embeddings of a pass, in the order of their columns."""
-        return self.variants or (Output(self.backbone, self.artefact, None),)
 
 
 class ReadParts:
@@ -94,7 +49,8 @@ class ReadParts:
         toll = Toll()
         columns = ["patch_id", "image"]
         # One by one: together they would be sorted, and their rows mixed.
-        tables = [self._patches.read_table(names=[name], columns=columns) for name, _ in task.parts]
+        read = partial(self._patches.read_table, columns=columns, splits=task.splits)
+        tables = [read(names=[name]) for name, _ in task.parts]
         table = pa.concat_tables(tables)
         return pa.table(
             {
@@ -165,7 +121,10 @@ class EmbedActor:
         toll = Toll()
         number = task["job"]
         count = partial(self._ticks.count, item_of(number, task["parts"][0][0]))
-        pixels = images_array(_from_one(block["image"]), self._jobs[number].shape)
+        job = self._jobs[number]
+        pixels = images_array(_from_one(block["image"]), job.shape)
+        if job.flipped is not None:
+            pixels = flip_images(pixels, job.flipped.flip)
         with self._held(number, pixels) as embedder:
             loaded = embedder.load(pixels)
             began, launched = self._device.submit(_launch, embedder, loaded, count).result()
@@ -177,7 +136,7 @@ class EmbedActor:
                 self._ended = ended
                 setup_s, self._setup_s = self._setup_s, 0.0
                 restarts, self._restarts = self._restarts, {}
-        self._meter.count(self._jobs[number].backbone.name, len(embeddings), seconds)
+        self._meter.count(job.backbone.name, len(embeddings), seconds)
         row["embedding"] = embeddings.tobytes()
         row["began"] = time.time() - seconds
         row["summary"] = json.dumps(
@@ -212,27 +171,41 @@ class EmbedActor:
                 self._turn.notify_all()
 
     def _change(self, number: int, pixels: NDArray[np.uint8]) -> Embedder:
+        last, held = self._number, self._embedder
         # A backbone that does not start leaves none, so that the last one starts anew.
         self._number = self._embedder = None
         job, (ahead, network) = self._jobs[number], self._built
-        if network is None or ahead != number:
-            network = self._builder.submit(_build, job)
-        self._built = number, None
         try:
-            start = self._device.submit(_start, job, network.result(), pixels, self._tell)
-            embedder, self._setup_s = start.result()
+            if last is not None and held is not None and self._is_same(last, number):
+                begun = self._device.submit(go_on, job, held, pixels)
+                self._embedder, self._setup_s = begun.result()
+                self._number = number
+                return self._embedder
+            if network is None or ahead != number:
+                network = self._builder.submit(build, job)
+            self._built = number, None
+            begun = self._device.submit(start, job, network.result(), pixels, self._tell)
+            embedder, self._setup_s = begun.result()
         except Exception as error:
             self._reasons[number] = blame(error)
             raise
         self._number, self._embedder = number, embedder
         if number in self._order:
-            self._build_ahead(self._order[self._order.index(number) + 1 :])
+            later = self._order[self._order.index(number) + 1 :]
+            self._build_ahead([item for item in later if not self._is_same(number, item)])
         return embedder
+
+    def _is_same(self, one: int, other: int) -> bool:
+        """Return whether two jobs are of the same network: those of plain and flipped patches.
+
+        With other variants it is another one, which gives other columns.
+        """
+        return self._jobs[one].origins == self._jobs[other].origins
 
     def _build_ahead(self, order: Sequence[int]) -> None:
         """Build the next network beside what a GPU computes; a CPU needs its cores itself."""
         if order and self._jobs[order[0]].uses_gpu:
-            self._built = order[0], self._builder.submit(_build, self._jobs[order[0]])
+            self._built = order[0], self._builder.submit(build, self._jobs[order[0]])
 
     def _tell(self, text: str) -> None:
         self._ticks.note(f"embed: {text}")
@@ -243,58 +216,6 @@ def _launch(
 ) -> tuple[float, Launched]:
     """Return when the launch began (s, of ``perf_counter``), and what was launched."""
     return time.perf_counter(), embedder.launch(loaded, count)
-
-
-def _build(job: Job) -> Network:
-    """Build the network of a job on the CPU."""
-    from benchmark.networks.embedder import build_network
-
-    state = None if job.backbone.fit is None else read_fitted(job.artefact)
-    return build_network(job.backbone, job.bands, state)
-
-
-def _start(
-    job: Job, network: Network, pixels: NDArray[np.uint8], tell: Callable[[str], None]
-) -> tuple[Embedder, float]:
-    """Return the backbone in the mode of its artefact, and the seconds that its setup took.
-
-    The first process of a new artefact measures the best mode and tells its first rate; all later
-    processes, in this run and in the next, keep it.
-    """
-    from benchmark.networks.calibration import Calibration
-    from benchmark.networks.embedder import Embedder
-    from benchmark.networks.trials import recall
-
-    asked = asdict(job.asked)
-    plan = plan_device(
-        **{**asked, "num_threads": asked["num_threads"] or job.num_threads},
-        device=None if job.uses_gpu else "cpu",
-    )
-    embedder = Embedder(job.backbone, job.bands, plan, network=network)
-    began = time.perf_counter()
-    waited_s = 0.0
-    is_warm = False
-    begun = job.artefact.plan()
-    if begun is None:
-        with recall(job.backbone, plan, job.shape) as (memory, waited_s):
-            begun = job.artefact.plan()
-            if begun is None:
-                calibration = Calibration(embedder, pixels, memory, tell)
-                chosen = calibration.plan(
-                    job.asked,
-                    job.num_patches,
-                    num_in_all=job.num_in_all,
-                    is_network=job.backbone.is_trainable,
-                )
-                is_warm = True
-                begun = job.artefact.begin({**chosen.to_json(), "trials": memory.to_json()})
-    for output in job.variants[1:]:
-        # They are computed together, so they are resumed with one plan.
-        output.artefact.begin(begun)
-    kept = {key: begun[key] for key in KEPT if key in begun}
-    if embedder.adopt(replace(embedder.plan, **kept)) or not is_warm:
-        embedder.warm_up(pixels)
-    return embedder, time.perf_counter() - began - waited_s
 
 
 class WriteParts:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from benchmark.config import EvaluateConfig
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
+from benchmark.experiment.flipped import embedding_seconds
 from benchmark.methods import FINETUNE, is_finetuned, with_mode
 from benchmark.stages.evaluate.schemas import COMPARISON
 from benchmark.statistics.design import Design
@@ -99,11 +100,13 @@ def read_costs(context: Context, cells: Mapping[Cell, Sequence[Cell]]) -> dict[C
         context: of the experiment.
         cells: the cells whose predictions each scored one holds: itself, or those of its folds.
     """
-    embedded: dict[str, dict[str, Any]] = {}
+    embedded: dict[str, tuple[dict[str, Any], float | None]] = {}
     for backbone in context.backbones:
         artefact = context.embeddings(backbone)
         if artefact.is_complete:
-            embedded[backbone.name] = artefact.manifest()
+            first = artefact.manifest()
+            seconds = embedding_seconds(first, context.flipped(backbone).values())
+            embedded[backbone.name] = (first, seconds)
     found = {}
     for cell, parts in cells.items():
         manifests = [part.artefact.manifest() for part in parts]
@@ -114,8 +117,8 @@ def read_costs(context: Context, cells: Mapping[Cell, Sequence[Cell]]) -> dict[C
             device = manifest.get("plan", {}).get("device")
         else:
             # The time of embeddings that have been deleted is unknown.
-            first = embedded.get(cell.backbone or "", {})
-            embed_s, device = _number(first, "seconds", "device"), first.get("device", {})
+            first, embed_s = embedded.get(cell.backbone or "", ({}, None))
+            device = first.get("device", {})
             seconds = None if seconds is None or embed_s is None else embed_s + seconds
             device = device.get("device")
         score = -np.inf if val_score is None else val_score / len(parts)

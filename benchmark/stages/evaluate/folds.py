@@ -82,7 +82,7 @@ def fold_notes(context: Context) -> list[str]:
         "method that was trained without its fold. Near-duplicates in different scenes are not "
         "known here and may make scores too high."
     ]
-    fitted = [item.name for item in context.backbones if item.fit is not None]
+    fitted = [item.name for item in context.backbones if item.is_fitted]
     if fitted:
         notes.append(
             f"{', '.join(fitted)}: fitted without labels to the train split of the data, which "

@@ -16,10 +16,12 @@ from benchmark.experiment.train_sets import ChosenPatches
 from benchmark.stages.evaluate.choices import describe_choices
 from benchmark.stages.evaluate.comparison import compare, read_costs, unlike_devices
 from benchmark.stages.evaluate.evaluation import Evaluation
+from benchmark.stages.evaluate.flipped import flip_notes
 from benchmark.stages.evaluate.folds import fold_notes, pool_cells
 from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
 from benchmark.stages.evaluate.properties import describe_embeddings
 from benchmark.stages.evaluate.schemas import RANKING
+from benchmark.stages.evaluate.sizes import describe_sizes
 from benchmark.stages.evaluate.transfer import compare_regions
 from benchmark.stages.pooling import pool_predictions
 from benchmark.store import provenance
@@ -107,6 +109,13 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                 floors=floor_heads,
                 settings=context.experiment.evaluate,
             ),
+            "sizes": describe_sizes(
+                context,
+                fullest.groups,
+                design=fullest.designs["test"],
+                costs=costs,
+                floors=floor_heads,
+            ),
             "optimism": fullest.optimism,
             "limits": fullest.limits(rankings[0]),
             "notes": [
@@ -118,6 +127,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                 *incomplete,
                 *unreadable,
                 *(fold_notes(context) if pools else ()),
+                *flip_notes(context),
                 # Each backbone once, whatever its train sets.
                 *dict.fromkeys(unlike_devices(comparison)),
             ],

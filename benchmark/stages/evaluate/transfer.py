@@ -347,7 +347,7 @@ def _notes(context: Context, rows: ChosenPatches) -> list[str]:
     unknown = sum(region is None for region in rows.rows.regions)
     if unknown:
         notes.append(f"Transfer leaves out {unknown} patches without a region.")
-    fitted = [item.name for item in context.backbones if item.fit is not None]
+    fitted = [item.name for item in context.backbones if item.is_fitted]
     if fitted:
         notes.append(
             f"{', '.join(fitted)}: fitted, without labels, on train of the data, whatever regions "

@@ -17,6 +17,7 @@ from benchmark.cluster.teams import Team, plan_team
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
+from benchmark.experiment.flipped import flips_inputs
 from benchmark.experiment.label_sets import epoch_factor
 from benchmark.finetune_settings import FinetuneConfig
 from benchmark.methods import FINETUNE, finetunings
@@ -203,6 +204,7 @@ def commit(
             "num_trials": search.num_trials,
             **search.failures(),
             "refit": job.refit,
+            **flips_inputs(job.flips),
             "weights": WEIGHTS,
             "num_trained": log.get("num_trained"),
             "peak_memory_bytes": log.get("peak_memory_bytes"),
@@ -289,6 +291,7 @@ def _jobs(context: Context, cells: Sequence[Cell], team: Team) -> list[Job]:
                 artefact=cell.artefact,
                 num_threads=begun["num_threads"],
                 num_workers=team.num_workers,
+                flips=context.flips_of(backbones[cell.backbone or ""]),
                 uses_gpus=team.num_gpus > 0,
             )
         )

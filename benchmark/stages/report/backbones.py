@@ -47,6 +47,7 @@ def _declare_one(results: Results, backbone: Backbone) -> dict[str, Any]:
         "options": dict(backbone.options),
         "fit": None if backbone.fit is None else dict(backbone.fit.options),
         "product": embedded.get("product"),
+        "derived": embedded.get("derived"),
     }
 
 
@@ -60,8 +61,8 @@ def backbone_table(results: Results) -> Table:
             item["dim"],
             ", ".join(item["bands"]),
             size_words(item, size),
-            None if item["product"] else _numbers(item["mean"]),
-            None if item["product"] else _numbers(item["std"]),
+            None if item["product"] or item["derived"] else _numbers(item["mean"]),
+            None if item["product"] or item["derived"] else _numbers(item["std"]),
             _option_words(item),
         )
         for item in declare(results)
@@ -103,6 +104,8 @@ def size_words(item: Mapping[str, Any], patch_size: int) -> str:
     size = item["image_size"]
     if item.get("product"):
         return f"not read: rows of the product are found by {item['product']['matched_by']}"
+    if item.get("derived"):
+        return "not read: made from stored embeddings"
     if item["processor"]:
         return f"by its {item['processor']}" + (f", {size} px" if size else "")
     if size is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.flipping import FLIPS
 from benchmark.methods import is_finetuned
 from benchmark.page.html import RankingRow, ReportData, Verdict
 from benchmark.stages.report.backbones import backbone_table, product_notes
@@ -42,6 +43,7 @@ from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.properties import property_tables
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
+from benchmark.stages.report.sizes import made_notes, size_pictures, size_tables
 from benchmark.stages.report.transfer import transfer_pictures, transfer_tables
 from benchmark.stages.report.usage import load_saved_usage, usage_sentences, usage_tables
 from benchmark.statistics.flips import TOO_LITTLE
@@ -87,9 +89,11 @@ def collect(results: Results) -> ReportData:
             *_training_notes(results),
             *product_notes(results),
             *variant_notes(results),
+            *made_notes(results),
         ),
-        metrics=(differences(results), metrics(results)),
+        metrics=(differences(results), *size_tables(results), metrics(results)),
         train_set=results.train_set if results.has_train_sets else "",
+        flips=", ".join(FLIPS[experiment.protocol.flips]),
         crossings=tuple(item["sentence"] for item in results.evaluated.get("crossings", ())),
         labels=label_tables(results),
         folds=fold_tables(results),
@@ -110,6 +114,7 @@ def collect(results: Results) -> ReportData:
         provenance=origins(results),
         pictures=(
             *ranking_pictures(results, ranking),
+            *size_pictures(results),
             *label_pictures(results),
             *transfer_pictures(results),
             *finetune_pictures(results),
@@ -163,9 +168,8 @@ def _device_seconds(
     # Fine-tuning reads patches and needs no embeddings.
     if is_finetuned(method):
         return float(own_s)
-    if backbone not in results.embed:
-        return None
-    return float(own_s + results.embed[backbone]["seconds"]["device"])
+    embed_s = results.embed_seconds.get(backbone)
+    return None if embed_s is None else float(own_s + embed_s)
 
 
 def _problem_notes(results: Results) -> list[str]:

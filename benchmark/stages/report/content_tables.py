@@ -146,7 +146,7 @@ def embed_times(results: Results) -> Table:
             (
                 name,
                 manifest["dim"],
-                manifest["seconds"]["device"],
+                results.embed_seconds[name],
                 manifest["seconds"]["patches_per_s"],
                 manifest["storage_bytes"] / count * 1000 / 1e6,
                 manifest["peak_memory_bytes"] / 2**20,
@@ -170,13 +170,17 @@ def embed_times(results: Results) -> Table:
         ),
         rows=tuple(rows),
         decimals=2,
-        caption="patches/s includes reading and writing, and covers the last run only.",
+        caption="patches/s includes reading and writing, and covers the last run only."
+        + " Device-seconds include the flips of val and test; all else is of patches as they are."
+        * (results.context.experiment.protocol.flips != "none"),
     )
 
 
 def _how(manifest: Mapping[str, Any]) -> str:
     if "product" in manifest:
         return "read from files"
+    if "derived" in manifest:
+        return "made from stored embeddings"
     device = manifest["device"]
     compiled = "compiled, " if device.get("is_compiled") else ""
     return (

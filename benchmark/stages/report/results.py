@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
+from benchmark.experiment.flipped import embedding_seconds
 from benchmark.experiment.train_sets import ALL
 from benchmark.methods import FINETUNE, is_finetuned
 from benchmark.stages.report.headline import name_method
@@ -64,6 +65,11 @@ class Results:
             item.name: context.embeddings(item).manifest()
             for item in context.backbones
             if context.embeddings(item).is_complete
+        }
+        self.embed_seconds = {
+            item.name: embedding_seconds(self.embed[item.name], context.flipped(item).values())
+            for item in context.backbones
+            if item.name in self.embed
         }
         self.manifests = {
             cell: cell.artefact.manifest()

@@ -30,9 +30,12 @@ class TuneStage(Stage):
         backbones = {backbone.name: backbone for backbone in context.backbones}
         ready, jobs = [], []
         for cell in cells:
-            embeddings = context.embeddings(backbones[cell.backbone or ""])
-            if context.readiness(embeddings) == "blocked":
-                context.block(cell.artefact, embeddings)
+            backbone = backbones[cell.backbone or ""]
+            embeddings, flips = context.embeddings(backbone), context.flipped(backbone)
+            needed = (embeddings, *flips.values())
+            lacking = [item for item in needed if context.readiness(item) == "blocked"]
+            if lacking:
+                context.block(cell.artefact, lacking[0])
                 continue
             ready.append(cell)
             jobs.append(
@@ -44,6 +47,7 @@ class TuneStage(Stage):
                     patches=context.rows_of(cell),
                     embeddings=embeddings,
                     predictions=cell.artefact,
+                    flips=tuple(flips.items()),
                 )
             )
         if jobs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmark.experiment.flipped import FlippedPatches
 from benchmark.experiment.train_sets import ChosenPatches
 from benchmark.specs import Head
 from benchmark.store.artefacts import Artefact
@@ -20,3 +21,5 @@ class Job:
     patches: ChosenPatches
     embeddings: Artefact
     predictions: Artefact
+    flips: tuple[tuple[FlippedPatches, Artefact], ...] = ()
+    """Embeddings of flipped patches, over which predictions are averaged."""

@@ -19,6 +19,7 @@ from benchmark.cluster.incidents import Account
 from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
+from benchmark.experiment.flipped import flips_inputs
 from benchmark.search.bookkeeping import Outcome, Search, plan_rungs
 from benchmark.stages.searching import CellSearch, CellSearcher, run_searches
 from benchmark.stages.tune.job import Job
@@ -52,7 +53,7 @@ def search(context: Context, cells: Sequence[Cell], jobs: Sequence[Job]) -> floa
             ),
             commit=partial(commit, job),
             is_iterative=job.head.num_epochs is not None,
-            needs=job.embeddings,
+            needs=(job.embeddings, *(artefact for _, artefact in job.flips)),
             memory=partial(book_memory, context, cell, job, counts, whole),
         )
         for cell, job, counts in zip(cells, jobs, counts_of, strict=True)
@@ -130,6 +131,8 @@ def book_memory(
     if job.patches.train_set.rule is not None:
         # The rows of the cell are copied from those that all train sets share.
         needed += sizes.num_bytes
+    if job.flips:
+        needed += 4 * sizes.dim * max(sizes.num_val, sizes.num_test)
     what = f"head '{job.head.name}' on {sizes.num_rows:,} x {sizes.dim} embeddings"
     asked = context.experiment.tune.max_concurrent
     booking = plan_memory(
@@ -168,6 +171,7 @@ def commit(job: Job, search: Search, refit: Outcome, account: Account) -> None:
             "num_trials": search.num_trials,
             **search.failures(),
             "refit": job.refit,
+            **flips_inputs(dict.fromkeys(item.flip for item, _ in job.flips)),
             "seconds": {
                 "trials": round(search.seconds, 3),
                 "refit": round(refit.seconds, 3),

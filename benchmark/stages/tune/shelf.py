@@ -6,7 +6,6 @@ This module does not import Ray Tune, so that the actor starts as early as the t
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,17 +18,16 @@ from benchmark.errors import CellError
 from benchmark.experiment.train_sets import ChosenPatches
 from benchmark.search.fitting import Picks, Rows, State
 from benchmark.search.lean import torch_kept_away
+from benchmark.stages.tune.flipped import FlippedRows, load_flipped
 from benchmark.stages.tune.job import Job
+from benchmark.stages.tune.vectors import read_vectors
 from benchmark.store.artefacts import Artefact
-from benchmark.store.damage import MISSING
 from benchmark.store.names import HEAD
-from benchmark.tables import SPLITS, check_found, find_common, vectors_array
+from benchmark.tables import SPLITS
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
-PART = "part-"
-"""The beginning of the names of an artefact's tables."""
 BACKBONES_HELD = 3
 """Most backbones whose embeddings are in the object store at once."""
 
@@ -45,6 +43,7 @@ class Shelf:
         self._toll = Toll()
         self._rows: dict[str, Any] = {}
         self._picks: dict[tuple[str, int], Any] = {}
+        self._flipped: dict[str, Any] = {}
         self._states: dict[tuple[int, int], State] = {}
 
     def rows(self, number: int) -> list[Any]:
@@ -66,6 +65,17 @@ class Shelf:
         if key not in self._picks:
             self._picks[key] = ray.put(find_picks(job.patches))
         return [self._rows[path], self._picks[key]]
+
+    def flipped(self, number: int) -> list[Any]:
+        """Return references to the flipped rows of a job; those of another backbone are dropped."""
+        job = self._jobs[number]
+        mine = {artefact.path for _, artefact in job.flips}
+        self._flipped = {path: item for path, item in self._flipped.items() if path in mine}
+        for flipped, artefact in job.flips:
+            if artefact.path not in self._flipped:
+                rows = load_flipped(job.patches.patches, flipped, artefact)
+                self._flipped[artefact.path] = share_rows(rows, what=artefact.uri)
+        return [self._flipped[artefact.path] for _, artefact in job.flips]
 
     def put_state(self, number: int, trial: int, state: State) -> None:
         """Keep the state of a trial until its next segment."""
@@ -94,7 +104,7 @@ def _load_skops() -> Any:
     return skops.io
 
 
-def share_rows(rows: Rows, *, what: str) -> Any:
+def share_rows(rows: Rows | FlippedRows, *, what: str) -> Any:
     """Put rows into Ray's object store, and return the reference.
 
     What its memory does not hold, Ray writes to its folder on disk; processes map either.
@@ -105,7 +115,7 @@ def share_rows(rows: Rows, *, what: str) -> Any:
     try:
         return ray.put(rows)
     except (ObjectStoreFullError, OutOfDiskError):
-        num_bytes = rows.x_train.nbytes + rows.x_val.nbytes + rows.x_test.nbytes
+        num_bytes = sum(item.nbytes for item in rows if isinstance(item, np.ndarray))
         raise CellError(
             f"{what}: its embeddings need {num_bytes / 1e9:.1f} GB in Ray's object store, which is "
             "full, and so is the disk of Ray's temporary folder: free space there (RAY_TMPDIR)"
@@ -153,33 +163,3 @@ def load_rows(patches: Artefact, embeddings: Artefact) -> Rows:
     for name, vectors in read_vectors(embeddings, wanted).items():
         parts[f"x_{name}"] = vectors
     return Rows(**parts)
-
-
-def read_vectors(
-    embeddings: Artefact, wanted: Mapping[str, NDArray[Any]]
-) -> dict[str, NDArray[np.float32]]:
-    """Return the embeddings (N, D) of patches by split, in the order of their sorted identities.
-
-    Raises:
-        CellError: a patch has no embedding, or a table is damaged.
-    """
-    found: dict[str, NDArray[np.float32]] = {}
-    is_read = {split: np.zeros(len(ids), np.bool_) for split, ids in wanted.items()}
-    for part in embeddings.tables(PART):
-        table = embeddings.read_table(columns=["patch_id", "embedding"], names=[part])
-        ids, vectors = table["patch_id"].to_numpy(), vectors_array(table["embedding"])
-        dim = vectors.shape[1]
-        if not found:
-            found = {
-                split: np.empty((len(mine), dim), np.float32) for split, mine in wanted.items()
-            }
-        for split, mine in wanted.items():
-            if found[split].shape[1] != dim:
-                raise embeddings.damage_of(part, "its embeddings have another length")
-            at, rows = find_common(mine, ids)
-            found[split][at], is_read[split][at] = vectors[rows], True
-    if not found:
-        raise embeddings.damage_of(f"{PART}*", MISSING)
-    for split, mine in wanted.items():
-        check_found(mine, is_read[split], what=embeddings.uri)
-    return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +18,12 @@ from benchmark.errors import BenchmarkError, blame, one_line
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.search.fitting import Rows, fit_segment, pick_rows, refit, scores_of_all
 from benchmark.stages.searching import outcome_row
+from benchmark.stages.tune.flipped import FlippedRows, average_flips
 from benchmark.stages.tune.job import Job
 from benchmark.tables import check_table, predictions_schema
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class HeadTrial(tune.Trainable):
@@ -60,8 +66,9 @@ class HeadTrial(tune.Trainable):
         whole, *picks = ray.get(ray.get(self._shelf.rows.remote(number)))
         rows: Rows = pick_rows(whole, *picks) if picks else whole
         if segment.kind == "refit":
+            flipped = ray.get(ray.get(self._shelf.flipped.remote(number))) if job.flips else ()
             began = time.perf_counter()
-            model = write_predictions(job, rows, segment)
+            model = write_predictions(job, rows, segment, flipped)
             self._toll_of_shelf = ray.get(self._shelf.save_head.remote(number, model))
             return Outcome([], time.perf_counter() - began)
         state = None
@@ -79,9 +86,13 @@ class HeadTrial(tune.Trainable):
         """Load nothing, as nothing is saved."""
 
 
-def write_predictions(job: Job, rows: Rows, segment: Segment) -> Any:
+def write_predictions(
+    job: Job, rows: Rows, segment: Segment, flipped: Sequence[FlippedRows] = ()
+) -> Any:
     """Refit the chosen head, write the table ``predictions`` and return the fitted pipeline."""
     model, val, test = refit(job.head, rows, segment, seed=job.seed, on=job.refit)
+    val = average_flips(partial(_scores, model), val, rows.ids_val, flipped)
+    test = average_flips(partial(_scores, model), test, rows.ids_test, flipped)
     classes = np.asarray(model.classes_ if hasattr(model, "classes_") else model[-1].classes_)
     y_score = scores_of_all(np.concatenate([val, test]), classes, job.num_classes)
     if not np.isfinite(y_score).all():
@@ -98,3 +109,7 @@ def write_predictions(job: Job, rows: Rows, segment: Segment) -> Any:
     checked = check_table(table, predictions_schema(job.num_classes), what="predictions")
     job.predictions.write_table("part-000000.parquet", checked)
     return model
+
+
+def _scores(model: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(model.predict_proba(x), dtype=np.float32)
