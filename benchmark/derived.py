@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import shown
+from benchmark.variants import name_variants
 
 if TYPE_CHECKING:
     from benchmark.config import Experiment
@@ -99,6 +100,16 @@ def parents_of(options: BackboneOptions | None) -> tuple[str, ...]:
     return options.concat or (() if options.of is None else (options.of,))
 
 
+def networks_of(experiment: Experiment) -> dict[str, str]:
+    """Return the name in the list for each backbone: a network with variants has several."""
+    tables = experiment.backbone
+    return {
+        full: name
+        for name in experiment.backbones
+        for full in ([name] if name not in tables else dict(name_variants(name, tables[name])))
+    }
+
+
 def derivation_of(options: BackboneOptions, parents: Sequence[Backbone]) -> Derivation:
     """Return the recipe of a table, for the backbones that it names."""
     sizes = ((name, getattr(options, name)) for name in STEPS)
@@ -172,11 +183,12 @@ def check_options(options: BackboneOptions) -> None:
 
 
 def check_derived(experiment: Experiment, where: str) -> None:
-    """Refuse backbones that are made from unknown ones, or from themselves.
+    """Refuse backbones that are made from unknown ones, from themselves, or from several variants.
 
     Raises:
         UsageError: names the setting, and what to do.
     """
+    networks = networks_of(experiment)
     graph = {name: parents_of(options) for name, options in experiment.backbone.items()}
     for name, parents in graph.items():
         place = f'{where} [backbone."{name}"]'
@@ -189,8 +201,14 @@ def check_derived(experiment: Experiment, where: str) -> None:
         for parent in parents:
             if parent == name:
                 raise UsageError(f"{place}: '{key}' names {shown(name, 100)} itself; remove it")
-            if parent not in experiment.backbones:
-                others = [item for item in experiment.backbones if item != name]
+            if parent not in networks and parent in experiment.backbones:
+                first = next(item for item, network in networks.items() if network == parent)
+                raise UsageError(
+                    f"{place}: '{key}' names {shown(parent, 100)}, which lists layers or poolings: "
+                    f"name one of its variants, e.g. {shown(first, 150)}"
+                )
+            if parent not in networks:
+                others = [item for item in networks if item != name]
                 raise UsageError(
                     f"{place}: '{key}' names {shown(parent, 100)}, which is not among the "
                     f"experiment's backbones: add it to 'backbones'.{did_you_mean(parent, others)}"
@@ -207,8 +225,11 @@ def check_derived(experiment: Experiment, where: str) -> None:
 
 def in_order(experiment: Experiment) -> list[str]:
     """Return the names of an experiment's backbones, each after those that it is made from."""
-    tables = experiment.backbone
-    graph = {name: parents_of(tables.get(name)) for name in experiment.backbones}
+    tables, networks = experiment.backbone, networks_of(experiment)
+    graph = {
+        name: [networks[parent] for parent in parents_of(tables.get(name))]
+        for name in experiment.backbones
+    }
     own = [name for name, parents in graph.items() if not parents]
     order = graphlib.TopologicalSorter(graph).static_order()
     return [*own, *(name for name in order if graph.get(name))]
@@ -216,6 +237,7 @@ def in_order(experiment: Experiment) -> list[str]:
 
 def sources_of(experiment: Experiment, name: str) -> Iterator[str]:
     """Yield the models that a backbone needs: its own, or those of all that it is made from."""
+    networks = networks_of(experiment)
     waiting, seen = [name], set[str]()
     while waiting:
         one = waiting.pop()
@@ -223,6 +245,6 @@ def sources_of(experiment: Experiment, name: str) -> Iterator[str]:
             continue
         seen.add(one)
         parents = parents_of(experiment.backbone.get(one))
-        waiting += parents
+        waiting += [networks[parent] for parent in parents]
         if not parents:
             yield experiment.model_of(one)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from benchmark.derived import Packed, check_options
 from benchmark.fields import (
@@ -26,6 +26,8 @@ from benchmark.fields import (
 from benchmark.section import Section
 from benchmark.spaces import SearchSpace
 
+Pooling = Literal["mean", "patches", "cls", "cls+mean", "mean+std", "gem", "pooler"]
+Poolings = Annotated[tuple[Pooling, ...], Field(min_length=1, max_length=7)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 """Dimensions of an embedding."""
 ANY_BACKBONE = "any backbone"
@@ -34,6 +36,10 @@ PATH_SOURCES = ("hf", "embeddings")
 """Sources of backbones whose names are paths."""
 ShortName = Annotated[str, Field(max_length=60), AfterValidator(check_name)]
 """Name of a backbone on the page."""
+
+
+def _kind_of(value: Any) -> str:
+    return "list" if isinstance(value, (list, tuple)) else "one"
 
 
 class BackboneOptions(Section):
@@ -53,13 +59,21 @@ class BackboneOptions(Section):
     patches are resized (bilinear, as bytes) to ``image_size`` and normalised."""
     std: Annotated[tuple[Norm, ...], Field(min_length=1, max_length=1000)] | None = None
     """Standard deviation of pixels scaled to 0...1; as ``mean``."""
-    pooling: Literal["mean", "patches", "cls", "cls+mean", "pooler"] = "mean"
+    # Told apart, so that a message is about what was given.
+    pooling: Annotated[
+        Annotated[Pooling, Tag("one")] | Annotated[Poolings, Tag("list")], Discriminator(_kind_of)
+    ] = "mean"
     """Source of the embedding: mean over tokens or positions, the same without class and register
-    tokens (``patches``), class token, class token and mean concatenated, or the output of the
-    model's own pooler. Networks of timm pool in their own way if neither ``pooling`` nor ``layer``
-    is set; their mean is that of ``patches``."""
+    tokens (``patches``), class token, class token and mean concatenated, mean and standard
+    deviation over patches (``mean+std``), generalised mean with exponent 3 over patches (``gem``),
+    or the output of the model's own pooler. Networks of timm pool in their own way if neither
+    ``pooling`` nor ``layer`` is set; their mean is that of ``patches``. A list makes a variant of
+    each (docs/LAYERS.md)."""
     layer: Layer = -1
     """Hidden layer (block, or stage of a convolutional network) from the end; -1 is the last."""
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=100)] | None = None
+    """Several of them, e.g. ``[-1, -4, -8]``: each is a variant of the backbone, and all are
+    computed in one pass (docs/LAYERS.md)."""
     bands: Annotated[Names, Field(min_length=1)] | None = None
     """Input bands, in order; unset: the backbone's own."""
     trust_remote_code: bool = False
@@ -106,18 +120,36 @@ class BackboneOptions(Section):
     settings: OwnSettings = Field(default={})
     """Keyword arguments of a function of your own."""
 
-    _names_differ = field_validator("bands", "concat")(refuse_duplicates)
+    _names_differ = field_validator("bands", "concat", "layers")(refuse_duplicates)
 
     @model_validator(mode="after")
     def _pooler_follows_the_last_layer(self) -> BackboneOptions:
-        if self.pooling == "pooler" and self.layer != -1:
-            raise ValueError("the pooler takes the last hidden state: remove layer or pooling")
+        if self.layers and "layer" in self.model_fields_set:
+            raise ValueError("'layer' and 'layers' contradict each other: remove one")
+        if isinstance(self.pooling, tuple):
+            refuse_duplicates(self.pooling)
+        poolings = self.pooling if isinstance(self.pooling, tuple) else (self.pooling,)
+        if "pooler" in poolings and set(self.layers or (self.layer,)) != {-1}:
+            key = "layers" if self.layers else "layer"
+            raise ValueError(f"the pooler takes the last hidden state: remove {key} or pooling")
         return self
 
     @model_validator(mode="after")
     def _made_from_others_or_not(self) -> BackboneOptions:
         check_options(self)
         return self
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether it means several variants of a backbone."""
+        return self.layers is not None or isinstance(self.pooling, tuple)
+
+    @property
+    def one_pooling(self) -> Pooling:
+        """The pooling of a variant; ValueError: it is a list."""
+        if isinstance(self.pooling, tuple):
+            raise ValueError("a list of poolings is not one backbone")
+        return self.pooling
 
 
 class OwnOptions(Section):

@@ -12,6 +12,7 @@ from benchmark.derived import check_derived
 from benchmark.errors import UsageError, did_you_mean, tidy
 from benchmark.fields import shown
 from benchmark.options import ANY_BACKBONE, short_names
+from benchmark.variants import count_variants
 
 NAMED = ("backbone", "head", "metric")
 """Tables of tables, by the name of an entry."""
@@ -135,7 +136,10 @@ def check_whole(experiment: Any, where: str) -> None:
                 f"splits, which 'cross_validation' = {shown(num_folds)} replaces; remove one"
             )
         num_sets = protocol.cross_validation
-    num_methods = len(experiment.backbones) * len(experiment.heads)
+    num_backbones = sum(
+        count_variants(experiment.backbone.get(name)) for name in experiment.backbones
+    )
+    num_methods = num_backbones * len(experiment.heads)
     num_cells = num_methods * num_sets * len(experiment.seeds)
     if num_cells > MAX_CELLS:
         raise UsageError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from benchmark.config import DatasetConfig
@@ -20,6 +20,7 @@ from benchmark.derived import Derivation
 from benchmark.products import PlacedProduct, Product
 from benchmark.sources import LocatedSource as LocatedSource
 from benchmark.sources import Source as Source
+from benchmark.variants import Shared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,6 +232,8 @@ class Backbone:
     """The model's name, if ``name`` is the user's own; None: ``name`` is the model's."""
     product: Product | PlacedProduct | None = None
     """Files that its embeddings are read from, without a network; None: they are computed."""
+    shared: Shared | None = field(default=None, compare=False)
+    """How one forward pass gives this embedding and others of its network; None: it cannot."""
     derived: Derivation | None = None
     """How its embeddings are made from stored ones of other backbones; None: they are not."""
     version: int = 1
@@ -243,6 +246,11 @@ class Backbone:
     def model(self) -> str:
         """The model's name, whatever name the user gave it."""
         return self.alias_of or self.name
+
+    @property
+    def group(self) -> str:
+        """The name that it is a variant of; empty: it is no variant."""
+        return "" if self.shared is None else self.shared.group
 
     @property
     def is_fitted(self) -> bool:

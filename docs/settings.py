@@ -117,8 +117,10 @@ def tables_of(value: Mapping[str, Any]) -> list[str]:
 
 def values_of(value: Mapping[str, Any]) -> str:
     """Return the type and the limits of a setting in words."""
-    if "anyOf" in value:
-        found = [values_of(item) for item in value["anyOf"] if item.get("type") != "null"]
+    # Alternatives that are told apart by a function are listed as one of them.
+    options = value.get("anyOf") or value.get("oneOf")
+    if options:
+        found = [values_of(item) for item in options if item.get("type") != "null"]
         return " or ".join(found)
     if "enum" in value:
         return ", ".join(f"`{literal(item)}`" for item in value["enum"])

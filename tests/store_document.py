@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from benchmark.experiment import file, usage
-from benchmark.stages.evaluate.schemas import COMPARISON, DROPS, RANKING, TRANSFER
+from benchmark.stages.evaluate.schemas import COMPARISON, DROPS, PROPERTIES, RANKING, TRANSFER
 from benchmark.store import heartbeat, inventory, names
 from benchmark.tables import (
     CALIBRATION,
@@ -81,6 +81,7 @@ TABLES = {
             TRANSFER,
         ),
         Table("drops", "One row per backbone and method, all regions together.", DROPS),
+        Table("properties", "One row per embedding and property (LAYERS.md).", PROPERTIES),
     )
 }
 
@@ -156,6 +157,7 @@ KINDS = (
                     ("calibration", "how far scores can be taken for probabilities"),
                     ("ranking", "methods, best first, with tests"),
                     ("comparison", "fine-tuned against frozen"),
+                    ("properties", "what each embedding is like"),
                     ("transfer", "scores and drops by region, of `[protocol.transfer]`"),
                     ("drops", "mean drops out of region, of the same"),
                 )

@@ -112,7 +112,7 @@ def test_readers_of_parquet_read_every_folder_as_it_is(store: Context, reader: s
         assert count(artefact.path) == artefact.read_table().num_rows > 0, artefact.folder
     scores = store.scores()
     assert count(scores.path) == scores.read_table(names=["scores.parquet"]).num_rows
-    assert len(scores.files("_tables/")) == 4
+    assert len(scores.files("_tables/")) == 5
 
 
 @pytest.mark.parametrize("reader", ["pandas", "pyarrow", "polars", "duckdb"])

@@ -55,7 +55,7 @@ VOCABULARY = {
     *("arguments", "bars", "config", "contents", "derived", "drawing", "environment", "errors"),
     *("fields", "finetune_settings", "flipping", "markup", "methods", "options", "problems"),
     *("products", "progress", "protocol_settings", "raster_settings", "registry", "regular"),
-    *("section", "sources", "spaces", "specs", "tables"),
+    *("section", "sources", "spaces", "specs", "tables", "variants"),
 }
 """The modules at the root that every wing may use."""
 

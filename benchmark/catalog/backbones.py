@@ -113,6 +113,11 @@ def find_backbone(
     Raises:
         UsageError: the name is unknown, the model cannot be used, or an option does not apply.
     """
+    if options is not None and options.has_lists:
+        raise UsageError(
+            f"{options_where(name, where)}: lists of layers or poolings make several backbones, of "
+            "an experiment; give one 'layer' and one 'pooling' here"
+        )
     if options is not None and options.model is not None:
         return _find_alias(name, options, where=where, folders=folders)
     if name.startswith(PREFIX):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.datasets import find_dataset
 from benchmark.catalog.derived.resolve import resolve_derived
 from benchmark.catalog.heads import HEADS
@@ -16,12 +15,14 @@ from benchmark.catalog.own.lookup import find_entry
 from benchmark.catalog.own.source import search_folders
 from benchmark.catalog.products.resolve import PRODUCT_PREFIX
 from benchmark.catalog.roots.address import check_root, refuse_secrets
+from benchmark.catalog.variants import find_variants
 from benchmark.config import Experiment
 from benchmark.derived import in_order, parents_of
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import shown
 from benchmark.finetune_settings import FinetuneConfig
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
+from benchmark.variants import leaders
 
 COMMON_DATASET_SETTINGS = frozenset(
     {
@@ -74,24 +75,31 @@ def resolve_backbones(experiment: Experiment, *, where: str = "") -> tuple[Backb
     options, folders = experiment.backbone, search_folders(experiment.path)
     for name in options:
         _check_model(experiment, name, where=where)
-    resolved: dict[str, Backbone] = {}
+    resolved: dict[str, tuple[Backbone, ...]] = {}
+    named: dict[str, Backbone] = {}
     for name in in_order(experiment):
         given = options.get(name)
         if given is not None and parents_of(given):
-            parents = [resolved[item] for item in parents_of(given)]
-            resolved[name] = resolve_derived(name, given, parents, where=where)
+            parents = [named[item] for item in parents_of(given)]
+            resolved[name] = (resolve_derived(name, given, parents, where=where),)
         else:
-            resolved[name] = find_backbone(name, where=where, options=given, folders=folders)
+            resolved[name] = find_variants(name, where=where, options=given, folders=folders)
+        for backbone in resolved[name]:
+            if backbone.name in named:
+                raise UsageError(
+                    f"{where}: {shown(backbone.name, 150)} is both a name in 'backbones' and a "
+                    "variant that layers or poolings are listed for; rename or remove one"
+                )
+            named[backbone.name] = backbone
     found: dict[tuple[Any, ...], Backbone] = {}
-    for name in experiment.backbones:
-        backbone = resolved[name]
+    for backbone in (item for name in experiment.backbones for item in resolved[name]):
         twin = found.setdefault(_identity(backbone), backbone)
         if twin is not backbone:
             same = "checkpoint" if backbone.folder else f"model '{backbone.model}'"
             same = "embeddings" if backbone.product or backbone.derived else same
             raise UsageError(
-                f"{where}: backbones '{twin.name}' and '{name}' are the same {same} with the same "
-                "options; remove one, or change its options"
+                f"{where}: backbones '{twin.name}' and '{backbone.name}' are the same {same} with "
+                "the same options; remove one, or change its options"
             )
     return tuple(found.values())
 
@@ -181,8 +189,11 @@ def resolve_dataset(experiment: Experiment, *, where: str = "") -> Dataset:
 
 def _check_finetune(config: FinetuneConfig, backbones: Sequence[Backbone], *, where: str) -> None:
     """Refuse backbones that cannot be fine-tuned; the message names those that can."""
-    names = [item.name for item in backbones]
-    can = [item.name for item in backbones if item.is_trainable]
+    # The name of a network stands for its first variant.
+    names = [item.group or item.name for item in leaders(backbones)]
+    names += [item.name for item in backbones if item.group]
+    can = [item.group or item.name for item in leaders(backbones) if item.is_trainable]
+    able = {*can, *(item.name for item in backbones if item.is_trainable)}
     known = f"those that can: {', '.join(can)}" if can else "none of the experiment's backbones can"
     for name in config.backbones or ():
         if name not in names:
@@ -190,7 +201,7 @@ def _check_finetune(config: FinetuneConfig, backbones: Sequence[Backbone], *, wh
                 f"{where}: backbone '{name}' is not among the experiment's backbones."
                 f"{did_you_mean(name, names)}"
             )
-        if name not in can:
+        if name not in able:
             raise UsageError(
                 f"{where}: backbone '{name}' has no weights and cannot be fine-tuned; {known}"
             )

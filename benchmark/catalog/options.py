@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from benchmark.errors import UsageError
-from benchmark.options import BackboneOptions
+from benchmark.options import BackboneOptions, Pooling
 from benchmark.problems import options_place
 from benchmark.specs import Backbone
 
@@ -27,7 +27,7 @@ READ = FED | {"layer", "pooling"}
 class Reading(NamedTuple):
     """The hidden state and pooling that give the embedding of a model of transformers."""
 
-    pooling: Literal["mean", "patches", "cls", "cls+mean", "pooler"] = "mean"
+    pooling: Pooling = "mean"
     layer: int = -1
     image_size: int | None = None
     """Chosen side in px; None: that of the checkpoint."""
@@ -41,6 +41,8 @@ class Reading(NamedTuple):
             "patches": f"mean of {state} over patch tokens or positions",
             "cls": f"class token of {state}",
             "cls+mean": f"class token of {state}, then the mean over its tokens",
+            "mean+std": f"mean and standard deviation of {state} over patch tokens or positions",
+            "gem": f"generalised mean of {state} over patch tokens or positions",
             "pooler": "output of its own pooler",
         }[self.pooling]
 

@@ -36,6 +36,7 @@ from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store.artefacts import Artefact, Store
 from benchmark.store.digest import fingerprint
 from benchmark.store.leases import Leases
+from benchmark.variants import choose, leaders
 
 CODE_VERSIONS = {
     "patches": 1,
@@ -231,13 +232,17 @@ class Context(Outcomes):
 
     @cached_property
     def finetuned_backbones(self) -> tuple[Backbone, ...]:
-        """The backbones to fine-tune: those named, or all trainable ones that are no floor."""
+        """The backbones to fine-tune: those named, or all trainable ones that are no floor.
+
+        Variants of one network are fine-tuned once, as its first one reads it.
+        """
         config = self.experiment.finetune
         if config is None:
             return ()
         if config.backbones is not None:
-            return tuple(item for item in self.backbones if item.name in config.backbones)
-        return tuple(item for item in self.backbones if item.is_trainable and not item.is_floor)
+            return choose(self.backbones, config.backbones)
+        firsts = leaders(self.backbones)
+        return tuple(item for item in firsts if item.is_trainable and not item.is_floor)
 
     def finetuned_inputs(
         self, backbone: Backbone, seed: int, train_set: TrainSet = ALL, method: str = FINETUNE

@@ -240,7 +240,16 @@ class Calibration:
             trial = self._measure(plan.mode)
             if reference is not None:
                 found = self._embedder.run_batch(self._pixels[: len(reference)])
-                distance = cosine_distance(found, reference)
+                # Each of several embeddings: a long one would hide what happens to a short one.
+                ends = np.cumsum(self._embedder.dims)[:-1]
+                distance = max(
+                    cosine_distance(one, exact)
+                    for one, exact in zip(
+                        np.split(found, ends, axis=1),
+                        np.split(reference, ends, axis=1),
+                        strict=True,
+                    )
+                )
                 trial = replace(trial, distance=distance)
                 if not distance <= MAX_DISTANCE:
                     trial = replace(

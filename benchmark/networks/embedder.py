@@ -195,6 +195,8 @@ class Embedder:
             CellError: the backbone needs a fitted state and ``state`` is None.
         """
         self.name = backbone.name
+        self.dims = () if backbone.shared is None else backbone.shared.dims
+        """Lengths of several embeddings side by side; empty: there is one."""
         torch.set_num_threads(plan.num_threads)
         network = network or build_network(backbone, bands, state)
         self._network = network.to(plan.device)

@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-Pooling = Literal["mean", "patches", "cls", "cls+mean", "pooler"]
+from benchmark.options import Pooling
+
+GEM_EXPONENT = 3.0
+GEM_FLOOR = 1e-6
+"""Both of Radenovic, Tolias and Chum (2018, Fine-tuning CNN image retrieval with no human
+annotation): their generalised mean takes smaller activations for the floor."""
+
+
+def pool_positions(state: torch.Tensor, pooling: Pooling, dims: tuple[int, ...]) -> torch.Tensor:
+    """Return the mean (B, D), mean and standard deviation (B, 2 D), or generalised mean (B, D).
+
+    Args:
+        state: of patches or positions; any type.
+        pooling: ``mean`` or ``patches``; ``mean+std``; or ``gem``.
+        dims: the axes of the positions.
+    """
+    state = state.float()
+    if pooling == "gem":
+        powers = state.clamp(min=GEM_FLOOR) ** GEM_EXPONENT
+        return powers.mean(dim=dims) ** (1 / GEM_EXPONENT)
+    mean = state.mean(dim=dims)
+    if pooling != "mean+std":
+        return mean
+    return torch.cat([mean, state.std(dim=dims, correction=0)], dim=1)
+
+
+class MissingLayerError(ValueError):
+    """A model has fewer hidden layers than were asked for."""
+
+    def __init__(self, layer: int, count: int) -> None:
+        """Say what was asked for, and how many there are."""
+        super().__init__(f"'layer' = {layer}: the model has {count} layers; set -1 to {-count}")
 
 
 class PooledModel(torch.nn.Module):
@@ -29,8 +60,9 @@ class PooledModel(torch.nn.Module):
         Args:
             model: of transformers.
             pooling: the mean over tokens or positions; that over the tokens of patches alone; the
-                class token, which comes first; class token, then mean; or the output of the
-                model's own pooler.
+                class token, which comes first; class token, then mean; mean and standard deviation
+                or generalised mean over the tokens of patches; or the output of the model's own
+                pooler.
             layer: hidden layer, counted from the end; -1 is the last hidden state.
             interpolates: whether the model interpolates its positions to the size of its input.
             num_prefix: class and register tokens, which come before those of patches.
@@ -40,11 +72,11 @@ class PooledModel(torch.nn.Module):
         self.pooling = pooling
         self.layer = layer
         self._num_prefix = num_prefix
-        self._arguments: dict[str, bool] = {}
+        self.arguments: dict[str, bool] = {}
         if interpolates:
-            self._arguments["interpolate_pos_encoding"] = True
+            self.arguments["interpolate_pos_encoding"] = True
         if layer != -1:
-            self._arguments["output_hidden_states"] = True
+            self.arguments["output_hidden_states"] = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return embeddings float32 (B, D) of normalised pixels (B, C, H, W).
@@ -53,7 +85,10 @@ class PooledModel(torch.nn.Module):
             ValueError: the hidden state has not three or four dimensions, or the model lacks the
                 class token, the pooler or the layer.
         """
-        output = self.model(pixel_values=x, **self._arguments)
+        return self.pool(self.model(pixel_values=x, **self.arguments), x)
+
+    def pool(self, output: Any, x: torch.Tensor) -> torch.Tensor:
+        """Return embeddings float32 (B, D) of the model's output for pixels ``x``."""
         if self.pooling == "pooler":
             pooled: torch.Tensor | None = getattr(output, "pooler_output", None)
             if pooled is None:
@@ -63,18 +98,18 @@ class PooledModel(torch.nn.Module):
         if self.layer != -1:
             states = output.hidden_states
             if len(states) < -self.layer:
-                raise ValueError(f"the model has {len(states)} hidden layers, not {-self.layer}")
+                raise MissingLayerError(self.layer, len(states))
             state = states[self.layer]
         if state.ndim not in (3, 4):
             raise ValueError(f"a hidden state of shape {tuple(state.shape)} cannot be pooled")
-        if state.ndim == 4 and self.pooling in ("mean", "patches"):
+        if state.ndim == 4 and not self.pooling.startswith("cls"):
             is_last = state.shape[1] == state.shape[2] != state.shape[3]
-            return state.float().mean(dim=(1, 2) if is_last else (2, 3))
+            return pool_positions(state, self.pooling, (1, 2) if is_last else (2, 3))
         if self.pooling == "mean":
             return state.float().mean(dim=1)
-        if self.pooling == "patches":
+        if not self.pooling.startswith("cls"):
             self._check_grid(state.shape[1], x)
-            return state[:, self._num_prefix :].float().mean(dim=1)
+            return pool_positions(state[:, self._num_prefix :], self.pooling, (1,))
         if state.ndim == 4:
             raise ValueError("the model has no class token")
         token = state[:, 0].float()
@@ -94,6 +129,22 @@ class PooledModel(torch.nn.Module):
             )
 
 
+class PooledModels(torch.nn.Module):
+    """Several readings of one model, side by side: (B, C, H, W) to (B, sum of D)."""
+
+    def __init__(self, readings: Sequence[PooledModel]) -> None:
+        """Join wrappers of the same model."""
+        super().__init__()
+        self.model = readings[0].model
+        self._readings = tuple(readings)
+        self._arguments = {key: value for item in readings for key, value in item.arguments.items()}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return embeddings float32 (B, sum of D) of normalised pixels (B, C, H, W)."""
+        output = self.model(pixel_values=x, **self._arguments)
+        return torch.cat([item.pool(output, x) for item in self._readings], dim=1)
+
+
 class HiddenModel(torch.nn.Module):
     """The output of one block or stage of a network of timm, pooled over positions."""
 
@@ -105,8 +156,8 @@ class HiddenModel(torch.nn.Module):
         Args:
             model: with timm's ``forward_intermediates`` and ``prune_intermediate_layers``.
             index: of the block or stage, from 0.
-            pooling: mean over positions, without class token and registers; the class token; or
-                both, the class token first.
+            pooling: over positions, without class token and registers; the class token; or both,
+                the class token first.
             has_norm: whether the network's last normalisation is applied.
         """
         super().__init__()
@@ -119,20 +170,30 @@ class HiddenModel(torch.nn.Module):
             "norm": has_norm,
             "intermediates_only": True,
         }
-        if pooling != "mean":
+        if pooling.startswith("cls"):
             self._arguments["return_prefix_tokens"] = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return embeddings float32 (B, D) of normalised pixels (B, C, H, W)."""
         (found,) = self.model.forward_intermediates(x, **self._arguments)
-        if self.pooling == "mean":
-            mean: torch.Tensor = found.float().mean(dim=(2, 3))
-            return mean
-        state, tokens = found
-        token: torch.Tensor = tokens[:, 0].float()
-        if self.pooling == "cls":
-            return token
-        return torch.cat([token, state.float().mean(dim=(2, 3))], dim=1)
+        state, tokens = found if self.pooling.startswith("cls") else (found, None)
+        return pool_hidden(state, tokens, self.pooling)
+
+
+def pool_hidden(state: torch.Tensor, tokens: torch.Tensor | None, pooling: Pooling) -> torch.Tensor:
+    """Return embeddings float32 (B, D) of positions (B, D, H, W) and tokens (B, T, D) beside them.
+
+    Raises:
+        ValueError: there are no such tokens, and the class token is asked for.
+    """
+    if not pooling.startswith("cls"):
+        return pool_positions(state, pooling, (2, 3))
+    if tokens is None:
+        raise ValueError("the network has no class token")
+    token = tokens[:, 0].float()
+    if pooling == "cls":
+        return token
+    return torch.cat([token, pool_positions(state, "mean", (2, 3))], dim=1)
 
 
 class SwinStages(torch.nn.Module):

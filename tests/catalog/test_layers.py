@@ -172,7 +172,7 @@ def test_a_network_that_gives_no_hidden_layers_is_one_line(name: str) -> None:
     )
     with pytest.raises(UsageError, match=r"do not apply: the library gives no .* its DOFA; remove"):
         read_layer(entry, BackboneOptions(layer=-2), untrained, where="x.toml")
-    assert read_layer(entry, BackboneOptions(pooling="mean"), untrained, where="") is entry
+    assert read_layer(entry, BackboneOptions(pooling="mean"), untrained, where="") == entry
 
 
 @pytest.mark.parametrize("model", ["test_vit", "test_resnet"])

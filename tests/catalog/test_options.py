@@ -285,7 +285,7 @@ def test_code_of_a_checkpoint_runs_only_where_it_is_trusted(
     [
         ("convnext", {"pooling": "cls"}, r"ConvNextModel has no class token; set pooling"),
         ("siglip", {"pooling": "cls+mean"}, r"SiglipVisionModel has no class token"),
-        ("vit", {"layer": -9}, r"the model has 3 hidden layers, not 9"),
+        ("vit", {"layer": -9}, r"'layer' = -9: the model has 3 layers; set -1 to -3"),
         ("vit", {"image_size": 44}, r"'image_size' = 44 is not a multiple .* of 8 px; set 40"),
         ("convnext", {"image_size": 8}, r"'convnext' does not support these .* images of 8"),
         ("vit", {"bands": ("red", "nir")}, r"'bands' names 2, but its weights take 3"),

@@ -34,6 +34,7 @@ from benchmark.specs import (
 )
 from benchmark.stages import STAGES
 from benchmark.store.artefacts import Store
+from benchmark.variants import Shared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,6 +408,7 @@ BACKBONE_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "folder": ("other", FROM_EMBED),
     "alias_of": ("other", OF_BACKBONE),
     "product": (object(), OF_BACKBONE),
+    "shared": (Shared(torch.nn.Conv2d, None, group="other"), set()),
     "derived": (Derivation(parents=()), OF_BACKBONE),
     "version": (2, OF_BACKBONE),
     "own": ({"code": "1"}, OF_BACKBONE),

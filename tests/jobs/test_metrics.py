@@ -84,8 +84,8 @@ def test_metrics_of_a_run_come_out_of_the_endpoint(
 
     from benchmark.stages.embed import EmbedStage
     from benchmark.stages.embed.calls import Task
-    from benchmark.stages.embed.flipped import parts_of_cells
-    from benchmark.stages.embed.pipeline import _jobs, _plan_pool
+    from benchmark.stages.embed.jobs import plan_jobs, plan_passes
+    from benchmark.stages.embed.pipeline import _plan_pool
     from benchmark.stages.embed.workers import EmbedActor, ReadParts
 
     store = str(new_store())
@@ -101,8 +101,8 @@ def test_metrics_of_a_run_come_out_of_the_endpoint(
             replace(cell, artefact=replace(cell.artefact, name="again"))
             for cell in EmbedStage().cells(context)
         )
-        parts = parts_of_cells(context, [cell])
-        jobs = _jobs(context, [(context.backbones[0], cell)], parts, _plan_pool(context))
+        passes = plan_passes(context, [(context.backbones[0], cell)])
+        jobs = plan_jobs(context, passes, _plan_pool(context))
         part = context.patches.manifest()["parts"][0]
         block = ReadParts(context.patches)(Task(0, ((part["name"], part["num_rows"]),), ()))
         actor = ray.remote(EmbedActor).options(num_cpus=0).remote(jobs)

@@ -41,6 +41,7 @@ class Device:
 
     def __init__(self, plan: DevicePlan, clock: Clock, cost: Callable[[DevicePlan], float]) -> None:
         self.name = "toy"
+        self.dims: tuple[int, ...] = ()
         self.plan = plan
         self.compile_s = 25.0
         self.error: Callable[[DevicePlan], str] = lambda plan: ""
@@ -192,6 +193,25 @@ def test_a_mode_that_changes_embeddings_is_refused_and_named(clock: Clock) -> No
     plan = choose(device, 50_000)
     assert not plan.is_compiled
     assert "from float32 in cosine distance, more than 1e-03" in plan.reason
+
+
+@pytest.mark.parametrize(("dims", "is_compiled"), [((), True), ((28, 4), False)])
+def test_of_embeddings_side_by_side_each_stays_what_it_is(
+    clock: Clock, dims: tuple[int, ...], is_compiled: bool
+) -> None:
+    device = Device(plan_on_cpu(), clock, per_patch)
+    device.dims = dims
+    # The last columns are small: in the whole, what happens to them would not be seen.
+    scale = np.array([100.0] * 28 + [1.0] * 4)
+    whole = device.run_batch
+
+    def run_batch(pixels: np.ndarray) -> np.ndarray:
+        found = whole(pixels) * scale
+        found[:, 28:] += 1.0 * device.plan.is_compiled
+        return found.astype(np.float32)
+
+    device.run_batch = run_batch  # type: ignore[method-assign]
+    assert choose(device, 50_000).is_compiled == is_compiled
 
 
 ON_GPU = DevicePlan(

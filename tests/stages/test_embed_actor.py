@@ -299,7 +299,7 @@ def test_only_missing_parts_are_written_with_the_bits_of_a_whole_run(
 ) -> None:
     job = make_job(toy("good"))
     (group,) = join_parts([{"name": name, "num_rows": PART} for name in NAMES], 3 * SIDE**2)
-    write = WriteParts([job.artefact])
+    write = WriteParts([job.outputs])
     (status,) = write(EmbedActor([job])(read(patches, 0, group))).to_pylist()
     assert list(json.loads(status["checksums"])) == NAMES
     tables = [job.artefact.read_table(names=[name]) for name in NAMES]

@@ -53,6 +53,8 @@ def measure_dim(
 
     import torch
 
+    from benchmark.networks.pooling import MissingLayerError
+
     config = load_config(checkpoint)
     kind = base_class(checkpoint, config)
     arguments = pooler_arguments(checkpoint, reading)
@@ -75,7 +77,10 @@ def measure_dim(
             build = getattr(kind, "from_config", None) or kind._from_config
             base = build(config, dtype=torch.float32, **arguments).eval()
             model = inflated(read_off(checkpoint, base, reading).eval(), num_bands)
-            return int(model(torch.zeros(1, num_bands, side, side)).shape[1])
+            try:
+                return int(model(torch.zeros(1, num_bands, side, side)).shape[1])
+            except MissingLayerError as error:
+                raise UsageError(f"{checkpoint.what}: {error}") from None
 
 
 def check_dim(checkpoint: Checkpoint, proof: Proof, reading: Reading) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmark.catalog.huggingface.files import Checkpoint
@@ -22,6 +22,8 @@ from benchmark.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from benchmark.networks.pooling import PooledModel
+
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 """Names of the parameter of a class token."""
 _DISTILLATION, _REGISTERS = "distillation_token", "register_tokens"
@@ -33,6 +35,24 @@ def build_pooled(checkpoint: Checkpoint, reading: Reading = AS_IT_IS) -> torch.n
     Raises:
         UsageError: the weights do not fit the model, or it lacks the class token or pooler.
     """
+    return read_off(checkpoint, _load_base(checkpoint, reading), reading).eval()
+
+
+def build_many(checkpoint: Checkpoint, readings: Sequence[Reading]) -> torch.nn.Module:
+    """Build a model of which several readings are pooled: (B, 3, H, W) to (B, sum of D).
+
+    Raises:
+        UsageError: as for ``build_pooled``.
+    """
+    from benchmark.networks.pooling import PooledModels
+
+    with_pooler = [item for item in readings if item.pooling == "pooler"]
+    model = _load_base(checkpoint, (with_pooler or readings)[0])
+    return PooledModels([read_off(checkpoint, model, item) for item in readings]).eval()
+
+
+def _load_base(checkpoint: Checkpoint, reading: Reading) -> torch.nn.Module:
+    """Load the base model with its weights, and with its pooler if ``reading`` takes it."""
     has_pooler = reading.pooling == "pooler"
     config = load_config(checkpoint)
     kind = base_class(checkpoint, config)
@@ -44,10 +64,11 @@ def build_pooled(checkpoint: Checkpoint, reading: Reading = AS_IT_IS) -> torch.n
         checkpoint, model, info, is_new=_is_counter if has_pooler else _is_unused, keeps=has_pooler
     )
     _index_positions(model, reading)
-    return read_off(checkpoint, model, reading).eval()
+    base: torch.nn.Module = model
+    return base
 
 
-def read_off(checkpoint: Checkpoint, model: torch.nn.Module, reading: Reading) -> torch.nn.Module:
+def read_off(checkpoint: Checkpoint, model: torch.nn.Module, reading: Reading) -> PooledModel:
     """Return a base model of transformers as a module that returns embeddings.
 
     Raises:

@@ -36,6 +36,7 @@ from benchmark.fields import shown
 from benchmark.problems import options_place
 from benchmark.specs import Backbone, Publication
 from benchmark.store.digest import FileRevision
+from benchmark.variants import Shared
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +145,7 @@ def resolve_huggingface(
     backbone = feed(entry, options, where=where)
     reading = AS_IT_IS
     if options is not None:
-        reading = Reading(options.pooling, options.layer, options.image_size)
+        reading = Reading(options.one_pooling, options.layer, options.image_size)
     num_bands = len(backbone.bands or ())
     side = backbone.image_size or _own_side(config)
     if dim is None or reading != AS_IT_IS or num_bands != 3:
@@ -162,6 +163,7 @@ def resolve_huggingface(
         build_classifier=None if reads_otherwise or is_tower else classifier,
         build_foldable=None if is_tower else classifier,
         publish=None if is_tower else partial(publish, checkpoint),
+        shared=Shared(partial(build_shared, checkpoint), (proof, reading)),
         dim=dim,
     )
 
@@ -188,6 +190,32 @@ def build(
         model = build_pooled(checkpoint, reading)
         if not proof.is_known:
             check_kind(checkpoint, model, proof.dim, proof.side)
+        return inflated(model, num_bands)
+
+
+def build_shared(
+    checkpoint: Checkpoint, num_bands: int, readings: tuple[tuple[Proof, Reading], ...]
+) -> torch.nn.Module:
+    """Build one model that several readings pool: (B, C, H, W) to (B, sum of D).
+
+    Args:
+        checkpoint: its files.
+        num_bands: as for ``build``.
+        readings: as for ``build``, in order.
+
+    Raises:
+        UsageError: as for ``build``.
+    """
+    from benchmark.catalog.huggingface.checks import check_dim, check_kind
+    from benchmark.catalog.huggingface.models import build_many
+
+    with explained(f"{checkpoint.what}: {_CANNOT_BE_BUILT}"):
+        for proof, reading in readings:
+            check_dim(checkpoint, proof, reading)
+        model = build_many(checkpoint, [reading for _, reading in readings])
+        proof = readings[0][0]
+        if not proof.is_known:
+            check_kind(checkpoint, model, sum(item.dim for item, _ in readings), proof.side)
         return inflated(model, num_bands)
 
 

@@ -11,17 +11,18 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.catalog.options import options_where, prefixed
 from benchmark.catalog.tensors import measure
 from benchmark.errors import UsageError, one_line
 from benchmark.specs import Backbone
+from benchmark.variants import Shared
 
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.options import BackboneOptions
+    from benchmark.options import BackboneOptions, Pooling
 
 USUAL_SIDE = 224
 """Side in px of the images with which networks without a size of their own are measured."""
@@ -32,9 +33,11 @@ class Tap(NamedTuple):
 
     at: int
     """Of the block or stage, from 0."""
-    pooling: Literal["mean", "cls", "cls+mean"]
+    pooling: Pooling
     is_last: bool
     """Whether it is the last layer, to which the network's last normalisation belongs."""
+    is_block: bool
+    """Whether layers are blocks, not stages."""
     words: str
     """Description for users."""
 
@@ -59,11 +62,12 @@ def read_layer(
     """
     # The mean is also the default, which is the network's own pooling.
     is_chosen = options is not None and "pooling" in options.model_fields_set
+    side, num_bands = backbone.image_size or USUAL_SIDE, len(backbone.bands or ())
+    backbone = replace(backbone, shared=Shared(partial(build_shared, backbone.build, side), None))
     if options is None or (options.layer == -1 and not is_chosen):
         return backbone
-    side, num_bands = backbone.image_size or USUAL_SIDE, len(backbone.bands or ())
     with prefixed(options_where(backbone.name, where)):
-        if options.pooling == "pooler":
+        if options.one_pooling == "pooler":
             raise UsageError(
                 "'pooling' = 'pooler' does not apply: without 'pooling' and 'layer', the embedding "
                 "is the output of this network's own pooling; remove 'pooling'"
@@ -74,6 +78,7 @@ def read_layer(
         facts = measure("this network", partial(build_tapped, untrained, tap), num_bands, side)
     description, count = re.subn(", pooled [a-z ]+", f", {tap.words}", backbone.description)
     given = dict(backbone.options) | {"layer": options.layer, "pooling": options.pooling}
+    shared = Shared(partial(build_shared, backbone.build, side), tap)
     if options.layer == -1:
         del given["layer"]
     elif options.pooling == "mean":
@@ -83,6 +88,7 @@ def read_layer(
         description=description if count else f"{description}, {tap.words}",
         build=partial(build_tapped, backbone.build, tap),
         options=tuple(given.items()),
+        shared=shared,
         **facts._asdict(),
     )
 
@@ -102,6 +108,32 @@ def build_tapped(
     return HiddenModel(
         _staged(build(num_bands)), index=tap.at, pooling=tap.pooling, has_norm=tap.is_last
     ).eval()
+
+
+def build_shared(
+    build: Callable[[int], torch.nn.Module], side: int, num_bands: int, taps: tuple[Tap | None, ...]
+) -> torch.nn.Module:
+    """Build a network and read several of its layers: (B, C, H, W) to (B, sum of D).
+
+    Args:
+        build: builds the network, which pools in its own way.
+        side: of the input, in px.
+        num_bands: of the input.
+        taps: the layers and how they are pooled; None: the network's own pooling.
+    """
+    import torch
+
+    from benchmark.networks.hidden import HiddenModels, Layer
+
+    own = build(num_bands)
+    example = torch.linspace(-1, 1, num_bands * side**2).reshape(1, num_bands, side, side)
+    layers = [
+        None if tap is None else Layer(tap.at, tap.pooling, tap.is_last, tap.is_block)
+        for tap in taps
+    ]
+    # A network that gives no hidden layers has its own pooling.
+    staged = _staged(own) if any(layers) else own
+    return HiddenModels(own, staged, layers, example).eval()
 
 
 def _staged(network: torch.nn.Module) -> Any:
@@ -134,7 +166,7 @@ def _find_tap(
     import torch
 
     # timm's mean leaves out the class token and registers.
-    pooling = "mean" if options.pooling == "patches" else options.pooling
+    pooling: Pooling = "mean" if options.pooling == "patches" else options.one_pooling
     try:
         with torch.device("meta"), torch.inference_mode():
             original = untrained(num_bands)
@@ -155,7 +187,7 @@ def _find_tap(
             f"'layer' = {options.layer}: this network has {count} layers ({unit}s); set -1 to "
             f"{-count}"
         )
-    if pooling != "mean" and not _gives_class_token(network):
+    if pooling.startswith("cls") and not _gives_class_token(network):
         raise UsageError(
             f"'pooling' = '{pooling}': this network has no class token beside the tokens of its "
             "layers; remove 'pooling'"
@@ -167,8 +199,11 @@ def _find_tap(
         "mean": f"mean of {state} over positions",
         "cls": f"class token of {state}",
         "cls+mean": f"class token of {state}, then the mean over its positions",
+        "mean+std": f"mean and standard deviation of {state} over positions",
+        "gem": f"generalised mean of {state} over positions",
     }[pooling]
-    return Tap(count + options.layer, pooling, options.layer == -1, words)
+    is_block = unit == "block"
+    return Tap(count + options.layer, pooling, options.layer == -1, is_block, words)
 
 
 def _pools_mean(network: Any) -> bool:

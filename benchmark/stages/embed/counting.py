@@ -15,7 +15,8 @@ class Tally:
     """The progress of one backbone in the current pipeline."""
 
     wanted: set[str]
-    checksums: dict[str, str] = field(default_factory=dict)
+    checksums: dict[str, list[str]] = field(default_factory=dict)
+    """By part: one for each output of the job."""
     num_patches: int = 0
     first: float = 0.0
     last: float = 0.0

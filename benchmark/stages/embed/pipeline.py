@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -22,11 +21,9 @@ from benchmark.cluster.incidents import Account
 from benchmark.cluster.pools import Pool, plan_pool
 from benchmark.cluster.streaming import TASK_CPUS, Items, read_items, status_rows
 from benchmark.cluster.ticks import watch
-from benchmark.errors import BenchmarkError, CellError, UsageError, one_line
+from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
-from benchmark.networks.devices import Asked
-from benchmark.networks.fitted import read_facts
 from benchmark.stages.embed.calls import (
     Task,
     actor_strategy,
@@ -34,17 +31,12 @@ from benchmark.stages.embed.calls import (
     read_ahead_bytes,
 )
 from benchmark.stages.embed.counting import PartCounts, PartKey, Tally
-from benchmark.stages.embed.flipped import (
-    PartRows,
-    Pending,
-    await_states,
-    inputs_of,
-    parts_of_cells,
-)
+from benchmark.stages.embed.flipped import PartRows, Pending, await_states
+from benchmark.stages.embed.jobs import Pass, plan_jobs, plan_passes
 from benchmark.stages.embed.learning import learn
-from benchmark.stages.embed.starting import Job
-from benchmark.stages.embed.workers import EmbedActor, ReadParts, WriteParts, read_part_summary
-from benchmark.store import provenance
+from benchmark.stages.embed.manifests import manifest_of
+from benchmark.stages.embed.starting import Job, Output
+from benchmark.stages.embed.workers import EmbedActor, ReadParts, WriteParts
 
 if TYPE_CHECKING:
     from benchmark.progress import StageProgress
@@ -59,18 +51,18 @@ NO_CUDA = "a GPU was booked but torch found none: check torch's build and the dr
 
 def compute(context: Context, pending: Pending) -> None:
     """Embed the patches with these backbones; a failed one is recorded, not raised."""
-    parts = parts_of_cells(context, [cell for _, cell in pending])
+    passes = plan_passes(context, pending)
     progress = context.progress.stage(
         "embed",
         num_cells=len(pending),
-        num_items=sum(part["num_rows"] for mine in parts for part in mine),
+        num_items=sum(one.num_patches for one in passes),
         unit="patches",
     )
     try:
         failures = learn(context, [item for item in pending if item[1].flipped is None])
         await_states(context, pending, failures)
         # Planned after the fits, which hold every CPU.
-        _embed(context, pending, parts, failures, progress)
+        _embed(context, pending, passes, failures, progress)
     finally:
         progress.close()
 
@@ -78,13 +70,13 @@ def compute(context: Context, pending: Pending) -> None:
 def _embed(
     context: Context,
     pending: Pending,
-    parts: Sequence[PartRows],
+    passes: Sequence[Pass],
     failures: dict[str, str],
     progress: StageProgress,
 ) -> None:
     pool = _plan_pool(context)
-    jobs = _jobs(context, pending, parts, pool)
-    run = Run(context, jobs, parts, pool, progress)
+    jobs = plan_jobs(context, passes, pool)
+    run = Run(context, jobs, [one.parts for one in passes], pool, progress)
     for backbone in {item.name: item for item, _ in pending}.values():
         if backbone.processor is not None:
             context.progress.message(f"embed: {backbone.name}: {backbone.processor.price}")
@@ -100,39 +92,6 @@ def _embed(
     for number in run.unfinished():
         run.fail(number, run.why_broken)
     context.usages.append(run.usage())
-
-
-def _jobs(context: Context, pending: Pending, parts: Sequence[PartRows], pool: Pool) -> list[Job]:
-    manifest = context.patches.manifest()
-    config = context.experiment.embed
-    asked = Asked(
-        precision=_asked(config.precision),
-        channels_last=_asked(config.channels_last),
-        batch_size=_asked(config.batch_size),
-        num_threads=_asked(config.num_threads),
-        is_compiled=_asked(config.compile),
-    )
-    counts = [sum(part["num_rows"] for part in mine) for mine in parts]
-    return [
-        Job.of(
-            manifest,
-            backbone=backbone,
-            artefact=cell.artefact,
-            patches=context.patches,
-            asked=asked,
-            num_threads=pool.num_threads,
-            num_patches=math.ceil(num_patches / pool.num_actors),
-            num_in_all=num_patches,
-            uses_gpu=pool.num_gpus > 0,
-            flipped=cell.flipped,
-            plain=None if cell.flipped is None else context.embeddings(backbone),
-        )
-        for (backbone, cell), num_patches in zip(pending, counts, strict=True)
-    ]
-
-
-def _asked(value: Any) -> Any:
-    return None if value == "auto" else value
 
 
 def _plan_pool(context: Context) -> Pool:
@@ -182,7 +141,7 @@ class Run:
             ended_s=time.time(),
             busy_s=self._busy_s,
             num_slots=self.pool.num_actors,
-            num_cells=len(self._jobs),
+            num_cells=sum(len(job.outputs) for job in self._jobs),
             num_items=self._num_patches,
             unit="patches",
         )
@@ -204,8 +163,12 @@ class Run:
         """Record that a backbone failed."""
         job = self._jobs[number]
         self._ended.add(number)
-        self._context.fail(job.artefact, reason)
-        self._progress.failed(job.label, reason)
+        for output in job.outputs:
+            self._fail_one(job, output, reason)
+
+    def _fail_one(self, job: Job, output: Output, reason: str) -> None:
+        self._context.fail(output.artefact, reason)
+        self._progress.failed(job.label_of(output), reason)
 
     def stream(self, numbers: Sequence[int]) -> None:
         """Embed the missing parts of these jobs in one pipeline."""
@@ -213,8 +176,10 @@ class Run:
         found: dict[PartKey, int] = {}
         for number in numbers:
             job = self._jobs[number]
-            self._progress.start(job.label)
-            done = set(job.artefact.files("part-"))
+            for output in job.outputs:
+                self._progress.start(job.label_of(output))
+            # A part that one variant lacks is computed for all, and equal files replaced.
+            done = set.intersection(*(set(item.artefact.files("part-")) for item in job.outputs))
             wanted = {part["name"] for part in self._parts[number]} - done
             self._tallies[number] = Tally(wanted=set(wanted))
             self._open_account(number, len(done))
@@ -278,7 +243,7 @@ class Run:
             )
         return status_rows(
             dataset.map_batches(
-                WriteParts([job.artefact for job in self._jobs]),
+                WriteParts([job.outputs for job in self._jobs]),
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=TASK_CPUS,
@@ -318,73 +283,25 @@ class Run:
 
     def _finish(self, number: int) -> None:
         job, tally = self._jobs[number], self._tallies[number]
-        try:
-            if tally.wanted:
-                raise CellError(f"{len(tally.wanted)} parts were not embedded: run again")
-            manifest = self._manifest(number, tally, self._accounts[number])
-            job.artefact.commit(manifest, checksums=tally.checksums)
-        except BenchmarkError as error:
-            self.fail(number, str(error))
+        if tally.wanted:
+            self.fail(number, f"{len(tally.wanted)} parts were not embedded: run again")
             return
-        if job.uses_gpu and manifest["device"]["device"] == "cpu":
-            logger.warning("embed: %s: %s", job.label, NO_CUDA)
         self._ended.add(number)
-        self._progress.done(job.label)
+        account, parts = self._accounts[number], self._parts[number]
+        for at, output in enumerate(job.outputs):
+            try:
+                manifest = manifest_of(
+                    self._context, job, output, parts, pool=self.pool, tally=tally, account=account
+                )
+                sums = {name: found[at] for name, found in tally.checksums.items()}
+                output.artefact.commit(manifest, checksums=sums)
+            except BenchmarkError as error:
+                self._fail_one(job, output, str(error))
+                continue
+            if job.uses_gpu and manifest["device"]["device"] == "cpu":
+                logger.warning("embed: %s: %s", job.label_of(output), NO_CUDA)
+            self._progress.done(job.label_of(output))
         for other in self.unfinished():
             # Nodes lost before the other's first part count for this backbone.
             if other in self._accounts and not self._tallies[other].num_patches:
                 self._accounts[other].forget_nodes()
-
-    def _manifest(self, number: int, tally: Tally, account: Account) -> dict[str, Any]:
-        job, wanted_parts = self._jobs[number], self._parts[number]
-        parts = [read_part_summary(job.artefact, part["name"]) for part in wanted_parts]
-        num_patches = sum(part["num_rows"] for part in parts)
-        wanted = sum(part["num_rows"] for part in wanted_parts)
-        if num_patches != wanted:
-            raise CellError(
-                f"{job.artefact.uri} has {num_patches} of {wanted} embeddings: delete it "
-                "and run again"
-            )
-        if num_patches > 1 and len({row for part in parts for row in part["distinct"]}) == 1:
-            raise CellError(
-                f"backbone '{job.backbone.name}': all {num_patches} embeddings are the same; "
-                "check its weights and normalisation"
-            )
-        values = sum(part["input"]["count"] for part in parts)
-        wall_s = max(0.0, tally.last - tally.first)
-        # A fit is counted once, with the plain patches.
-        is_fitted = job.backbone.fit is not None and job.flipped is None
-        fitted = read_facts(job.artefact) if is_fitted else None
-        # The fit is part of the cost, but runs on cores, which count only without a GPU.
-        is_on_cores = parts[0]["device"]["device"] == "cpu"
-        fit_s = fitted["seconds"] * fitted["num_threads"] if fitted and is_on_cores else 0.0
-        setup_s = sum(part["setup_s"] for part in parts)
-        for part in parts:
-            # Stored with the part, so it survives the loss of the driver of the run that wrote it.
-            account.add_toll(part.get("toll", {}))
-        return {
-            "inputs": inputs_of(self._context, job.backbone, job.flipped),
-            "backbone": job.backbone.model,
-            "num_patches": num_patches,
-            "dim": parts[0]["dim"],
-            "input": {
-                "min": min(part["input"]["min"] for part in parts),
-                "mean": sum(p["input"]["mean"] * p["input"]["count"] for p in parts) / values,
-                "max": max(part["input"]["max"] for part in parts),
-            },
-            "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
-            "storage_bytes": sum(part["num_rows"] * part["dim"] * 4 for part in parts),
-            # From a part: this run may have computed none.
-            "device": parts[0]["device"],
-            **({"fitted": fitted} if fitted else {}),
-            "pool": {"num_actors": self.pool.num_actors, "reason": self.pool.reason},
-            "seconds": {
-                "device": round(fit_s + setup_s + sum(part["seconds"] for part in parts), 3),
-                "setup": round(setup_s, 3),
-                "this_run": round(wall_s, 3),
-                "patches_per_s": round(tally.num_patches / wall_s, 1) if wall_s else None,
-            },
-            "plan": job.artefact.begin({}),
-            "incidents": account.to_json(),
-            "provenance": provenance.record(),
-        }

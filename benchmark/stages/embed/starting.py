@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from benchmark.experiment.flipped import FlippedPatches
 from benchmark.networks.devices import Asked, plan_device
 from benchmark.networks.fitted import read_fitted
+from benchmark.specs import Backbone
 from benchmark.stages.embed.learning import Lesson
 from benchmark.store.artefacts import Artefact
 
@@ -32,10 +33,29 @@ KEPT = (
 """Settings that an artefact keeps: other values would change the last bits of later parts."""
 
 
+class Output(NamedTuple):
+    """One of the embeddings that a pass gives side by side."""
+
+    backbone: Backbone
+    artefact: Artefact
+    plain: Artefact | None = None
+    """The embeddings of the patches as they are, if these are of a flip."""
+    dim: int | None = None
+    """Its number of columns; None: all."""
+
+    @property
+    def origin(self) -> Artefact:
+        """The artefact with the fitted state and first plan, the same for all flips."""
+        return self.plain or self.artefact
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job(Lesson):
     """The embeddings of one backbone; ``asked.num_threads`` overrides ``num_threads``."""
 
+    variants: tuple[Output, ...] = ()
+    """Of a network that gives several embeddings in one pass, the first in ``artefact``; empty:
+    it gives one."""
     asked: Asked
     num_patches: int
     """Expected number of patches per actor."""
@@ -49,21 +69,26 @@ class Job(Lesson):
     """The embeddings of the patches as they are, if these are of a flip."""
 
     @property
-    def label(self) -> str:
-        """Its name for progress."""
-        return " / ".join((self.backbone.name, *([self.flipped.name] if self.flipped else [])))
+    def outputs(self) -> tuple[Output, ...]:
+        """The embeddings of a pass, in the order of their columns."""
+        return self.variants or (Output(self.backbone, self.artefact, self.plain),)
 
     @property
-    def origin(self) -> Artefact:
-        """The artefact with the fitted state and first plan, the same for all flips."""
-        return self.plain or self.artefact
+    def origins(self) -> tuple[str, ...]:
+        """What its network gives: jobs with the same origins have the same network."""
+        return tuple(output.origin.path for output in self.outputs)
+
+    def label_of(self, output: Output) -> str:
+        """Return the name of one of its embeddings, for progress."""
+        flip = [self.flipped.name] if self.flipped else []
+        return " / ".join((output.backbone.name, *flip))
 
 
 def build(job: Job) -> Network:
     """Build the network of a job on the CPU."""
     from benchmark.networks.embedder import build_network
 
-    state = None if job.backbone.fit is None else read_fitted(job.origin)
+    state = None if job.backbone.fit is None else read_fitted(job.outputs[0].origin)
     return build_network(job.backbone, job.bands, state)
 
 
@@ -102,6 +127,7 @@ def start(
                 )
                 is_warm = True
                 begun = job.artefact.begin({**chosen.to_json(), "trials": memory.to_json()})
+    _begin_others(job, begun)
     if _adopt(embedder, begun) or not is_warm:
         embedder.warm_up(pixels)
     return embedder, time.perf_counter() - began - waited_s
@@ -116,6 +142,12 @@ def _begun(job: Job) -> dict[str, Any] | None:
     return begun
 
 
+def _begin_others(job: Job, begun: dict[str, Any]) -> None:
+    """Begin the other embeddings of the pass: computed together, they are resumed with one plan."""
+    for output in job.outputs[1:]:
+        output.artefact.begin(begun)
+
+
 def _adopt(embedder: Embedder, begun: dict[str, Any]) -> bool:
     """Switch to the plan of an artefact; return whether the mode changed."""
     kept = {key: begun[key] for key in KEPT if key in begun}
@@ -125,6 +157,8 @@ def _adopt(embedder: Embedder, begun: dict[str, Any]) -> bool:
 def go_on(job: Job, embedder: Embedder, pixels: NDArray[np.uint8]) -> tuple[Embedder, float]:
     """Return the network of the last job for this one, and the seconds that it took."""
     began = time.perf_counter()
-    if _adopt(embedder, _begun(job) or job.artefact.begin(embedder.plan.to_json())):
+    begun = _begun(job) or job.artefact.begin(embedder.plan.to_json())
+    _begin_others(job, begun)
+    if _adopt(embedder, begun):
         embedder.warm_up(pixels)
     return embedder, time.perf_counter() - began

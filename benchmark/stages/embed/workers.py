@@ -24,7 +24,7 @@ from benchmark.errors import BenchmarkError, CellError, blame
 from benchmark.flipping import flip_images
 from benchmark.stages.embed.calls import Task
 from benchmark.stages.embed.counting import item_of
-from benchmark.stages.embed.starting import Job, build, go_on, start
+from benchmark.stages.embed.starting import Job, Output, build, go_on, start
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.tables import embeddings_column, embeddings_schema, images_array
@@ -196,8 +196,11 @@ class EmbedActor:
         return embedder
 
     def _is_same(self, one: int, other: int) -> bool:
-        """Return whether two jobs are of the same network: those of plain and flipped patches."""
-        return self._jobs[one].origin.path == self._jobs[other].origin.path
+        """Return whether two jobs are of the same network: those of plain and flipped patches.
+
+        With other variants it is another one, which gives other columns.
+        """
+        return self._jobs[one].origins == self._jobs[other].origins
 
     def _build_ahead(self, order: Sequence[int]) -> None:
         """Build the next network beside what a GPU computes; a CPU needs its cores itself."""
@@ -218,8 +221,9 @@ def _launch(
 class WriteParts:
     """Writes the missing parts of tasks and returns a status row of each (a Ray Data task)."""
 
-    def __init__(self, artefacts: list[Artefact]) -> None:
-        self._artefacts = artefacts
+    def __init__(self, outputs: list[tuple[Output, ...]]) -> None:
+        """Write the ``outputs`` of each job."""
+        self._outputs = outputs
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Write the embeddings of each row's parts; return status rows."""
@@ -230,12 +234,18 @@ class WriteParts:
         toll = Toll()
         task, summary = json.loads(row["task"]), json.loads(row["summary"])
         reason = row["reason"]
-        checksums: dict[str, str] = {}
+        checksums: dict[str, list[str]] = {}
         if not reason:
-            artefact = self._artefacts[task["job"]]
             try:
-                for name, table in _tables(task, summary, row):
-                    checksums[name] = artefact.write_table(name, table)
+                start = 0
+                for output in self._outputs[task["job"]]:
+                    end = summary["dim"] if output.dim is None else start + output.dim
+                    for name, table in _tables(task, summary, row, start, end):
+                        found = output.artefact.write_table(name, table)
+                        checksums.setdefault(name, []).append(found)
+                    start = end
+                if start != summary["dim"]:
+                    raise CellError(f"a pass gave {summary['dim']} columns, not {start}")
             except BenchmarkError as error:
                 reason = str(error)
         return {
@@ -252,11 +262,20 @@ class WriteParts:
 
 
 def _tables(
-    task: dict[str, Any], summary: dict[str, Any], row: dict[str, Any]
+    task: dict[str, Any], summary: dict[str, Any], row: dict[str, Any], first: int, last: int
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Yield name and table of each missing part; what the task cost goes to the first."""
-    count, dim = summary["num_rows"], summary["dim"]
-    embeddings = np.frombuffer(row["embedding"], np.float32).reshape(count, dim)
+    """Yield name and table of each missing part; what the task cost goes to the first.
+
+    Args:
+        task: from ``Task``.
+        summary: of the task's embeddings.
+        row: holds them.
+        first: of the columns to write.
+        last: the column after these.
+    """
+    count, dim = summary["num_rows"], last - first
+    every = np.frombuffer(row["embedding"], np.float32).reshape(count, summary["dim"])
+    embeddings = np.ascontiguousarray(every[:, first:last])
     once = {"setup_s": summary["setup_s"], "toll": add_tolls(task["toll"], summary["toll"])}
     end = 0
     for name, rows in task["parts"]:
@@ -268,6 +287,7 @@ def _tables(
         share = {
             **summary,
             "num_rows": rows,
+            "dim": dim,
             "seconds": summary["seconds"] * rows / count,
             # Batches cross parts: minimum, mean and maximum are those of all.
             "input": {**fed, "count": fed["count"] * rows / count},

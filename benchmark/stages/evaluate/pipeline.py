@@ -23,6 +23,7 @@ from benchmark.stages.evaluate.flipped import flip_notes
 from benchmark.stages.evaluate.folds import fold_notes, pool_cells
 from benchmark.stages.evaluate.labels import describe_crossings, describe_train_sets
 from benchmark.stages.evaluate.missing import find_kept, missing_notes
+from benchmark.stages.evaluate.properties import describe_embeddings
 from benchmark.stages.evaluate.schemas import RANKING
 from benchmark.stages.evaluate.sizes import describe_sizes
 from benchmark.stages.evaluate.transfer import compare_regions
@@ -73,6 +74,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
         )
         for item in compared
     )
+    properties, unreadable = describe_embeddings(context)
     tables = {
         "confusion": pa.concat_tables(item.confusion() for item in evaluations),
         "calibration": pa.concat_tables(item.calibration() for item in evaluations),
@@ -80,6 +82,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
             pd.concat(rankings).assign(metric=HEADLINE, split="test"), RANKING, preserve_index=False
         ),
         "comparison": comparison,
+        "properties": properties,
     }
     transfer = compare_regions(context, cells, costs, floors)
     if transfer is not None:
@@ -128,6 +131,7 @@ def compute(context: Context, artefact: Artefact, advance: Callable[[int], None]
                 ),
                 *incomplete,
                 *missing_notes(context, cells, kept),
+                *unreadable,
                 *(fold_notes(context) if pools else ()),
                 *flip_notes(context),
                 # Each backbone once, whatever its train sets.

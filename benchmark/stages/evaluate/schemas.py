@@ -174,3 +174,21 @@ DROPS = pa.schema(
     ]
 )
 """One row per backbone and method, ranked ones first."""
+
+PROPERTIES = pa.schema(
+    [
+        column("backbone", pa.string(), "name of the backbone"),
+        column(
+            "property",
+            pa.string(),
+            "`dimension`, `effective_rank`, `dimension_twonn`, `dimension_mle`, "
+            "`duplicate_share`, `norm_mean`, `norm_spread`, `neighbour_precision`, or the last "
+            "with `/class` (LAYERS.md)",
+        ),
+        column("value", pa.float64(), "null: not computable from so few patches", nullable=True),
+        column("num_patches", pa.int64(), "patches that it was computed from"),
+        column("artefact", pa.string(), "folder of the embeddings, relative to the store"),
+        column("version", pa.int64(), "of the code that computed it"),
+    ]
+)
+"""One row per backbone with embeddings and property."""

@@ -25,6 +25,7 @@ from benchmark.stages.report.content_tables import (
     tune_times,
 )
 from benchmark.stages.report.depictions import depiction_pictures
+from benchmark.stages.report.depth import depth_pictures, variant_notes
 from benchmark.stages.report.figures import (
     confusion_pictures,
     data_pictures,
@@ -42,6 +43,7 @@ from benchmark.stages.report.finetuning import (
 from benchmark.stages.report.folds import fold_tables
 from benchmark.stages.report.headline import join_first, name_method, write_headline
 from benchmark.stages.report.labels import label_pictures, label_tables
+from benchmark.stages.report.properties import property_tables
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
 from benchmark.stages.report.sizes import made_notes, size_pictures, size_tables
@@ -90,6 +92,7 @@ def collect(results: Results) -> ReportData:
             *map(say, (results.evaluated.get("transfer") or {"notes": ()})["notes"]),
             *_training_notes(results),
             *product_notes(results),
+            *variant_notes(results),
             *made_notes(results),
         ),
         metrics=(differences(results), *size_tables(results), metrics(results)),
@@ -106,7 +109,7 @@ def collect(results: Results) -> ReportData:
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
         confusions=confusions(results),
         class_counts=(class_counts(results),),
-        backbones=(backbone_table(results),),
+        backbones=(backbone_table(results), *property_tables(results)),
         timings=tuple(table for table in tables if table.rows),
         usage=usage_tables(saved),
         usage_notes=usage_sentences(saved),
@@ -121,6 +124,7 @@ def collect(results: Results) -> ReportData:
             *transfer_pictures(results),
             *confusion_pictures(results),
             *data_pictures(results),
+            *depth_pictures(results),
             *embedding_pictures(results),
             *depiction_pictures(results),
         ),

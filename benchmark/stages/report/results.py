@@ -17,6 +17,7 @@ from benchmark.options import short_names
 from benchmark.stages.report.headline import name_method
 from benchmark.stages.report.naming import Naming
 from benchmark.store.names import SCORES_FILE, beside
+from benchmark.variants import name_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +58,10 @@ class Results:
         if "method" not in self.every_comparison:
             self.every_comparison["method"] = FINETUNE
         self.naming = Naming(
-            short_names([item.name for item in context.backbones], context.experiment.backbone),
+            short_names(
+                [item.name for item in context.backbones],
+                name_options(context.backbones, context.experiment.backbone),
+            ),
             [item.name for item in context.heads if not item.reads_embeddings],
             self.every_ranking,
         )
