@@ -155,7 +155,13 @@ def check_options(options: BackboneOptions) -> None:
     given = [name for name in KEYS if getattr(options, name) is not None]
     if not given:
         return
-    others = sorted(options.model_fields_set - set(KEYS))
+    fields = type(options).model_fields
+    # A dumped experiment has every setting, most of them with their defaults.
+    others = sorted(
+        name
+        for name in options.model_fields_set - {*KEYS, "name"}
+        if getattr(options, name) != fields[name].get_default(call_default_factory=True)
+    )
     if options.concat is None and options.of is None:
         raise ValueError(
             f"'{given[0]}' shortens or packs stored embeddings: name their backbone with "

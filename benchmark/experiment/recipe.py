@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.experiment.context import Context
 from benchmark.experiment.file import inputs_of, settings_of
 from benchmark.experiment.toml import to_toml
+from benchmark.store.names import SCORES_FILE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,13 +37,10 @@ def describe_experiment(context: Context) -> dict[str, Any]:
     return {"toml": to_toml(settings), **inputs_of(context)}
 
 
-def make_recipe(context: Context, scores: pd.DataFrame) -> dict[str, Any]:
-    """Return the recipe of an experiment whose scores are complete.
-
-    Args:
-        context: of the experiment.
-        scores: rows of ``tables.SCORES``.
-    """
+def make_recipe(context: Context) -> dict[str, Any]:
+    """Return the recipe of an experiment whose scores are complete."""
+    # Read anew: the page has other names for backbones.
+    scores = context.scores().read_table(names=[SCORES_FILE]).to_pandas()
     manifest = context.scores().manifest()
     return {
         "recipe": VERSION,

@@ -28,6 +28,7 @@ LIBRARIES = (
     "pillow",
     "pyarrow",
     "pyogrio",
+    "pyproj",
     "rasterio",
     "ray",
     "safetensors",
@@ -46,6 +47,7 @@ LIBRARIES = (
 NEUTRAL = (
     "filelock",
     "fsspec",
+    "itables",
     "jinja2",
     "packaging",
     "platformdirs",

@@ -54,7 +54,7 @@ def experiment(names: Sequence[str] = NAMES, **tables: dict[str, Any]) -> Experi
             r"e.toml \[backbone\]: backbones are made from each other in a circle: '(x -> y|y -> x)"
             " -> .'; remove one",
         ),
-        ({"x": OF | {"pooling": "mean", "pca": 2}}, "'pooling' does not apply beside 'of'"),
+        ({"x": OF | {"pooling": "cls", "pca": 2}}, "'pooling' does not apply beside 'of'"),
         ({"x": BOTH | {"layer": -2}}, "'layer' does not apply beside 'concat'"),
         ({"x": BOTH | {"image_size": 64}}, "'image_size' does not apply beside 'concat'"),
         ({"x": OF | {"model": "hog", "pca": 2}}, "'model' does not apply beside 'of'"),

@@ -42,8 +42,7 @@ def manifest_of(context: Context) -> Path:
 
 
 def page_of(context: Context, path: Path, **changes: Any) -> Path:
-    scores = context.scores().read_table(names=["scores.parquet"]).to_pandas()
-    recipe = json.loads(json.dumps(make_recipe(context, scores)))
+    recipe = json.loads(json.dumps(make_recipe(context)))
     path.write_text(embed_recipe("<html><body>page</body></html>", recipe | changes))
     return path
 

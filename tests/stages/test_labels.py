@@ -155,7 +155,7 @@ def test_the_page_keeps_its_headline_in_the_fullest_set(scored: Context) -> None
     assert [(row.rank, row.method) for row in data.ranking] == [
         (1, "finetune"), (2, "knn"), (3, "majority"),
     ]  # fmt: skip
-    assert len(data.verdicts) == 1
+    assert len(data.gains) == 1
     sets, wide, full = data.labels
     assert [row[0] for row in sets.rows] == SETS
     assert wide.columns[2:] == tuple(SETS)

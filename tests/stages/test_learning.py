@@ -161,6 +161,8 @@ def test_the_report_shows_what_is_kept_of_patches_of_test(run: Context) -> None:
     fitted, failed, textures, _ = run.backbones
     results = SimpleNamespace(
         context=run,
+        backbones={item.name: item for item in run.backbones},
+        figures=None,
         patches=run.patches.manifest(),
         classes=run.source.classes,
         embed={item.name: run.embeddings(item).manifest() for item in (fitted, textures)},
@@ -174,7 +176,7 @@ def test_the_report_shows_what_is_kept_of_patches_of_test(run: Context) -> None:
     ]
     for item in pictures:
         assert item.section == "embeddings"
-        with Image.open(io.BytesIO(item.png)) as image:
+        with Image.open(io.BytesIO(item.drawing.content)) as image:
             assert len(image.convert("RGB").getcolors(maxcolors=2**24)) > 100
     patches = pick_patches(run.patches, 3, splits=("test",))
     assert [len(images) for images in patches] == [3] * len(run.source.classes)

@@ -118,6 +118,8 @@ def test_no_fine_tuned_cell_is_expected_and_the_page_says_why(
     assert [item.name for item in context.finetuned_backbones] == ["efficientnet_lite0"]
     results = SimpleNamespace(
         context=context,
+        backbones={item.name: item for item in context.backbones},
+        named_backbones=lambda: ["mine"],
         finetuned={},
         patches={"bands": ["red", "green", "blue"]},
         embed={"mine": {"product": {"matched_by": "the file name"}, "dim": 8}},

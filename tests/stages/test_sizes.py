@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmark.catalog.names import resolve_backbones
@@ -15,6 +16,7 @@ from benchmark.config import build
 from benchmark.experiment.context import Context
 from benchmark.stages.evaluate.comparison import Cost
 from benchmark.stages.evaluate.sizes import describe_sizes
+from benchmark.stages.report.naming import Naming
 from benchmark.stages.report.results import Results
 from benchmark.stages.report.sizes import size_pictures, size_tables
 from benchmark.statistics.design import find_design
@@ -71,6 +73,9 @@ def describe(
     )
 
 
+NAMING = Naming({name: name for name in RIGHT}, (), pd.DataFrame())
+
+
 def test_the_smallest_that_no_test_tells_from_the_whole_is_named(
     open_small: Callable[..., Context], experiment_content: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -87,7 +92,10 @@ def test_the_smallest_that_no_test_tells_from_the_whole_is_named(
         "The smallest variant of both that cannot be told from it is p64_int8: 64 bytes per patch "
         "in place of 384, at -1.0 points [-"
     )
-    results = cast(Results, SimpleNamespace(evaluated={"sizes": [found]}, caption="", figures=None))
+    results = cast(
+        Results,
+        SimpleNamespace(evaluated={"sizes": [found]}, caption="", figures=None, naming=NAMING),
+    )
     (table,) = size_tables(results)
     assert table.caption.startswith(found["sentence"])
     assert [row[4] for row in table.rows] == [384, 256, 64, 12]
@@ -125,5 +133,5 @@ def test_nothing_is_said_where_the_whole_one_or_every_variant_has_no_score(
 ) -> None:
     assert describe(open_small, experiment_content, tmp_path, {"both": 9, "lbp_glcm": 9}) == []
     assert describe(open_small, experiment_content, tmp_path / "b", {"p64": 9, "bits": 9}) == []
-    results = cast(Results, SimpleNamespace(evaluated={}, caption="", figures=None))
+    results = cast(Results, SimpleNamespace(evaluated={}, caption="", figures=None, naming=NAMING))
     assert (size_tables(results), size_pictures(results)) == ((), [])

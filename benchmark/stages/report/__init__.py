@@ -49,7 +49,7 @@ class ReportStage(Stage):
                 name = figure_name(number, picture.title, picture.drawing.form)
                 cell.artefact.write_bytes(name, picture.drawing.content)
                 progress.advance(1)
-            page = embed_recipe(render_report(data), make_recipe(context, results.every_score))
+            page = embed_recipe(render_report(data), make_recipe(context))
             cell.artefact.write_bytes("index.html", page.encode())
             inputs, scores = context.report_inputs(), context.scores().uri
             cell.artefact.commit(

@@ -93,7 +93,7 @@ def collect(results: Results) -> ReportData:
             *_training_notes(results),
             *product_notes(results),
             *variant_notes(results),
-            *made_notes(results),
+            *map(say, made_notes(results)),
         ),
         metrics=(differences(results), *size_tables(results), metrics(results)),
         train_set=results.train_set if results.has_train_sets else "",

@@ -34,8 +34,8 @@ def depth_rows(results: Results) -> pd.DataFrame:
     """Return the ranking's rows of variants, with their ``group``, ``layer`` and ``pooling``."""
     variants = pd.DataFrame(
         [
-            (item.name, item.group, item.shared.layer, item.shared.pooling)
-            for item in results.context.backbones
+            (name, name.rpartition("@")[0] or name, item.shared.layer, item.shared.pooling)
+            for name, item in results.backbones.items()
             if item.shared is not None and item.group
         ],
         columns=["backbone", "group", "layer", "pooling"],
@@ -49,7 +49,8 @@ def variant_notes(results: Results) -> list[str]:
     """Return a sentence on the fine-tuning of networks with variants, or nothing."""
     chosen = results.context.finetuned_backbones
     groups = [item.group for item in results.context.backbones if item.group]
-    names = [item.name for item in chosen if groups.count(item.group) > 1]
+    short = results.naming.short
+    names = [short[item.name] for item in chosen if groups.count(item.group) > 1]
     if not names:
         return []
     return [

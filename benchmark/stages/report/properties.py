@@ -26,7 +26,8 @@ def property_tables(results: Results) -> tuple[Table, ...]:
     # Scores of older versions have no such table.
     if beside("properties") not in results.evaluated["files"]:
         return ()
-    rows = results.context.scores().read_table(names=[beside("properties")]).to_pandas()
+    stored = results.context.scores().read_table(names=[beside("properties")]).to_pandas()
+    rows = results.naming.table(stored)
     if rows.empty:
         return ()
     best = list(dict.fromkeys([*results.ranking["backbone"], *rows["backbone"]]))

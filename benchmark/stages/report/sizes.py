@@ -64,7 +64,16 @@ def made_notes(results: Results) -> list[str]:
 def _families(results: Results) -> Sequence[dict[str, Any]]:
     # Scores of older versions do not hold them.
     found: Sequence[dict[str, Any]] = results.evaluated.get("sizes", ())
-    return found
+    short = results.naming.short
+    return [
+        {
+            **family,
+            "full": short[family["full"]],
+            "rows": [row | {"backbone": short[row["backbone"]]} for row in family["rows"]],
+            "sentence": results.naming.sentence(family["sentence"]),
+        }
+        for family in found
+    ]
 
 
 def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
