@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 from benchmark.fields import FilePathText
 from benchmark.section import Section
+
+_LOCAL = re.compile(r"(?i)(sqlite:///|file:(?!//))(?=.)")
 
 
 class TrackingConfig(Section):
@@ -14,3 +19,9 @@ class TrackingConfig(Section):
     folder (``file:PATH``) to which settings, scores and the page are logged."""
     tensorboard: bool = False
     """Whether trials and trainings are written as event files into ``STORE/tensorboard``."""
+
+
+def absolute_address(text: str) -> str:
+    """Return an address of MLflow with an absolute path, if it is one of this machine."""
+    found = _LOCAL.match(text)
+    return f"{found[0]}{os.path.abspath(text[found.end() :])}" if found else text  # noqa: PTH100

@@ -57,8 +57,8 @@ def _events(points: list[Point]) -> bytes:
 
     keys = as_keys(point.series for point in points)
     with tempfile.TemporaryDirectory() as folder:
-        with SummaryWriter(folder) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(folder) as writer:
             for series, step, value in points:
-                writer.add_scalar(keys[series], value, step)  # type: ignore[no-untyped-call]
+                writer.add_scalar(keys[series], value, step)
         (path,) = Path(folder).iterdir()
         return path.read_bytes()

@@ -12,6 +12,7 @@ from benchmark.errors import UsageError
 from benchmark.tracking.addresses import find_address
 from benchmark.tracking.content import as_keys
 from benchmark.tracking.trackers import check_trackers
+from benchmark.tracking_settings import absolute_address
 
 
 def experiment(**tracking: Any) -> Experiment:
@@ -42,6 +43,12 @@ def test_an_address_is_made_absolute(
     found = find_address(experiment(mlflow=given))
     assert found is not None
     assert found.uri == uri.format(here=tmp_path)
+    # What a kept experiment says leads to the same place from any folder.
+    kept = absolute_address(given)
+    monkeypatch.chdir("/")
+    again = find_address(experiment(mlflow=kept))
+    assert again is not None
+    assert again.uri == found.uri
 
 
 def test_there_is_no_tracker_by_default() -> None:

@@ -16,6 +16,9 @@ import pytest
 
 from benchmark.errors import UsageError
 from benchmark.experiment.context import Context
+from benchmark.experiment.file import settings_of
+from benchmark.experiment.recipe import describe_experiment
+from benchmark.experiment.toml import to_toml
 from benchmark.store.names import beside
 from benchmark.tracking.trackers import check_trackers, track
 from tests.comparing.toy_runs import named, write_run
@@ -121,6 +124,9 @@ def test_a_folder_holds_a_run(
     assert logged(run).startswith(f"MLflow: logged to file://{tmp_path}/mine: run ")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     check_logged(f"file://{tmp_path}/mine", run)
+    # A repetition by others has no tracker; the experiment in the store keeps its own.
+    assert "[tracking]" not in describe_experiment(run)["toml"]
+    assert f'mlflow = "file:{tmp_path}/mine"' in to_toml(settings_of(run))
 
 
 def test_a_tracker_that_fails_in_the_middle_costs_one_line(
