@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from benchmark.fields import FilePathText
+from benchmark.fields import FilePathText, PathText
 from benchmark.section import Section
 
 _LOCAL = re.compile(r"(?i)(sqlite:///|file:(?!//))(?=.)")
@@ -17,6 +17,9 @@ class TrackingConfig(Section):
     mlflow: FilePathText | None = None
     """MLflow server (``http://HOST:PORT``, ``https://...``), database (``sqlite:///PATH``) or
     folder (``file:PATH``) to which settings, scores and the page are logged."""
+    exports: PathText | None = None
+    """Folder whose sub-folders ``benchmark export`` has written: those of this run's models are
+    logged to MLflow, too. Unset: no models are logged."""
     tensorboard: bool = False
     """Whether trials and trainings are written as event files into ``STORE/tensorboard``."""
 

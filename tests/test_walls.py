@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("comparing", "mapping", "stages", "exporting", "catalog", "statistics", "experiment"),
         *("cluster", "store", "tracking", "vocabulary"),
     },
-    "tracking": {"comparing", "experiment", "store", "vocabulary"},
+    "tracking": {"comparing", "experiment", "exporting", "store", "vocabulary"},
     "comparing": {"stages", "catalog", "statistics", "experiment", "store", "vocabulary"},
     "mapping": {"exporting", "catalog", "networks", "cluster", "vocabulary"},
     "stages": {

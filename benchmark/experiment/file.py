@@ -129,6 +129,8 @@ def settings_of(context: Context) -> dict[str, Any]:
     found["backbone"] = _options(context, chosen.get("backbone", {}))
     if (tracking := experiment.tracking) and tracking.mlflow:
         found["tracking"]["mlflow"] = absolute_address(tracking.mlflow)
+    if tracking and tracking.exports:
+        found["tracking"]["exports"] = _absolute(tracking.exports)
     found["store"] = _store_of(context.store)
     return found
 

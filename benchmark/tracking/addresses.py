@@ -47,10 +47,14 @@ def find_address(experiment: Experiment) -> Address | None:
     Raises:
         UsageError: the address holds a secret, is malformed, or its scheme is not supported.
     """
-    text = None if experiment.tracking is None else experiment.tracking.mlflow
-    if text is None:
+    tracking, where = experiment.tracking, f"{experiment.path} [tracking]"
+    if tracking is None:
         return None
-    where = f"{experiment.path} [tracking]"
+    text = tracking.mlflow
+    if text is None:
+        if tracking.exports is not None:
+            raise UsageError(f"{where}: 'exports' are logged to MLflow; set 'mlflow' as well")
+        return None
     scheme, _, rest = text.partition(":")
     scheme = scheme.lower()
     is_plain_file = scheme == "file" and not rest.startswith("//")

@@ -17,6 +17,7 @@ from benchmark.experiment.context import Context
 from benchmark.store.names import SCORES_CSV
 from benchmark.tracking.addresses import Address
 from benchmark.tracking.content import Method, Point, as_keys, flat_settings, methods_of
+from benchmark.tracking.exports import log_exports
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -125,19 +126,31 @@ def log_run(context: Context, run: FinishedRun, address: Address) -> str:
             max_results=1,
         )
         if found:
-            return f"{address.uri} has this run already: {found[0].info.run_id}"
-        methods = methods_of(context, run)
-        parent = client.create_run(
-            experiment_id, run_name=run.label, tags=_tags(context, run)
-        ).info.run_id
-        with _ended(client, parent):
-            _log_parameters(client, parent, flat_settings(context))
-            for method in methods:
-                _log_method(client, experiment_id, parent, method)
-            best = min(methods, key=lambda item: item.scores.get("rank", float("inf")))
-            _log_points(client, parent, [Point(key, 0, item) for key, item in best.scores.items()])
-            _log_files(client, parent, context, run)
-        return f"logged to {address.uri}: run {parent} of the experiment '{run.name}'"
+            parent = found[0].info.run_id
+            text = f"{address.uri} has this run already: {parent}"
+        else:
+            parent = _log_new(client, experiment_id, context, run)
+            text = f"logged to {address.uri}: run {parent} of the experiment '{run.name}'"
+        tracking = context.experiment.tracking
+        if tracking is not None and tracking.exports is not None:
+            folder = Path(tracking.exports)
+            count = log_exports(client, experiment_id, parent, context, folder)
+            text += f"; {count} new models from '{folder}'"
+        return text
+
+
+def _log_new(client: MlflowClient, experiment_id: str, context: Context, run: FinishedRun) -> str:
+    methods = methods_of(context, run)
+    tags = _tags(context, run)
+    parent = str(client.create_run(experiment_id, run_name=run.label, tags=tags).info.run_id)
+    with _ended(client, parent):
+        _log_parameters(client, parent, flat_settings(context))
+        for method in methods:
+            _log_method(client, experiment_id, parent, method)
+        best = min(methods, key=lambda item: item.scores.get("rank", float("inf")))
+        _log_points(client, parent, [Point(key, 0, item) for key, item in best.scores.items()])
+        _log_files(client, parent, context, run)
+    return parent
 
 
 def _find_experiment(client: MlflowClient, name: str, address: Address) -> str:

@@ -277,6 +277,7 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "report.num_examples": (1, {"report"}),
     "report.title": ("other", {"report"}),
     "tracking.mlflow": ("sqlite:///other.db", set()),
+    "tracking.exports": ("exports", set()),
     "tracking.tensorboard": (True, set()),
 }
 

@@ -79,6 +79,11 @@ def test_other_addresses_are_refused(given: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_exports_without_a_place_to_log_them_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"'exports' are logged to MLflow; set 'mlflow' as well"):
+        find_address(experiment(exports="exports"))
+
+
 @pytest.mark.parametrize(
     "given",
     [

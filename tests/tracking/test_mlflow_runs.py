@@ -19,6 +19,7 @@ from benchmark.experiment.context import Context
 from benchmark.experiment.file import settings_of
 from benchmark.experiment.recipe import describe_experiment
 from benchmark.experiment.toml import to_toml
+from benchmark.exporting.running import PROGRAM, write_description
 from benchmark.store.names import beside
 from benchmark.tracking.trackers import check_trackers, track
 from tests.comparing.toy_runs import named, write_run
@@ -127,6 +128,39 @@ def test_a_folder_holds_a_run(
     # A repetition by others has no tracker; the experiment in the store keeps its own.
     assert "[tracking]" not in describe_experiment(run)["toml"]
     assert f'mlflow = "file:{tmp_path}/mine"' in to_toml(settings_of(run))
+
+
+def test_exports_of_the_run_are_logged_to_their_methods_once(
+    open_small: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports = tmp_path / "exports"
+    run = open_small(
+        heads=named("knn", "mlp"),
+        seeds=[0, 1],
+        tracking={"mlflow": f"file:{tmp_path}/mine", "exports": str(exports)},
+    )
+    write_run(run, {"knn": 0.9, "mlp": 0.6}, classes=NAMES)
+    assert logged(run).endswith(f"; 0 new models from '{exports}'")
+    cell = next(item for item in run.prediction_cells() if (item.method, item.seed) == ("mlp", 1))
+    for name, fingerprint in (("mine", cell.artefact.fingerprint), ("other", "0" * 16)):
+        folder = exports / name
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"weights")
+        facts = {"kind": PROGRAM, "classes": NAMES, "bands": ["red"], "artefact": fingerprint}
+        write_description(folder, facts)
+    assert logged(run).endswith(f"; 1 new models from '{exports}'")
+    assert logged(run).endswith(f"; 0 new models from '{exports}'")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    _, nested, _, client = read_back(f"file://{tmp_path}/mine", run)
+    found = {
+        item.data.params["method"]: [
+            file.path for file in client.list_artifacts(item.info.run_id, "models/mine")
+        ]
+        for item in nested
+        if item.data.params["backbone"] == cell.backbone
+    }
+    assert found["knn"] == []
+    assert found["mlp"] == ["models/mine/benchmark.json", "models/mine/model.safetensors"]
 
 
 def test_a_tracker_that_fails_in_the_middle_costs_one_line(
