@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from benchmark.comparing.runs import FinishedRun
-from benchmark.errors import UsageError, one_line
+from benchmark.errors import UsageError, first_line
 from benchmark.experiment.context import Context
 from benchmark.store.names import SCORES_CSV
 from benchmark.tracking.addresses import Address
@@ -44,6 +45,8 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 """Values of what the environment does not set."""
+PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""A server that does not answer is refused before the run within seconds."""
 
 
 def check_mlflow(address: Address, *, where: str) -> None:
@@ -70,22 +73,19 @@ def check_mlflow(address: Address, *, where: str) -> None:
         if not address.is_database and address.path.exists() and not address.path.is_dir():
             raise UsageError(f"{where}: mlflow: '{address.path}' is a file; name a folder")
     try:
-        with open_client(address, retries=0) as client:
+        with open_client(address, surroundings=PROBE) as client:
             client.search_experiments(max_results=1)
     except Exception as error:
         what = "cannot be opened" if address.path else "does not answer as an MLflow server"
-        raise UsageError(
-            f"{where}: mlflow: '{address.uri}' {what}: {one_line(error, limit=300)}"
-        ) from None
+        raise UsageError(f"{where}: mlflow: '{address.uri}' {what}: {first_line(error)}") from None
 
 
 @contextmanager
-def open_client(address: Address, *, retries: int | None = None) -> Iterator[MlflowClient]:
+def open_client(
+    address: Address, *, surroundings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[MlflowClient]:
     """Open a client in an environment in which MLflow is quiet and does not wait for long."""
-    wanted = {**DEFAULTS, **os.environ, **ENVIRONMENT}
-    if retries is not None:
-        wanted["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(retries)
-    with _environment(wanted):
+    with _environment({**DEFAULTS, **os.environ, **ENVIRONMENT, **surroundings}):
         from mlflow import MlflowClient
 
         yield MlflowClient(tracking_uri=address.uri)

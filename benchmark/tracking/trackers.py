@@ -7,7 +7,7 @@ from functools import partial
 
 from benchmark.comparing.runs import run_of
 from benchmark.config import Experiment
-from benchmark.errors import one_line
+from benchmark.errors import first_line
 from benchmark.experiment.context import Context
 from benchmark.tracking.addresses import find_address
 
@@ -56,6 +56,6 @@ def _attempt(context: Context, name: str, log: Callable[[], str]) -> None:
         text = log()
     # Libraries of trackers raise anything, and no fault of theirs may lose a run.
     except Exception as error:
-        reason = one_line(error, limit=300)
-        text = f"warning: not logged: {reason}; the results are in {context.store.uri}"
+        # Libraries append advice in further lines.
+        text = f"warning: not logged: {first_line(error)}; the results are in {context.store.uri}"
     context.progress.message(f"{name}: {text}")

@@ -100,13 +100,16 @@ def test_a_secret_is_refused_and_not_repeated(given: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_does_not_answer_is_refused_before_the_run(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     (tmp_path / "file").write_text("")
+    (tmp_path / "text").write_text("no database " * 100)
     for given, message in (
         ("http://127.0.0.1:9", "does not answer as an MLflow server"),
         (f"sqlite:///{tmp_path}/none/x.db", "there is no folder"),
         (f"sqlite:///{tmp_path}", "cannot be written as a database"),
+        (f"sqlite:///{tmp_path}/text", "cannot be opened: .*file is not a database"),
         (f"file:{tmp_path}/file", "is a file; name a folder"),
     ):
         with pytest.raises(UsageError, match=message) as caught:
