@@ -30,6 +30,7 @@ from benchmark.stages.estimating import Estimate, estimate
 from benchmark.stages.running import run_stages
 from benchmark.store.artefacts import Store
 from benchmark.store.filesystems import join
+from benchmark.tracking.addresses import find_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +53,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """
     experiment = experiment_file.load(path, overrides)
     check_names(experiment)
+    find_address(experiment)
     return experiment
 
 
@@ -85,6 +87,7 @@ def open_context(
     """
     check_environment()
     check_names(experiment)
+    find_address(experiment)
     with nullcontext(address) if isinstance(address, Cluster) else Cluster(address) as cluster:
         context = Context(
             experiment=experiment,
@@ -133,6 +136,7 @@ def check(experiment: Experiment, *, store: str | None = None) -> None:
     Raises:
         UsageError: one of them is wrong.
     """
+    _check_trackers(experiment)
     with open_readable(experiment, store=store) as context:
         context.store.check_writable()
         for name in ("patches", "embed"):
@@ -157,8 +161,10 @@ def run(
     Raises:
         UsageError: the user's input is wrong. A failed cell does not raise: see ``failed``.
     """
+    _check_trackers(experiment)
     with _open_recorded(experiment, store, address, progress) as context:
         results = run_stages(context)
+        _track(context)
         stage_cells = CellResults(cell for result in results for cell in result.cells)
         return RunResult(
             store=context.store.uri,
@@ -185,8 +191,13 @@ def run_stage(
         UsageError: the user's input is wrong, or the stage is unknown.
     """
     entry = STAGES.get(name)
+    is_last = name == STAGES.names()[-1]
+    if is_last:
+        _check_trackers(experiment)
     with _open_recorded(experiment, store, address, progress) as context:
         result = entry.load().run(context)
+        if is_last:
+            _track(context)
         return result, _path_of(context, name) or join(context.store.uri, name)
 
 
@@ -358,6 +369,20 @@ def plan(
         results = CellResults(result for entry in STAGES for result in entry.load().status(context))
         rates = Rates(Cluster(address).place)
         return results, estimate(context, results, rates, stage=stage)
+
+
+def _check_trackers(experiment: Experiment) -> None:
+    if experiment.tracking is not None:
+        from benchmark.tracking.trackers import check_trackers
+
+        check_trackers(experiment)
+
+
+def _track(context: Context) -> None:
+    if context.experiment.tracking is not None:
+        from benchmark.tracking.trackers import track
+
+        track(context)
 
 
 def _path_of(context: Context, stage: str) -> str | None:

@@ -48,6 +48,7 @@ from benchmark.problems import check_whole, first_problem
 from benchmark.protocol_settings import ProtocolConfig
 from benchmark.raster_settings import RastersConfig
 from benchmark.section import Origin, Section, describe, settings_table
+from benchmark.tracking_settings import TrackingConfig
 
 Boost = Annotated[float, Field(gt=1.0, le=1e6, allow_inf_nan=False)]
 
@@ -227,6 +228,7 @@ class Experiment(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig | None = None
     path: Annotated[FilePathText, Field(exclude=True)] = "the experiment"
     """Path of its file, for messages."""
     _origin: Origin = PrivateAttr(Origin())

@@ -188,6 +188,7 @@ OTHER_FOLDERS = {
     ),
     f"{inventory.ARRAYS}/NAME-DIGEST/": "arrays that an experiment got from memory",
     f"{usage.FOLDER}/NAME.json": "how long each stage took, and how busy the cluster was",
+    "tensorboard/NAME/CELL/": "trials and training of a cell as events, with `[tracking]`",
     f"{heartbeat.FOLDER}/": "which run computes which cell; gone when no run is left",
 }
 

@@ -30,6 +30,7 @@ from benchmark.config import (
     load,
 )
 from benchmark.errors import UsageError
+from benchmark.tracking_settings import TrackingConfig
 
 EXPERIMENTS = sorted((Path(__file__).resolve().parents[1] / "experiments").glob("*.toml"))
 
@@ -42,6 +43,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
     "resources": ResourcesConfig,
+    "tracking": TrackingConfig,
 }
 
 MINIMAL = """

@@ -25,8 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "submission": {"catalog", "cluster", "store", "vocabulary"},
     "face": {
         *("comparing", "mapping", "stages", "exporting", "catalog", "statistics", "experiment"),
-        *("cluster", "store", "vocabulary"),
+        *("cluster", "store", "tracking", "vocabulary"),
     },
+    "tracking": {"comparing", "experiment", "exporting", "store", "vocabulary"},
     "comparing": {"stages", "catalog", "statistics", "experiment", "store", "vocabulary"},
     "mapping": {"exporting", "catalog", "networks", "cluster", "vocabulary"},
     "stages": {
@@ -55,7 +56,7 @@ VOCABULARY = {
     *("arguments", "bars", "config", "contents", "derived", "drawing", "environment", "errors"),
     *("fields", "finetune_settings", "flipping", "markup", "methods", "options", "problems"),
     *("products", "progress", "protocol_settings", "raster_settings", "registry", "regular"),
-    *("section", "sources", "spaces", "specs", "tables", "variants"),
+    *("section", "sources", "spaces", "specs", "tables", "tracking_settings", "variants"),
 }
 """The modules at the root that every wing may use."""
 
@@ -63,9 +64,9 @@ RAY = {"stages", "cluster", "submission"}
 """The wings that may import Ray."""
 
 HEAVY = {
-    "duckdb", "jinja2", "matplotlib", "numpy", "optuna", "pandas", "PIL", "polars", "pyarrow",
-    "rasterio", "ray", "scipy", "skimage", "sklearn", "skops", "statsmodels", "timm", "torch",
-    "torchgeo", "torchvision", "transformers",
+    "duckdb", "jinja2", "matplotlib", "mlflow", "numpy", "optuna", "pandas", "PIL", "polars",
+    "pyarrow", "rasterio", "ray", "scipy", "skimage", "sklearn", "skops", "statsmodels", "timm",
+    "torch", "torchgeo", "torchvision", "transformers",
 }  # fmt: skip
 
 LIGHT = [

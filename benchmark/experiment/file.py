@@ -27,6 +27,7 @@ from benchmark.store.digest import fingerprint
 from benchmark.store.filesystems import join
 from benchmark.store.inventory import list_files
 from benchmark.store.provenance import record
+from benchmark.tracking_settings import absolute_address
 
 FOLDER = "experiments"
 MARK = "# Kept by benchmark"
@@ -126,6 +127,10 @@ def settings_of(context: Context) -> dict[str, Any]:
             dataset[key] = _absolute(dataset[key])
     found["dataset"] = dataset
     found["backbone"] = _options(context, chosen.get("backbone", {}))
+    if (tracking := experiment.tracking) and tracking.mlflow:
+        found["tracking"]["mlflow"] = absolute_address(tracking.mlflow)
+    if tracking and tracking.exports:
+        found["tracking"]["exports"] = _absolute(tracking.exports)
     found["store"] = _store_of(context.store)
     return found
 

@@ -31,9 +31,10 @@ _EMBEDDED = re.compile(rf'<script type="application/json" id="{ELEMENT}">(.*?)</
 def describe_experiment(context: Context) -> dict[str, Any]:
     """Return an experiment as TOML, and the digests of its data and weights.
 
-    The store is left out: a repetition has its own.
+    The store and trackers are left out: a repetition has its own.
     """
-    settings = {key: value for key, value in settings_of(context).items() if key != "store"}
+    settings = settings_of(context)
+    settings = {key: value for key, value in settings.items() if key not in ("store", "tracking")}
     return {"toml": to_toml(settings), **inputs_of(context)}
 
 

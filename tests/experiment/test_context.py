@@ -277,6 +277,9 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "evaluate.seed": (1, FROM_EVALUATE),
     "report.num_examples": (1, {"report"}),
     "report.title": ("other", {"report"}),
+    "tracking.mlflow": ("sqlite:///other.db", set()),
+    "tracking.exports": ("exports", set()),
+    "tracking.tensorboard": (True, set()),
 }
 
 # They name another entry of a catalog, whose own fields are changed below.
