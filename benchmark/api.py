@@ -14,6 +14,7 @@ from benchmark.catalog.names import (
     resolve_heads,
     resolve_metrics,
 )
+from benchmark.catalog.references import resolve_reference
 from benchmark.cluster.connection import Cluster
 from benchmark.cluster.metering import MeteredProgress
 from benchmark.config import Experiment
@@ -92,6 +93,7 @@ def open_context(
             backbones=resolve_backbones(experiment),
             heads=resolve_heads(experiment),
             metrics=resolve_metrics(experiment),
+            reference=resolve_reference(experiment),
             store=Store(store or experiment.store),
             cluster=cluster,
             progress=MeteredProgress(progress or LoggedProgress(), experiment=experiment.name),

@@ -32,6 +32,7 @@ from benchmark.experiment.train_sets import ALL, ChosenPatches, TrainSet
 from benchmark.experiment.usage import StageUsage
 from benchmark.flipping import FLIPS
 from benchmark.methods import FINETUNE, finetunings
+from benchmark.references import Reference
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store.artefacts import Artefact, Store
 from benchmark.store.digest import fingerprint
@@ -59,6 +60,8 @@ class Context(Outcomes):
     metrics: tuple[Metric, ...]
     store: Store
     cluster: Cluster
+    reference: Reference | None = None
+    """Published results that the page shows beside the run."""
     usages: list[StageUsage] = field(default_factory=list)
     """Duration and utilisation of the stages of this run."""
     _rows: dict[tuple[TrainSet, int], ChosenPatches] = field(default_factory=dict)
@@ -375,12 +378,17 @@ class Context(Outcomes):
         ]
         options = self.experiment.backbone.items()
         names = {name: item.name for name, item in options if item.name is not None}
+        added = self.experiment.report.model_dump(
+            mode="json", include={"reference", "counterparts"}
+        )
+        published = {"beside": [added, self.reference and self.reference.model_dump(mode="json")]}
         return {
             "scores": self.scores().fingerprint,
             "gaps": gaps,
-            "settings": self.experiment.report.model_dump(mode="json"),
+            "settings": self.experiment.report.model_dump(mode="json", exclude=set(added)),
             "version": CODE_VERSIONS["report"],
             **({"names": names} if names else {}),
+            **(published if any(added.values()) else {}),
         }
 
     def report(self) -> Artefact:

@@ -276,6 +276,8 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "evaluate.seed": (1, FROM_EVALUATE),
     "report.num_examples": (1, {"report"}),
     "report.title": ("other", {"report"}),
+    "report.reference": ("chesapeake_study", {"report"}),
+    "report.counterparts": ({"a": "net / epochs"}, {"report"}),
 }
 
 # They name another entry of a catalog, whose own fields are changed below.
