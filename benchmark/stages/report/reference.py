@@ -109,7 +109,7 @@ def _scores(results: Results, reference: Reference) -> Table:
     for row in results.ranking.itertuples():
         if (row.backbone, row.method) not in shown:
             name, value, ends = _own(row)
-            rows.append((name, None, None, "the same", value, ends, None))
+            rows.append((name, None, None, name, value, ends, None))
     level = f"{100 * results.context.experiment.evaluate.confidence:g} %"
     return Table(
         title="Published and own scores",
@@ -121,7 +121,7 @@ def _scores(results: Results, reference: Reference) -> Table:
         caption=(
             f"Balanced accuracy on test with {level} intervals. The published interval is computed "
             "here from the confusion matrix as if patches were independent; patches of one scene "
-            "are alike, which makes it too narrow. The run's is that of the ranking. A dash: there "
+            "are alike, so it is rather too narrow. The run's is that of the ranking. A dash: there "
             "is no counterpart, or nothing to compute it from."
         ),
     )
@@ -184,7 +184,7 @@ def _differences(results: Results, reference: Reference) -> list[str]:
 
 
 def _confusions(results: Results, reference: Reference) -> tuple[tuple[Confusion, ...], ...]:
-    pairs = []
+    pairs: list[tuple[Confusion, ...]] = []
     for item in reference.rows:
         if item.confusion is None:
             continue
