@@ -431,10 +431,10 @@ def test_published_results_stand_beside_their_counterparts(finished, tmp_path):
         data = collect(Results(context))
     scores, patches = data.beside.tables
     (own,) = [row for row in data.ranking if row.method == "knn"]
-    ends = f"{own.ci_low:.3f} to {own.ci_high:.3f}"
+    ends = f"{own.ci_low:.3f}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{own.ci_high:.3f}"
     first, second, rest = scores.rows
     # 2 of 3, 4 of 4 and 2 of 4 right: the score interval of a mean of three shares.
-    low, high = map(float, first[2].split(" to "))
+    low, high = map(float, first[2].split("\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"))
     assert 0.3 < low < 0.5 and 0.85 < high < 0.97
     points = f"{100 * (own.value - 0.7222):+.1f}"
     assert first[3:] == ("mean_color with knn", own.value, ends, points)

@@ -121,7 +121,7 @@ def _scores(results: Results, reference: Reference) -> Table:
         caption=(
             f"Balanced accuracy on test with {level} intervals. The published interval is computed "
             "here from the confusion matrix as if patches were independent; patches of one scene "
-            "are alike, so it is rather too narrow. The run's is that of the ranking. A dash: there "
+            "are alike, so it is too narrow. The run's is that of the ranking. A dash: there "
             "is no counterpart, or nothing to compute it from."
         ),
     )
@@ -134,7 +134,8 @@ def _own(row: Any) -> tuple[str, float, str]:
 def _range(low: float | None, high: float | None) -> str:
     if low is None or high is None or np.isnan(low) or np.isnan(high):
         return MISSING
-    return f"{low:.3f} to {high:.3f}"
+    # No-break spaces: an interval stays on one line.
+    return f"{low:.3f}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high:.3f}"
 
 
 def _totals(reference: Reference) -> dict[str, int] | None:
