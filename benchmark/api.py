@@ -14,6 +14,7 @@ from benchmark.catalog.names import (
     resolve_heads,
     resolve_metrics,
 )
+from benchmark.catalog.references import resolve_reference
 from benchmark.cluster.connection import Cluster
 from benchmark.cluster.metering import MeteredProgress
 from benchmark.config import Experiment
@@ -31,6 +32,7 @@ from benchmark.stages.running import run_stages
 from benchmark.store.artefacts import Store
 from benchmark.store.filesystems import join
 from benchmark.tracking.addresses import find_address
+from benchmark.tracking.trackers import check_trackers, track
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,6 +97,7 @@ def open_context(
             backbones=resolve_backbones(experiment),
             heads=resolve_heads(experiment),
             metrics=resolve_metrics(experiment),
+            reference=resolve_reference(experiment),
             store=Store(store or experiment.store),
             cluster=cluster,
             progress=MeteredProgress(progress or LoggedProgress(), experiment=experiment.name),
@@ -136,7 +139,7 @@ def check(experiment: Experiment, *, store: str | None = None) -> None:
     Raises:
         UsageError: one of them is wrong.
     """
-    _check_trackers(experiment)
+    check_trackers(experiment)
     with open_readable(experiment, store=store) as context:
         context.store.check_writable()
         for name in ("patches", "embed"):
@@ -161,10 +164,10 @@ def run(
     Raises:
         UsageError: the user's input is wrong. A failed cell does not raise: see ``failed``.
     """
-    _check_trackers(experiment)
+    check_trackers(experiment)
     with _open_recorded(experiment, store, address, progress) as context:
         results = run_stages(context)
-        _track(context)
+        track(context)
         stage_cells = CellResults(cell for result in results for cell in result.cells)
         return RunResult(
             store=context.store.uri,
@@ -193,11 +196,11 @@ def run_stage(
     entry = STAGES.get(name)
     is_last = name == STAGES.names()[-1]
     if is_last:
-        _check_trackers(experiment)
+        check_trackers(experiment)
     with _open_recorded(experiment, store, address, progress) as context:
         result = entry.load().run(context)
         if is_last:
-            _track(context)
+            track(context)
         return result, _path_of(context, name) or join(context.store.uri, name)
 
 
@@ -369,20 +372,6 @@ def plan(
         results = CellResults(result for entry in STAGES for result in entry.load().status(context))
         rates = Rates(Cluster(address).place)
         return results, estimate(context, results, rates, stage=stage)
-
-
-def _check_trackers(experiment: Experiment) -> None:
-    if experiment.tracking is not None:
-        from benchmark.tracking.trackers import check_trackers
-
-        check_trackers(experiment)
-
-
-def _track(context: Context) -> None:
-    if context.experiment.tracking is not None:
-        from benchmark.tracking.trackers import track
-
-        track(context)
 
 
 def _path_of(context: Context, stage: str) -> str | None:

@@ -176,6 +176,12 @@ class ReportConfig(Section):
     """Example patches per class."""
     title: Title | None = None
     """Title of the page; unset: the name of the experiment."""
+    reference: PathText | None = None
+    """Published results shown beside the run: ``chesapeake_study``, or the path of a file of your
+    own that ends in ``.toml`` (docs/PAGE.md)."""
+    counterparts: Annotated[Mapping[Name, Title], Field(max_length=1000)] = {}
+    """Cell of the run beside each published row, by the row's name: ``BACKBONE / METHOD``, in place
+    of the one that the reference names."""
 
 
 class StageLimit(Section):

@@ -12,19 +12,24 @@ import torch
 from benchmark.catalog.backbones import BACKBONES, find_backbone
 from benchmark.catalog.efficientnet import build_untrained
 from benchmark.catalog.options import feed
+from benchmark.catalog.references import resolve_reference
 from benchmark.catalog.timm.models import describe as describe_timm
 from benchmark.catalog.timm.names import full_name
 from benchmark.catalog.torchgeo.models import describe as describe_torchgeo
 from benchmark.catalog.torchgeo.models import find_weights
 from benchmark.config import load
+from benchmark.methods import finetunings
 from benchmark.networks.bands import band_indices
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder
 from benchmark.specs import Backbone
+from benchmark.stages.report.figures import MAX_PROJECTIONS
 from tests.tiny_models import write_tiny
 
 EXPERIMENT = load(Path(__file__).resolve().parents[1] / "experiments/backbones.toml")
 BANDS = ("red", "green", "blue", "nir")
+
+ARTICLE = load(Path(__file__).resolve().parents[1] / "experiments/article.toml")
 
 FAMILIES = {
     "facebook/convnext-base-224-22k": "convnext",
@@ -100,3 +105,19 @@ def test_the_options_of_the_experiment_fit_its_backbones() -> None:
         if not name.startswith("hf:"):
             entry = feed(entry_of(name), options, where="")
             assert band_indices(entry, BANDS) == (0, 1, 2, 3)
+
+
+def test_the_article_runs_what_the_study_published_and_draws_its_figures() -> None:
+    reference = resolve_reference(ARTICLE)
+    assert reference is not None and reference.dataset == ARTICLE.dataset.name
+    assert ARTICLE.finetune is not None and len(ARTICLE.seeds) == 5
+    methods = {*ARTICLE.heads, *finetunings(ARTICLE.finetune)}
+    for row in reference.rows:
+        assert row.backbone in ARTICLE.backbones and row.method in methods
+    here = {name: find_backbone(name) for name in ARTICLE.backbones if not name.startswith("hf:")}
+    # Pictures of reconstructions and of histograms; projections and rectangles are of the first.
+    assert {name for name, item in here.items() if item.depict} == {"pca_3000", "hog"}
+    assert len(ARTICLE.backbones) <= MAX_PROJECTIONS
+    assert ARTICLE.finetune.backbones is None
+    tuned = [name for name, item in here.items() if item.is_trainable and not item.is_floor]
+    assert tuned == []

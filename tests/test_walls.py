@@ -55,8 +55,17 @@ FACE = {
 VOCABULARY = {
     *("arguments", "bars", "config", "contents", "derived", "drawing", "environment", "errors"),
     *("fields", "finetune_settings", "flipping", "markup", "methods", "options", "problems"),
-    *("products", "progress", "protocol_settings", "raster_settings", "registry", "regular"),
-    *("section", "sources", "spaces", "specs", "tables", "tracking_settings", "variants"),
+    *("products", "progress", "protocol_settings", "raster_settings", "references", "registry"),
+    *(
+        "regular",
+        "section",
+        "sources",
+        "spaces",
+        "specs",
+        "tables",
+        "tracking_settings",
+        "variants",
+    ),
 }
 """The modules at the root that every wing may use."""
 

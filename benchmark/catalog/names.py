@@ -14,6 +14,7 @@ from benchmark.catalog.options import options_where
 from benchmark.catalog.own.lookup import find_entry
 from benchmark.catalog.own.source import search_folders
 from benchmark.catalog.products.resolve import PRODUCT_PREFIX
+from benchmark.catalog.references import resolve_reference
 from benchmark.catalog.roots.address import check_root, refuse_secrets
 from benchmark.catalog.variants import find_variants
 from benchmark.config import Experiment
@@ -44,6 +45,7 @@ def check_names(experiment: Experiment) -> None:
     backbones = resolve_backbones(experiment, where=where)
     resolve_heads(experiment, where=where)
     resolve_metrics(experiment, where=f"{where} [evaluate]")
+    resolve_reference(experiment, where=f"{where} [report]")
     if experiment.finetune is not None:
         _check_finetune(experiment.finetune, backbones, where=f"{where} [finetune]")
     allowed = COMMON_DATASET_SETTINGS | dataset.settings | dataset.digested | {"settings"}

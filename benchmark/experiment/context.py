@@ -23,6 +23,7 @@ from benchmark.experiment.identity import (
     derived_inputs,
     own_inputs,
     recipe_inputs,
+    report_inputs,
 )
 from benchmark.experiment.label_sets import label_sets
 from benchmark.experiment.outcomes import Outcomes
@@ -32,6 +33,7 @@ from benchmark.experiment.train_sets import ALL, ChosenPatches, TrainSet
 from benchmark.experiment.usage import StageUsage
 from benchmark.flipping import FLIPS
 from benchmark.methods import FINETUNE, finetunings
+from benchmark.references import Reference
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store.artefacts import Artefact, Store
 from benchmark.store.digest import fingerprint
@@ -60,6 +62,8 @@ class Context(Outcomes):
     metrics: tuple[Metric, ...]
     store: Store
     cluster: Cluster
+    reference: Reference | None = None
+    """Published results that the page shows beside the run."""
     usages: list[StageUsage] = field(default_factory=list)
     """Duration and utilisation of the stages of this run."""
     _rows: dict[tuple[TrainSet, int], ChosenPatches] = field(default_factory=dict)
@@ -383,7 +387,7 @@ class Context(Outcomes):
         return {
             "scores": self.scores().fingerprint,
             "gaps": gaps,
-            "settings": self.experiment.report.model_dump(mode="json"),
+            **report_inputs(self.experiment.report, self.reference),
             "version": CODE_VERSIONS["report"],
             **({"names": names} if names else {}),
         }

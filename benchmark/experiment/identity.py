@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from benchmark.config import ReportConfig
 from benchmark.derived import Derivation
 from benchmark.experiment.places import Place
 from benchmark.finetune_settings import FinetuneConfig
+from benchmark.references import Reference
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
 
 FINETUNE_SAME_RESULT = frozenset(
@@ -71,3 +73,16 @@ def recipe_inputs(config: FinetuneConfig) -> dict[str, Any]:
     unused |= set() if config.num_trials > 1 else {"pruning"}
     settings = config.model_dump(mode="json").items()
     return {key: value for key, value in settings if key not in unused}
+
+
+def report_inputs(settings: ReportConfig, reference: Reference | None) -> dict[str, Any]:
+    """Return the identity of the settings of a page, and of the published results that it shows.
+
+    Without such results it is that of before there were any.
+    """
+    beside = settings.model_dump(mode="json", include={"reference", "counterparts"})
+    plain = settings.model_dump(mode="json", exclude=set(beside))
+    if not any(beside.values()):
+        return {"settings": plain}
+    content = None if reference is None else reference.model_dump(mode="json")
+    return {"settings": plain, "beside": [beside, content]}

@@ -24,6 +24,7 @@ MAX_HEADING = 20
 
 Section = Literal[
     "ranking",
+    "reference",
     "labels",
     "transfer",
     "finetune",
@@ -144,6 +145,23 @@ class Gain:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beside:
+    """Published results beside those of the run.
+
+    Attributes:
+        title: of the published results.
+        notes: their source, and how far the two can be compared.
+        tables: of scores, and of the patches of each class.
+        confusions: matrices to show side by side: the published one, and the run's if it has one.
+    """
+
+    title: str
+    notes: tuple[str, ...]
+    tables: tuple[Table, ...]
+    confusions: tuple[tuple[Confusion, ...], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProblemRow:
     """A cell without a result, and the reason."""
 
@@ -182,6 +200,7 @@ class ReportData:
         comparisons: tables of the choices, and of fine-tuned against frozen.
         recalls: tables of recall and precision per class.
         confusions: one matrix per cell.
+        beside: published results; None: none are asked for.
         class_counts: tables of patches per class, split and region.
         backbones: tables of the backbones and their input.
         timings: tables of durations and throughput.
@@ -218,6 +237,7 @@ class ReportData:
     comparisons: tuple[Table, ...] = ()
     recalls: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()
+    beside: Beside | None = None
     class_counts: tuple[Table, ...] = ()
     backbones: tuple[Table, ...] = ()
     timings: tuple[Table, ...] = ()

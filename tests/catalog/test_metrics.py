@@ -23,60 +23,14 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
 
 from benchmark.catalog.contracts.metrics import CHECKS, Case
 from benchmark.catalog.metrics import HEADLINE, METRICS
+from benchmark.catalog.references import CHESAPEAKE_STUDY
 from benchmark.errors import UsageError
 from benchmark.specs import Metric
 from benchmark.statistics.counts import Statistics, summarise
 
 K = 5
 
-# The article's four test matrices (Pennsylvania, 2,586 patches): rows true, columns predicted,
-# in the order water, trees, low vegetation, barren, impervious.
-ARTICLE = [
-    (
-        "beit frozen",
-        0.796,
-        [
-            [64, 0, 2, 0, 0],
-            [1, 1987, 3, 1, 0],
-            [1, 3, 457, 0, 0],
-            [2, 0, 14, 5, 3],
-            [0, 0, 6, 2, 35],
-        ],
-    ),
-    (
-        "convnext frozen",
-        0.781,
-        [
-            [62, 0, 4, 0, 0],
-            [2, 1982, 6, 2, 0],
-            [1, 3, 457, 0, 0],
-            [1, 1, 17, 4, 1],
-            [0, 0, 8, 0, 35],
-        ],
-    ),
-    (
-        "beit fine-tuned",
-        0.829,
-        [
-            [64, 0, 2, 0, 0],
-            [0, 1986, 5, 1, 0],
-            [2, 3, 455, 0, 1],
-            [0, 0, 13, 9, 2],
-            [1, 0, 6, 1, 35],
-        ],
-    ),
-    (
-        "convnext fine-tuned",
-        0.844,
-        [
-            [65, 0, 1, 0, 0],
-            [0, 1978, 12, 2, 0],
-            [1, 2, 457, 0, 1],
-            [0, 0, 13, 11, 0],
-            [0, 0, 7, 2, 34],
-        ],
-    ),
-]
+STUDY = [(row.name, row.value, row.confusion) for row in CHESAPEAKE_STUDY.rows]
 
 labels = st.lists(st.tuples(st.integers(0, K - 1), st.integers(0, K - 1)), min_size=1, max_size=60)
 
@@ -166,7 +120,7 @@ def test_a_calibrated_forecast_has_no_calibration_error() -> None:
     assert value("expected_calibration_error", statistics) == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize(("name", "expected", "counts"), ARTICLE, ids=[row[0] for row in ARTICLE])
+@pytest.mark.parametrize(("name", "expected", "counts"), STUDY, ids=[row[0] for row in STUDY])
 def test_the_study_s_balanced_accuracies(
     name: str, expected: float, counts: list[list[int]]
 ) -> None:
@@ -180,7 +134,7 @@ def test_what_the_study_s_matrices_tell_and_what_not() -> None:
     from benchmark.statistics.intervals import quantile_of, score_interval
 
     intervals = {}
-    for name, _, counts in ARTICLE:
+    for name, _, counts in STUDY:
         matrix = np.asarray(counts, dtype=float)
         found = score_interval(np.diag(matrix), matrix.sum(axis=1), quantile_of(0.95))
         intervals[name] = (round(found.low, 3), round(found.high, 3))

@@ -280,6 +280,8 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "tracking.mlflow": ("sqlite:///other.db", set()),
     "tracking.exports": ("exports", set()),
     "tracking.tensorboard": (True, set()),
+    "report.reference": ("chesapeake_study", {"report"}),
+    "report.counterparts": ({"a": "net / epochs"}, {"report"}),
 }
 
 # They name another entry of a catalog, whose own fields are changed below.
@@ -784,3 +786,11 @@ def test_a_method_that_is_not_asked_for_has_no_artefact(tmp_path: Path) -> None:
     given = context(tmp_path, {"finetune.modes": ["lora"]})
     with pytest.raises(ValueError, match=r"does not fine-tune by 'finetune'"):
         given.finetuned(BACKBONE, 0)
+
+
+def test_a_page_without_published_results_keeps_the_identity_that_it_had(tmp_path: Path) -> None:
+    inputs = context(tmp_path).report_inputs()
+    assert inputs["settings"] == {"num_examples": 6, "title": None}
+    assert set(inputs) == {"scores", "gaps", "settings", "version"}
+    other = context(tmp_path, {"report.reference": "chesapeake_study"}).report_inputs()
+    assert set(other) - set(inputs) == {"beside"}

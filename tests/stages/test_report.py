@@ -392,3 +392,67 @@ def test_a_comparison_of_an_older_version_has_one_fine_tuning(compared, monkeypa
     assert results.comparison["method"].tolist() == ["finetune"]
     (table,) = comparisons(results)
     assert table.rows[0][:2] == ("random", "knn")
+
+
+REFERENCE = """
+title = "A paper <i>"
+source = "Table 2"
+dataset = "elsewhere"
+classes = ["<b>bold<\\u2215b> & co", "field", "water"]
+
+[[rows]]
+name = "Features + neighbours"
+value = 0.7222
+backbone = "mean_color"
+method = "logistic_regression"
+confusion = [[2, 1, 0], [0, 4, 0], [1, 1, 2]]
+
+[[rows]]
+name = "A network"
+value = 0.9
+"""
+
+
+def test_published_results_stand_beside_their_counterparts(finished, tmp_path):
+    from benchmark.stages.report.content import collect
+    from benchmark.stages.report.results import Results
+
+    content, store, result = finished
+    (tmp_path / "paper.toml").write_text(REFERENCE)
+    shown = {
+        "reference": str(tmp_path / "paper.toml"),
+        "counterparts": {"Features + neighbours": "mean_color / knn"},
+    }
+    with api.open_context(build({**content, "report": shown}), store=str(store)) as context:
+        assert str(context.report().folder) not in result.report
+        (item,) = ReportStage().run(context).cells
+        assert item.status == "complete", item.reason
+        page = context.report().read_bytes("index.html").decode()
+        data = collect(Results(context))
+    scores, patches = data.beside.tables
+    (own,) = [row for row in data.ranking if row.method == "knn"]
+    ends = f"{own.ci_low:.3f}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{own.ci_high:.3f}"
+    first, second, rest = scores.rows
+    # 2 of 3, 4 of 4 and 2 of 4 right: the score interval of a mean of three shares.
+    low, high = map(float, first[2].split("\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"))
+    assert 0.3 < low < 0.5 and 0.85 < high < 0.97
+    points = f"{100 * (own.value - 0.7222):+.1f}"
+    assert first[3:] == ("mean_color with knn", own.value, ends, points)
+    assert second == ("A network", 0.9, "\N{EN DASH}", None, None, None, None)
+    assert rest[:4] == ("majority", None, None, "majority")
+    assert patches.rows[-1] == ("all", 11, sum(row[2] for row in patches.rows[:-1]))
+    (pair,) = data.beside.confusions
+    assert [item.title for item in pair] == [
+        "Features + neighbours, published", "mean_color with knn, seed 0, this run",
+    ]  # fmt: skip
+    section = page[page.index('<section id="reference"') : page.index('<section id="metrics"')]
+    assert "A paper &lt;i&gt;" in section and "Table 2" in section
+    assert "published results are of elsewhere, this run is of folder" in section
+    assert "The test patches differ: 11 published" in section
+    assert "no verdict" in section and section.count("<img") == 1
+    assert section.count('<table class="confusion">') == 2
+
+
+def test_without_a_reference_the_page_has_no_such_section(finished):
+    _, _, result = finished
+    assert 'id="reference"' not in Path(result.report).read_text()

@@ -44,6 +44,7 @@ from benchmark.stages.report.folds import fold_tables
 from benchmark.stages.report.headline import join_first, name_method, write_headline
 from benchmark.stages.report.labels import label_pictures, label_tables
 from benchmark.stages.report.properties import property_tables
+from benchmark.stages.report.reference import beside, beside_pictures
 from benchmark.stages.report.repairs import repairs
 from benchmark.stages.report.results import Results
 from benchmark.stages.report.sizes import made_notes, size_pictures, size_tables
@@ -108,6 +109,7 @@ def collect(results: Results) -> ReportData:
         comparisons=(*choice_tables(results), *comparisons(results)),
         recalls=(recalls(results, "recall"), recalls(results, "precision")),
         confusions=confusions(results),
+        beside=beside(results),
         class_counts=(class_counts(results),),
         backbones=(backbone_table(results), *property_tables(results)),
         timings=tuple(table for table in tables if table.rows),
@@ -119,6 +121,7 @@ def collect(results: Results) -> ReportData:
         pictures=(
             *finetune_pictures(results),
             *ranking_pictures(results, ranking),
+            *beside_pictures(results),
             *size_pictures(results),
             *label_pictures(results),
             *transfer_pictures(results),

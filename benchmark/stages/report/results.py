@@ -144,14 +144,15 @@ class Results:
 
     def best_confusions(self, limit: int) -> list[tuple[str, NDArray[np.int64]]]:
         """Return the names and counts (K, K) of the best methods, first seed."""
-        found = []
-        for row in self.ranking.head(limit).itertuples():
-            first = rows_of(self.confusion, row).iloc[0]
-            name = name_method(row.backbone, row.method)
-            if row.num_seeds > 1:
-                name += f", seed {first['seed']}"
-            found.append((name, _counts(first["counts"])))
-        return found
+        return [self.confusion_of(row) for row in self.ranking.head(limit).itertuples()]
+
+    def confusion_of(self, row: Any) -> tuple[str, NDArray[np.int64]]:
+        """Return the name and counts (K, K) of a row of the ranking, first seed."""
+        first = rows_of(self.confusion, row).iloc[0]
+        name = name_method(row.backbone, row.method)
+        if row.num_seeds > 1:
+            name += f", seed {first['seed']}"
+        return name, _counts(first["counts"])
 
 
 def rows_of(table: pd.DataFrame, cell: Any) -> pd.DataFrame:
