@@ -73,6 +73,38 @@ def test_the_page_says_that_the_split_is_random_and_shows_every_section(finished
     assert json.loads((Path(result.report).parent / "_manifest.json").read_text())["scores"]
 
 
+def test_the_explorer_holds_the_patches_and_predictions_behind_the_scores(finished):
+    import base64
+    import io
+
+    import numpy as np
+
+    _, _, result = finished
+    page = Path(result.report).read_text()
+    (text,) = re.findall(r'id="explorer-data">(.*?)</script>', page, re.DOTALL)
+    assert "<" not in text
+    data = json.loads(text)
+    assert data["classes"][0] == "<b>bold</b> & co"
+    tested = len(data["truth"])
+    assert data["total"] == tested == data["splits"].count(2) < len(data["ids"]) == 36
+    for method in data["methods"]:
+        counts = np.zeros((3, 3), int)
+        np.add.at(counts, (data["labels"][:tested], method["predicted"]), 1)
+        assert counts.tolist() == method["counts"]
+        assert all(333 <= value <= 1000 for value in method["confidence"])
+    # Each class is a folder of its own, in a colour of its own.
+    for k, name in enumerate(data["classes"]):
+        mine = [item for item, label in zip(data["ids"], data["labels"], strict=True) if label == k]
+        assert len(mine) == 12 and all(name[:4] in item for item in mine)
+        (sheet,) = re.findall(
+            rf"\.s{k} {{ background-image: url\(data:image/webp;base64,(.*?)\)", page
+        )
+        with Image.open(io.BytesIO(base64.b64decode(sheet))) as image:
+            assert image.size == (16 * 16, 16)
+            pixels = np.asarray(image.convert("RGB"))[:, : 12 * 16]
+        assert abs(pixels.mean() - (39.5 + 60 * k)) < 6
+
+
 def test_figures_lie_beside_the_page_as_pictures(finished):
     _, _, result = finished
     figures = sorted(Path(result.report).parent.glob("figure-*"))

@@ -25,6 +25,7 @@ from benchmark.stages.report.content_tables import (
     tune_times,
 )
 from benchmark.stages.report.depictions import depiction_pictures
+from benchmark.stages.report.explorer import explore
 from benchmark.stages.report.figures import (
     confusion_pictures,
     data_pictures,
@@ -111,6 +112,7 @@ def collect(results: Results) -> ReportData:
         usage=usage_tables(saved),
         usage_notes=usage_sentences(saved),
         repairs=repairs(results),
+        explorer=explore(results),
         problems=problems(results),
         provenance=origins(results),
         pictures=(
