@@ -15,6 +15,7 @@ import jinja2
 import markupsafe
 import pandas as pd
 
+from benchmark.page.bokehjs import load_bokeh
 from benchmark.page.datatables import load_library
 from benchmark.page.explorer import Explorer
 from benchmark.page.leaderboard import RankingRow, find_filters, find_scale
@@ -266,6 +267,7 @@ def render_report(data: ReportData) -> str:
         scale=find_scale(data.ranking),
         filters=find_filters(data.ranking),
         library=load_library(),
+        bokeh=load_bokeh() if data.explorer and data.explorer.maps else None,
     )
 
 

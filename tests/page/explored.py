@@ -41,6 +41,7 @@ def explorer(**changes: Any) -> Explorer:
         )
     # More wrong patches than have a picture.
     methods[0]["counts"][0][2] = 80
+    x, y = labels.astype(float), list(range(len(labels)))
     data = {
         "classes": list(CLASSES),
         "most": 20,
@@ -52,11 +53,17 @@ def explorer(**changes: Any) -> Explorer:
         "truth": (np.arange(num_tested)[::-1] * 10).tolist(),
         "differ": [[0, 7], [7, 0]],
         "methods": methods,
+        # Class 0 is at the left of the first map, at the right of the second.
+        "maps": [
+            {"name": "network", "axes": ["first", "second"], "x": x.tolist(), "y": y},
+            {"name": EVIL, "axes": ["first", "second"], "x": (2 - x).tolist(), "y": [None, *y[1:]]},
+        ],
         **changes,
     }
     return Explorer(
         sentences=("All patches are here.",),
         methods=("network / knn", EVIL),
+        maps=("network", EVIL),
         sheets=draw_sheets(images, labels, 3),
         data=data,
     )

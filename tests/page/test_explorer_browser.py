@@ -147,12 +147,73 @@ def test_two_methods_show_only_what_they_disagree_on(browser: Browser, page: Pat
         assert "Choose two different methods" in status.inner_text()
 
 
+def frame(shown: Page, side: str) -> tuple[float, float, float, float]:
+    """Return left, top, width and height of the part of a map that holds its points."""
+    shown.locator("#explorer-maps").scroll_into_view_if_needed()
+    shown.wait_for_selector("#explorer-maps.ready")
+    box = shown.locator(f"#explorer-map-{side} .bk-events").first.bounding_box()
+    assert box is not None
+    return box["x"] + 60, box["y"] + 35, box["width"] - 70, box["height"] - 85
+
+
+def lasso(shown: Page, left: float, top: float, right: float, bottom: float) -> None:
+    shown.mouse.move(left, top)
+    shown.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
+        shown.mouse.move(x, y, steps=3)
+    shown.mouse.up()
+
+
+def test_a_lasso_lists_its_patches_and_maps_are_coloured(browser: Browser, page: Path) -> None:
+    with opened(browser, page) as shown:
+        left, top, width, height = frame(shown.page, "left")
+        lasso(shown.page, left, top, left + width / 4, top + height)
+        status = shown.page.locator("#explorer-maps-status")
+        cards = shown.page.locator("#explorer-maps-list li")
+        expect(status).to_contain_text("patches shown")
+        assert cards.count() == 20
+        sheets = shown.page.locator("#explorer-maps-list .patch").evaluate_all(
+            "nodes => nodes.map(node => node.className)"
+        )
+        assert set(sheets) == {"patch s0"}
+        legend = shown.page.locator("#explorer-maps-legend")
+        assert legend.locator("bdi").first.text_content() == EVIL
+        form = shown.page.get_by_role("form", name="Maps of embeddings")
+        form.get_by_label("Colour").select_option("split")
+        assert legend.locator("li").all_inner_texts() == ["train", "test"]
+        form.get_by_label("Colour").select_option("errors")
+        assert legend.locator("li").all_inner_texts() == ["right", "wrong", "train and val"]
+        # Class 0 is at the left of the other backbone's map no more.
+        form.get_by_label("Left map").select_option("1")
+        left, top, width, height = frame(shown.page, "left")
+        lasso(shown.page, left, top, left + width / 4, top + height)
+        expect(shown.page.locator("#explorer-maps-list .patch.s2").first).to_be_visible()
+        assert shown.page.locator("#explorer-maps-list .patch.s0").count() == 0
+        assert (shown.requests, shown.errors) == ([], [])
+
+
+def test_pointing_at_a_map_shows_a_patch(browser: Browser, page: Path) -> None:
+    with opened(browser, page) as shown:
+        left, top, width, height = frame(shown.page, "right")
+        hover = shown.page.locator("#explorer-maps-hover li")
+        assert hover.count() == 0
+        # Class 1 is in the middle of both.
+        for step in range(40):
+            shown.page.mouse.move(left + width * (0.4 + 0.005 * step), top + height / 2)
+            if hover.count():
+                break
+        assert hover.count() == 1
+        assert hover.locator(".patch.s1").count() == 1
+        assert "<i>" in hover.inner_text()
+
+
 @pytest.mark.parametrize("is_dark", [False, True])
 def test_axe_finds_no_serious_fault_and_nothing_is_loaded(
     browser: Browser, page: Path, is_dark: bool
 ) -> None:
     with opened(browser, page, is_dark=is_dark) as shown:
         cell(shown.page, 0, 2).click()
+        frame(shown.page, "left")
         assert shown.faults() == []
         assert (shown.requests, shown.errors) == ([], [])
 

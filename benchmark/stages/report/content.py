@@ -66,6 +66,17 @@ def collect(results: Results) -> ReportData:
     tables = [times(results) for times in (stage_times, embed_times, tune_times, finetune_times)]
     saved = load_saved_usage(results.context)
     say = results.naming.sentence
+    pictures = (
+        *finetune_pictures(results),
+        *ranking_pictures(results, ranking),
+        *size_pictures(results),
+        *label_pictures(results),
+        *transfer_pictures(results),
+        *confusion_pictures(results),
+        *data_pictures(results),
+        *embedding_pictures(results),
+        *depiction_pictures(results),
+    )
     return ReportData(
         title=experiment.report.title or f"Benchmark: {experiment.name}",
         experiment=experiment.name,
@@ -112,20 +123,10 @@ def collect(results: Results) -> ReportData:
         usage=usage_tables(saved),
         usage_notes=usage_sentences(saved),
         repairs=repairs(results),
-        explorer=explore(results),
+        explorer=explore(results, pictures),
         problems=problems(results),
         provenance=origins(results),
-        pictures=(
-            *finetune_pictures(results),
-            *ranking_pictures(results, ranking),
-            *size_pictures(results),
-            *label_pictures(results),
-            *transfer_pictures(results),
-            *confusion_pictures(results),
-            *data_pictures(results),
-            *embedding_pictures(results),
-            *depiction_pictures(results),
-        ),
+        pictures=pictures,
     )
 
 

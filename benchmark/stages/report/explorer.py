@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from benchmark.errors import CellError
 from benchmark.experiment.cells import Cell
 from benchmark.page.explorer import MOST_SHOWN, Explorer, draw_sheets, weigh
+from benchmark.page.html import Picture
 from benchmark.stages.pooling import pool_predictions
+from benchmark.stages.report.explorer_maps import map_embeddings
 from benchmark.stages.report.patches import EXAMPLE_SEED, read_pictures
 from benchmark.stages.report.results import Results
 from benchmark.tables import SPLITS, find_common, find_rows, vectors_array
@@ -25,6 +27,10 @@ MAX_OTHERS = 500
 """Patches of train and val with a picture, for the maps."""
 MAX_SHEET_BYTES = 2_000_000
 """Of all pictures, as they are in the page."""
+MIN_SHEET_BYTES = 300_000
+MAX_PAGE_BYTES = 8_000_000
+MAP_BYTES, TEXT_BYTES = 1_600_000, 1_700_000
+"""What maps add to a page with the library that draws them, and all that is no figure."""
 SIDE_PX, SMALL_SIDE_PX, MAX_LARGE = 64, 48, 1000
 """Side of a picture, side where there are many, and how many are large."""
 PER_MILLE = 1000
@@ -70,8 +76,12 @@ class Chosen(NamedTuple):
         return Chosen(self.tested[:count], self.ids[at], self.labels[at], self.splits[at])
 
 
-def explore(results: Results) -> Explorer | None:
+def explore(results: Results, pictures: Sequence[Picture]) -> Explorer | None:
     """Return the explorer of the best methods, first seed; None: no method has a result.
+
+    Args:
+        results: complete.
+        pictures: the figures of the page, which has ``MAX_PAGE_BYTES`` with the explorer.
 
     Raises:
         CellError: predictions do not fit their scores.
@@ -82,13 +92,18 @@ def explore(results: Results) -> Explorer | None:
     tested = _read_tested(results, methods)
     chosen = _choose(results, methods[0].cells, tested)
     images = read_pictures(results.context.patches, chosen.ids, _find_side(results, chosen))
-    chosen, sheets = draw_within(images, chosen, len(results.classes), MAX_SHEET_BYTES)
+    room = MAX_PAGE_BYTES - TEXT_BYTES - sum(len(picture.url) for picture in pictures)
+    has_maps = room > MAP_BYTES + MAX_SHEET_BYTES / 2
+    most = min(MAX_SHEET_BYTES, max(room - has_maps * MAP_BYTES, MIN_SHEET_BYTES))
+    chosen, sheets = draw_within(images, chosen, len(results.classes), most)
+    maps = map_embeddings(results, chosen.ids) if has_maps else []
     names = tuple(method.name for method in methods)
     return Explorer(
         sentences=_describe(results, tested, chosen),
         methods=names,
+        maps=tuple(item["name"] for item in maps),
         sheets=sheets,
-        data=_values(results, methods, tested, chosen),
+        data={**_values(results, methods, tested, chosen), "maps": maps},
     )
 
 
