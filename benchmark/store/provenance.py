@@ -44,8 +44,10 @@ LIBRARIES = (
 )
 """Whatever can change a result, or how it is drawn."""
 NEUTRAL = (
+    "bokeh",
     "filelock",
     "fsspec",
+    "itables",
     "jinja2",
     "packaging",
     "platformdirs",

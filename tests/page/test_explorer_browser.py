@@ -126,9 +126,9 @@ def test_the_hardest_patches_come_first(browser: Browser, page: Path) -> None:
     with opened(browser, page) as shown:
         cards = shown.page.locator("#explorer-hardest li")
         assert cards.count() == 20
-        assert "0.0 % on average" in cards.nth(0).inner_text()
+        assert "0.0\N{NO-BREAK SPACE}% on average" in cards.nth(0).inner_text()
         assert "<i>89</i>" in cards.nth(0).inner_text()
-        assert "1.0 % on average" in cards.nth(1).inner_text()
+        assert "1.0\N{NO-BREAK SPACE}% on average" in cards.nth(1).inner_text()
 
 
 def test_two_methods_show_only_what_they_disagree_on(browser: Browser, page: Path) -> None:

@@ -31,6 +31,7 @@ MIN_SHEET_BYTES = 300_000
 MAX_PAGE_BYTES = 8_000_000
 MAP_BYTES, TEXT_BYTES = 1_600_000, 1_700_000
 """What maps add to a page with the library that draws them, and all that is no figure."""
+NO_MAPS = "Maps of embeddings are left out to keep the page below 8 MB."
 SIDE_PX, SMALL_SIDE_PX, MAX_LARGE = 64, 48, 1000
 """Side of a picture, side where there are many, and how many are large."""
 PER_MILLE = 1000
@@ -99,7 +100,7 @@ def explore(results: Results, pictures: Sequence[Picture]) -> Explorer | None:
     maps = map_embeddings(results, chosen.ids) if has_maps else []
     names = tuple(method.name for method in methods)
     return Explorer(
-        sentences=_describe(results, tested, chosen),
+        sentences=(*_describe(results, tested, chosen), *([] if has_maps else [NO_MAPS])),
         methods=names,
         maps=tuple(item["name"] for item in maps),
         sheets=sheets,
