@@ -30,8 +30,19 @@ PACKAGES = (
         "PIL",
         "platformdirs",
     ),
-    *("pyarrow", "pydantic", "rasterio", "ray", "rich", "safetensors", "scipy", "skimage"),
-    *("sklearn", "skops", "tenacity", "timm", "torch", "torchgeo", "torchvision", "transformers"),
+    *("pyarrow", "pydantic", "pydantic_core", "rasterio", "ray", "rich", "safetensors"),
+    *(
+        "scipy",
+        "skimage",
+        "sklearn",
+        "skops",
+        "tenacity",
+        "timm",
+        "torch",
+        "torchgeo",
+        "torchvision",
+        "transformers",
+    ),
     "typer",
 )
 """The packages that the benchmark imports."""

@@ -32,6 +32,13 @@ class Library(NamedTuple):
     """Of the package; the script ends with the notices of the libraries in it."""
 
 
+def escape_script(script: str) -> str:
+    """Return a script as it is written in a page."""
+    for text, escaped in _ESCAPES:
+        script = script.replace(text, escaped)
+    return script
+
+
 @cache
 def load_library() -> Library:
     """Return the library.
@@ -51,10 +58,8 @@ def load_library() -> Library:
             "version (2.9.1 is known)"
         )
     script = script[: exports.start()] + script[exports.end() :]
-    for text, escaped in _ESCAPES:
-        script = script.replace(text, escaped)
     return Library(
-        markupsafe.Markup(script),
+        markupsafe.Markup(escape_script(script)),
         found["name"],
         markupsafe.Markup(style),
         package.read_text("licenses/LICENSE") or "",

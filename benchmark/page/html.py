@@ -15,7 +15,9 @@ import jinja2
 import markupsafe
 import pandas as pd
 
+from benchmark.page.bokehjs import load_bokeh
 from benchmark.page.datatables import load_library
+from benchmark.page.explorer import Explorer
 from benchmark.page.leaderboard import RankingRow, find_filters, find_scale
 from benchmark.page.rendering import MEDIA_TYPES, Drawing
 
@@ -210,6 +212,7 @@ class ReportData:
         problems: failed and missing cells.
         provenance: fingerprints, digests and versions, in display order.
         pictures: figures, each shown in its section.
+        explorer: patches of test that the reader can look through; None: no such section.
     """
 
     title: str
@@ -247,6 +250,7 @@ class ReportData:
     problems: tuple[ProblemRow, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
+    explorer: Explorer | None = None
 
 
 def render_report(data: ReportData) -> str:
@@ -283,6 +287,7 @@ def render_report(data: ReportData) -> str:
         scale=find_scale(data.ranking),
         filters=find_filters(data.ranking),
         library=load_library(),
+        bokeh=load_bokeh() if data.explorer and data.explorer.maps else None,
     )
 
 
@@ -296,6 +301,7 @@ def template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["number"] = _number
     environment.filters["seconds"] = _seconds
     environment.filters["missing"] = _is_missing

@@ -45,6 +45,7 @@ LIBRARIES = (
 )
 """Whatever can change a result, or how it is drawn."""
 NEUTRAL = (
+    "bokeh",
     "filelock",
     "fsspec",
     "itables",

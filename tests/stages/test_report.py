@@ -43,7 +43,9 @@ def finished(ray_session, experiment_content, tmp_path_factory):
 def test_the_page_is_one_file_that_needs_no_network(finished):
     _, _, result = finished
     page = Path(result.report).read_text()
-    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page)
+    # BokehJS names a library of formulas, which it loads for texts with formulas alone.
+    own = re.sub(r'id="bokeh-script">.*?</script>', "", page, flags=re.DOTALL)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', own)
     assert "@import" not in page and "url(http" not in page
     assert len(page) < 4_000_000
 
@@ -71,6 +73,60 @@ def test_the_page_says_that_the_split_is_random_and_shows_every_section(finished
     for text in ("random", "Ranking", "Confusion", "Embeddings", "Provenance", "Cost"):
         assert text in page
     assert json.loads((Path(result.report).parent / "_manifest.json").read_text())["scores"]
+
+
+def test_the_explorer_holds_the_patches_and_predictions_behind_the_scores(finished):
+    import base64
+    import io
+
+    import numpy as np
+
+    _, _, result = finished
+    page = Path(result.report).read_text()
+    (text,) = re.findall(r'id="explorer-data">(.*?)</script>', page, re.DOTALL)
+    assert "<" not in text
+    data = json.loads(text)
+    assert data["classes"][0] == "<b>bold<\N{DIVISION SLASH}b> & co"
+    tested = len(data["truth"])
+    assert data["total"] == tested == data["splits"].count(2) < len(data["ids"]) == 36
+    for method in data["methods"]:
+        counts = np.zeros((3, 3), int)
+        np.add.at(counts, (data["labels"][:tested], method["predicted"]), 1)
+        assert counts.tolist() == method["counts"]
+        assert all(333 <= value <= 1000 for value in method["confidence"])
+    # Each class is a folder of its own, in a colour of its own.
+    for k, name in enumerate(data["classes"]):
+        mine = [item for item, label in zip(data["ids"], data["labels"], strict=True) if label == k]
+        assert len(mine) == 12 and all(name[:4] in item for item in mine)
+        (sheet,) = re.findall(
+            rf"\.s{k} {{ background-image: url\(data:image/webp;base64,(.*?)\)", page
+        )
+        with Image.open(io.BytesIO(base64.b64decode(sheet))) as image:
+            assert image.size == (16 * 16, 16)
+            pixels = np.asarray(image.convert("RGB"))[:, : 12 * 16]
+        assert abs(pixels.mean() - (39.5 + 60 * k)) < 6
+
+
+def test_maps_are_left_out_where_figures_fill_the_page_and_other_predictions_are_refused(finished):
+    from benchmark.errors import CellError
+    from benchmark.page.html import Picture
+    from benchmark.page.rendering import Drawing
+    from benchmark.stages.report.explorer import explore
+    from benchmark.stages.report.results import Results
+
+    content, store, _ = finished
+    heavy = Picture(section="data", title="x", drawing=Drawing(bytes(4_000_000), "png"))
+    with api.open_context(build(content), store=str(store)) as context:
+        results = Results(context)
+        assert explore(results, ()).maps == tuple(dict.fromkeys(results.embed))
+        without = explore(results, (heavy,))
+        assert without.maps == () and without.data["maps"] == []
+        assert "left out" in without.sentences[-1] and any(without.sheets)
+        results.confusion = results.confusion.assign(
+            counts=[counts[::-1] for counts in results.confusion["counts"]]
+        )
+        with pytest.raises(CellError, match="do not fit the scores"):
+            explore(results, ())
 
 
 def test_figures_lie_beside_the_page_as_pictures(finished):

@@ -26,6 +26,7 @@ from benchmark.stages.report.content_tables import (
 )
 from benchmark.stages.report.depictions import depiction_pictures
 from benchmark.stages.report.depth import depth_pictures, variant_notes
+from benchmark.stages.report.explorer import explore
 from benchmark.stages.report.figures import (
     confusion_pictures,
     data_pictures,
@@ -68,6 +69,19 @@ def collect(results: Results) -> ReportData:
     tables = [times(results) for times in (stage_times, embed_times, tune_times, finetune_times)]
     saved = load_saved_usage(results.context)
     say = results.naming.sentence
+    pictures = (
+        *finetune_pictures(results),
+        *ranking_pictures(results, ranking),
+        *beside_pictures(results),
+        *size_pictures(results),
+        *label_pictures(results),
+        *transfer_pictures(results),
+        *confusion_pictures(results),
+        *data_pictures(results),
+        *depth_pictures(results),
+        *embedding_pictures(results),
+        *depiction_pictures(results),
+    )
     return ReportData(
         title=experiment.report.title or f"Benchmark: {experiment.name}",
         experiment=experiment.name,
@@ -116,21 +130,10 @@ def collect(results: Results) -> ReportData:
         usage=usage_tables(saved),
         usage_notes=usage_sentences(saved),
         repairs=repairs(results),
+        explorer=explore(results, pictures),
         problems=problems(results),
         provenance=origins(results),
-        pictures=(
-            *finetune_pictures(results),
-            *ranking_pictures(results, ranking),
-            *beside_pictures(results),
-            *size_pictures(results),
-            *label_pictures(results),
-            *transfer_pictures(results),
-            *confusion_pictures(results),
-            *data_pictures(results),
-            *depth_pictures(results),
-            *embedding_pictures(results),
-            *depiction_pictures(results),
-        ),
+        pictures=pictures,
     )
 
 

@@ -54,6 +54,34 @@ def pick_patches(
     return [np.stack(items) if items else empty for items in found]
 
 
+def read_pictures(patches: Artefact, ids: NDArray[Any], side: int) -> NDArray[np.uint8]:
+    """Return patches as small pictures, uint8 (N, S, S, 3), read part by part.
+
+    Args:
+        patches: complete.
+        ids: (N,) all among the patches.
+        side: S, in px.
+    """
+    from PIL import Image
+
+    manifest = patches.manifest()
+    num_bands, size = len(manifest["bands"]), manifest["patch_size"]
+    place = {name: index for index, name in enumerate(ids)}
+    found = np.zeros((len(ids), side, side, 3), np.uint8)
+    for name in [part["name"] for part in manifest["parts"] if part["num_rows"]]:
+        read = partial(patches.read_table, names=[name])
+        known = read(columns=["patch_id"])["patch_id"].to_pylist()
+        at = [index for index, patch_id in enumerate(known) if patch_id in place]
+        if not at:
+            continue
+        part = read(columns=["patch_id", "image"]).take(at)
+        pixels = as_rgb(images_array(part["image"], (num_bands, size, size)), manifest["bands"])
+        for patch_id, picture in zip(part["patch_id"].to_pylist(), pixels, strict=True):
+            small = Image.fromarray(picture).resize((side, side), Image.Resampling.BOX)
+            found[place[patch_id]] = np.asarray(small)
+    return found
+
+
 def as_rgb(images: NDArray[Any], bands: Sequence[str]) -> NDArray[Any]:
     """Return images (N, C, H, W), or grey (N, 1, H, W), as (N, H, W, 3): red, green and blue.
 

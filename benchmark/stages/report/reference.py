@@ -196,7 +196,7 @@ def _confusions(results: Results, reference: Reference) -> tuple[tuple[Confusion
         if found is None:
             pairs.append((published,))
             continue
-        name, counts = results.confusion_of(found)
+        name, counts, _ = results.first_confusion(found)
         own = Confusion(title=f"{name}, this run", classes=results.classes, counts=counts.tolist())
         pairs.append((published, own))
     return tuple(pairs)

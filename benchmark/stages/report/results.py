@@ -144,15 +144,15 @@ class Results:
 
     def best_confusions(self, limit: int) -> list[tuple[str, NDArray[np.int64]]]:
         """Return the names and counts (K, K) of the best methods, first seed."""
-        return [self.confusion_of(row) for row in self.ranking.head(limit).itertuples()]
+        return [self.first_confusion(row)[:2] for row in self.ranking.head(limit).itertuples()]
 
-    def confusion_of(self, row: Any) -> tuple[str, NDArray[np.int64]]:
-        """Return the name and counts (K, K) of a row of the ranking, first seed."""
+    def first_confusion(self, row: Any) -> tuple[str, NDArray[np.int64], int]:
+        """Return name, counts (K, K) and seed of the first seed of a row of the ranking."""
         first = rows_of(self.confusion, row).iloc[0]
         name = name_method(row.backbone, row.method)
         if row.num_seeds > 1:
             name += f", seed {first['seed']}"
-        return name, _counts(first["counts"])
+        return name, _counts(first["counts"]), int(first["seed"])
 
 
 def rows_of(table: pd.DataFrame, cell: Any) -> pd.DataFrame:
