@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -203,3 +204,20 @@ def test_a_part_that_is_constant_is_centred_alone() -> None:
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(found.std(axis=0), [1, 0, 1, 1, 1], atol=1e-5)
     assert learned.facts["num_constant"] == 1
+
+
+def test_what_lacks_patches_is_no_parent(tmp_path: Path) -> None:
+    """Such a parent's file was taken for damaged, and removed."""
+    np.savez(tmp_path / "a.npz", ids=np.array(["a", "b"]), vectors=np.eye(2, dtype=np.float32))
+    product = {"model": f"embeddings:{tmp_path / 'a.npz'}", "missing": "drop"}
+    tables = {"mine": product, "x": {"concat": ["mean_color", "mine"]}}
+    content = {
+        "name": "e",
+        "backbones": ["mean_color", *tables],
+        "backbone": tables,
+        "dataset": {"name": "synthetic", "root": "data"},
+    }
+    with pytest.raises(UsageError, match="'mine' leaves out patches that its product lacks"):
+        resolve_backbones(build(content))
+    del product["missing"]
+    assert [item.name for item in resolve_backbones(build(content))] == ["mean_color", "mine", "x"]

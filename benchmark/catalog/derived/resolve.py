@@ -35,6 +35,13 @@ def resolve_derived(
             f"{place}: '{name}' is a backbone of the catalog; choose another name for what is "
             "made from others"
         )
+    for parent in parents:
+        if parent.product is not None and parent.product.drops_missing:
+            raise UsageError(
+                f"{place}: '{parent.name}' leaves out patches that its product lacks (missing = "
+                '"drop"), and what is made from it needs them all; set missing = "error" there, or '
+                f"remove '{name}'"
+            )
     derived = derivation_of(options, parents)
     dims = [item.dim for item in parents]
     dim = None if None in dims else sum(filter(None, dims))
