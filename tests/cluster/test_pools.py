@@ -36,7 +36,8 @@ def test_a_whole_cpu_stays_free_for_tasks(request: tuple[Resources, int | None, 
     if resources.num_cpus == 1:
         assert pool.num_cpus == 0
     else:
-        assert pool.num_actors * pool.num_cpus <= resources.num_cpus - 1
+        # Ray counts in ten-thousandths; 25 times 0.28 is a little above 7.
+        assert round(pool.num_actors * pool.num_cpus, 4) <= resources.num_cpus - 1
         assert pool.num_cpus > 0
 
 
