@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +16,7 @@ Readiness = Literal["ready", "waiting", "blocked"]
 
 
 @dataclass(kw_only=True)
-class Outcomes:
+class Outcomes(ABC):
     """The status of artefacts, failures of this run included."""
 
     progress: Progress
@@ -27,9 +28,9 @@ class Outcomes:
     """Set when the run is interrupted: cells that end because of it have not failed."""
 
     @property
+    @abstractmethod
     def ledger(self) -> Ledger:
         """The stages with work."""
-        raise NotImplementedError
 
     def readiness(self, artefact: Artefact) -> Readiness:
         """Return whether dependents of an artefact can be computed, now or later in this run."""

@@ -146,15 +146,7 @@ def plan_embeddings(
         raise UsageError(
             f"backbone '{found.name}' takes any bands; say which of the scene, e.g. --bands 1,2,3"
         )
-    if bands and len(bands) != len(needed):
-        raise UsageError(
-            f"--bands {shown(','.join(bands), 100)}: names {len(bands)}; the backbone takes "
-            f"{len(needed)}, in this order: {', '.join(needed)}"
-        )
-    if value_range is not None and not value_range[0] < value_range[1]:
-        raise UsageError(
-            f"--value-range {value_range[0]:g} {value_range[1]:g}: give the smaller value first"
-        )
+    needs = Needs.checked(needed, size, bands, value_range, of="backbone")
     tags = {
         "TIFFTAG_SOFTWARE": "backbone-benchmark",
         "BACKBONE": found.name,
@@ -164,7 +156,7 @@ def plan_embeddings(
     }
     return EmbeddingPlan(
         backbone=found,
-        needs=Needs(needed, size, tuple(bands), value_range),
+        needs=needs,
         stride=stride,
         format=format,
         dtype=dtype,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.exporting.running import PROGRAM, check_trusted, open_model, read_description
-from benchmark.fields import shown
 from benchmark.mapping.axes import Grid
 from benchmark.mapping.finding import Work
 from benchmark.mapping.rasters import MAX_CLASSES, MapPaths
@@ -100,15 +99,7 @@ def plan_maps(
             f"--stride {stride}: give 1 to {size} px; {size} is the size of the model's patches"
         )
     names = tuple(described["bands"])
-    if bands and len(bands) != len(names):
-        raise UsageError(
-            f"--bands {shown(','.join(bands), 100)}: names {len(bands)}; the model takes "
-            f"{len(names)}, in this order: {', '.join(names)}"
-        )
-    if value_range is not None and not value_range[0] < value_range[1]:
-        raise UsageError(
-            f"--value-range {value_range[0]:g} {value_range[1]:g}: give the smaller value first"
-        )
+    needs = Needs.checked(names, size, bands, value_range, of="model")
     tags = {
         "TIFFTAG_SOFTWARE": "backbone-benchmark",
         "MODEL": f"{described.get('backbone', '-')} / {described.get('method', '-')}",
@@ -116,7 +107,6 @@ def plan_maps(
         "PATCH_SIZE": str(size),
         "STRIDE": str(stride),
     }
-    needs = Needs(names, size, tuple(bands), value_range)
     trust_code = trust_code or described["kind"] == PROGRAM
     return Plan(
         model=model,

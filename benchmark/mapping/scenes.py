@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-CACHE_BYTES = 128 * 2**20
-"""Of decoded blocks that GDAL keeps; its own default grows with the machine's memory."""
+CACHE_BYTES = 128
+"""Of decoded blocks that GDAL keeps, which is none: its own default grows with the machine's memory
+and maps that are written beside fill any cache."""
 
 
 class Needs(NamedTuple):
@@ -31,6 +32,32 @@ class Needs(NamedTuple):
     """Numbers (from 1) or names of the scene's bands, in the model's order; empty: found."""
     value_range: tuple[float, float] | None = None
     """Pixel values that become 0 and 255; used for scenes that are not uint8."""
+
+    @classmethod
+    def checked(
+        cls,
+        bands: tuple[str, ...],
+        patch_size: int,
+        chosen: Sequence[str],
+        value_range: tuple[float, float] | None,
+        *,
+        of: str,
+    ) -> Needs:
+        """Return the needs of a ``model`` or ``backbone`` with the options of a command.
+
+        Raises:
+            UsageError: an option does not suit it.
+        """
+        if chosen and len(chosen) != len(bands):
+            raise UsageError(
+                f"--bands {shown(','.join(chosen), 100)}: names {len(chosen)}; the {of} takes "
+                f"{len(bands)}, in this order: {', '.join(bands)}"
+            )
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise UsageError(
+                f"--value-range {value_range[0]:g} {value_range[1]:g}: give the smaller value first"
+            )
+        return cls(bands, patch_size, tuple(chosen), value_range)
 
 
 class Area(NamedTuple):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmark.mapping.axes import Grid
 from benchmark.mapping.sliding import PatchRow
-
-if TYPE_CHECKING:
-    pass
 
 STRIP_PATCHES = 256
 """Patches of a strip, in whole rows: enough work beside what a task costs, little to keep."""

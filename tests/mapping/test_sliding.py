@@ -265,7 +265,7 @@ from pathlib import Path
 from benchmark.mapping import axes, rasters, scenes, sliding
 from tests.mapping.pictures import RGB, Model
 
-scenes.CACHE_MB, sliding.CHUNK_BYTES, rasters.WRITTEN_PX = 16, 4 * 2**20, 2**20
+scenes.CACHE_BYTES, sliding.CHUNK_BYTES, rasters.WRITTEN_PX = 16, 4 * 2**20, 2**20
 with scenes.open_scene(sys.argv[1], scenes.Needs(RGB, 256, ("1", "2", "3"))) as scene:
     grid = axes.Grid.of(scene.dataset.shape, patch_size=256, stride=256)
     rows = sliding.classify_rows(Model(256), scene, grid, 0, len(grid.rows))
