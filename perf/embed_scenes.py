@@ -8,7 +8,6 @@ Rounds alternate, so that other load on the machine changes both alike. The star
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.store.provenance import peak_memory_bytes
 from perf.maps import BANDS, SIDE, write_scene
 
 
@@ -71,7 +71,7 @@ def main() -> None:
                     f"rate {ratios[-1]:.2f}, of CPU-seconds {costs[-1]:.2f}",
                     flush=True,
                 )
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_memory_bytes() / 2**20
         print(
             f"embed-scenes / loop: median {statistics.median(ratios):.2f} (CPU-seconds "
             f"{statistics.median(costs):.2f}), peak memory {peak:.0f} MB"

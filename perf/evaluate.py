@@ -5,7 +5,6 @@ python -m perf.evaluate
 
 from __future__ import annotations
 
-import resource
 import time
 
 import numpy as np
@@ -16,6 +15,7 @@ from benchmark.statistics.design import find_design
 from benchmark.statistics.flips import flip_ranking
 from benchmark.statistics.scores import Uncertainty
 from benchmark.statistics.selection import optimism
+from benchmark.store.provenance import peak_memory_bytes
 
 NUM_METHODS = 100
 SIZES = (66, 1992, 461, 24, 43)
@@ -51,7 +51,7 @@ def main() -> None:
         flip_ranking(parts, design.unit_weights, int(parts.sum(axis=0).argmax()), alpha=0.05)
         optimism(parts, design.unit_weights, num_draws=1000, seed=0)
         whole_s = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = peak_memory_bytes() / 2**30
         print(
             f"{design.num_units} {design.kind} units: {whole_s:.1f} s, of which scores and their "
             f"intervals {scored_s:.1f} s; peak memory {peak:.2f} GiB"

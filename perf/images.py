@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmark.store.provenance import peak_memory_bytes
 
 NUM_CLASSES = 10
 NUM_FILES = 40
@@ -76,7 +77,7 @@ def run_step(step: str, root: Path, store: Path) -> None:
         assert {cell.status for cell in result.cells} == {"complete"}, result.cells
         count = len(list(root.glob("class-*/*")))
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    peak = peak_memory_bytes() / 2**20
     task = f", largest task {largest[0]} bytes" if largest[0] else ""
     print(
         f"  {step}: {seconds:.1f} s, {count / seconds:.0f} images/s{task}, driver's peak "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.transform import from_origin
+
+from benchmark.store.provenance import peak_memory_bytes
 
 SIDE = 128
 BANDS = ("red", "green", "blue")
@@ -88,7 +89,7 @@ class Timed:
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory_bytes() / 2**20
 
 
 def main() -> None:

@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.store.provenance import peak_memory_bytes
+
 NUM_CONTENTS = 5
 CLASSES = {"water": 1, "trees": 2, "grass": 3, "barren": 4, "paved": 5}
 
@@ -62,9 +64,8 @@ def write_scene(root: Path, name: str, height: int, width: int, number: int) -> 
 
 
 def peak_mb() -> int:
-    """Return the largest resident memory of this process (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+    """Return the largest resident memory of this process."""
+    return peak_memory_bytes() // 2**20
 
 
 def measure(root: Path, settings: dict[str, Any]) -> dict[str, Any]:

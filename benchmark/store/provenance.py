@@ -110,6 +110,12 @@ def machine() -> str:
 
 def peak_memory_bytes() -> int:
     """Return the peak resident set size of this process (bytes)."""
+    # On Linux a new program inherits ``ru_maxrss`` of the process that started it.
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

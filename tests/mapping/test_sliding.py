@@ -260,9 +260,10 @@ def test_colours_of_255_classes_differ() -> None:
 
 
 MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 from benchmark.mapping import axes, rasters, scenes, sliding
+from benchmark.store.provenance import peak_memory_bytes
 from tests.mapping.pictures import RGB, Model
 
 scenes.CACHE_BYTES, sliding.CHUNK_BYTES, rasters.WRITTEN_PX = 16, 4 * 2**20, 2**20
@@ -270,13 +271,12 @@ with scenes.open_scene(sys.argv[1], scenes.Needs(RGB, 256, ("1", "2", "3"))) as 
     grid = axes.Grid.of(scene.dataset.shape, patch_size=256, stride=256)
     rows = sliding.classify_rows(Model(256), scene, grid, 0, len(grid.rows))
     sliding.write_map(rows, scene, grid, Path(sys.argv[2]), Model.classes, tags={})
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_memory_bytes())
 """
 """Maps a scene and prints the peak memory of the process (bytes; of Linux)."""
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KiB on Linux")
 def test_memory_does_not_grow_with_a_scene_of_ten_times_the_limit(tmp_path: Path) -> None:
     limit, num_bands = 48 * 2**20, 14
     peaks = []
