@@ -32,6 +32,8 @@ class DevicePlan:
     is_cast: bool = False
     """Whether bfloat16 weights are made once; else autocast makes them anew in each batch."""
     attention: Attention = "auto"
+    fast_pointwise: bool = False
+    """Whether a CPU computes 1 x 1 convolutions in oneDNN for the smallest batches too."""
     reason: str = ""
 
     @property
@@ -93,6 +95,7 @@ def plan_device(
         batch_size=batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
         num_threads=num_threads,
         is_compiled=bool(is_compiled),
+        fast_pointwise=not on_gpu,
         reason=reason,
     )
 

@@ -21,6 +21,8 @@ from benchmark.networks.bands import input_indices
 from benchmark.networks.classifier import EXAMPLE_SIZE, check_embeddings
 from benchmark.networks.devices import Attention, DevicePlan, keep_compiled
 from benchmark.networks.folding import fold_batch_norms
+from benchmark.networks.freed import keep_freed_memory
+from benchmark.networks.pointwise import choose_pointwise
 from benchmark.networks.resizing import resize, rounded
 from benchmark.networks.transfers import InputStats, Launched, Loaded, mark, to_host
 from benchmark.specs import Backbone, Processor
@@ -198,6 +200,8 @@ class Embedder:
         self.dims = () if backbone.shared is None else backbone.shared.dims
         """Lengths of several embeddings side by side; empty: there is one."""
         torch.set_num_threads(plan.num_threads)
+        if plan.device == "cpu":
+            keep_freed_memory()
         network = network or build_network(backbone, bands, state)
         self._network = network.to(plan.device)
         self._model: Callable[[torch.Tensor], torch.Tensor] = self._network.backbone
@@ -220,6 +224,7 @@ class Embedder:
         torch.set_num_threads(plan.num_threads)
         self._network.to(memory_format=_layout(plan))
         model = self._network.backbone
+        choose_pointwise(model, is_fast=plan.fast_pointwise and not plan.is_compiled)
         if plan.is_cast:
             if self._cast is None:
                 # A copy: calibration compares it with float32.

@@ -22,6 +22,8 @@ from benchmark.errors import CellError
 from benchmark.finetune_settings import FinetuneConfig
 from benchmark.networks.classifier import build_classifier
 from benchmark.networks.embedder import Preprocessing
+from benchmark.networks.freed import keep_freed_memory
+from benchmark.networks.pointwise import choose_pointwise
 from benchmark.training.adaptation import Parts, drop_unreached, select_parts, train_mode
 from benchmark.training.augmentation import Draws, draw, shift_colors, turn
 
@@ -142,6 +144,9 @@ class Training:
         model = build_classifier(backbone, self.preprocess.num_bands, len(class_counts))
         self.parts = select_parts(model, config, name=backbone.name)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if device.type == "cpu":
+            choose_pointwise(self.model, is_fast=True)
+            keep_freed_memory()
         self._weights = _class_weights(class_counts, config).to(device)
         self._wrapped: torch.nn.Module = self.model
         self.parts = self._drop_unreached(len(bands), backbone.image_size or 64)

@@ -236,6 +236,21 @@ def test_flips_are_embedded_with_the_network_and_the_plan_of_the_patches(
     assert later.artefact.plan() == plain.artefact.plan()
 
 
+def test_an_older_plan_keeps_the_kernels_that_it_had(
+    patches: Artefact, make_job: Callable[..., Job]
+) -> None:
+    kernels = []
+    for name, is_older in (("new", False), ("older", True)):
+        job = make_job(toy(name, build_sided), uses_gpu=False)
+        if is_older:
+            plan = plan_device(device="cpu", batch_size=8).to_json()
+            job.artefact.begin({key: plan[key] for key in plan if key != "fast_pointwise"})
+        actor = EmbedActor([job])
+        embeddings_of(actor(read(patches, 0, GROUPS[0])))
+        kernels.append(actor._embedder.plan.fast_pointwise)
+    assert kernels == [True, False]
+
+
 def test_nothing_is_built_ahead_on_a_cpu(patches: Artefact, make_job: Callable[..., Job]) -> None:
     events = Events()
     jobs = [make_job(toy(name, noted(events, name)), uses_gpu=False) for name in ("first", "next")]

@@ -28,9 +28,13 @@ KEPT = (
     "is_compiled",
     "is_cast",
     "attention",
+    "fast_pointwise",
     "reason",
 )
 """Settings that an artefact keeps: other values would change the last bits of later parts."""
+
+BEFORE = {"fast_pointwise": False}
+"""Values of the settings that the plans of older artefacts lack."""
 
 
 class Output(NamedTuple):
@@ -150,7 +154,7 @@ def _begin_others(job: Job, begun: dict[str, Any]) -> None:
 
 def _adopt(embedder: Embedder, begun: dict[str, Any]) -> bool:
     """Switch to the plan of an artefact; return whether the mode changed."""
-    kept = {key: begun[key] for key in KEPT if key in begun}
+    kept = BEFORE | {key: begun[key] for key in KEPT if key in begun}
     return embedder.adopt(replace(embedder.plan, **kept))
 
 
