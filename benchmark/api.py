@@ -24,7 +24,7 @@ from benchmark.experiment import file as experiment_file
 from benchmark.experiment.cells import verified
 from benchmark.experiment.context import Context
 from benchmark.experiment.rates import Rates
-from benchmark.progress import LoggedProgress, Progress
+from benchmark.progress import LoggedProgress, Progress, heard_by
 from benchmark.results import CellResults, DataCard, RunResult
 from benchmark.stages import STAGES
 from benchmark.stages.estimating import Estimate, estimate
@@ -102,7 +102,7 @@ def open_context(
             cluster=cluster,
             progress=MeteredProgress(progress or LoggedProgress(), experiment=experiment.name),
         )
-        with context.leases:
+        with context.leases, heard_by(progress) if progress else nullcontext():
             yield context
 
 

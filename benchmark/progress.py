@@ -9,7 +9,9 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
 logger = logging.getLogger("benchmark")
@@ -274,3 +276,21 @@ class LoggedProgress:
     def message(self, text: str) -> None:
         """Log the line."""
         logger.info("%s", text)
+
+
+_listener: ContextVar[Progress] = ContextVar("listener")
+
+
+@contextmanager
+def heard_by(progress: Progress) -> Iterator[None]:
+    """Let ``progress`` receive what ``say`` says in this thread."""
+    token = _listener.set(progress)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def say(text: str) -> None:
+    """Report one line from where no ``Progress`` is handed down, such as the opening of data."""
+    _listener.get(LoggedProgress()).message(text)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import tidy
+from benchmark.progress import heard_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,7 +76,12 @@ def open_stderr_progress() -> Iterator[Any]:
 
     Meanwhile stdout goes there, too: Ray prints to stdout that a machine was lost.
     """
-    with redirect_stdout(sys.stderr), _open_progress() as progress, _show_warnings(progress):
+    with (
+        redirect_stdout(sys.stderr),
+        _open_progress() as progress,
+        _show_warnings(progress),
+        heard_by(progress),
+    ):
         yield progress
 
 

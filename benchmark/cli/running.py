@@ -141,7 +141,8 @@ def _open_checked(
 
     if len(loaded) > 1:
         for experiment in loaded:
-            api.check(experiment, store=store)
+            with open_stderr_progress():
+                api.check(experiment, store=store)
     with Cluster(address) as cluster:
         yield cluster
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from benchmark.cli.printing import (
     note,
     open_stderr,
+    open_stderr_progress,
     open_stdout,
     print_documents,
     print_json,
@@ -71,9 +72,10 @@ def show_plan(asked: Sequence[Asked]) -> int:
 
     documents = []
     for number, item in enumerate(asked):
-        results, left = api.plan(
-            item.experiment, store=item.store, address=item.address, stage=item.stage
-        )
+        with open_stderr_progress():
+            results, left = api.plan(
+                item.experiment, store=item.store, address=item.address, stage=item.stage
+            )
         if item.as_json:
             documents.append({**_document(results, item), "estimate": left.to_json()})
             continue

@@ -42,8 +42,9 @@ def read_footprints(context: Context, cell: Cell | None = None) -> gpd.GeoDataFr
         ``is_synthetic``; with a cell also ``cell`` (its name), ``predicted`` (name of a class),
         ``confidence`` (score of that class, 0 to 1) and ``is_error``, the last three null where the
         cell predicts nothing, as on train, while ``split`` is the role of the patch in the cell,
-        None if it has none. ``geometry`` (EPSG:4326) is a polygon of the patch's corners, or its
-        centre if the data set tells no corners; None where neither is known.
+        None if it has none. ``geometry`` (EPSG:4326) is a polygon of the patch's corners, in two
+        parts if it lies across the 180th meridian, or its centre if the data set tells no corners;
+        None where neither is known.
 
     Raises:
         UsageError: no patch has coordinates.
@@ -173,7 +174,7 @@ def summarise(frame: gpd.GeoDataFrame) -> dict[str, Any]:
     return {
         "num_patches": len(frame),
         "num_unplaced": int(frame.geometry.isna().sum()),
-        "shapes": "polygons" if kinds == ["Polygon"] else "points",
+        "shapes": "points" if kinds == ["Point"] else "polygons",
         "crs": CRS,
         "cell": frame["cell"].iloc[0] if "cell" in frame else None,
     }
@@ -193,9 +194,11 @@ def write_footprints(frame: gpd.GeoDataFrame, path: str | Path) -> Path:
             if target.suffix == ".gpkg":
                 frame.to_file(part, driver="GPKG", layer="footprints", index=False)
             else:
-                # The column of bounding boxes lets readers skip rows outside a view.
+                # The column of bounding boxes lets readers skip rows outside a view. GeoParquet
+                # allows no box without a shape, and geopandas writes one.
+                has_boxes = not frame.geometry.isna().any()
                 frame.to_parquet(
-                    part, index=False, schema_version="1.1.0", write_covering_bbox=True
+                    part, index=False, schema_version="1.1.0", write_covering_bbox=has_boxes
                 )
             part.replace(target)
         finally:
@@ -218,7 +221,7 @@ def _shapes(context: Context, table: pa.Table) -> NDArray[Any]:
     if isinstance(source, LocatedSource):
         corners = source.corners(table)
         known = np.isfinite(corners).all(axis=(1, 2))
-        shapes[known] = shapely.polygons(corners[known])
+        shapes[known] = _cut_at_180(shapely.polygons(corners[known]))
     if not any(shape is not None for shape in shapes):
         lon, lat = (table[name].to_numpy(zero_copy_only=False) for name in ("lon", "lat"))
         known = np.isfinite(lon) & np.isfinite(lat)
@@ -230,3 +233,17 @@ def _shapes(context: Context, table: pa.Table) -> NDArray[Any]:
             "system"
         )
     return shapes
+
+
+def _cut_at_180(outlines: NDArray[Any]) -> NDArray[Any]:
+    """Return outlines within -180 to 180 degrees: what lies beyond 180 becomes a second part."""
+    import shapely
+
+    is_across = shapely.bounds(outlines)[:, 2] > 180
+    if is_across.any():
+        across = outlines[is_across]
+        west = shapely.intersection(across, shapely.box(-180, -90, 180, 90))
+        east = shapely.intersection(across, shapely.box(180, -90, 540, 90))
+        back = shapely.transform(east, lambda points: points - [360, 0])
+        outlines[is_across] = shapely.union(west, back)
+    return outlines

@@ -14,7 +14,7 @@ import rasterio
 from rasterio.transform import from_origin
 from rasterio.warp import transform
 
-from benchmark.catalog.chesapeake.index import count_classes
+from benchmark.catalog.chesapeake.index import count_classes, count_unknown
 from benchmark.catalog.chesapeake.preparing import prepare_chesapeake
 from benchmark.catalog.chesapeake.scenes import (
     ChesapeakeSource,
@@ -215,7 +215,12 @@ def test_truncated_image_loses_only_its_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask_shape", "image_shape", "name", "reason"),
     [
-        ((30, 30), (4, 30, 31), "lc", "30 x 30 px, but its image has 30 x 31 px"),
+        (
+            (30, 30),
+            (4, 30, 31),
+            "lc",
+            "its grid (30 x 30 px of 1 x 1 from (400000, 4400000)",
+        ),
         ((8, 30), (4, 8, 30), "naip-new", "smaller than a patch of 10 px"),
         ((30, 30), (3, 30, 30), "naip-new", "3 bands of uint8, expected 4"),
     ],
@@ -233,6 +238,42 @@ def test_inconsistent_scene_is_a_problem(
     (problem,) = source.find(source.units()[0]).problems
     assert problem.path.endswith(f"_{name}.tif")
     assert reason in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "profile", "reason"),
+    [
+        ("lc", {"crs": None}, "has no coordinate reference system"),
+        ("naip-new", {"crs": None}, "has no coordinate reference system"),
+        ("lc", {"crs": "EPSG:26917"}, "in EPSG:26917) differs from that of its image (20 x 20 px"),
+        ("lc", {"transform": from_origin(400_010, 4_400_000, 1, 1)}, "from (400010, 4400000)"),
+        ("lc", {"transform": from_origin(400_000, 4_400_000, 2, 2)}, "px of 2 x 2 from"),
+    ],
+)
+def test_a_scene_whose_grids_differ_or_are_unknown_is_a_problem(
+    tmp_path: Path, kind: str, profile: dict[str, object], reason: str
+) -> None:
+    image, mask = add_scene(tmp_path, np.ones((20, 20)))
+    pixels = np.ones((1, 20, 20), np.uint8) if kind == "lc" else noise(20, 20)
+    write_raster(mask if kind == "lc" else image, pixels, **profile)
+    source = open_chesapeake(config(tmp_path))
+    found = source.find(source.units()[0])
+    (problem,) = found.problems
+    assert problem.path.endswith(f"_{kind}.tif")
+    assert reason in problem.reason
+    assert not found.candidates.num_rows
+
+
+def test_unknown_values_of_labels_are_counted(tmp_path: Path) -> None:
+    codes = np.ones((20, 20), np.uint8)
+    codes[0, :15] = [0, 15, 7, 7, 200, *[255] * 10]
+    _, mask = add_scene(tmp_path, codes)
+    assert count_unknown(codes, None) == {7: 2, 200: 1, 255: 10}
+    write_raster(mask, codes[None], nodata=255)
+    source = open_chesapeake(config(tmp_path))
+    text = "Pixels of labels with the unknown value {}, taken for no data"
+    expected = ((text.format(7), 2), (text.format(200), 1))
+    assert tuple(item[:2] for item in source.find(source.units()[0]).remarks) == expected
 
 
 def test_image_of_16_bit_is_a_problem(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from benchmark.catalog.folder.source import FolderSource, open_folder
 from benchmark.config import DatasetConfig
 from benchmark.errors import UsageError
 from benchmark.exporting.standalone import Classifier, without_transparent
+from benchmark.progress import LoggedProgress, heard_by
 from benchmark.store.cache import cache_folder
 
 FAULTS = Path(__file__).resolve().parents[3] / "shared/faults"
@@ -640,6 +641,32 @@ def test_every_case_of_the_faults(
     except UsageError as error:
         text = str(error)
     assert re.search(result, text), text
+
+
+class Messages(LoggedProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_what_takes_long_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "MANY", 6)
+    root = write_all(
+        tmp_path / "many",
+        lambda path, name, number: save_png(
+            path.with_suffix(".png"), noise(seed_of(name, number))
+        ) and None,
+    )  # fmt: skip
+    progress = Messages()
+    with heard_by(progress):
+        open_at(root)
+        open_at(root)
+    (said,) = progress.texts
+    assert "many': looks at the pixels of 6 images, once for each content" in said
 
 
 def test_of_very_many_images_some_are_examined_and_it_is_said(

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pyogrio
 import pytest
+import shapely
 
 from benchmark.catalog.heads import HEADS
 from benchmark.errors import UsageError
@@ -140,14 +141,38 @@ def test_a_geopackage_holds_the_same_and_gdal_reads_it(scored, tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["map.gpkg"]
 
 
+def ogrinfo(*arguments: str) -> str:
+    command = ["ogrinfo", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.skipif(shutil.which("ogrinfo") is None, reason="needs ogrinfo of GDAL")
-def test_ogrinfo_reads_a_geopackage(scored, tmp_path):
+@pytest.mark.parametrize(("suffix", "driver"), [("gpkg", "GPKG"), ("parquet", "Parquet")])
+def test_ogrinfo_reads_every_column_and_the_place(scored, tmp_path, suffix, driver):
+    if f"  {driver} -" not in ogrinfo("--formats"):
+        pytest.skip(f"the GDAL of this ogrinfo has no driver {driver}")
     frame = read_footprints(scored, find_cell(scored))
-    path = write_footprints(frame, tmp_path / "map.gpkg")
+    path = str(write_footprints(frame, tmp_path / f"footprints.{suffix}"))
     query = "SELECT COUNT(*) AS errors FROM footprints WHERE is_error = 1"
-    command = ["ogrinfo", "-q", "-sql", query, str(path)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = ogrinfo("-q", "-sql", query, path)
     assert f"errors (Integer) = {int(frame['is_error'].sum())}\n" in found
+    found = ogrinfo("-so", "-al", path)
+    west, south, east, north = frame.total_bounds
+    for text in (
+        f"using driver `{driver}' successful",
+        "Geometry: Polygon\n",
+        f"Feature Count: {len(frame)}\n",
+        f"Extent: ({west:.6f}, {south:.6f}) - ({east:.6f}, {north:.6f})\n",
+        '    ID["EPSG",4326]]\n',
+    ):
+        assert text in found
+    kinds = dict.fromkeys(frame.columns.drop("geometry"), "String")
+    kinds |= dict.fromkeys(("label", "row", "col"), "Integer")
+    kinds |= dict.fromkeys(("lon", "lat"), "Real")
+    kinds |= dict.fromkeys(("purity", "confidence"), "Real(Float32)")
+    kinds |= dict.fromkeys(("is_synthetic", "is_error"), "Integer(Boolean)")
+    for name, kind in kinds.items():
+        assert f"\n{name}: {kind} (0.0)\n" in found
 
 
 def test_a_cell_that_is_unknown_or_not_complete_is_one_line(scored):
@@ -188,12 +213,35 @@ def images(ray_session, open_small_session, tmp_path_factory):
     return context
 
 
-def test_geotiffs_of_a_folder_have_outlines_and_other_images_none(images):
+def test_geotiffs_of_a_folder_have_outlines_and_other_images_none(images, tmp_path):
     frame = read_footprints(images)
     assert frame.geometry.isna().sum() == summarise(frame)["num_unplaced"] == 1
     assert frame.set_index("patch_id").geometry.isna()["field/x.png"]
     metres = frame.dropna(subset=["geometry"]).to_crs("EPSG:26918")
     np.testing.assert_allclose(metres.geometry.area, 16 * 16, rtol=1e-3)
+    path = write_footprints(frame, tmp_path / "map.parquet")
+    geo = json.loads(pq.read_metadata(path).metadata[b"geo"])
+    # GeoParquet 1.1: no bounding box where there is no shape.
+    assert "covering" not in geo["columns"]["geometry"]
+    assert "bbox" not in pq.read_schema(path).names
+    assert gpd.read_parquet(path).geometry.isna().sum() == 1
+
+
+def test_an_outline_across_the_180th_meridian_has_two_parts(patches, monkeypatch, tmp_path):
+    corners = patches.source.corners(patches.patches.read_table())
+    corners[..., 0] += 180 - corners[0, :, 0].mean()
+    monkeypatch.setattr(type(patches.source), "corners", lambda _, table: corners)
+    frame = read_footprints(patches)
+    is_across = (corners[..., 0].max(axis=1) > 180) & (corners[..., 0].min(axis=1) < 180)
+    assert summarise(frame)["shapes"] == "polygons"
+    kinds = np.where(is_across, "MultiPolygon", "Polygon")
+    assert frame.geometry.geom_type.tolist() == kinds.tolist()
+    west, _, east, _ = frame.total_bounds
+    assert -180 <= west < east <= 180
+    areas = shapely.area(shapely.polygons(corners))
+    np.testing.assert_allclose(shapely.area(frame.geometry.to_numpy()), areas)
+    again = gpd.read_parquet(write_footprints(frame, tmp_path / "map.parquet"))
+    assert again.geom_equals(frame).all()
 
 
 def test_data_without_a_place_are_refused_in_one_line(images, monkeypatch):

@@ -23,7 +23,9 @@ SYNTHETIC_MARKER = "SYNTHETIC.txt"
 CLASSES = ("water", "tree_canopy", "low_vegetation", "barren", "impervious")
 BANDS = ("red", "green", "blue", "nir")
 CLASS_OF_LC = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4}
-"""Index into CLASSES by value of ``lc``; all other values are nodata."""
+"""Index into CLASSES by value of ``lc``; all other values are taken for nodata."""
+NODATA_OF_LC = (0, 15)
+"""Values of ``lc`` that mean no data, besides the one that a file declares."""
 MAPPING_VERSION = 1
 """Raised by hand when CLASSES or CLASS_OF_LC change."""
 REGIONS = {
@@ -38,6 +40,8 @@ SYNTHETIC_NOTE = (
     "The scenes are synthetic: pictures drawn by a program, not aerial photographs; "
     "scores on them say nothing about real land cover."
 )
+STRIP_ROWS = 256
+"""Rows of a label raster that are looked at together."""
 _NODATA = len(CLASSES)
 
 
@@ -124,6 +128,27 @@ def count_classes(codes: NDArray[Any], patch_size: int) -> NDArray[np.int64]:
         strip = table[codes[row * patch_size : (row + 1) * patch_size]]
         counts[row] = count_strip(strip, lefts, num_classes=len(CLASSES))
     return counts
+
+
+def count_unknown(codes: NDArray[Any], nodata: float | None) -> dict[int, int]:
+    """Count the pixels of each value of a label raster that is neither a class nor nodata.
+
+    Args:
+        codes: ``lc`` values, uint8 (H, W).
+        nodata: value that the file declares.
+    """
+    import numpy as np
+
+    is_unknown = np.ones(256, bool)
+    is_unknown[[*CLASS_OF_LC, *NODATA_OF_LC]] = False
+    if nodata is not None and nodata in range(256):
+        is_unknown[int(nodata)] = False
+    counts: Counter[int] = Counter()
+    for start in range(0, len(codes), STRIP_ROWS):
+        strip = codes[start : start + STRIP_ROWS]
+        values, numbers = np.unique(strip[is_unknown[strip]], return_counts=True)
+        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    return dict(counts)
 
 
 def count_strip(

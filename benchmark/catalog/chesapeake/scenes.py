@@ -19,20 +19,24 @@ from benchmark.catalog.chesapeake.index import (
     SYNTHETIC_NOTE,
     Scene,
     count_classes,
+    count_unknown,
     list_scenes,
     no_scenes,
 )
 from benchmark.catalog.corners import window_corners
 from benchmark.catalog.folder.bandnames import name_bands
+from benchmark.catalog.rasters.grids import Grid, grid_of
 from benchmark.catalog.roots.root import Root, Unreadable, open_root
 from benchmark.config import DatasetConfig
 from benchmark.errors import CellError, UsageError
-from benchmark.specs import Found, Images, Problem
+from benchmark.specs import Found, Images, Problem, Remark
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+NO_CRS = "has no coordinate reference system"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,7 @@ class ChesapeakeSource:
 
         Windows do not overlap and start at the upper left corner; the remainder at the right and
         lower edges is not examined. A missing, unreadable, too small or inconsistent file becomes
-        a Problem, and the scene has no candidates.
+        a Problem, and the scene has no candidates. Pixels of unknown values are counted in Remarks.
 
         Raises:
             KeyError: there is no such scene.
@@ -92,20 +96,26 @@ class ChesapeakeSource:
 
         scene = self._scene(unit)
         try:
-            counts, transform, crs = self.files.retried(lambda: self._count(scene))
+            counts, unknown, transform, crs = self.files.retried(lambda: self._count(scene))
         except Unreadable as error:
             return Found(CANDIDATES.empty_table(), 0, (error.problem,))
         candidates = self._candidates(scene, counts, transform, crs)
-        return Found(candidates, counts.shape[0] * counts.shape[1])
+        remarks = [
+            Remark(f"Pixels of labels with the unknown value {value}, taken for no data", num)
+            for value, num in unknown.items()
+        ]
+        return Found(candidates, counts.shape[0] * counts.shape[1], remarks=tuple(remarks))
 
-    def _count(self, scene: Scene) -> tuple[NDArray[np.int64], Any, Any]:
-        """Return the class counts of the windows, and the transform and CRS of the labels."""
+    def _count(self, scene: Scene) -> tuple[NDArray[np.int64], dict[int, int], Any, Any]:
+        """Return the class counts of the windows, those of unknown values, and the labels' grid."""
         with self.files.open(scene.image) as image:
-            size = (image.height, image.width)
             _refuse(scene.image, _image_fault(image, self.patch_size))
+            grid = grid_of(image)
         with self.files.open(scene.mask) as mask:
-            _refuse(scene.mask, _mask_fault(mask, size))
-            return count_classes(mask.read(1), self.patch_size), mask.transform, mask.crs
+            _refuse(scene.mask, _mask_fault(mask, grid))
+            codes = mask.read(1)
+            unknown = count_unknown(codes, mask.nodata)
+            return count_classes(codes, self.patch_size), unknown, mask.transform, mask.crs
 
     def _candidates(
         self, scene: Scene, counts: NDArray[np.int64], transform: Any, crs: Any
@@ -304,12 +314,15 @@ def _image_fault(image: Any, patch_size: int) -> str:
         return f"names its bands {', '.join(names)}, expected {', '.join(BANDS)}"
     if min(image.height, image.width) < patch_size:
         return f"{image.height} x {image.width} px is smaller than a patch of {patch_size} px"
-    return ""
+    return "" if image.crs else NO_CRS
 
 
-def _mask_fault(mask: Any, size: tuple[int, int]) -> str:
-    if (mask.height, mask.width) != size:
-        return f"{mask.height} x {mask.width} px, but its image has {size[0]} x {size[1]} px"
+def _mask_fault(mask: Any, image: Grid) -> str:
     if mask.count != 1 or mask.dtypes[0] != "uint8":
         return f"{mask.count} bands of {mask.dtypes[0]}, expected 1 of uint8"
-    return "" if mask.crs else "has no coordinate reference system"
+    if not mask.crs:
+        return NO_CRS
+    grid = grid_of(mask)
+    if not grid.equals(image):
+        return f"its grid ({grid.describe()}) differs from that of its image ({image.describe()})"
+    return ""

@@ -6,9 +6,7 @@ them from the user's cache.
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,6 +21,7 @@ from benchmark.catalog.folder.decoding import (
     decode_in_thread,
     without_warnings,
 )
+from benchmark.progress import say
 from benchmark.store.memory import open_memory
 
 if TYPE_CHECKING:
@@ -44,10 +43,8 @@ CHUNK = 1024
 """Images after which the cache is written: an interrupted opening goes on there."""
 MAX_EXAMINED = 100_000
 """Contents that are examined; of more, evenly spread ones: their facts would fill the memory."""
-SLOW_S = 5.0
-"""Duration above which the log says what was done."""
-
-logger = logging.getLogger("benchmark")
+MANY = 2_000
+"""Images whose examination takes seconds: it is said before it begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +99,8 @@ def examine_images(
     Args:
         root: the folder; paths are relative to it.
         digest_of: the digest of each file's content, None for files that cannot be read.
-        where: start of the message in the log.
+        where: start of the message on what is done.
     """
-    began = time.monotonic()
     paths: dict[str, str] = {}
     for path, digest in digest_of.items():
         if digest:
@@ -113,6 +109,8 @@ def examine_images(
     with open_memory("images", VERSION) as memory:
         found = {key: Facts(**content) for key, content in memory.recall(chosen).items()}
         todo = [key for key in chosen if key not in found]
+        if len(todo) >= MANY:
+            say(f"{where}: looks at the pixels of {len(todo):,} images, once for each content")
         with without_warnings(), ThreadPoolExecutor(MAX_THREADS) as pool:
             for start in range(0, len(todo), CHUNK):
                 keys = todo[start : start + CHUNK]
@@ -120,8 +118,6 @@ def examine_images(
                 fresh = {key: facts for key, facts in zip(keys, results, strict=True) if facts}
                 memory.remember({key: asdict(facts) for key, facts in fresh.items()})
                 found |= fresh
-    if (seconds := time.monotonic() - began) > SLOW_S:
-        logger.info("%s: examined the pixels of %d images in %.0f s", where, len(todo), seconds)
     return {
         path: facts
         for path, digest in digest_of.items()
