@@ -63,7 +63,7 @@ def leaderboard(
     Returns:
         One row for each method of each run, indexed by ``dataset``, ``patches``, ``train_set`` and
         ``rank``, with score, interval, seeds and origin; only methods with the same patches and
-        train set are ranked together.
+        train set are ranked together. A notebook shows one ranking for each data set.
 
     Raises:
         UsageError: a store has no complete scores, or the file is no leaderboard.

@@ -17,8 +17,9 @@ from benchmark.bars import progress_of
 from benchmark.catalog.datasets import find_dataset
 from benchmark.config import Experiment
 from benchmark.errors import BenchmarkError, UsageError
-from benchmark.frames import read_scores
+from benchmark.frames import index_scores, read_scores
 from benchmark.results import CellResults, DataCard, Report, RunResult
+from benchmark.stages import STAGES
 
 if TYPE_CHECKING:
     import os
@@ -116,16 +117,17 @@ def scores(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
         store: None: that of its last run in this process, else the experiment's.
 
     Returns:
-        One row for each cell, split and metric, and for each class where a metric is of one class:
-        ``dataset``, ``backbone``, ``method``, ``train_set``, ``seed``, ``split``, ``metric``,
-        ``class_name``, ``value``, ``ci_low``, ``ci_high``, ``num_patches``, ``fingerprint`` (of the
-        scores) and ``artefact``, the folder of the cell (None for all folds together).
+        One row for each cell, split and metric, and for each class where a metric is of one class,
+        indexed by ``backbone``, ``method``, ``train_set``, ``seed``, ``split`` and ``metric``:
+        ``dataset``, ``class_name``, ``value``, ``ci_low``, ``ci_high``, ``num_patches``,
+        ``fingerprint`` (of the scores) and ``artefact``, the folder of the cell (None for all folds
+        together).
 
     Raises:
         BenchmarkError: the scores are not computed yet.
     """
     with api.open_readable(experiment, store=store_of("scores", experiment, store)) as context:
-        return read_scores(context)
+        return index_scores(read_scores(context))
 
 
 def report(experiment: Experiment, *, store: str | os.PathLike[str] | None = None) -> Report:
@@ -135,7 +137,7 @@ def report(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
         experiment: from ``load``.
         store: None: that of its last run in this process, else the experiment's.
 
-    Returns: the page, which a notebook shows; its ``path`` is that of the file.
+    Returns: the page: its ``path`` and ``html``; a notebook shows its ranking and a link.
 
     Raises:
         BenchmarkError: the scores are not computed yet, or the page cannot be written.
@@ -155,7 +157,9 @@ def report(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
                 raise BenchmarkError(f"{experiment.path}: there is no report: {cell.reason}")
     with api.open_readable(experiment, store=where) as context:
         artefact = context.report()
-        return Report(artefact.file_uri(PAGE), artefact.read_verified(PAGE).decode())
+        html = artefact.read_verified(PAGE).decode()
+        tables = STAGES.get("evaluate").load().tables(context)
+        return Report(artefact.file_uri(PAGE), html, tables)
 
 
 def describe(
@@ -204,11 +208,11 @@ def footprints(
         progress: as for ``run``.
 
     Returns:
-        One row per patch, sorted by ``patch_id``: ``class_name``, ``label``, ``split``, ``region``,
-        ``scene``, ``row`` and ``col`` (px in the scene), ``lon`` and ``lat`` (centre), ``purity``,
-        ``is_synthetic``; with a cell also ``cell``, ``predicted``, ``confidence`` and ``is_error``,
-        null on patches that it does not predict. ``geometry`` (EPSG:4326) is the patch's outline,
-        or its centre if no outline is known.
+        One row per patch, indexed by ``patch_id`` and sorted by it: ``class_name``, ``label``,
+        ``split``, ``region``, ``scene``, ``row`` and ``col`` (px in the scene), ``lon`` and ``lat``
+        (centre), ``purity``, ``is_synthetic``; with a cell also ``cell``, ``predicted``,
+        ``confidence`` and ``is_error``, null on patches that it does not predict. ``geometry``
+        (EPSG:4326) is the patch's outline, or its centre if no outline is known.
 
     Raises:
         UsageError: the cell is unknown or not complete, or no patch has coordinates.
@@ -219,7 +223,8 @@ def footprints(
     if cell is not None:
         check_type("footprints: cell", cell, str, 'give BACKBONE/METHOD, e.g. "mean_color/knn"')
     with progress_of(progress) as receiver:
-        return api.footprints(experiment, cell=cell, store=where, progress=receiver)
+        frame = api.footprints(experiment, cell=cell, store=where, progress=receiver)
+    return frame.set_index("patch_id")
 
 
 def export(

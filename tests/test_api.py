@@ -58,12 +58,15 @@ def test_a_run_fills_the_grid_and_names_its_files(result):
 
 def test_scores_are_a_frame(result, toml):
     frame = bm.scores(bm.load(toml))
-    assert [name for name in frame if name in SCORES.names] == SCORES.names
-    assert len(frame[frame["metric"] == "balanced_accuracy"]) == 2 * 2
+    assert frame.index.names == ["backbone", "method", "train_set", "seed", "split", "metric"]
+    assert frame.index.is_unique and frame.index.is_monotonic_increasing
+    assert {*frame.index.names, *frame} == {*SCORES.names, "class_name", "artefact"}
+    assert len(frame.xs("balanced_accuracy", level="metric")) == 2 * 2
+    assert len(frame.loc["mean_color", "knn"]) == len(frame) / 2
 
 
 def test_rows_of_scores_name_their_class_and_lead_to_their_cell(result, toml):
-    frame = bm.scores(bm.load(toml))
+    frame = bm.scores(bm.load(toml)).reset_index()
     recall = frame[frame["metric"].str.startswith("recall/")]
     assert len(recall) == 5 * 2 * 2
     assert (recall["metric"] == "recall/" + recall["class_name"]).all()
