@@ -84,6 +84,11 @@ def aggregate(
     Raises:
         UsageError: an argument is of a wrong type, or no frame contains the metric and split.
         BenchmarkError: there are fewer than two data sets or common methods, or no scale.
+
+    Example:
+        >>> table = bm.aggregate({"here": bm.scores(exp), "there": bm.scores(exp)})
+        >>> table["mean_rank"].idxmax()
+        ('mean_color', 'majority')
     """
     import numpy as np
     import pandas as pd

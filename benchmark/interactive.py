@@ -44,6 +44,11 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Experim
 
     Raises:
         UsageError: the file, a setting or a name is wrong.
+
+    Example:
+        >>> exp = bm.load("small.toml", ["tune.num_trials=3"])
+        >>> exp
+        <Experiment 'small': 1 backbone x 3 heads x 1 seed on chesapeake>
     """
     where = path_text("load: path", path, "give the path of a TOML file")
     advice = 'give a list of settings, e.g. ["embed.batch_size=64"]'
@@ -73,6 +78,13 @@ def run(
 
     Raises:
         UsageError: the user's input is wrong. A failed cell does not raise: see ``failed``.
+
+    Example:
+        >>> result = bm.run(exp, progress=False)
+        >>> result.cells
+        <3 cells: 3 complete>
+        >>> result.failed
+        <0 cells: none>
     """
     _check_experiment("run", experiment)
     where = None if store is None else path_text("run: store", store)
@@ -103,6 +115,10 @@ def status(
         experiment: from ``load``.
         store: None: that of its last run in this process, else the experiment's.
         verify: read every file of complete cells and compare it with its checksum.
+
+    Example:
+        >>> bm.status(exp)
+        <7 cells: 7 complete>
     """
     where = store_of("status", experiment, store)
     check_type("status: verify", verify, bool, "give True or False")
@@ -125,6 +141,11 @@ def scores(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
 
     Raises:
         BenchmarkError: the scores are not computed yet.
+
+    Example:
+        >>> test = bm.scores(exp).xs("test", level="split")
+        >>> test.xs("balanced_accuracy", level="metric")["value"].idxmin()[:2]
+        ('mean_color', 'majority')
     """
     with api.open_readable(experiment, store=store_of("scores", experiment, store)) as context:
         return index_scores(read_scores(context))
@@ -141,6 +162,10 @@ def report(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
 
     Raises:
         BenchmarkError: the scores are not computed yet, or the page cannot be written.
+
+    Example:
+        >>> bm.report(exp)
+        Report(path='.../report/small-.../index.html')
     """
     where = store_of("report", experiment, store)
     with api.open_readable(experiment, store=where) as context:
@@ -182,6 +207,11 @@ def describe(
     Raises:
         UsageError: the user's input is wrong.
         BenchmarkError: the patches cannot be computed.
+
+    Example:
+        >>> card = bm.describe(exp, progress=False)
+        >>> card.write("card")
+        PosixPath('card/small-data-card.html')
     """
     where = store_of("describe", experiment, store)
     check_progress("describe", progress)
@@ -217,6 +247,10 @@ def footprints(
     Raises:
         UsageError: the cell is unknown or not complete, or no patch has coordinates.
         BenchmarkError: the patches cannot be computed.
+
+    Example:
+        >>> patches = bm.footprints(exp, cell="mean_color/knn", progress=False)
+        >>> patches.query("split == 'test'").to_file("test.gpkg")
     """
     where = store_of("footprints", experiment, store)
     check_progress("footprints", progress)
@@ -255,6 +289,11 @@ def export(
     Raises:
         UsageError: a name is unknown, the model is not trained yet, the folder is not empty, or
             the token is missing.
+
+    Example:
+        >>> model = bm.export(exp, backbone="mean_color", method="knn", out="model")
+        >>> model
+        PosixPath('model')
     """
     where = store_of("export", experiment, store)
     check_type("export: backbone", backbone, str, "give the name of a backbone")
@@ -302,6 +341,10 @@ def prepare(
 
     Raises:
         UsageError: the data set is unknown or needs no preparation, or an option is wrong.
+
+    Example:
+        >>> bm.prepare("synthetic", "scenes", scenes=3, size=256, progress=False)
+        PosixPath('scenes')
     """
     check_type("prepare: dataset", dataset, str, "give the name of a data set")
     check_progress("prepare", progress)

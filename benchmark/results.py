@@ -77,9 +77,11 @@ class RunResult:
         return f"<RunResult: {self._counts}; {self.report or self.store}>"
 
     def _repr_html_(self) -> str:
-        shown = [*self.tables, self.failed] if self.failed else self.tables
+        tables = [item._repr_html_() for item in self.tables]
+        if self.failed:
+            tables.append(self.failed._repr_html_())
         place = html_link(self.report or self.store)
-        return "".join([*(item._repr_html_() for item in shown), f"<p>{self._counts}: {place}</p>"])
+        return "".join([*tables, f"<p>{self._counts}: {place}</p>"])
 
     @property
     def _counts(self) -> str:

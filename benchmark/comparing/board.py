@@ -81,7 +81,7 @@ class Leaderboard(pd.DataFrame):  # type: ignore[misc]
     @property
     def _constructor(self) -> type[pd.DataFrame]:
         # A part of it, or what is computed from it, is a plain frame.
-        return pd.DataFrame
+        return pd.DataFrame  # type: ignore[no-any-return]
 
     def _repr_html_(self) -> str:
         return "".join(table._repr_html_() for table in board_tables(self))
