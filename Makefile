@@ -1,6 +1,7 @@
 # make demo    a report on synthetic scenes, in minutes (sets everything up first)
 # make test    all tests           make test-fast   the default subset
 # make check   ruff and mypy       make perf        the measurements of docs/PERFORMANCE.md
+# make docs    the documentation site in build/docs; TUTORIAL=off does not run its notebook
 # make fuzz    odd settings, files and checkpoints, many more than in the tests
 # make audit   known vulnerabilities of the pinned versions (a minute; needs the registry's list)
 
@@ -10,8 +11,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.up-to-date
 # Two processes of tests, each with a Ray of its own, which mostly waits for processes to start.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+TUTORIAL := force
 
-.PHONY: demo test test-fast fuzz check audit perf setup clean
+.PHONY: demo test test-fast docs fuzz check audit perf setup clean
 
 setup: $(STAMP)
 
@@ -32,6 +34,10 @@ test: setup
 
 test-fast: setup
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
+
+# A warning, such as a link that leads nowhere, is an error.
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going --fresh-env --quiet -D nb_execution_mode=$(TUTORIAL) . build/docs
 
 fuzz: setup
 	BENCHMARK_FUZZ=20 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --timeout 3600 -p no:cacheprovider \

@@ -69,6 +69,11 @@ def build(**settings: Any) -> Experiment:
 
     Raises:
         UsageError: a setting or a name is unknown or wrong, or the arrays cannot be written.
+
+    Example:
+        >>> images = {"name": "folder", "root": "images"}
+        >>> bm.build(name="mine", backbones=["mean_color"], dataset=images)
+        <Experiment 'mine': 1 backbone x 4 heads x 1 seed on folder>
     """
     from benchmark.catalog.arrays.building import build as build_experiment
 

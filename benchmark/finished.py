@@ -44,6 +44,10 @@ def compare(
         UsageError: there are no complete scores, the runs share no test patch, or the labels of
             shared patches differ.
         CellError: a file of a store is missing, damaged, or of another version.
+
+    Example:
+        >>> bm.compare(exp, "small.toml")
+        <RunComparison: 4 rows on ... shared test patches>
     """
     from benchmark.comparing.paired import compare_runs
 
@@ -63,11 +67,16 @@ def leaderboard(
     Returns:
         One row for each method of each run, indexed by ``dataset``, ``patches``, ``train_set`` and
         ``rank``, with score, interval, seeds and origin; only methods with the same patches and
-        train set are ranked together.
+        train set are ranked together. A notebook shows one ranking for each data set.
 
     Raises:
         UsageError: a store has no complete scores, or the file is no leaderboard.
         CellError: scores are damaged, or of another version.
+
+    Example:
+        >>> board = bm.leaderboard(exp, out="board.parquet")
+        >>> sorted(board["method"])
+        ['knn', 'logistic_regression', 'majority']
     """
     return add_to_board(runs, None if out is None else path_text("leaderboard: out", out))[0]
 
@@ -104,6 +113,11 @@ def query(sql: str, source: str | os.PathLike[str] | Experiment) -> pd.DataFrame
     Raises:
         UsageError: the statement is wrong or would write, or there are no complete scores.
         CellError: a file of a store is missing, damaged, or of another version.
+
+    Example:
+        >>> bm.query("SELECT backbone, method FROM ranking ORDER BY value LIMIT 1", exp)
+             backbone    method
+        0  mean_color  majority
     """
     check_type("query: sql", sql, str, 'give a statement, e.g. "SELECT * FROM ranking"')
     with open_query(sql, source) as answer:
@@ -129,6 +143,9 @@ def figures(
     Raises:
         UsageError: there are no complete scores, or the folder cannot be written.
         CellError: a file of the store is missing or damaged.
+
+    Example:
+        >>> files = bm.figures(exp, "figures")  # doctest: +SKIP
     """
     where = store_of("figures", experiment, store)
     return write_figures(experiment, Path(path_text("figures: out", out)), store=where)
@@ -174,6 +191,10 @@ def reproduce(
 
     Raises:
         UsageError: the source holds no experiment, the store is not fresh, or the data are missing.
+
+    Example:
+        >>> bm.reproduce(bm.report(exp).path, store="again", progress=False)
+        <Reproduction of small: equal scores>
     """
     where = path_text("reproduce: source", source, "give a page or a manifest")
     place = path_text("reproduce: store", store)

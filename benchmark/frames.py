@@ -49,6 +49,16 @@ def read_scores(context: Context) -> pd.DataFrame:
     return frame.assign(artefact=[folders.get(cell) for cell in cells])
 
 
+def index_scores(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return scores indexed by what tells their rows apart, sorted by it."""
+    return frame.set_index([*CELL, "split", "metric"]).sort_index()
+
+
+def _flat(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose named levels of the index are columns."""
+    return frame.reset_index([name for name in frame.index.names if name is not None])
+
+
 def aggregate(
     frames: Mapping[str, pd.DataFrame],
     *,
@@ -67,13 +77,18 @@ def aggregate(
         confidence: of the intervals.
 
     Returns:
-        One row for each backbone and method: mean rank, interquartile mean of normalised scores and
-        chance to beat the leader, with intervals (see ``statistics.aggregates``), and the metric
-        and split.
+        One row for each backbone and method, which are its index: mean rank, interquartile mean of
+        normalised scores and chance to beat the leader, with intervals (see
+        ``statistics.aggregates``), and the metric and split.
 
     Raises:
         UsageError: an argument is of a wrong type, or no frame contains the metric and split.
         BenchmarkError: there are fewer than two data sets or common methods, or no scale.
+
+    Example:
+        >>> table = bm.aggregate({"here": bm.scores(exp), "there": bm.scores(exp)})
+        >>> table["mean_rank"].idxmax()
+        ('mean_color', 'majority')
     """
     import numpy as np
     import pandas as pd
@@ -82,7 +97,7 @@ def aggregate(
 
     _check_frames(frames, metric, split, confidence)
     wanted = []
-    for frame in frames.values():
+    for frame in map(_flat, frames.values()):
         rows = frame[
             (frame["metric"] == metric)
             & (frame["split"] == split)
@@ -101,12 +116,9 @@ def aggregate(
         found = summarise_sets(runs, confidence=confidence, seed=0)
     except ValueError as error:
         raise BenchmarkError(f"aggregate: {error}") from None
-    names = [
-        {"backbone": backbone, "method": method, "metric": metric, "split": split}
-        for backbone, method in common
-    ]
-    table = pd.DataFrame([name | row for name, row in zip(names, found, strict=True)])
-    return table.sort_values("mean_rank", ignore_index=True)
+    index = pd.MultiIndex.from_tuples(common, names=["backbone", "method"])
+    table = pd.DataFrame([{"metric": metric, "split": split} | row for row in found], index=index)
+    return table.sort_values("mean_rank", kind="stable")
 
 
 def _check_frames(frames: Any, metric: Any, split: Any, confidence: Any) -> None:
@@ -116,7 +128,7 @@ def _check_frames(frames: Any, metric: Any, split: Any, confidence: Any) -> None
         raise refuse("aggregate: frames", frames, "give {NAME: bm.scores(...)}")
     needed = {*CELL, "metric", "split", "value"}
     for name, frame in frames.items():
-        if not isinstance(frame, pd.DataFrame) or needed - set(frame.columns):
+        if not isinstance(frame, pd.DataFrame) or needed - {*frame.columns, *frame.index.names}:
             raise UsageError(
                 f"bm.aggregate: {shown(name, 100)} is not a frame of scores; give what bm.scores "
                 "returns"
@@ -125,7 +137,7 @@ def _check_frames(frames: Any, metric: Any, split: Any, confidence: Any) -> None
         raise refuse("aggregate: confidence", confidence, "give a number between 0 and 1")
     if split not in ("val", "test"):
         raise refuse("aggregate: split", split, "give 'test' or 'val'")
-    known = {str(key) for frame in frames.values() for key in frame["metric"].unique()}
+    known = {str(key) for frame in frames.values() for key in _flat(frame)["metric"].unique()}
     if frames and metric not in known:
         advice = f"no frame has it.{did_you_mean(str(metric), known)}"
         raise refuse("aggregate: metric", metric, advice)

@@ -17,8 +17,9 @@ from benchmark.bars import progress_of
 from benchmark.catalog.datasets import find_dataset
 from benchmark.config import Experiment
 from benchmark.errors import BenchmarkError, UsageError
-from benchmark.frames import read_scores
+from benchmark.frames import index_scores, read_scores
 from benchmark.results import CellResults, DataCard, Report, RunResult
+from benchmark.stages import STAGES
 
 if TYPE_CHECKING:
     import os
@@ -43,6 +44,11 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Experim
 
     Raises:
         UsageError: the file, a setting or a name is wrong.
+
+    Example:
+        >>> exp = bm.load("small.toml", ["tune.num_trials=3"])
+        >>> exp
+        <Experiment 'small': 1 backbone x 3 heads x 1 seed on chesapeake>
     """
     where = path_text("load: path", path, "give the path of a TOML file")
     advice = 'give a list of settings, e.g. ["embed.batch_size=64"]'
@@ -72,6 +78,13 @@ def run(
 
     Raises:
         UsageError: the user's input is wrong. A failed cell does not raise: see ``failed``.
+
+    Example:
+        >>> result = bm.run(exp, progress=False)
+        >>> result.cells
+        <3 cells: 3 complete>
+        >>> result.failed
+        <0 cells: none>
     """
     _check_experiment("run", experiment)
     where = None if store is None else path_text("run: store", store)
@@ -102,6 +115,10 @@ def status(
         experiment: from ``load``.
         store: None: that of its last run in this process, else the experiment's.
         verify: read every file of complete cells and compare it with its checksum.
+
+    Example:
+        >>> bm.status(exp)
+        <7 cells: 7 complete>
     """
     where = store_of("status", experiment, store)
     check_type("status: verify", verify, bool, "give True or False")
@@ -116,16 +133,22 @@ def scores(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
         store: None: that of its last run in this process, else the experiment's.
 
     Returns:
-        One row for each cell, split and metric, and for each class where a metric is of one class:
-        ``dataset``, ``backbone``, ``method``, ``train_set``, ``seed``, ``split``, ``metric``,
-        ``class_name``, ``value``, ``ci_low``, ``ci_high``, ``num_patches``, ``fingerprint`` (of the
-        scores) and ``artefact``, the folder of the cell (None for all folds together).
+        One row for each cell, split and metric, and for each class where a metric is of one class,
+        indexed by ``backbone``, ``method``, ``train_set``, ``seed``, ``split`` and ``metric``:
+        ``dataset``, ``class_name``, ``value``, ``ci_low``, ``ci_high``, ``num_patches``,
+        ``fingerprint`` (of the scores) and ``artefact``, the folder of the cell (None for all folds
+        together).
 
     Raises:
         BenchmarkError: the scores are not computed yet.
+
+    Example:
+        >>> test = bm.scores(exp).xs("test", level="split")
+        >>> test.xs("balanced_accuracy", level="metric")["value"].idxmin()[:2]
+        ('mean_color', 'majority')
     """
     with api.open_readable(experiment, store=store_of("scores", experiment, store)) as context:
-        return read_scores(context)
+        return index_scores(read_scores(context))
 
 
 def report(experiment: Experiment, *, store: str | os.PathLike[str] | None = None) -> Report:
@@ -135,10 +158,14 @@ def report(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
         experiment: from ``load``.
         store: None: that of its last run in this process, else the experiment's.
 
-    Returns: the page, which a notebook shows; its ``path`` is that of the file.
+    Returns: the page: its ``path`` and ``html``; a notebook shows its ranking and a link.
 
     Raises:
         BenchmarkError: the scores are not computed yet, or the page cannot be written.
+
+    Example:
+        >>> bm.report(exp)
+        Report(path='.../report/small-.../index.html')
     """
     where = store_of("report", experiment, store)
     with api.open_readable(experiment, store=where) as context:
@@ -155,7 +182,9 @@ def report(experiment: Experiment, *, store: str | os.PathLike[str] | None = Non
                 raise BenchmarkError(f"{experiment.path}: there is no report: {cell.reason}")
     with api.open_readable(experiment, store=where) as context:
         artefact = context.report()
-        return Report(artefact.file_uri(PAGE), artefact.read_verified(PAGE).decode())
+        html = artefact.read_verified(PAGE).decode()
+        tables = STAGES.get("evaluate").load().tables(context)
+        return Report(artefact.file_uri(PAGE), html, tables)
 
 
 def describe(
@@ -178,6 +207,11 @@ def describe(
     Raises:
         UsageError: the user's input is wrong.
         BenchmarkError: the patches cannot be computed.
+
+    Example:
+        >>> card = bm.describe(exp, progress=False)
+        >>> card.write("card")
+        PosixPath('card/small-data-card.html')
     """
     where = store_of("describe", experiment, store)
     check_progress("describe", progress)
@@ -204,22 +238,27 @@ def footprints(
         progress: as for ``run``.
 
     Returns:
-        One row per patch, sorted by ``patch_id``: ``class_name``, ``label``, ``split``, ``region``,
-        ``scene``, ``row`` and ``col`` (px in the scene), ``lon`` and ``lat`` (centre), ``purity``,
-        ``is_synthetic``; with a cell also ``cell``, ``predicted``, ``confidence`` and ``is_error``,
-        null on patches that it does not predict. ``geometry`` (EPSG:4326) is the patch's outline,
-        or its centre if no outline is known.
+        One row per patch, indexed by ``patch_id`` and sorted by it: ``class_name``, ``label``,
+        ``split``, ``region``, ``scene``, ``row`` and ``col`` (px in the scene), ``lon`` and ``lat``
+        (centre), ``purity``, ``is_synthetic``; with a cell also ``cell``, ``predicted``,
+        ``confidence`` and ``is_error``, null on patches that it does not predict. ``geometry``
+        (EPSG:4326) is the patch's outline, or its centre if no outline is known.
 
     Raises:
         UsageError: the cell is unknown or not complete, or no patch has coordinates.
         BenchmarkError: the patches cannot be computed.
+
+    Example:
+        >>> patches = bm.footprints(exp, cell="mean_color/knn", progress=False)
+        >>> patches.query("split == 'test'").to_file("test.gpkg")
     """
     where = store_of("footprints", experiment, store)
     check_progress("footprints", progress)
     if cell is not None:
         check_type("footprints: cell", cell, str, 'give BACKBONE/METHOD, e.g. "mean_color/knn"')
     with progress_of(progress) as receiver:
-        return api.footprints(experiment, cell=cell, store=where, progress=receiver)
+        frame = api.footprints(experiment, cell=cell, store=where, progress=receiver)
+    return frame.set_index("patch_id")
 
 
 def export(
@@ -250,6 +289,11 @@ def export(
     Raises:
         UsageError: a name is unknown, the model is not trained yet, the folder is not empty, or
             the token is missing.
+
+    Example:
+        >>> model = bm.export(exp, backbone="mean_color", method="knn", out="model")
+        >>> model
+        PosixPath('model')
     """
     where = store_of("export", experiment, store)
     check_type("export: backbone", backbone, str, "give the name of a backbone")
@@ -297,6 +341,10 @@ def prepare(
 
     Raises:
         UsageError: the data set is unknown or needs no preparation, or an option is wrong.
+
+    Example:
+        >>> bm.prepare("synthetic", "scenes", scenes=3, size=256, progress=False)
+        PosixPath('scenes')
     """
     check_type("prepare: dataset", dataset, str, "give the name of a data set")
     check_progress("prepare", progress)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import UsageError
 from benchmark.experiment.cells import CellResult, TextTable
 from benchmark.experiment.usage import StageUsage, usage_to_json
-from benchmark.markup import html_page, html_table
+from benchmark.markup import html_link, html_page, html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,14 +77,11 @@ class RunResult:
         return f"<RunResult: {self._counts}; {self.report or self.store}>"
 
     def _repr_html_(self) -> str:
-        tables = [
-            html_table(item.columns, item.rows, title=item.title, notes=item.notes)
-            for item in self.tables
-        ]
+        tables = [item._repr_html_() for item in self.tables]
         if self.failed:
             tables.append(self.failed._repr_html_())
-        summary = html_table((self._counts,), [(self.report or self.store,)])
-        return "".join([*tables, summary])
+        place = html_link(self.report or self.store)
+        return "".join([*tables, f"<p>{self._counts}: {place}</p>"])
 
     @property
     def _counts(self) -> str:
@@ -95,15 +92,22 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Report:
-    """The page of an experiment; notebooks show it."""
+    """The page of an experiment; notebooks show its ranking and the way to the page.
+
+    The page is for a browser: in a frame of a notebook it could neither sort nor open patches, and
+    each saved notebook would hold all of its megabytes.
+    """
 
     path: str
     """Its path or URI."""
     html: str = field(repr=False)
     """Its content."""
+    tables: list[TextTable] = field(default_factory=list, repr=False)
+    """The ranking, and what else a run prints."""
 
     def _repr_html_(self) -> str:
-        return html_page(self.html)
+        place = f"<p>The page, {len(self.html) / 1e6:.1f} MB: {html_link(self.path)}</p>"
+        return "".join([*(item._repr_html_() for item in self.tables), place])
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,6 @@
+import doctest
+import inspect
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -11,6 +14,7 @@ from benchmark import api, interactive
 from benchmark.config import build
 from benchmark.tables import SCORES, images_array
 from tests.scenes import write_scenes
+from tests.strangers import forgotten
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,7 @@ def toml(scenes, tmp_path_factory):
         textwrap.dedent(f"""
         name = "small"
         backbones = ["mean_color"]
-        heads = ["logistic_regression", "knn"]
+        heads = ["logistic_regression", "knn", "majority"]
         store = "{folder}/runs"
         [dataset]
         name = "chesapeake"
@@ -46,26 +50,30 @@ def result(ray_session, toml):
 
 
 def test_a_run_fills_the_grid_and_names_its_files(result):
-    assert [cell.status for cell in result.stage_cells] == ["complete"] * 6
+    assert [cell.status for cell in result.stage_cells] == ["complete"] * 7
     assert Path(result.scores).is_file()
     assert Path(result.report).is_file()
     document = result.to_json()
     assert set(document) == {"store", "scores", "report", "cells", "usage"}
     wanted = {"dataset", "backbone", "method", "seed", "status", "reason", "artefact"}
     assert all(wanted <= set(cell) for cell in document["cells"])
-    assert [cell["method"] for cell in document["cells"]] == ["logistic_regression", "knn"]
+    methods = [cell["method"] for cell in document["cells"]]
+    assert methods == ["logistic_regression", "knn", "majority"]
 
 
 def test_scores_are_a_frame(result, toml):
     frame = bm.scores(bm.load(toml))
-    assert [name for name in frame if name in SCORES.names] == SCORES.names
-    assert len(frame[frame["metric"] == "balanced_accuracy"]) == 2 * 2
+    assert frame.index.names == ["backbone", "method", "train_set", "seed", "split", "metric"]
+    assert frame.index.is_unique and frame.index.is_monotonic_increasing
+    assert {*frame.index.names, *frame} == {*SCORES.names, "class_name", "artefact"}
+    assert len(frame.xs("balanced_accuracy", level="metric")) == 3 * 2
+    assert len(frame.loc["mean_color", "knn"]) == len(frame) / 3
 
 
 def test_rows_of_scores_name_their_class_and_lead_to_their_cell(result, toml):
-    frame = bm.scores(bm.load(toml))
+    frame = bm.scores(bm.load(toml)).reset_index()
     recall = frame[frame["metric"].str.startswith("recall/")]
-    assert len(recall) == 5 * 2 * 2
+    assert len(recall) == 5 * 3 * 2
     assert (recall["metric"] == "recall/" + recall["class_name"]).all()
     assert frame.loc[frame["metric"] == "accuracy", "class_name"].isna().all()
     row = frame[(frame["method"] == "knn") & (frame["split"] == "test")].iloc[0]
@@ -87,7 +95,7 @@ def test_readers_look_where_the_last_run_wrote(result, toml, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     again = bm.load(toml, [f"store={tmp_path}/empty"])
     assert len(bm.scores(again)) == len(bm.scores(elsewhere, store=result.store))
-    assert repr(bm.status(again)) == "<6 cells: 6 complete>"
+    assert repr(bm.status(again)) == "<7 cells: 7 complete>"
     assert bm.report(again).path.startswith(str(Path(result.store)))
     other = bm.load(toml, [f"store={tmp_path}/empty", "tune.num_trials=4"])
     with pytest.raises(bm.BenchmarkError, match="/empty"):
@@ -108,11 +116,11 @@ def test_a_report_that_is_complete_is_shown_and_one_that_is_not_is_written(resul
 
 
 def test_a_run_shows_its_ranking_and_its_cells(result):
-    assert repr(result) == f"<RunResult: 2 of 2 cells complete; {result.report}>"
+    assert repr(result) == f"<RunResult: 3 of 3 cells complete; {result.report}>"
     page = result._repr_html_()
     assert "<b>Balanced accuracy on test</b>" in page
     assert "<td>mean_color</td><td>logistic_regression (floor)</td>" in page
-    assert repr(result.cells) == "<2 cells: 2 complete>"
+    assert repr(result.cells) == "<3 cells: 3 complete>"
 
 
 def test_an_exported_head_predicts_what_its_cell_predicted(result, toml, tmp_path):
@@ -141,7 +149,7 @@ def test_status_says_complete_then_stale(result, toml):
     other = bm.status(bm.load(toml, ["tune.num_trials=4"]))
     by_stage = {item.cell.stage: item.status for item in other}
     assert by_stage["patches"] == by_stage["embed"] == "complete"
-    assert by_stage["tune"] == "stale"
+    assert {item.status for item in other if item.cell.method == "knn"} == {"stale"}
 
 
 def test_a_second_run_computes_nothing_and_starts_nothing(result, toml):
@@ -162,6 +170,28 @@ def times_of(store: str) -> dict[Path, int]:
     """Return when each file was written, without the records of who ran an experiment last."""
     found = (path for path in Path(store).rglob("*") if path.is_file())
     return {path: path.stat().st_mtime_ns for path in found if path.parent.name != "experiments"}
+
+
+@pytest.mark.slow
+def test_the_examples_of_every_public_function_run_in_the_order_of_their_page(
+    result, toml, tmp_path, monkeypatch
+):
+    page = Path(api.__file__).parents[1] / "docs/API.md"
+    lines = [line.split() for line in page.read_text().splitlines() if line.startswith(".. auto")]
+    named = [name.partition("(")[0] for _, _, name in lines]
+    assert sorted(named) == bm.__all__
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(toml, "small.toml")
+    shared = {"bm": bm, "exp": bm.load("small.toml"), "np": np, "Path": Path}
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    finder = doctest.DocTestFinder(recurse=False)
+    with forgotten():
+        for name in (name for name in named if inspect.isfunction(getattr(bm, name))):
+            (test,) = finder.find(getattr(bm, name), name, globs=shared)
+            assert test.examples, f"bm.{name} has no example"
+            test.globs = shared
+            runner.run(test, clear_globs=False)
+    assert runner.summarize(verbose=False).failed == 0
 
 
 def test_scores_before_a_run_say_what_to_do(toml, tmp_path):

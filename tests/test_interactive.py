@@ -18,7 +18,8 @@ import pytest
 import benchmark as bm
 from benchmark import config, interactive
 from benchmark.experiment.cells import Cell, CellResult, TextTable
-from benchmark.results import CellResults, Report, RunResult
+from benchmark.frames import index_scores
+from benchmark.results import CellResults, DataCard, Report, RunResult
 from benchmark.store.artefacts import Store
 
 PUBLIC = sorted(bm.__all__)
@@ -230,7 +231,16 @@ def scores(**values: float) -> pd.DataFrame:
 def test_several_data_sets_are_aggregated_with_their_metric_and_split() -> None:
     frames = {"here": scores(a=0.9, b=0.7, c=0.2), "there": scores(a=0.8, b=0.6, d=0.1)}
     table = bm.aggregate(frames, metric="accuracy", split="val")
-    assert table["backbone"].tolist() == ["a", "b"]
+    assert table.index.names == ["backbone", "method"]
+    assert table.index.tolist() == [("a", "knn"), ("b", "knn")]
+    pd.testing.assert_frame_equal(
+        bm.aggregate(
+            {key: index_scores(frame) for key, frame in frames.items()},
+            metric="accuracy",
+            split="val",
+        ),
+        table,
+    )
     assert table["mean_rank"].tolist() == [1.0, 2.0]
     assert set(table["metric"]) == {"accuracy"}
     assert set(table["split"]) == {"val"}
@@ -307,12 +317,37 @@ def test_a_run_is_shown_by_its_ranking_and_what_failed(tmp_path: Path) -> None:
     assert "runs/report/index.html" in page
 
 
-def test_a_report_shows_its_page_in_a_frame_without_scripts() -> None:
-    shown = Report("runs/index.html", '<p class="a">one & two</p>')
-    assert repr(shown) == "Report(path='runs/index.html')"
-    frame = shown._repr_html_()
-    assert 'srcdoc="&lt;p class=&quot;a&quot;&gt;one &amp; two&lt;/p&gt;"' in frame
-    assert 'sandbox="allow-popups"' in frame
+def formatted(value: object) -> str:
+    """Return the HTML that Jupyter shows."""
+    from IPython.core.formatters import DisplayFormatter
+
+    content, _ = DisplayFormatter().format(value)
+    return content["text/html"]
+
+
+def test_a_report_shows_its_ranking_and_a_link_and_not_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranking = TextTable("Balanced accuracy", ("backbone", "score"), [["<b>", "0.9"]])
+    page = tmp_path / "a run/#1/index.html"
+    report = Report(str(page), "x" * 2_000_000, [ranking])
+    assert repr(report) == f"Report(path='{page}')"
+    monkeypatch.chdir(tmp_path)
+    shown = formatted(report)
+    assert "<td>&lt;b&gt;</td><td>0.9</td>" in shown
+    assert f'<a href="a%20run/%231/index.html" target="_blank"><code>{page}</code></a>' in shown
+    assert "The page, 2.0 MB" in shown and len(shown) < 1000
+    # What Jupyter does not serve is named, without a link that would lead nowhere.
+    for path in ("/elsewhere/index.html", "s3://bucket/index.html"):
+        shown = formatted(Report(path, ""))
+        assert f"<code>{path}</code>" in shown and "href" not in shown
+    assert 'href="https://a.org/b?c=1&amp;d' in formatted(Report("https://a.org/b?c=1&d=2", ""))
+
+
+def test_a_data_card_shows_its_page_in_a_frame_without_scripts() -> None:
+    shown = formatted(DataCard("toy", {}, '<p class="a">one & two</p>'))
+    assert 'srcdoc="&lt;p class=&quot;a&quot;&gt;one &amp; two&lt;/p&gt;"' in shown
+    assert 'sandbox="allow-popups"' in shown
 
 
 # --- progress ---

@@ -47,5 +47,7 @@ def test_the_notebook_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.Monke
     assert "<RunResult: 2 of 2 cells complete; " in text
     pages = [data.get("text/html", "") for data in results]
     assert any("Balanced accuracy on test" in page for page in pages)
-    assert any("<iframe srcdoc=" in page for page in pages)
+    (report,) = [page for page in pages if "The page, " in page]
+    assert "Balanced accuracy on test" in report
+    assert 'href="first_steps/runs/report/' in report
     assert "confidence" in results[-1]["text/plain"]

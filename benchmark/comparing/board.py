@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,8 +24,6 @@ from benchmark.tables import check_table, column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pandas as pd
 
 VERSION = "1"
 MARK = b"benchmark_leaderboard"
@@ -74,6 +73,18 @@ PLACE = ("dataset", "dataset_digest", "patches", "train_set")
 """Only rows that have all of these in common are ranked together."""
 SUCCESSION = ("store", "experiment", *PLACE, "backbone", "method")
 """Of rows that have these in common the one whose scores were written last is ranked."""
+
+
+class Leaderboard(pd.DataFrame):  # type: ignore[misc]
+    """The frame of ``rank``, which notebooks show as one ranking for each data set."""
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        # A part of it, or what is computed from it, is a plain frame.
+        return pd.DataFrame  # type: ignore[no-any-return]
+
+    def _repr_html_(self) -> str:
+        return "".join(table._repr_html_() for table in board_tables(self))
 
 
 def rows_of_run(run: FinishedRun) -> list[dict[str, Any]]:
@@ -203,7 +214,7 @@ def read_board(path: Path) -> pa.Table:
         raise UsageError(str(error)) from None
 
 
-def rank(board: pa.Table) -> pd.DataFrame:
+def rank(board: pa.Table) -> Leaderboard:
     """Return the rows that count with their ranks, best first, data set by data set.
 
     Only rows of the same patches and train set are ranked together. Of several runs of an
@@ -223,7 +234,7 @@ def rank(board: pa.Table) -> pd.DataFrame:
     ranks = frame.groupby("place")["value"].rank(method="min", ascending=False)
     frame["rank"] = ranks.astype("Int64")
     frame = frame.drop(columns=["order", "place"])
-    return frame.set_index(["dataset", "patches", "train_set", "rank"])
+    return Leaderboard(frame.set_index(["dataset", "patches", "train_set", "rank"]))
 
 
 def to_json(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ from benchmark.comparing.sides import Method, Side
 from benchmark.errors import UsageError
 from benchmark.experiment.cells import TextTable
 from benchmark.fields import shown
-from benchmark.markup import html_table
 from benchmark.stages.evaluate.folds import with_folds
 from benchmark.statistics.design import Design, find_design
 from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, Flips, flip_table
@@ -35,8 +34,7 @@ class RunComparison:
         return f"<RunComparison: {len(rows)} rows on {counts['shared']} shared test patches>"
 
     def _repr_html_(self) -> str:
-        table = self.table()
-        return html_table(table.columns, table.rows, title=table.title, notes=table.notes)
+        return self.table()._repr_html_()
 
     def table(self) -> TextTable:
         """Return the differences as a table to print."""

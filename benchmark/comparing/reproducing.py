@@ -16,7 +16,6 @@ from benchmark.experiment.context import CODE_VERSIONS, Context
 from benchmark.experiment.file import inputs_of
 from benchmark.experiment.recipe import KEY, VERSION, extract_recipe, list_scores
 from benchmark.fields import parse_toml, shown
-from benchmark.markup import html_table
 from benchmark.regular import read_regular
 from benchmark.store.artefacts import Store
 from benchmark.store.names import MANIFEST, current_name
@@ -96,8 +95,7 @@ class Reproduction:
         return f"<Reproduction of {self.content['experiment']}: {found}>"
 
     def _repr_html_(self) -> str:
-        table = self.table()
-        return html_table(table.columns, table.rows, title=table.title, notes=table.notes)
+        return self.table()._repr_html_()
 
     def table(self) -> TextTable:
         """Return the scores that differ as a table to print, or all if none does."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmark.experiment.flipped import FlippedPatches
 from benchmark.experiment.train_sets import ALL
+from benchmark.markup import html_table
 from benchmark.store.artefacts import Artefact, Status, describe_files
 
 
@@ -101,9 +102,12 @@ def verified(result: CellResult) -> CellResult:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A small table for the terminal."""
+    """A small table for the terminal and for notebooks."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[Sequence[str]]
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        return html_table(self.columns, self.rows, title=self.title, notes=self.notes)

@@ -75,6 +75,11 @@ def predict(
     Raises:
         UsageError: the folder was not exported or is damaged, or an image cannot be read, or has
             other bands or pixel values than the model takes.
+
+    Example:
+        >>> images = np.zeros((2, 4, 32, 32), np.uint8)
+        >>> bm.predict(model, images).columns[:2].tolist()
+        ['label', 'confidence']
     """
     import numpy as np
     import pandas as pd

@@ -28,6 +28,11 @@ def load_head(artefact: str | Path, *, trusted: Iterable[str] = ()) -> Any:
 
     Raises:
         UsageError: the head is missing, damaged or contains a type that is not trusted.
+
+    Example:
+        >>> head = bm.load_head(bm.scores(exp)["artefact"].iloc[0])
+        >>> head.n_features_in_
+        8
     """
     import zipfile
 

@@ -43,6 +43,12 @@ def predict_maps(
 
     Raises:
         UsageError: the model, an option or the only scene cannot be used, or a map exists.
+
+    Example:
+        >>> scene = next(Path("scenes").glob("pa_*-test_tiles/*naip-new.tif"))
+        >>> (result,) = bm.predict_maps(model, [str(scene)], out="map.tif")
+        >>> result.status, result.num_patches
+        ('complete', 64)
     """
     plan = plan_maps(str(model), **options)
     works = find_work(scenes, str(out), overwrite=overwrite)

@@ -426,7 +426,7 @@ def test_the_documents_arrays_are_run_and_found_complete(ray_session: None) -> N
     images = noise(48) // 2 + (100 * labels[:, None, None, None]).astype(np.uint8)
     names: dict[str, Any] = {"images": images, "labels": labels, "scenes": np.arange(48) // 4}
     exec(code, names)
-    scores = bm.scores(names["exp"])
+    scores = bm.scores(names["exp"]).reset_index()
     accuracy = scores[(scores["metric"] == "accuracy") & (scores["split"] == "test")]
     assert accuracy["value"].tolist() == [1.0]
     data = bm.from_arrays(images, labels, scenes=names["scenes"], classes=["water", "forest"])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -94,6 +95,9 @@ def test_only_the_same_patches_and_train_sets_are_ranked_together(
     assert other["value"].max() == flat["value"].max()
     tables = board_tables(frame)
     assert [len(table.rows) for table in tables] == [4, 2, 2]
+    shown = frame._repr_html_()
+    assert shown.count("<table>") == 3 and "trained on 50%" in shown
+    assert type(frame.head(2)) is pd.DataFrame
     assert tables[2].title.endswith("trained on 50%")
 
 

@@ -29,7 +29,7 @@ def test_every_patch_is_predicted_once_by_methods_that_never_saw_its_fold(
     assert [item.reason for item in result.failed] == []
     assert len(result.cells) == 3 * 2
     assert len(list((tmp_path / "runs/embed").iterdir())) == 1
-    scores = bm.scores(experiment)
+    scores = bm.scores(experiment).reset_index()
     accuracy = scores[(scores["metric"] == "accuracy") & (scores["split"] == "test")]
     sizes = accuracy.groupby("train_set", sort=False)["num_patches"].unique().map(list)
     ((whole,), (first,), (second,)) = sizes

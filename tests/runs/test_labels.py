@@ -37,7 +37,7 @@ def test_embeddings_serve_every_train_set_and_what_is_complete_is_not_computed_a
         ids.setdefault(item.cell.train_set, set()).add(tuple(found))
     # Heads and fine-tuning predict the same patches: all of test, and the val of their train set.
     assert {name: len(rows) for name, rows in ids.items()} == {"all": 1, "20%": 1, "1 shot": 1}
-    scores = bm.scores(experiment)
+    scores = bm.scores(experiment).reset_index()
     assert set(scores["train_set"]) == set(ids)
     page = Path(first.report or "").read_text()
     assert '<section id="labels"' in page and "trained on all" in page

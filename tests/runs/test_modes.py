@@ -41,7 +41,7 @@ def test_two_modes_run_to_the_page_and_a_mode_of_its_own_finds_its_cell_done(
     assert 0 < tuned["finetune-lora"]["num_trained"] < tuned["finetune-full"]["num_trained"]
     page = Path(first.report or "").read_text()
     assert "frozen, or which fine-tuning" in page
-    assert {"finetune-lora", "finetune-full"} <= set(bm.scores(experiment)["method"])
+    assert {"finetune-lora", "finetune-full"} <= set(bm.scores(experiment).index.unique("method"))
 
     single = build({**content, "finetune": {**table, "mode": "lora"}})
     again = bm.run(single)

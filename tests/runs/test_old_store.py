@@ -18,6 +18,7 @@ import pytest
 
 import benchmark as bm
 from benchmark import api
+from benchmark.frames import index_scores
 from benchmark.stages.tune import TuneStage
 
 ARCHIVE = Path(__file__).resolve().parents[1] / "resources/store_of_0_1_0.zip"
@@ -76,14 +77,14 @@ def test_scores_made_anew_from_the_old_predictions_are_the_old_scores(old: bm.Ex
         folder = context.scores().path
         shutil.rmtree(folder, ignore_errors=True)
         (path,) = Path("store/evaluate").glob("*/scores.parquet")
-        before = pq.read_table(path).to_pandas()
+        before = index_scores(pq.read_table(path).to_pandas())
         assert not context.scores().is_complete
     api.run_stage("evaluate", old)
     after = bm.scores(old)
     # It is without its bias now.
-    same = (after["metric"] != "expected_calibration_error").to_numpy()
+    same = after.index.get_level_values("metric") != "expected_calibration_error"
     np.testing.assert_array_equal(after["value"][same], before["value"][same])
-    assert after["metric"].tolist() == before["metric"].tolist()
+    assert after.index.equals(before.index)
 
 
 def test_an_old_head_is_loaded_and_gives_its_predictions(old: bm.Experiment) -> None:

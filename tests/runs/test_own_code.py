@@ -73,7 +73,7 @@ def test_the_recipes_run_and_a_changed_network_is_computed_again_alone(
     experiment = bm.load("mine.toml", settings)
     first = bm.run(experiment)
     assert [item.reason for item in first.failed] == []
-    scores = bm.scores(experiment)
+    scores = bm.scores(experiment).reset_index()
     assert {
         "mypackage.metrics:worst_recall",
         "sklearn.metrics:cohen_kappa_score",
@@ -100,7 +100,7 @@ def test_the_recipes_run_and_a_changed_network_is_computed_again_alone(
         ("evaluate", None, None),
         ("report", None, None),
     }
-    again = bm.scores(experiment)
+    again = bm.scores(experiment).reset_index()
     key = ["backbone", "method", "seed", "split", "metric"]
     both = scores.merge(again, on=key, suffixes=("", "_again"))
     differs = both["value"] != both["value_again"]

@@ -40,7 +40,7 @@ def test_a_product_is_ranked_beside_a_backbone_that_is_not_computed_again(
     assert [item.reason for item in again.failed] == []
     assert len(again.cells) == len(first.cells) + 2
     assert {usage.num_cells for usage in again.usages if usage.stage == "embed"} == {1}
-    scores = bm.scores(build(content))
+    scores = bm.scores(build(content)).reset_index()
     chosen = scores[(scores["split"] == "test") & (scores["metric"] == "balanced_accuracy")]
     found = chosen.set_index(["backbone", "method"])["value"]
     assert found["mine", "logistic_regression"] > 0.95

@@ -47,7 +47,7 @@ def test_one_experiment_ranks_networks_products_and_what_is_made_from_them(
     content["finetune"] = {"num_epochs": 1, "batch_size": 32}
     result = bm.run(build(content))
     assert [item.reason for item in result.failed] == []
-    scores = bm.scores(build(content))
+    scores = bm.scores(build(content)).reset_index()
     chosen = scores[(scores["split"] == "test") & (scores["metric"] == "balanced_accuracy")]
     found = chosen.set_index(["backbone", "method"]).sort_index()
     heads = {(name, "logistic_regression") for name in content["backbones"]}

@@ -38,7 +38,7 @@ def test_rasters_are_ranked_on_the_patches_that_all_rows_have(
     }
     again = bm.run(build(content))
     assert [item.reason for item in again.failed] == []
-    scores = bm.scores(build(content))
+    scores = bm.scores(build(content)).reset_index()
     chosen = scores[(scores["split"] == "test") & (scores["metric"] == "balanced_accuracy")]
     found = chosen.set_index("backbone")
     assert found["value"]["alphaearth"] > 0.95

@@ -69,7 +69,7 @@ def test_scores_of_several_data_sets_become_one_table() -> None:
         return found.assign(metric="balanced_accuracy", split="test", train_set="all")
 
     table = bm.aggregate({"one": frame(0.6), "two": frame(0.8), "three": frame(0.3)})
-    assert table["backbone"].tolist() == ["a", "b", "c"]
+    assert table.index.tolist() == [("a", "mlp"), ("b", "mlp"), ("c", "knn")]
     assert table["mean_rank"].tolist() == [1.0, 2.0, 3.0]
     assert table["beats_leader"].tolist() == [0.5, 0.0, 0.0]
     assert table["iqm"].iloc[0] == pytest.approx(1.0, abs=0.05)

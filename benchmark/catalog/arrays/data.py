@@ -99,6 +99,11 @@ def from_arrays(
 
     Raises:
         UsageError: a shape, length, type or value is wrong, or the splits are.
+
+    Example:
+        >>> images = np.zeros((12, 3, 32, 32), np.uint8)
+        >>> bm.from_arrays(images, ["water", "forest"] * 6, scenes=np.arange(12) // 2)
+        <12 images (3, 32, 32) uint8, 2 classes>
     """
     pixels = _check_pixels(images, value_range, channels)
     count, num_bands, height, width = pixels.shape

@@ -30,6 +30,13 @@ def register(entry: Backbone | Head | Metric | Dataset) -> None:
 
     Raises:
         UsageError: it is no entry, or its name is taken by another one.
+
+    Example:
+        >>> def count_errors(found):
+        ...     return found.counts.sum(axis=(-2, -1)) - found.counts.trace(axis1=-2, axis2=-1)
+        >>> text = "Number of wrong patches."
+        >>> metric = bm.Metric(name="errors", description=text, compute=count_errors)
+        >>> bm.register(metric)
     """
     lookup.register(entry, CATALOGS)
 
@@ -51,6 +58,10 @@ def check(
 
     Raises:
         UsageError: the name is unknown, or the code or a setting is wrong.
+
+    Example:
+        >>> [item.name for item in bm.check("accuracy") if not item.is_ok]
+        []
     """
     from benchmark.catalog.contracts.checking import check_entry
 
