@@ -119,7 +119,7 @@ def test_the_price_of_a_processor_is_said_where_it_is_left_to_pay(
         assert estimate(context, results, rates, stage="tune").prices == ()
     sentence = (
         f"Backbone '{first.name}': its P, which no setting describes, prepares patches on the "
-        "CPU, about 1.2 ms for each."
+        "CPU, about 810 patches/s in one process."
     )
     assert found.to_json()["prices"] == [sentence]
     assert sentence in found.table().notes
