@@ -398,10 +398,13 @@ def test_readers_prepare_where_as_many_run_as_actors(
     assert plan_readers(pool, num_cpus) == expected
 
 
-def test_prepared_patches_take_half_of_the_object_store_at_most() -> None:
-    assert why_too_large(100_000_000, num_actors=2, store_bytes=1.6e9) == ""
-    assert why_too_large(100_000_000, num_actors=2, store_bytes=1.5e9) == (
-        "prepared patches would take 0.8 of the 1.5 GB of Ray's object store"
+def test_prepared_patches_take_half_of_the_object_store_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"object_store_memory": 1.6e9})
+    assert why_too_large(100_000_000, num_actors=2) == ""
+    assert why_too_large(110_000_000, num_actors=2) == (
+        "prepared patches would take 0.88 of the 1.6 GB of Ray's object store"
     )
 
 

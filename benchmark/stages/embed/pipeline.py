@@ -167,8 +167,6 @@ class Run:
 
     def plan_processors(self) -> None:
         """Decide for each backbone with an image processor where it runs, and say its price."""
-        import ray
-
         readers = self._plan_readers()
         said = set()
         for number in self.unfinished():
@@ -182,10 +180,7 @@ class Run:
                 self.fail(number, str(error))
                 continue
             most = max(sum(rows for _, rows in group) for group in self._groups[number])
-            store_bytes = ray.cluster_resources().get("object_store_memory", 0.0)
-            why = readers.why_not or why_too_large(
-                patch_bytes * most, self.pool.num_actors, store_bytes
-            )
+            why = readers.why_not or why_too_large(patch_bytes * most, self.pool.num_actors)
             if not why:
                 self._preparations[number] = preparation
                 self._patch_bytes[number] = patch_bytes

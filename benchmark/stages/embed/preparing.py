@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import ray
 from numpy.typing import NDArray
 
 from benchmark.cluster.pools import Pool
@@ -91,8 +92,9 @@ def plan_readers(pool: Pool, num_cpus: float) -> Readers:
     return Readers(TASK_CPUS, f"{most} tasks at once read for {pool.num_actors} actors")
 
 
-def why_too_large(block_bytes: int, num_actors: int, store_bytes: float) -> str:
+def why_too_large(block_bytes: int, num_actors: int) -> str:
     """Return why prepared blocks of that size do not fit into the object store; empty: they do."""
+    store_bytes = ray.cluster_resources().get("object_store_memory", 0.0)  # type: ignore[no-untyped-call]
     needed = BLOCKS_OF_ACTOR * num_actors * block_bytes
     if needed <= STORE_SHARE * store_bytes:
         return ""
