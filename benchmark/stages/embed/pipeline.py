@@ -179,7 +179,8 @@ class Run:
             except BenchmarkError as error:
                 self.fail(number, str(error))
                 continue
-            most = max(sum(rows for _, rows in group) for group in self._groups[number])
+            rows = [sum(count for _, count in group) for group in self._groups[number]]
+            most = max(rows, default=0)
             why = readers.why_not or why_too_large(patch_bytes * most, self.pool.num_actors)
             if not why:
                 self._preparations[number] = preparation
