@@ -21,7 +21,7 @@ from benchmark.cluster.incidents import Account
 from benchmark.cluster.pools import Pool, plan_pool
 from benchmark.cluster.streaming import TASK_CPUS, Items, read_items, status_rows
 from benchmark.cluster.ticks import watch
-from benchmark.errors import BenchmarkError, UsageError, one_line
+from benchmark.errors import BenchmarkError, UsageError, blame, one_line
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
 from benchmark.stages.embed.calls import (
@@ -35,12 +35,7 @@ from benchmark.stages.embed.flipped import PartRows, Pending, await_states
 from benchmark.stages.embed.jobs import Pass, plan_jobs, plan_passes
 from benchmark.stages.embed.learning import learn
 from benchmark.stages.embed.manifests import manifest_of
-from benchmark.stages.embed.preparing import (
-    Preparation,
-    Readers,
-    plan_readers,
-    why_too_large,
-)
+from benchmark.stages.embed.preparing import Preparation, Readers, plan_readers, why_too_large
 from benchmark.stages.embed.starting import Job, Output
 from benchmark.stages.embed.workers import EmbedActor, ReadParts, WriteParts
 
@@ -176,8 +171,8 @@ class Run:
             preparation = Preparation.of(job)
             try:
                 patch_bytes = preparation.bytes_per_patch()
-            except BenchmarkError as error:
-                self.fail(number, str(error))
+            except Exception as error:  # of any type: processors are third-party code
+                self.fail(number, blame(error))
                 continue
             rows = [sum(count for _, count in group) for group in self._groups[number]]
             most = max(rows, default=0)
