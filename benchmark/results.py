@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,12 @@ class CellResults(list[CellResult]):
     def _repr_html_(self) -> str:
         rows = [(item.cell.stage, item.cell.label, item.status, item.reason) for item in self]
         return html_table(("stage", "cell", "status", "reason"), rows)
+
+
+def count_left_out(results: Iterable[CellResult]) -> str:
+    """Return how many cells are left out, as the end of a sentence; empty: none."""
+    count = sum(item.status == "left out" for item in results)
+    return f", {count} left out" if count else ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +94,7 @@ class RunResult:
     def _counts(self) -> str:
         num_done = sum(item.status == "complete" for item in self.cells)
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        return f"{num_done} of {len(self.cells)} cells complete{failed}"
+        return f"{num_done} of {len(self.cells)} cells complete{failed}{count_left_out(self.cells)}"
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,8 @@ class Processor(NamedTuple):
     @property
     def price(self) -> str:
         """What it costs, as the end of a sentence."""
-        cost = f"about {self.ms_per_patch:.2g} ms for each"
-        return f"its {self.name}, which no setting describes, prepares patches on the CPU, {cost}"
+        rate = f"about {float(f'{1000 / self.ms_per_patch:.2g}'):,g} patches/s in one process"
+        return f"its {self.name}, which no setting describes, prepares patches on the CPU, {rate}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from benchmark.catalog.backbones import BACKBONES
 from benchmark.catalog.heads import HEADS
-from benchmark.specs import Backbone, Head
+from benchmark.specs import Backbone, Head, Processor
 from benchmark.store.artefacts import Artefact
 from benchmark.tables import CANDIDATES, check_table, images_column, patches_schema
 from benchmark.training.feeds import Samples
@@ -64,6 +65,32 @@ def build_killer(num_bands: int) -> torch.nn.Module:
 
 def toy(name: str, build: Any = _Pooled) -> Backbone:
     return replace(BACKBONES.get("random"), name=name, build=build, dim=16, image_size=None)
+
+
+def _note_process(folder: Path, what: str) -> None:
+    (folder / f"{what}-{os.getpid()}").touch()
+
+
+def _prepare_noted(folder: Path, pixels: Any) -> Any:
+    _note_process(folder, "prepared")
+    return (pixels[:, :, ::2, 1::2] / 255 - 0.5).astype(np.float32)
+
+
+def _build_noted(folder: Path, num_bands: int) -> torch.nn.Module:
+    _note_process(folder, "built")
+    return _Pooled(num_bands)
+
+
+def processed(name: str, folder: Path) -> Backbone:
+    """Return a backbone with an image processor; the folder names the processes that used both."""
+    processor = Processor("Halver", "{}", partial(_prepare_noted, folder), 2.0)
+    entry = toy(name, partial(_build_noted, folder))
+    return replace(entry, bands=("blue", "nir", "red"), processor=processor)
+
+
+def processes_of(folder: Path, what: str) -> set[int]:
+    """Return the processes that have ``built`` or ``prepared``."""
+    return {int(path.name.rpartition("-")[2]) for path in folder.glob(f"{what}-*")}
 
 
 def build_failing_head(params: Any, seed: int) -> Any:

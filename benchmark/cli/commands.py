@@ -166,7 +166,7 @@ def status(
     as_json: JsonOption = False,
     _log_format: LogFormatOption = LogFormat.text,
 ) -> int:
-    """Show every cell: complete, stale, missing or failed, with its path."""
+    """Show every cell: complete, stale, missing, failed or left out, with its path."""
     from benchmark import api
 
     if every is not None and not watch:

@@ -74,6 +74,7 @@ def _run(
 ) -> int:
     from benchmark import api
     from benchmark.experiment.usage import usage_table
+    from benchmark.results import count_left_out
 
     documents: list[dict[str, Any]] = []
     failed: list[CellResult] = []
@@ -92,7 +93,8 @@ def _run(
                 print_tables([usage_table(result.usages)])
             num_done = sum(item.status == "complete" for item in result.cells)
             say(
-                f"{num_done} of {len(result.cells)} cells complete in {result.store}, "
+                f"{num_done} of {len(result.cells)} cells complete"
+                f"{count_left_out(result.cells)} in {result.store}, "
                 f"{time.monotonic() - began:.1f} s"
             )
             say(result.report or result.store)

@@ -179,6 +179,8 @@ def _build_table(
 
 
 def _print(results: Sequence[CellResult], asked: Asked, left: TextTable | None = None) -> None:
+    from benchmark.results import count_left_out
+
     shown = _shown(results, asked)
     open_stdout().print(_build_table(shown, {}))
     if left is not None:
@@ -187,7 +189,8 @@ def _print(results: Sequence[CellResult], asked: Asked, left: TextTable | None =
     complete = sum(item.status == "complete" for item in shown)
     verified = sum(item.is_verified is True for item in shown)
     checked = f", {verified} verified" if asked.verify else ""
-    say(f"{asked.prefix}{complete} of {len(shown)} cells complete{checked}")
+    left_out = count_left_out(shown)
+    say(f"{asked.prefix}{complete} of {len(shown)} cells complete{checked}{left_out}")
     say(asked.store or asked.experiment.store)
 
 

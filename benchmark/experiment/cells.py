@@ -38,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class CellResult:
-    """The status of a cell: complete, stale, missing or failed, with the reason."""
+    """The status of a cell: complete, stale, missing, failed or left out, with the reason."""
 
     cell: Cell
     status: Status

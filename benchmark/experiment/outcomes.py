@@ -1,4 +1,4 @@
-"""What became of the artefacts of a run: complete, failed, still to come."""
+"""What became of the artefacts of a run: complete, failed, left out, still to come."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from benchmark.cluster.scheduling import Ledger
 from benchmark.errors import CellError
 from benchmark.progress import Progress
-from benchmark.store.artefacts import Artefact, Status
+from benchmark.store.artefacts import LEFT_OUT, Artefact, Status
 
 Readiness = Literal["ready", "waiting", "blocked"]
 
@@ -22,6 +22,11 @@ class Outcomes(ABC):
     progress: Progress
     failures: dict[str, str] = field(default_factory=dict)
     """Why artefacts failed in this run, by path; dependent artefacts fail with the same reason."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Why artefacts are not computed although nothing failed, by path."""
+    unsuited: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Why a mode of fine-tuning does not suit a backbone, by backbone and method; empty: it does.
+    Those that are absent were not examined yet."""
     examined: set[str] = field(default_factory=set)
     """Paths of the complete artefacts whose files this run has compared with their manifests."""
     is_stopping: threading.Event = field(default_factory=threading.Event)
@@ -42,8 +47,11 @@ class Outcomes(ABC):
 
     def status(self, artefact: Artefact) -> tuple[Status, str]:
         """Return the status and reason of an artefact, failures of this run included."""
-        if not artefact.is_complete and artefact.path in self.failures:
-            return "failed", self.failures[artefact.path]
+        if not artefact.is_complete:
+            if artefact.path in self.left_out:
+                return LEFT_OUT, self.left_out[artefact.path]
+            if artefact.path in self.failures:
+                return "failed", self.failures[artefact.path]
         return artefact.status()
 
     def why_missing(self, artefact: Artefact) -> str:
@@ -51,6 +59,8 @@ class Outcomes(ABC):
         status, reason = self.status(artefact)
         if status == "failed":
             return f"{artefact.stage} failed: {reason}"
+        if status == LEFT_OUT:
+            return f"{artefact.stage} is left out: {reason}"
         return f"{artefact.stage} is {status}: run `benchmark {artefact.stage}` first"
 
     def block(self, artefact: Artefact, dependency: Artefact) -> None:
@@ -68,8 +78,16 @@ class Outcomes(ABC):
         if self.is_stopping.is_set():
             return
         self.failures[artefact.path] = reason
+        self._record(artefact, reason, is_left_out=False)
+
+    def record_left_out(self, artefact: Artefact) -> None:
+        """Record in the store that an artefact is left out, if it is."""
+        if artefact.path in self.left_out and not self.is_stopping.is_set():
+            self._record(artefact, self.left_out[artefact.path], is_left_out=True)
+
+    def _record(self, artefact: Artefact, reason: str, *, is_left_out: bool) -> None:
         try:
-            artefact.fail(reason)
+            artefact.fail(reason, is_left_out=is_left_out)
         except CellError as error:
             # The store is full or gone: this run still reports how every cell ended.
-            self.progress.message(f"could not record the failure: {error}")
+            self.progress.message(f"could not record why there is no result: {error}")

@@ -73,11 +73,11 @@ class Calibration:
     def __init__(
         self,
         embedder: Embedder,
-        pixels: NDArray[np.uint8],
+        pixels: NDArray[np.uint8 | np.float32],
         memory: Memory,
         tell: Callable[[str], None] = logger.debug,
     ) -> None:
-        """Measure ``embedder`` on patches, uint8 (N, C, H, W); ``tell`` gets its first rate."""
+        """Measure ``embedder`` on patches (N, C, H, W); ``tell`` gets its first rate."""
         self._embedder = embedder
         self._pixels = pixels
         self._memory = memory

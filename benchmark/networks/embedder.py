@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -168,11 +168,15 @@ def build_network(
     return network
 
 
+Pixels: TypeAlias = "NDArray[np.uint8 | np.float32]"
+
+
 class Embedder:
     """One backbone on one device.
 
     ``load``, ``launch`` and ``fetch`` are the three steps of a call. Threads may load and fetch
-    while one thread, always the same, launches.
+    while one thread, always the same, launches. Patches are uint8 (N, C, H, W), or what the
+    processor of the backbone has made of them, float32 (N, C, S, S).
     """
 
     def __init__(
@@ -237,7 +241,7 @@ class Embedder:
             self._model = torch.compile(model, dynamic=False)
         return True
 
-    def warm_up(self, pixels: NDArray[np.uint8]) -> None:
+    def warm_up(self, pixels: Pixels) -> None:
         """Run one batch without keeping it: the first pass plans memory and kernels, or compiles.
 
         If compiling fails, run uncompiled and add the error to the plan's reason.
@@ -252,12 +256,12 @@ class Embedder:
             self.run_batch(pixels[: self.plan.batch_size])
 
     def __call__(
-        self, pixels: NDArray[np.uint8], on_batch: Callable[[int], None] | None = None
+        self, pixels: Pixels, on_batch: Callable[[int], None] | None = None
     ) -> tuple[NDArray[np.float32], InputStats]:
         """Embed patches in batches of the plan's size.
 
         Args:
-            pixels: uint8 (N, C, H, W); may be read-only.
+            pixels: (N, C, H, W); may be read-only.
             on_batch: gets the number of patches so far; a GPU may still be at work on some.
 
         Returns: the embeddings, float32 (N, D), and the statistics of the backbone's input.
@@ -267,11 +271,11 @@ class Embedder:
         """
         return self.fetch(self.launch(self.load(pixels), on_batch))
 
-    def load(self, pixels: NDArray[np.uint8]) -> Loaded:
+    def load(self, pixels: Pixels) -> Loaded:
         """Begin to copy patches to a GPU, beside what it computes.
 
         Args:
-            pixels: uint8 (N, C, H, W); may be a read-only view of shared memory.
+            pixels: (N, C, H, W); may be a read-only view of shared memory.
         """
         if self._copies is None or self._network.preprocess.processor is not None:
             return Loaded(pixels)
@@ -319,11 +323,11 @@ class Embedder:
             )
         return embeddings, launched.stats
 
-    def run_batch(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed one batch, uint8 (B, C, H, W) to float32 (B, D), without checking the values."""
+    def run_batch(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Embed one batch, (B, C, H, W) to float32 (B, D), without checking the values."""
         return self.ready(pixels)()
 
-    def ready(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+    def ready(self, pixels: Pixels) -> Callable[[], NDArray[np.float32]]:
         """Return ``run_batch`` of a batch that is on the device already."""
         loaded = self.load(pixels)
         loaded.expect()
@@ -336,13 +340,16 @@ class Embedder:
 
         return run
 
-    def _forward(self, pixels: NDArray[np.uint8] | torch.Tensor, stats: InputStats) -> torch.Tensor:
+    def _forward(self, pixels: Pixels | torch.Tensor, stats: InputStats) -> torch.Tensor:
         plan = self.plan
         count = len(pixels)
         if isinstance(pixels, np.ndarray):
             pixels = torch.from_numpy(np.array(pixels))
         with torch.inference_mode():
-            x = self._network.preprocess(pixels)
+            if pixels.is_floating_point():
+                x = pixels.to(plan.device, non_blocking=True)
+            else:
+                x = self._network.preprocess(pixels)
             stats.add(x)
             if plan.is_compiled and count < plan.batch_size:
                 # Another size would need another compilation.

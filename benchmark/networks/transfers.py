@@ -67,9 +67,9 @@ class InputStats:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Patches, uint8 (N, C, H, W), on a GPU or on their way to it; for a CPU still as given."""
+    """Patches, (N, C, H, W), on a GPU or on their way to it; for a CPU still as given."""
 
-    pixels: NDArray[np.uint8] | torch.Tensor
+    pixels: NDArray[np.uint8 | np.float32] | torch.Tensor
     arrived: torch.cuda.Event | None = None
 
     def expect(self) -> None:

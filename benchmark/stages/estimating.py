@@ -27,6 +27,7 @@ from benchmark.methods import with_mode
 from benchmark.specs import Backbone
 from benchmark.stages.base import check_train_sets, listed_patches
 from benchmark.stages.running import LAST
+from benchmark.store.artefacts import LEFT_OUT
 
 FAR = 10
 """A rate measured with so many times fewer or more patches is noted."""
@@ -195,7 +196,7 @@ def estimate(
     left = [
         item.cell
         for item in results
-        if item.status != "complete" and stage in (None, item.cell.stage)
+        if item.status not in ("complete", LEFT_OUT) and stage in (None, item.cell.stage)
     ]
     patches = count_patches(context) if left else PatchCounts()
     ledger = _Ledger(context, patches, rates)

@@ -15,6 +15,7 @@ from benchmark.experiment.cells import Cell, CellResult
 from benchmark.experiment.context import Context
 from benchmark.stages import STAGES
 from benchmark.stages.running import LAST
+from benchmark.store.artefacts import LEFT_OUT
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class StageCount:
     num_complete: int
     num_running: int
     num_failed: int
+    num_left_out: int
 
     def numbers(self) -> dict[str, int]:
         """Return the counts by name."""
@@ -41,7 +43,11 @@ class StageCount:
         return ", ".join([text, *self._unusual()])
 
     def _unusual(self) -> list[str]:
-        counts = {"running": self.num_running, "failed": self.num_failed}
+        counts = {
+            "running": self.num_running,
+            "failed": self.num_failed,
+            LEFT_OUT: self.num_left_out,
+        }
         return [f"{count} {name}" for name, count in counts.items() if count]
 
 
@@ -66,8 +72,8 @@ class View:
 
     @property
     def is_over(self) -> bool:
-        """Whether every cell is complete, or failed with no run alive that may retry it."""
-        statuses = {item.status for item in self.results}
+        """Whether every cell is complete or left out, or failed with no run that may retry it."""
+        statuses = {item.status for item in self.results} - {LEFT_OUT}
         return statuses <= {"complete"} or (
             statuses <= {"complete", "failed"} and not self.is_run_alive
         )
@@ -85,7 +91,8 @@ class View:
             else item.status
             for item in cells
         )
-        return StageCount(stage, len(cells), found["complete"], found["running"], found["failed"])
+        names = ("complete", "running", "failed", LEFT_OUT)
+        return StageCount(stage, len(cells), *(found[name] for name in names))
 
 
 class Watcher:

@@ -28,7 +28,9 @@ UNLISTED = (MANIFEST, FAILURE)
 INCOMPLETE = {MANIFEST: "is missing"}
 """The damage of an artefact that is not complete."""
 
-Status = Literal["complete", "stale", "missing", "failed"]
+Status = Literal["complete", "stale", "missing", "failed", "left out"]
+LEFT_OUT: Status = "left out"
+"""Not computed, although nothing failed: the reason says what does not suit."""
 
 
 class Store(Files):
@@ -118,7 +120,7 @@ class Artefact(Folder):
                 return "missing", f"{describe_files(found)}: run again"
             return "complete", str(manifest.get("remark", ""))
         if _shows(sizes, FAILURE):
-            return "failed", self._reason()
+            return self._read_failure()
         return "missing", ""
 
     def damage(self) -> dict[str, str]:
@@ -282,10 +284,16 @@ class Artefact(Folder):
         """
         return self.find(MANIFEST, self._read_manifest)
 
-    def fail(self, reason: str) -> None:
-        """Record why the artefact could not be computed; a later run tries again."""
+    def fail(self, reason: str, *, is_left_out: bool = False) -> None:
+        """Record why the artefact was not computed; a later run tries again.
+
+        Args:
+            reason: what failed.
+            is_left_out: nothing failed: the reason says why it is not computed.
+        """
         if not self.is_complete:
-            self.write_json(FAILURE, {"reason": reason})
+            left_out = {"left_out": True} if is_left_out else {}
+            self.write_json(FAILURE, {"reason": reason, **left_out})
 
     def _renamed(self, sizes: dict[str, int]) -> dict[str, int]:
         """Give files of an artefact that an older version began today's names; return the sizes."""
@@ -339,11 +347,13 @@ class Artefact(Folder):
             check_parquet(self.store, f"{self.folder}/{name}", content)
         return checksum(content)
 
-    def _reason(self) -> str:
+    def _read_failure(self) -> tuple[Status, str]:
         try:
-            return str(self._read_object(FAILURE).get("reason", ""))
+            found = self._read_object(FAILURE)
         except (CellError, FileNotFoundError) as error:
-            return str(error)
+            return "failed", str(error)
+        status = LEFT_OUT if found.get("left_out") is True else "failed"
+        return status, str(found.get("reason", ""))
 
 
 def describe_files(damage: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ fails, so that a new version of transformers is noticed.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from transformers.models.auto.modeling_auto import (
 
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.huggingface.load import TOWERS
+from benchmark.flipping import flip_images
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder
+from benchmark.stages.embed.preparing import CHUNK, Preparation
 
 SIDE = 64
 TOLERANCE = 1e-3
@@ -199,6 +202,25 @@ def test_a_family_embeds_as_transformers_does(family: str, tmp_path: Path) -> No
     found, _ = Embedder(backbone, ("red", "green", "blue"), plan)(patches)
     assert found.shape == expected.shape == (2, backbone.dim)
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_what_a_reader_prepares_embeds_with_the_bits_of_the_device_path(tmp_path: Path) -> None:
+    write("levit", tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    # The nearest pixel, which no setting describes.
+    path.write_text(json.dumps({**json.loads(path.read_text()), "resample": 0}))
+    backbone = find_backbone(f"hf:{tmp_path}", where="x.toml")
+    assert backbone.processor is not None
+    bands, shape = ("nir", "red", "green", "blue"), (4, 80, 80)
+    patches = np.random.default_rng(0).integers(0, 256, (CHUNK + 3, *shape), np.uint8)
+    prepare = Preparation(backbone, bands, shape, flip="both")
+    ready = prepare(patches)
+    assert prepare.bytes_per_patch() == ready.nbytes / len(ready) == 3 * SIDE**2 * 4
+    plan = plan_device(precision="float32", batch_size=5, num_threads=1, device="cpu")
+    embedder = Embedder(backbone, bands, plan)
+    (found, fed), (expected, was_fed) = embedder(ready), embedder(flip_images(patches, "both"))
+    np.testing.assert_array_equal(found, expected)
+    assert fed.summary() == was_fed.summary()
 
 
 def test_every_family_is_built_or_left_out_by_name() -> None:

@@ -621,7 +621,7 @@ def test_a_watched_run_that_has_ended_is_told_at_once(call: Call, experiment: Pa
     record = json.loads(answer.err.splitlines()[2])
     assert (record["stage"], record["event"]) == ("tune", "message")
     assert record["numbers"] == {
-        "num_cells": 8, "num_complete": 0, "num_running": 0, "num_failed": 8
+        "num_cells": 8, "num_complete": 0, "num_running": 0, "num_failed": 8, "num_left_out": 0
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ So what Ray makes of a booked GPU is tested, and nothing of the GPU itself.
 
 from __future__ import annotations
 
+import html
 import os
 import subprocess
 import sys
@@ -26,7 +27,13 @@ from tests.machines import LAZY, start_machines
 from tests.scenes import SMALLEST
 
 SMALL = "[backbone.random]\nimage_size = 32\n"
-FINETUNE = '[finetune]\nbackbones = ["random"]\nnum_epochs = 1\nbatch_size = 32\n'
+FINETUNE = """
+[finetune]
+backbones = ["random"]
+modes = ["full", "lora"]
+num_epochs = 1
+batch_size = 32
+"""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU computes other last bits")
@@ -54,6 +61,18 @@ def test_actors_that_share_a_gpu_embed_what_actors_without_one_do(
         )
     assert done.returncode == 0, done.stderr
     assert "finetune: 1 GPU for 1 training" in done.stderr
+    # A mode that does not suit is no failure: the run ended with 0.
+    assert done.stderr.count('finetune: left out: [finetune] mode = "lora": backbone') == 1
+    assert ", 1 left out in " in done.stdout
+    statuses = {
+        cell.cell.method: (cell.status, cell.reason)
+        for cell in api.status(bm.load(toml), store=str(tmp_path / "with"))
+        if cell.cell.stage == "finetune"
+    }
+    assert statuses["finetune-full"] == ("complete", "")
+    assert statuses["finetune-lora"][0] == "left out"
+    page = Path(done.stdout.splitlines()[-1]).read_text()
+    assert statuses["finetune-lora"][1] in html.unescape(page)
     assert f"embed: random: {NO_CUDA}" in done.stderr
     tables = []
     for store in ("without", "with"):

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import time
 from functools import partial
@@ -19,6 +20,8 @@ from tests.toys import (
     build_killer,
     build_mortal,
     build_not_finite,
+    processed,
+    processes_of,
     toy,
 )
 
@@ -31,10 +34,23 @@ def patches_store(new_store):
 
 
 @pytest.fixture(scope="module")
-def embedded(open_small_session, patches_store):
-    """One pipeline of a good, a broken and a constant backbone; most tests look at it."""
+def noted(tmp_path_factory):
+    """The folder that names the processes of a backbone with an image processor."""
+    return tmp_path_factory.mktemp("noted")
+
+
+@pytest.fixture(scope="module")
+def said():
+    return []
+
+
+@pytest.fixture(scope="module")
+def embedded(open_small_session, patches_store, noted, said):
+    """One pipeline of good, broken and constant backbones; most tests look at it."""
     good, nan, flat = toy("good"), toy("nan", build_not_finite), toy("flat", build_constant)
-    context = open_small_session(store=patches_store, backbones=[nan, good, flat], embed=AUTO)
+    backbones = [nan, good, flat, processed("halved", noted)]
+    context = open_small_session(store=patches_store, backbones=backbones, embed=AUTO)
+    context.progress.message = said.append
     return context, good, EmbedStage().run(context)
 
 
@@ -64,6 +80,34 @@ def test_embeddings_equal_the_bare_network(embedded):
     np.testing.assert_allclose(embeddings, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_processor_runs_in_the_tasks_that_read_and_changes_no_bit(embedded, noted, said):
+    context, _, _ = embedded
+    readers, actors = processes_of(noted, "prepared"), processes_of(noted, "built")
+    # This process has prepared a patch, to know its size.
+    assert readers - {os.getpid()} and actors and not readers & actors
+    (line,) = [text for text in said if "Halver" in text]
+    assert line == (
+        "embed: halved: its Halver, which no setting describes, prepares patches on the CPU, "
+        "about 500 patches/s in one process, in the tasks that read them"
+    )
+    backbone = context.backbones[-1]
+    artefact = context.embeddings(backbone)
+    manifest = artefact.manifest()
+    plan = plan_device(
+        precision="float32", batch_size=manifest["device"]["batch_size"], num_threads=1,
+        device="cpu",
+    )  # fmt: skip
+    bare = Embedder(backbone, context.source.bands, plan)
+    lowest = []
+    for name in artefact.files("part-"):
+        pixels = images_array(context.patches.read_table(names=[name])["image"], (4, 32, 32))
+        expected, stats = bare(pixels)
+        found = vectors_array(artefact.read_table(names=[name])["embedding"])
+        np.testing.assert_array_equal(found, expected)
+        lowest.append(stats.summary()["min"])
+    assert manifest["input"]["min"] == min(lowest)
+
+
 def test_the_manifest_records_what_the_backbone_was_fed_and_its_cost(embedded):
     context, backbone, _ = embedded
     manifest = context.embeddings(backbone).manifest()
@@ -91,7 +135,9 @@ def test_the_rate_is_kept_for_estimates(embedded):
 
 def test_a_broken_backbone_fails_by_name_and_leaves_its_neighbours_alone(embedded):
     context, _, result = embedded
-    assert _statuses(result) == {"nan": "failed", "good": "complete", "flat": "failed"}
+    assert _statuses(result) == {
+        "nan": "failed", "good": "complete", "flat": "failed", "halved": "complete"
+    }  # fmt: skip
     reasons = {item.cell.backbone: item.reason for item in result.cells}
     assert "backbone 'nan'" in reasons["nan"] and "not finite" in reasons["nan"]
     assert "backbone 'flat'" in reasons["flat"] and "are the same" in reasons["flat"]

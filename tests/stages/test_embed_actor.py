@@ -17,13 +17,21 @@ import torch
 from numpy.typing import NDArray
 
 from benchmark.cluster import incidents
+from benchmark.cluster.pools import Pool
+from benchmark.errors import UsageError
 from benchmark.experiment.flipped import FlippedPatches
 from benchmark.flipping import FLIPS, flip_images
 from benchmark.networks.devices import Asked, plan_device
 from benchmark.networks.embedder import Embedder
-from benchmark.specs import Backbone
+from benchmark.specs import Backbone, Processor
 from benchmark.stages.embed import workers
 from benchmark.stages.embed.calls import Parts, Task, join_parts
+from benchmark.stages.embed.preparing import (
+    Preparation,
+    Readers,
+    plan_readers,
+    why_too_large,
+)
 from benchmark.stages.embed.starting import Job
 from benchmark.stages.embed.workers import EmbedActor, ReadParts, WriteParts, read_part_summary
 from benchmark.store.artefacts import Artefact, Store
@@ -333,6 +341,86 @@ def test_only_missing_parts_are_written_with_the_bits_of_a_whole_run(
     (status,) = write(EmbedActor([job])(block)).to_pylist()
     assert list(json.loads(status["checksums"])) == [NAMES[2]]
     assert job.artefact.read_table(names=[NAMES[2]])["embedding"] == tables[2]["embedding"]
+
+
+class _Prepare:
+    """Shrinks patches to their even pixels, and keeps the threads that it ran in."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.threads: set[str] = set()
+        self.fails = fails
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.threads.add(threading.current_thread().name)
+        if self.fails:
+            raise UsageError("transformers cannot use its processor")
+        return (pixels[:, :, ::2, ::2] / 255 - 0.5).astype(np.float32)
+
+
+def processed(name: str, prepare: _Prepare) -> Backbone:
+    entry = toy(name, build_sided)
+    processor = Processor("Halver", "{}", prepare, 1.0)
+    return replace(entry, bands=BANDS[::-1], processor=processor)
+
+
+@pytest.mark.parametrize("flip", ["", "both"])
+def test_a_processor_runs_where_patches_are_read_and_never_in_the_actor(
+    patches: Artefact, make_job: Callable[..., Job], pool: ThreadPoolExecutor, flip: str
+) -> None:
+    prepare = _Prepare()
+    jobs = [make_job(processed("halved", prepare), flip=flip), make_job(toy("good"))]
+    plain = pixels_of(patches, GROUPS[0])
+    version = flip_images(plain, flip) if flip else plain
+    expected = alone(jobs[0].backbone, version)
+    prepare.threads.clear()
+    actor, preparation = EmbedActor(jobs), Preparation.of(jobs[0])
+    assert preparation.bytes_per_patch() == 3 * (SIDE // 2) ** 2 * 4
+    reader = threading.current_thread().name
+    blocks = [
+        ReadParts(patches, {0: preparation})(Task(number, GROUPS[0], ())) for number in (0, 1)
+    ]
+    rows = [pool.submit(actor, block).result() for block in blocks]
+    assert prepare.threads == {reader}
+    np.testing.assert_array_equal(embeddings_of(rows[0]), expected)
+    np.testing.assert_array_equal(embeddings_of(rows[1]), alone(toy("good"), plain))
+    # Not prepared, it is the actor's: too large for Ray's object store.
+    row = pool.submit(actor, read(patches, 0, GROUPS[0])).result()
+    np.testing.assert_array_equal(embeddings_of(row), expected)
+    assert len(prepare.threads) > 1
+
+
+def test_a_processor_that_fails_fails_its_backbone_alone(
+    patches: Artefact, make_job: Callable[..., Job]
+) -> None:
+    jobs = [make_job(processed("bad", _Prepare(fails=True))), make_job(toy("good"))]
+    reader, actor = ReadParts(patches, {0: Preparation.of(jobs[0])}), EmbedActor(jobs)
+    row = actor(reader(Task(0, GROUPS[0], ())))
+    assert row["reason"][0].as_py() == "transformers cannot use its processor"
+    embeddings_of(actor(reader(Task(1, GROUPS[0], ()))))
+
+
+@pytest.mark.parametrize(
+    ("pool", "num_cpus", "expected"),
+    [
+        (Pool(2, 0.5, 0.0, 1, ""), 2.0, Readers(0.25, "")),
+        (Pool(1, 1.0, 1.0, 15, ""), 16.0, Readers(1.0, "")),
+        (Pool(16, 0.937, 0.0, 1, ""), 16.0, Readers(0.25, "4 tasks at once read for 16 actors")),
+    ],
+)
+def test_readers_prepare_where_as_many_run_as_actors(
+    pool: Pool, num_cpus: float, expected: Readers
+) -> None:
+    assert plan_readers(pool, num_cpus) == expected
+
+
+def test_prepared_patches_take_half_of_the_object_store_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"object_store_memory": 1.6e9})
+    assert why_too_large(100_000_000, num_actors=2) == ""
+    assert why_too_large(110_000_000, num_actors=2) == (
+        "prepared patches would take 0.88 of the 1.6 GB of Ray's object store"
+    )
 
 
 def parts_of(*rows: int) -> list[dict[str, Any]]:

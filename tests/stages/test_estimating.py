@@ -119,7 +119,7 @@ def test_the_price_of_a_processor_is_said_where_it_is_left_to_pay(
         assert estimate(context, results, rates, stage="tune").prices == ()
     sentence = (
         f"Backbone '{first.name}': its P, which no setting describes, prepares patches on the "
-        "CPU, about 1.2 ms for each."
+        "CPU, about 810 patches/s in one process."
     )
     assert found.to_json()["prices"] == [sentence]
     assert sentence in found.table().notes
@@ -199,10 +199,9 @@ def test_a_complete_experiment_has_nothing_left(experiment: Path, rates: Rates) 
 
 
 def test_each_mode_of_fine_tuning_has_its_own_rate(experiment: Path, rates: Rates) -> None:
-    rates.add(
-        {("finetune", "random", "lora", "224 px"): Rate(seconds=60.0, num_items=100, num_patches=8)}
-    )
-    given = ('finetune.backbones=["random"]', 'finetune.modes=["lora", "full"]')
+    rate = Rate(seconds=60.0, num_items=100, num_patches=8)
+    rates.add({("finetune", "random", "linear_then_full", "224 px"): rate})
+    given = ('finetune.backbones=["random"]', 'finetune.modes=["linear_then_full", "full"]')
     found = by_stage(plan(experiment, rates, *given, stage="finetune"))["finetune"]
     assert (found["cells"], found["items"]) == (4, 4)
     assert found["not_known"] == ["random (full)"]

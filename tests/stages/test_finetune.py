@@ -17,6 +17,7 @@ import ray
 
 from benchmark.errors import UsageError
 from benchmark.experiment.rates import Rates
+from benchmark.stages.estimating import estimate
 from benchmark.stages.evaluate import EvaluateStage
 from benchmark.stages.finetune import FinetuneStage
 from benchmark.store.names import beside
@@ -229,9 +230,16 @@ def test_a_batch_is_no_larger_than_train_and_a_mode_leaves_out_what_it_does_not_
     said = []
     monkeypatch.setattr(context.progress, "message", said.append)
     cells = {item.cell.backbone: item for item in FinetuneStage().run(context).cells}
-    assert cells["convolutions"].status == "failed"
+    assert cells["convolutions"].status == "left out"
     assert "no linear layers; use" in cells["convolutions"].reason
-    assert any("left out" in text and "'convolutions'" in text for text in said)
+    assert sum("left out" in text and "'convolutions'" in text for text in said) == 1
+    # The store says so, too, to whoever does not look at the network; nothing has failed.
+    artefact = cells["convolutions"].cell.artefact
+    assert artefact.status() == ("left out", cells["convolutions"].reason)
+    assert not context.failures
+    assert context.why_missing(artefact).startswith("finetune is left out: [finetune] mode")
+    artefact.fail("no room")
+    assert artefact.status() == ("failed", "no room")
     assert cells["linear"].status == "complete", cells["linear"].reason
     (note,) = cells["linear"].cell.artefact.manifest()["notes"]
     assert note == (
@@ -246,17 +254,38 @@ def test_more_workers_than_cpus_are_refused(opened):
         FinetuneStage().check(context)
 
 
-def test_lora_without_linear_layers_is_refused_before_anything_starts(opened):
+def test_the_only_mode_that_does_not_suit_is_left_out_before_anything_starts(opened):
     context = opened([toy("convolutions")], mode="lora")
-    with pytest.raises(UsageError, match="'convolutions' has no linear layers"):
-        FinetuneStage().check(context)
+    FinetuneStage().check(context)
+    (reason,) = context.left_out.values()
+    assert "'convolutions' has no linear layers" in reason
+
+
+@pytest.mark.parametrize("backbone", ["small", "large", "broken"])
+def test_a_mode_that_does_not_suit_is_foreseen_where_a_network_is_quickly_built(opened, backbone):
+    networks = {
+        "small": toy("small"),
+        "large": replace(toy("large"), num_parameters=10**9),
+        "broken": toy("broken", lambda num_bands: num_bands.absent),
+    }
+    context = opened([networks[backbone], toy("linear", build_blocks)], modes=["lora", "full"])
+    results = FinetuneStage().status(context)
+    found = {(item.cell.backbone, item.cell.method): item for item in results}
+    foreseen = {key for key, item in found.items() if item.status == "left out"}
+    assert foreseen == ({(backbone, "finetune-lora")} if backbone == "small" else set())
+    assert {item.status for item in results} <= {"missing", "stale", "left out"}
+    assert not found[backbone, "finetune-lora"].cell.artefact.files()
+    left = [item.cell.label for item in results if item.status not in ("complete", "left out")]
+    estimated = estimate(context, results, Rates("local", Path("absent")))
+    assert sum(item.num_cells for item in estimated.stages) == len(left)
 
 
 def test_of_several_modes_only_the_one_that_does_not_suit_is_left_out(opened, monkeypatch):
     context = opened([toy("convolutions")], modes=["lora", "full"])
     said = []
     monkeypatch.setattr(context.progress, "message", said.append)
-    FinetuneStage().check(context)
+    for _ in range(2):
+        FinetuneStage().check(context)
     (text,) = said
     assert text.startswith(
         "finetune: left out: [finetune] mode = \"lora\": backbone 'convolutions'"
@@ -277,6 +306,8 @@ DRIVER = """
 import json, sys
 from benchmark.api import open_context
 from benchmark.config import build
+from benchmark.stages.estimating import estimate
+from benchmark.stages.evaluate import EvaluateStage
 from benchmark.stages.finetune import FinetuneStage
 from tests.toys import build_slow, toy
 

@@ -149,6 +149,9 @@ def test_it_is_over_when_all_is_complete_or_failed_and_nobody_tries_again(
         return View([CellResult(cell=cell, status=status) for cell, status in pairs], **more)
 
     assert view("complete", "complete", is_run_alive=True).is_over
+    assert view("complete", "left out", is_run_alive=True).is_over
+    (count,) = view("complete", "left out").counts()
+    assert str(count) == "tune: 1 of 2 cells complete, 1 left out"
     assert view("complete", "failed").is_over
     assert not view("complete", "failed", is_run_alive=True).is_over
     assert not view("complete", "missing").is_over

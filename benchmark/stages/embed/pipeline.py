@@ -21,7 +21,7 @@ from benchmark.cluster.incidents import Account
 from benchmark.cluster.pools import Pool, plan_pool
 from benchmark.cluster.streaming import TASK_CPUS, Items, read_items, status_rows
 from benchmark.cluster.ticks import watch
-from benchmark.errors import BenchmarkError, UsageError, one_line
+from benchmark.errors import BenchmarkError, UsageError, blame, one_line
 from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
 from benchmark.stages.embed.calls import (
@@ -35,6 +35,7 @@ from benchmark.stages.embed.flipped import PartRows, Pending, await_states
 from benchmark.stages.embed.jobs import Pass, plan_jobs, plan_passes
 from benchmark.stages.embed.learning import learn
 from benchmark.stages.embed.manifests import manifest_of
+from benchmark.stages.embed.preparing import Preparation, Readers, plan_readers, why_too_large
 from benchmark.stages.embed.starting import Job, Output
 from benchmark.stages.embed.workers import EmbedActor, ReadParts, WriteParts
 
@@ -62,14 +63,13 @@ def compute(context: Context, pending: Pending) -> None:
         failures = learn(context, [item for item in pending if item[1].flipped is None])
         await_states(context, pending, failures)
         # Planned after the fits, which hold every CPU.
-        _embed(context, pending, passes, failures, progress)
+        _embed(context, passes, failures, progress)
     finally:
         progress.close()
 
 
 def _embed(
     context: Context,
-    pending: Pending,
     passes: Sequence[Pass],
     failures: dict[str, str],
     progress: StageProgress,
@@ -77,12 +77,10 @@ def _embed(
     pool = _plan_pool(context)
     jobs = plan_jobs(context, passes, pool)
     run = Run(context, jobs, [one.parts for one in passes], pool, progress)
-    for backbone in {item.name: item for item, _ in pending}.values():
-        if backbone.processor is not None:
-            context.progress.message(f"embed: {backbone.name}: {backbone.processor.price}")
     for number, job in enumerate(jobs):
         if job.backbone.name in failures:
             run.fail(number, failures[job.backbone.name])
+    run.plan_processors()
     run.stream(run.unfinished())
     # A backbone that kills its process stops the pipeline: continue with one backbone at a time,
     # so that only the backbone at fault fails.
@@ -132,6 +130,9 @@ class Run:
         self._began_s = time.time()
         self._busy_s = 0.0
         self._num_patches = 0
+        self._preparations: dict[int, Preparation] = {}
+        self._patch_bytes: dict[int, int] = {}
+        """Of the jobs whose patches are prepared where they are read."""
 
     def usage(self) -> StageUsage:
         """Return the duration of the run so far and the utilisation of its actors."""
@@ -158,6 +159,35 @@ class Run:
     def unfinished(self) -> list[int]:
         """Return the numbers of the jobs that are neither complete nor failed."""
         return [number for number in range(len(self._jobs)) if number not in self._ended]
+
+    def plan_processors(self) -> None:
+        """Decide for each backbone with an image processor where it runs, and say its price."""
+        readers = self._plan_readers()
+        said = set()
+        for number in self.unfinished():
+            job = self._jobs[number]
+            if job.backbone.processor is None:
+                continue
+            preparation = Preparation.of(job)
+            try:
+                patch_bytes = preparation.bytes_per_patch()
+            except Exception as error:  # of any type: processors are third-party code
+                self.fail(number, blame(error))
+                continue
+            rows = [sum(count for _, count in group) for group in self._groups[number]]
+            most = max(rows, default=0)
+            why = readers.why_not or why_too_large(patch_bytes * most, self.pool.num_actors)
+            if not why:
+                self._preparations[number] = preparation
+                self._patch_bytes[number] = patch_bytes
+            where = f"in the actors that embed: {why}" if why else "in the tasks that read them"
+            text = f"embed: {job.backbone.name}: {job.backbone.processor.price}, {where}"
+            if text not in said:
+                self._context.progress.message(text)
+            said.add(text)
+
+    def _plan_readers(self) -> Readers:
+        return plan_readers(self.pool, self._context.resources("embed").num_cpus)
 
     def fail(self, number: int, reason: str) -> None:
         """Record that a backbone failed."""
@@ -219,14 +249,20 @@ class Run:
     def _rows(self, tasks: Sequence[Task], channel: str) -> Any:
         pool = self.pool
         order = list(dict.fromkeys(task.job for task in tasks))
-        block_bytes = self._bytes_per_patch() * max(task.num_rows for task in tasks)
-        source = Items("patches", tasks, ReadParts(self._context.patches), item_bytes=block_bytes)
+        as_stored = self._bytes_per_patch()
+        block_bytes = max(
+            task.num_rows * self._patch_bytes.get(task.job, as_stored) for task in tasks
+        )
+        read = ReadParts(self._context.patches, self._preparations)
+        source = Items("patches", tasks, read, item_bytes=block_bytes)
+        is_preparing = any(task.job in self._preparations for task in tasks)
         with warnings.catch_warnings():
             # The only way to bound restarts; deprecated before it has a replacement.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
             reading = read_items(
                 source,
                 num_items=len(tasks),
+                num_cpus=self._plan_readers().num_cpus if is_preparing else TASK_CPUS,
                 most_cpus=self._most_cpus(),
                 read_ahead_bytes=read_ahead_bytes(pool.num_actors, block_bytes),
             )

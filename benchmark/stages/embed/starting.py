@@ -7,9 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from benchmark.experiment.flipped import FlippedPatches
 from benchmark.networks.devices import Asked, plan_device
 from benchmark.networks.fitted import read_fitted
@@ -18,7 +15,7 @@ from benchmark.stages.embed.learning import Lesson
 from benchmark.store.artefacts import Artefact
 
 if TYPE_CHECKING:
-    from benchmark.networks.embedder import Embedder, Network
+    from benchmark.networks.embedder import Embedder, Network, Pixels
 
 KEPT = (
     "batch_size",
@@ -97,7 +94,7 @@ def build(job: Job) -> Network:
 
 
 def start(
-    job: Job, network: Network, pixels: NDArray[np.uint8], tell: Callable[[str], None]
+    job: Job, network: Network, pixels: Pixels, tell: Callable[[str], None]
 ) -> tuple[Embedder, float]:
     """Return the backbone in the mode of its artefact, and the seconds that its setup took.
 
@@ -158,7 +155,7 @@ def _adopt(embedder: Embedder, begun: dict[str, Any]) -> bool:
     return embedder.adopt(replace(embedder.plan, **kept))
 
 
-def go_on(job: Job, embedder: Embedder, pixels: NDArray[np.uint8]) -> tuple[Embedder, float]:
+def go_on(job: Job, embedder: Embedder, pixels: Pixels) -> tuple[Embedder, float]:
     """Return the network of the last job for this one, and the seconds that it took."""
     began = time.perf_counter()
     begun = _begun(job) or job.artefact.begin(embedder.plan.to_json())

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,13 +24,14 @@ from benchmark.errors import BenchmarkError, CellError, blame
 from benchmark.flipping import flip_images
 from benchmark.stages.embed.calls import Task
 from benchmark.stages.embed.counting import item_of
+from benchmark.stages.embed.preparing import Preparation
 from benchmark.stages.embed.starting import Job, Output, build, go_on, start
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.tables import embeddings_column, embeddings_schema, images_array
 
 if TYPE_CHECKING:
-    from benchmark.networks.embedder import Embedder, Network
+    from benchmark.networks.embedder import Embedder, Network, Pixels
     from benchmark.networks.transfers import Launched, Loaded
 
 
@@ -41,22 +42,35 @@ class ReadParts:
     so that it is neither split nor merged.
     """
 
-    def __init__(self, patches: Artefact) -> None:
+    def __init__(
+        self, patches: Artefact, preparations: Mapping[int, Preparation] | None = None
+    ) -> None:
+        """Read ``patches``; those of jobs in ``preparations`` are prepared here."""
         self._patches = patches
+        self._preparations = preparations or {}
 
     def __call__(self, task: Task) -> pa.Table:
-        """Return one row: the task, and lists of the ids and images of its parts."""
+        """Return one row: the task, the list of its ids, and that of images or what is prepared."""
         toll = Toll()
         columns = ["patch_id", "image"]
         # One by one: together they would be sorted, and their rows mixed.
         read = partial(self._patches.read_table, columns=columns, splits=task.splits)
         tables = [read(names=[name]) for name, _ in task.parts]
         table = pa.concat_tables(tables)
+        images, ready, reason = table["image"], np.empty(0, np.float32), ""
+        if prepare := self._preparations.get(task.job):
+            try:
+                ready = prepare(images_array(images, prepare.shape))
+            except Exception as error:  # of any type: processors are third-party code
+                reason = blame(error)
+            images = images.slice(0, 0)
+        about = {"toll": toll.to_json(), "shape": ready.shape, "refused": reason}
         return pa.table(
             {
-                "task": [json.dumps({**asdict(task), "toll": toll.to_json()})],
+                "task": [json.dumps({**asdict(task), **about})],
                 "patch_id": _as_one(table["patch_id"]),
-                "image": _as_one(table["image"]),
+                "image": _as_one(images),
+                "prepared": _as_bytes(ready),
             }
         )
 
@@ -69,6 +83,18 @@ def _as_one(column: pa.ChunkedArray) -> pa.ListArray:
 def _from_one(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the column in the only row of a list column, without a copy."""
     return pa.chunked_array([column.chunk(0).flatten()])
+
+
+def _as_bytes(array: NDArray[np.float32]) -> pa.LargeBinaryArray:
+    """Return a column whose only row holds the bytes of an array, without a copy."""
+    ends = pa.py_buffer(np.array([0, array.nbytes], np.int64))
+    content = pa.py_buffer(np.ascontiguousarray(array))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, content])
+
+
+def _from_bytes(column: pa.ChunkedArray, shape: Sequence[int]) -> NDArray[np.float32]:
+    """Return the array in the only row of a column, without a copy."""
+    return np.frombuffer(column[0].as_buffer(), np.float32).reshape(shape)
 
 
 class EmbedActor:
@@ -122,9 +148,7 @@ class EmbedActor:
         number = task["job"]
         count = partial(self._ticks.count, item_of(number, task["parts"][0][0]))
         job = self._jobs[number]
-        pixels = images_array(_from_one(block["image"]), job.shape)
-        if job.flipped is not None:
-            pixels = flip_images(pixels, job.flipped.flip)
+        pixels = _pixels(task, block, job)
         with self._held(number, pixels) as embedder:
             loaded = embedder.load(pixels)
             began, launched = self._device.submit(_launch, embedder, loaded, count).result()
@@ -153,7 +177,7 @@ class EmbedActor:
         )
 
     @contextmanager
-    def _held(self, number: int, pixels: NDArray[np.uint8]) -> Iterator[Embedder]:
+    def _held(self, number: int, pixels: Pixels) -> Iterator[Embedder]:
         """Hold a backbone; calls for another one wait until all that use it have ended."""
         with self._turn:
             self._turn.wait_for(lambda: self._number == number or not self._num_active)
@@ -170,7 +194,7 @@ class EmbedActor:
                 self._num_active -= 1
                 self._turn.notify_all()
 
-    def _change(self, number: int, pixels: NDArray[np.uint8]) -> Embedder:
+    def _change(self, number: int, pixels: Pixels) -> Embedder:
         last, held = self._number, self._embedder
         # A backbone that does not start leaves none, so that the last one starts anew.
         self._number = self._embedder = None
@@ -209,6 +233,16 @@ class EmbedActor:
 
     def _tell(self, text: str) -> None:
         self._ticks.note(f"embed: {text}")
+
+
+def _pixels(task: dict[str, Any], block: pa.Table, job: Job) -> Pixels:
+    """Return the patches of a task, flipped if asked for; as float32 if they are prepared."""
+    if task["refused"]:
+        raise CellError(task["refused"])
+    if len(task["shape"]) == 4:
+        return _from_bytes(block["prepared"], task["shape"])
+    pixels = images_array(_from_one(block["image"]), job.shape)
+    return pixels if job.flipped is None else flip_images(pixels, job.flipped.flip)
 
 
 def _launch(

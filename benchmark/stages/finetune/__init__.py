@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.experiment.cells import Cell
+from benchmark.experiment.cells import Cell, CellResult
 from benchmark.experiment.context import Context
 from benchmark.networks.bands import band_indices
 from benchmark.stages.base import Stage, check_train_sets
@@ -31,6 +31,16 @@ class FinetuneStage(Stage):
         from benchmark.stages.finetune.pipeline import check
 
         check(context)
+
+    def status(self, context: Context) -> list[CellResult]:
+        """Return the status of the cells; what a small network will leave out is foreseen."""
+        results = super().status(context)
+        to_come = [item.cell for item in results if item.status in ("missing", "stale")]
+        if to_come:
+            from benchmark.stages.finetune.suiting import find_unsuited, note_unsuited
+
+            note_unsuited(context, to_come, find_unsuited(context, to_come, only_quick=True))
+        return super().status(context) if context.left_out else results
 
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
         """Fine-tune the backbones of these cells."""

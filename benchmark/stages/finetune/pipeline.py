@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,24 +14,22 @@ from benchmark.cluster.connection import Resources
 from benchmark.cluster.incidents import Account
 from benchmark.cluster.scheduling import Budget
 from benchmark.cluster.teams import Team, plan_team
-from benchmark.errors import BenchmarkError, UsageError
+from benchmark.errors import BenchmarkError
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.experiment.flipped import flips_inputs
 from benchmark.experiment.label_sets import epoch_factor
 from benchmark.finetune_settings import FinetuneConfig
 from benchmark.methods import FINETUNE, finetunings
-from benchmark.networks.bands import band_indices
-from benchmark.networks.classifier import build_classifier
 from benchmark.search.bookkeeping import Outcome, Search
 from benchmark.search.recipe import RecipeSpace
+from benchmark.stages.finetune.suiting import find_unsuited, note_unsuited
 from benchmark.stages.finetune.workers import FinetuneTrial
 from benchmark.stages.searching import CellSearch, CellSearcher, run_searches
 from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import WEIGHTS, beside
 from benchmark.tables import CURVES
-from benchmark.training.adaptation import select_parts
 from benchmark.training.segment import (
     LAST,
     SEGMENT,
@@ -49,43 +47,25 @@ def check(context: Context) -> None:
     """Refuse more workers than fit, and a mode that suits no backbone; name those it does not suit.
 
     Raises:
-        UsageError: the message states the resources, or the modes that suit.
+        UsageError: the message states the resources.
     """
     _plan(context, 1)
     cells = context.finetune_cells()
-    reasons = _unsuited(context, cells)
-    if reasons and len(reasons) == len({(cell.backbone, cell.method) for cell in cells}):
-        raise UsageError(next(iter(reasons.values())))
-    for reason in reasons.values():
-        context.progress.message(f"finetune: left out: {reason}")
-
-
-def _unsuited(context: Context, cells: Iterable[Cell]) -> dict[tuple[str | None, str | None], str]:
-    """Return why a mode does not suit a backbone, by the backbone and method of cells."""
-    backbones = {item.name: item for item in context.finetuned_backbones}
-    reasons = {}
-    for name, method in dict.fromkeys((cell.backbone, cell.method) for cell in cells):
-        config = finetunings(context.experiment.finetune)[method or FINETUNE]
-        if config.mode not in ("lora", "last_blocks"):
-            continue
-        backbone = backbones[name or ""]
-        bands = band_indices(backbone, context.source.bands)
-        model = build_classifier(backbone, len(bands), len(context.source.classes))
-        try:
-            select_parts(model, config, name=backbone.name)
-        except UsageError as error:
-            reasons[name, method] = str(error)
-    return reasons
+    reasons = find_unsuited(context, cells)
+    is_new = not context.left_out
+    note_unsuited(context, cells, reasons)
+    if is_new:
+        for reason in reasons.values():
+            context.progress.message(f"finetune: left out: {reason}")
 
 
 def compute(context: Context, cells: Sequence[Cell]) -> None:
-    """Fine-tune these cells; a failed one, or one that its mode does not suit, is recorded."""
+    """Fine-tune these cells; one that failed or is left out is recorded."""
     config = _config(context)
-    reasons = _unsuited(context, cells)
+    note_unsuited(context, cells, find_unsuited(context, cells))
     for cell in cells:
-        if (cell.backbone, cell.method) in reasons:
-            context.fail(cell.artefact, reasons[cell.backbone, cell.method])
-    cells = [cell for cell in cells if (cell.backbone, cell.method) not in reasons]
+        context.record_left_out(cell.artefact)
+    cells = [cell for cell in cells if cell.artefact.path not in context.left_out]
     if not cells:
         return
     spaces = [RecipeSpace(_recipe(context, cell)) for cell in cells]
