@@ -431,25 +431,6 @@ def test_of_several_modes_the_page_says_which_and_at_what_cost(finished):
     assert "Confusion of fine-tuned random (full), seed 0" in page
 
 
-def test_a_comparison_of_an_older_version_has_one_fine_tuning(compared, monkeypatch):
-    from benchmark.stages.report.finetuning import comparisons
-    from benchmark.stages.report.results import Results
-    from benchmark.store.artefacts import Artefact
-
-    read = Artefact.read_table
-
-    def read_older(artefact, **asked):
-        table = read(artefact, **asked)
-        is_comparison = asked.get("names") == [beside("comparison")]
-        return table.drop_columns(["method"]) if is_comparison else table
-
-    monkeypatch.setattr(Artefact, "read_table", read_older)
-    results = Results(compared)
-    assert results.comparison["method"].tolist() == ["finetune"]
-    (table,) = comparisons(results)
-    assert table.rows[0][:2] == ("random", "knn")
-
-
 REFERENCE = """
 title = "A paper <i>"
 source = "Table 2"

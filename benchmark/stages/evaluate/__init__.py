@@ -93,7 +93,7 @@ def comparison_table(artefact: Artefact) -> TextTable:
     comparison = _of_headline(artefact, "comparison")
     rows = [
         [
-            with_mode(row["backbone"], row.get("method")),
+            with_mode(row["backbone"], row["method"]),
             str(row["head"]),
             f"{100 * row['gain']:+.1f}",
             f"[{100 * row['gain_low']:.1f}, {100 * row['gain_high']:.1f}]",
@@ -120,7 +120,7 @@ def labels_table(artefact: Artefact) -> TextTable:
     """Return the best method of each train set as a table to print; empty if there is one set."""
     manifest = artefact.manifest()
     ranking = artefact.read_table(names=[beside("ranking")]).to_pylist()
-    best = {row["train_set"]: row for row in ranking if row["rank"] == 1 and "train_set" in row}
+    best = {row["train_set"]: row for row in ranking if row["rank"] == 1}
     sets = [
         item for item in manifest.get("train_sets", []) if item["kind"] not in ("regions", "fold")
     ]
@@ -193,9 +193,8 @@ def _of_headline(artefact: Artefact, name: str) -> list[dict[str, Any]]:
     found, ranking = (
         artefact.read_table(names=[beside(item)]).to_pylist() for item in (name, "ranking")
     )
-    # Tables of older versions have no train set.
-    headline = ranking[0].get("train_set")
-    return [row for row in found if row.get("train_set") == headline]
+    headline = ranking[0]["train_set"]
+    return [row for row in found if row["train_set"] == headline]
 
 
 def _times(ratio: float | None) -> str:
