@@ -23,7 +23,6 @@ from benchmark.store.files import Files
 from benchmark.store.folders import Folder
 from benchmark.store.migrations import (
     MIGRATIONS,
-    SCHEMAS,
     Migration,
     find_problem,
     kind_of,
@@ -200,7 +199,7 @@ class Artefact(Folder):
         """Return what gives the table in a file its form of today; None: it has that form."""
         kind = kind_of(self.stage, name)
         # The manifest is read only for the few kinds that have older forms.
-        if kind not in MIGRATIONS or not self.is_complete:
+        if kind is None or kind not in MIGRATIONS or not self.is_complete:
             return None
         return migration_of(kind, self.manifest())
 
@@ -285,7 +284,7 @@ class Artefact(Folder):
                     "files": list(sizes),
                     "bytes": sizes,
                     "xxh3": found,
-                    SCHEMAS: versions_of(self.stage, list(sizes)),
+                    **versions_of(self.stage, sizes),
                     **manifest,
                 }
             ),

@@ -11,7 +11,7 @@ A table that is written part by part also needs a new code version of its stage
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -78,10 +78,10 @@ def kind_of(stage: str, file: str) -> str | None:
     return beside[1] if beside and beside[1] in VERSIONS else None
 
 
-def versions_of(stage: str, files: Sequence[str]) -> dict[str, int]:
-    """Return today's version of each kind of table among files."""
+def versions_of(stage: str, files: Iterable[str]) -> dict[str, Any]:
+    """Return the entry of a manifest with today's version of each table; empty without tables."""
     kinds = {kind for file in files if (kind := kind_of(stage, file))}
-    return {kind: VERSIONS[kind] for kind in sorted(kinds)}
+    return {SCHEMAS: {kind: VERSIONS[kind] for kind in sorted(kinds)}} if kinds else {}
 
 
 def find_problem(manifest: Mapping[str, Any]) -> str:

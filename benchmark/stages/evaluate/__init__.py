@@ -9,6 +9,13 @@ from typing import Any
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.experiment.cells import Cell, TextTable
 from benchmark.experiment.context import Context
+from benchmark.experiment.costs import (
+    COST_CAPTION,
+    COST_COLUMNS,
+    cost_rows,
+    find_costs,
+    wants_costs,
+)
 from benchmark.methods import with_mode
 from benchmark.stages.base import Stage
 from benchmark.stages.pooling import fold_scores
@@ -56,7 +63,7 @@ class EvaluateStage(Stage):
         if not artefact.is_complete:
             return []
         makers = (ranking_table, comparison_table, labels_table, drops_table)
-        tables = [*(make(artefact) for make in makers), folds_table(context)]
+        tables = [*(make(artefact) for make in makers), folds_table(context), costs_table(context)]
         return [table for table in tables if table.rows]
 
 
@@ -182,6 +189,26 @@ def drops_table(artefact: Artefact) -> TextTable:
         ],
         notes=tuple(filter(None, (transfer["sentence"], *transfer["notes"]))) if transfer else (),
     )
+
+
+def costs_table(context: Context) -> TextTable:
+    """Return what frozen and fine-tuned took as a table to print.
+
+    It is empty where nothing is compared and no price is set.
+    """
+    costs = find_costs(context) if wants_costs(context) else []
+    return TextTable(
+        title="Cost of one seed",
+        columns=COST_COLUMNS,
+        rows=[list(map(_short, row)) for row in cost_rows(costs)],
+        notes=(COST_CAPTION,),
+    )
+
+
+def _short(value: str | float | None) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:,.{0 if value >= 100 else 3}f}"
 
 
 def _trained_on(manifest: Mapping[str, Any], ranking: Sequence[Mapping[str, Any]]) -> str:
