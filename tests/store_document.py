@@ -199,7 +199,9 @@ MANIFEST = {
     "files, bytes, xxh3": "name, size and checksum of every other file",
     "provenance": "versions of the packages, machine and time",
     "schemas": "version of each kind of table in it; a kind that is not named has version 1",
-    "seconds, incidents, notes": "what it cost, what was lost and repeated, what to know",
+    "seconds, energy, peak_memory_bytes, peak_device_bytes": "what it took: device-seconds, "
+    "joules or why they are not known, and the memory of the largest process and of its GPU",
+    "incidents, notes": "what was lost and repeated, what to know",
 }
 
 EXAMPLES = """\

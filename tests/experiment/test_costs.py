@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from benchmark.catalog.heads import HEADS
 from benchmark.errors import UsageError
 from benchmark.experiment.context import Context
 from benchmark.experiment.costs import SideCost, cost_rows, find_costs, peaks_of
+from benchmark.experiment.file import settings_of
+from benchmark.experiment.recipe import describe_experiment
 from benchmark.prices import Prices, read_prices
 from benchmark.stages.evaluate import costs_table
 from benchmark.store.artefacts import Artefact
@@ -126,6 +129,17 @@ def test_a_fine_tuning_of_an_older_version_kept_the_peak_of_its_gpu() -> None:
     assert peaks_of(older) == (None, 7)
     assert peaks_of({**older, "plan": {"device": "cpu"}}) == (7, None)
     assert peaks_of({**older, "energy": {}, "peak_device_bytes": 9}) == (7, 9)
+
+
+def test_a_kept_experiment_knows_its_prices_and_a_repetition_needs_none(
+    open_small: OpenSmall, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    context = open_small(report={"prices": "prices.toml", "num_examples": 2})
+    assert settings_of(context)["report"]["prices"] == str(tmp_path / "prices.toml")
+    toml = tomllib.loads(describe_experiment(context)["toml"])
+    assert toml["report"]["num_examples"] == 2
+    assert "prices" not in toml["report"]
 
 
 def test_prices_are_part_of_the_page_alone(grid: Context) -> None:

@@ -255,6 +255,18 @@ def test_the_page_compares_frozen_and_fine_tuned(compared):
     assert row["ratio"] is None
 
 
+def test_the_page_shows_the_cost_of_frozen_beside_fine_tuned(compared, finished):
+    pages = (Path(finished[2].report).read_text(), compared.report().read_bytes("index.html"))
+    for page, sides in zip(
+        pages, (["frozen, 1 head"], ["frozen, 1 head", "finetune"]), strict=True
+    ):
+        text = page if isinstance(page, str) else page.decode()
+        table = text[text.index("Frozen beside fine-tuned") :].split("</table>")[0]
+        names = re.findall(r'<th scope="row">([^<]*)', table)
+        # The head that reads no embedding is no part of it.
+        assert [name for name in names if name.startswith(("frozen", "fine"))] == sides
+
+
 def test_notes_of_fine_tuning_stand_once_and_escaped(compared):
     page = compared.report().read_bytes("index.html").decode()
     found = re.findall(r"<li>random / finetune / ([^<]*)</li>", page)
