@@ -48,7 +48,7 @@ class Prices(Section):
                 return seconds / 3600 * item.hour
         return None
 
-    def of_bytes(self, num_bytes: int | None) -> float | None:
+    def of_bytes(self, num_bytes: float | None) -> float | None:
         """Return the price of storage for a month; None: one of both is unknown."""
         if num_bytes is None or self.storage is None:
             return None

@@ -136,10 +136,8 @@ def test_without_a_counter_that_can_be_read_nothing_is_told(
     machine.work(1.0, mine_s=1.0)
     # What was used meanwhile is not known, so no later sum is.
     assert math.isnan(meter.read())
-    assert energy.describe(math.nan, on_gpu=True) == {
-        "joules": None,
-        "reason": "not told by this device",
-    }
+    told = energy.describe(math.nan, on_gpu=True)
+    assert told == {"joules": None, "reason": "not told by this device"}
     assert energy.describe(0.5, on_gpu=False) == {"joules": 0.5, "told_by": "RAPL"}
 
 
@@ -157,38 +155,28 @@ def refuse(*given: Any) -> None:
     raise NvmlError(given)
 
 
-def test_a_gpu_counts_whole_or_by_the_share_that_is_booked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_gpu_counts_by_the_share_that_is_booked(monkeypatch: pytest.MonkeyPatch) -> None:
     counters = {"GPU-1": 2_000, "GPU-2": 0}
     install(
         monkeypatch,
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetHandleByUUID=str,
         nvmlDeviceGetTotalEnergyConsumption=counters.__getitem__,
     )
     whole, half = GpuMeter("GPU-1"), GpuMeter("GPU-1", share=0.5)
     begun = whole.read(), half.read()
     counters["GPU-1"] += 7_000
-    assert whole.read() - begun[0] == pytest.approx(7.0)
-    assert half.read() - begun[1] == pytest.approx(3.5)
+    assert [whole.read() - begun[0], half.read() - begun[1]] == pytest.approx([7.0, 3.5])
 
 
-@pytest.mark.parametrize(
-    "lacking", ["nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetTotalEnergyConsumption"]
-)
+@pytest.mark.parametrize("lacking", ["", "Init", "DeviceGetHandleByUUID"])
 def test_a_gpu_that_tells_nothing_is_no_zero(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    functions: dict[str, Any] = {
-        "nvmlInit": lambda: None,
-        "nvmlDeviceGetHandleByUUID": str,
-        "nvmlDeviceGetTotalEnergyConsumption": lambda handle: 1,
-    }
-    install(monkeypatch, **{**functions, lacking: refuse})
+    functions: dict[str, Any] = {"nvmlInit": lambda: None, "nvmlDeviceGetHandleByUUID": str}
+    install(monkeypatch, nvmlDeviceGetTotalEnergyConsumption=refuse, **functions)
+    if lacking:
+        monkeypatch.setattr(sys.modules["pynvml"], f"nvml{lacking}", refuse)
     assert math.isnan(GpuMeter("GPU-1").read())
-
-
-def test_without_the_library_a_gpu_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch)
+    # Without the library.
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert math.isnan(GpuMeter("GPU-1").read())
 

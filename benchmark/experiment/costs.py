@@ -1,17 +1,18 @@
 """What one seed of each backbone took, frozen and fine-tuned, from the manifests of its cells.
 
 Frozen is the embedding and the searches of all heads that read it; fine-tuned is the search of one
-mode. Both are of the train set of the headline, or of all folds, and means over seeds. A figure
-that a manifest lacks makes the sum unknown.
+mode. Both are of the train set of the headline, or of all folds, and means over seeds; methods that
+are not complete for all seeds are left out. A figure that a manifest lacks makes the sum unknown.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmark.energy import joules_of
+from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.methods import is_finetuned
 from benchmark.prices import Prices
@@ -33,7 +34,8 @@ COST_COLUMNS = (
     "storage a month",
 )
 COST_CAPTION = (
-    "One seed. Frozen: the embedding and the searches of all heads on it; fine-tuned: its search. "
+    "One seed, of methods that are complete for all. Frozen: the embedding and the searches of all "
+    "heads on it; fine-tuned: its search. "
     "Device-seconds are those of GPUs, or of cores without one. Energy is that of the GPU (NVML), "
     "or of sockets and memory (RAPL): these count for the whole machine, and a process is charged "
     "the part that its CPU time has in that of the machine. A dash: the device, an older version "
@@ -49,7 +51,7 @@ class SideCost(NamedTuple):
     method: str
     """That of a fine-tuning; empty: frozen."""
     num_heads: int
-    """Heads of the experiment on its embeddings that are complete."""
+    """Heads on its embeddings."""
     devices: tuple[str, ...]
     device_seconds: float | None
     joules: float | None
@@ -84,38 +86,43 @@ def find_costs(context: Context, known: Mapping[str, Manifest] | None = None) ->
     is_pooled = context.experiment.protocol.cross_validation is not None
     counted = {item.name for item in context.train_sets[: None if is_pooled else 1]}
     heads = {head.name for head in context.heads if head.reads_embeddings}
-    embedded = {item.name: _embedding(context, item) for item in context.backbones}
-    # By backbone and method (empty: frozen), then by seed.
-    sides: dict[tuple[str, str], dict[int, list[_Work]]] = {}
-    heads_of: dict[str, set[str]] = {}
+    cells: dict[tuple[str, str], list[Cell]] = {}
     for cell in context.prediction_cells():
-        backbone, method, seed = cell.backbone or "", cell.method or "", cell.seed or 0
-        is_frozen = not is_finetuned(method)
-        if cell.train_set not in counted or (
-            is_frozen and (method not in heads or not embedded[backbone])
-        ):
-            continue
-        manifest = (known or {}).get(cell.artefact.path)
-        if manifest is None and cell.artefact.is_complete:
-            manifest = cell.artefact.manifest()
-        if manifest is None:
-            continue
-        if is_frozen:
-            runs = sides.setdefault((backbone, ""), {})
-            work = _Work(manifest, "cpu", HEAD)
-            runs.setdefault(seed, list(embedded[backbone])).append(work)
-            heads_of.setdefault(backbone, set()).add(method)
-        else:
-            runs = sides.setdefault((backbone, method), {})
-            work = _Work(manifest, device_of(manifest), WEIGHTS)
-            runs.setdefault(seed, []).append(work)
+        if cell.train_set in counted and (is_finetuned(cell.method) or cell.method in heads):
+            cells.setdefault((cell.backbone or "", cell.method or ""), []).append(cell)
+    num_seeds = len(context.experiment.seeds)
     found = []
-    for backbone in embedded:
-        for (name, method), runs in sides.items():
-            if name == backbone:
-                num_heads = 0 if method else len(heads_of[name])
-                found.append(_cost(name, method, num_heads, list(runs.values()), context.prices))
+    for backbone in context.backbones:
+        embedded = _embedding(context, backbone)
+        frozen: list[_Work] = []
+        tuned: dict[str, list[_Work]] = {}
+        num_heads = 0
+        for (name, method), mine in cells.items():
+            if name != backbone.name or (not is_finetuned(method) and not embedded):
+                continue
+            manifests = _read(mine, known or {})
+            if is_finetuned(method):
+                tuned[method] = [_Work(item, device_of(item), WEIGHTS) for item in manifests]
+            elif manifests:
+                num_heads += 1
+                frozen += [_Work(item, "cpu", HEAD) for item in manifests]
+        if frozen:
+            tuned = {"": [*(embedded * num_seeds), *frozen], **tuned}
+        found += [
+            _cost(
+                backbone.name, method, 0 if method else num_heads, works, num_seeds, context.prices
+            )
+            for method, works in tuned.items()
+            if works
+        ]
     return found
+
+
+def _read(cells: Sequence[Cell], known: Mapping[str, Manifest]) -> list[Manifest]:
+    """Return the manifests of the cells of a method; none unless all are complete."""
+    if not all(cell.artefact.path in known or cell.artefact.is_complete for cell in cells):
+        return []
+    return [known.get(cell.artefact.path) or cell.artefact.manifest() for cell in cells]
 
 
 def cost_rows(costs: Sequence[SideCost]) -> list[tuple[str | float | None, ...]]:
@@ -191,41 +198,34 @@ def _cost(
     backbone: str,
     method: str,
     num_heads: int,
-    runs: Sequence[Sequence[_Work]],
+    works: Sequence[_Work],
+    num_seeds: int,
     prices: Prices | None,
 ) -> SideCost:
-    """Return the mean over the runs of a side, one of each seed."""
-    every = [work for run in runs for work in run]
-    hosts, gpus = zip(*(peaks_of(work.manifest) for work in every), strict=True)
-    joules = _mean(runs, lambda work: joules_of(work.manifest))
-    stored = _mean(runs, lambda work: work.num_bytes)
-    num_bytes = None if stored is None else round(stored)
-    known_gpus = [peak for peak in gpus if peak is not None]
+    """Return what one of the seeds of a side took."""
+
+    def mean(values: Iterable[float | None]) -> float | None:
+        total = sum(math.nan if value is None else value for value in values)
+        return None if math.isnan(total) else total / num_seeds
+
+    hosts, gpus = zip(*(peaks_of(work.manifest) for work in works), strict=True)
+    stored = mean(work.num_bytes for work in works)
     return SideCost(
         backbone=backbone,
         method=method,
         num_heads=num_heads,
-        devices=tuple(dict.fromkeys(work.device for work in every if work.device)),
-        device_seconds=_mean(runs, lambda work: work.seconds),
-        joules=joules,
+        devices=tuple(dict.fromkeys(work.device for work in works if work.device)),
+        device_seconds=mean(work.seconds for work in works),
+        joules=mean(joules_of(work.manifest) for work in works),
         peak_memory_bytes=None if None in hosts else max(hosts),
-        peak_device_bytes=max(known_gpus, default=None),
-        storage_bytes=num_bytes,
+        peak_device_bytes=max((peak for peak in gpus if peak is not None), default=None),
+        storage_bytes=None if stored is None else round(stored),
         price=None
         if prices is None
-        else _mean(runs, lambda work: prices.of_seconds(work.seconds, work.device)),
-        storage_price=None if prices is None else prices.of_bytes(num_bytes),
+        else mean(prices.of_seconds(work.seconds, work.device) for work in works),
+        storage_price=None if prices is None else prices.of_bytes(stored),
         currency="" if prices is None else prices.currency,
     )
-
-
-def _mean(
-    runs: Sequence[Sequence[_Work]], value_of: Callable[[_Work], float | None]
-) -> float | None:
-    """Return the mean over runs of the sum of their work; None: a value is not known."""
-    values = [value_of(work) for run in runs for work in run]
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return sum(known) / len(runs) if len(known) == len(values) else None
 
 
 def _per(unit: float, value: float | None) -> float | None:

@@ -124,6 +124,13 @@ def test_what_one_manifest_lacks_is_not_summed(grid: Context) -> None:
     assert only(find_costs(grid, silent), "").joules is None
 
 
+def test_a_head_that_lacks_a_seed_is_not_counted(grid: Context) -> None:
+    cell = next(cell for cell in grid.prediction_cells() if cell.method == "mlp")
+    cell.artefact.delete("_manifest.json")
+    cost = only(find_costs(grid), "")
+    assert (cost.num_heads, cost.device_seconds) == (1, 102.0)
+
+
 def test_a_fine_tuning_of_an_older_version_kept_the_peak_of_its_gpu() -> None:
     older = {"peak_memory_bytes": 7, "plan": {"device": "NVIDIA H200"}}
     assert peaks_of(older) == (None, 7)

@@ -13,9 +13,9 @@ import pytest
 
 from benchmark.comparing import views
 from benchmark.errors import CellError
-from benchmark.stages.evaluate.schemas import COMPARISON, RANKING
+from benchmark.stages.evaluate.schemas import RANKING
 from benchmark.store.artefacts import Artefact, Store
-from benchmark.store.migrations import MIGRATIONS, VERSIONS, kind_of, migration_of
+from benchmark.store.migrations import MIGRATIONS, VERSIONS, kind_of
 from benchmark.store.names import beside
 from tests.runs.test_old_store import ARCHIVE
 from tests.store_document import KINDS, TABLES
@@ -72,14 +72,6 @@ def test_version_1_may_have_the_columns_already(scores: Artefact, versions: obje
     assert scores.read_table(names=[beside("comparison")]).to_pylist() == [rows]
     ranking = scores.read_table(names=[beside("ranking")])
     assert ranking.to_pylist() == [{"rank": 1, "train_set": "all"}]
-
-
-def test_an_empty_table_gets_the_types_of_its_schema() -> None:
-    migrate = migration_of("comparison", {})
-    assert migrate is not None
-    found = migrate(COMPARISON.empty_table().drop_columns(["train_set", "method"]))
-    for name in ("train_set", "method"):
-        assert found.schema.field(name).type == COMPARISON.field(name).type
 
 
 def test_a_newer_version_is_refused_and_not_computed_again(scores: Artefact) -> None:
