@@ -21,18 +21,9 @@ from benchmark.store.names import HEAD, WEIGHTS, current_name
 
 Manifest = Mapping[str, Any]
 
-COST_COLUMNS = (
-    "backbone",
-    "side",
-    "device",
-    "device-seconds",
-    "energy, kJ",
-    "peak memory, MiB",
-    "of the GPU, MiB",
-    "stored, MB",
-    "price",
-    "storage a month",
-)
+_OPTIONAL = ("of the GPU, MiB", "price", "storage a month")
+"""Columns that are left out where no row has a value."""
+
 COST_CAPTION = (
     "One seed, of methods that are complete for all. Frozen: the embedding and the searches of all "
     "heads on it; fine-tuned: its search. "
@@ -125,23 +116,29 @@ def _read(cells: Sequence[Cell], known: Mapping[str, Manifest]) -> list[Manifest
     return [known.get(cell.artefact.path) or cell.artefact.manifest() for cell in cells]
 
 
-def cost_rows(costs: Sequence[SideCost]) -> list[tuple[str | float | None, ...]]:
-    """Return the rows of ``COST_COLUMNS``."""
-    return [
-        (
-            cost.backbone,
-            cost.method or f"frozen, {cost.num_heads} head{'' if cost.num_heads == 1 else 's'}",
-            " + ".join(cost.devices) or None,
-            cost.device_seconds,
-            _per(1e3, cost.joules),
-            _per(2**20, cost.peak_memory_bytes),
-            _per(2**20, cost.peak_device_bytes),
-            _per(1e6, cost.storage_bytes),
-            _money(cost.price, cost.currency),
-            _money(cost.storage_price, cost.currency),
-        )
-        for cost in costs
-    ]
+def tabulate(
+    costs: Sequence[SideCost],
+) -> tuple[tuple[str, ...], list[tuple[str | float | None, ...]]]:
+    """Return the columns and the rows of a table of costs; the first two columns name the row."""
+    heads = [f"{cost.num_heads} head{'' if cost.num_heads == 1 else 's'}" for cost in costs]
+    columns: dict[str, list[Any]] = {
+        "backbone": [cost.backbone for cost in costs],
+        "side": [
+            cost.method or f"frozen, {words}" for cost, words in zip(costs, heads, strict=True)
+        ],
+        "device": [" + ".join(cost.devices) or None for cost in costs],
+        "device-seconds": [cost.device_seconds for cost in costs],
+        "energy, kJ": [_per(1e3, cost.joules) for cost in costs],
+        "peak memory, MiB": [_per(2**20, cost.peak_memory_bytes) for cost in costs],
+        "of the GPU, MiB": [_per(2**20, cost.peak_device_bytes) for cost in costs],
+        "stored, MB": [_per(1e6, cost.storage_bytes) for cost in costs],
+        "price": [_money(cost.price, cost.currency) for cost in costs],
+        "storage a month": [_money(cost.storage_price, cost.currency) for cost in costs],
+    }
+    for name in _OPTIONAL:
+        if not any(columns[name]):
+            del columns[name]
+    return tuple(columns), list(zip(*columns.values(), strict=True))
 
 
 def device_of(manifest: Manifest) -> str | None:

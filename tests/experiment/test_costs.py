@@ -13,7 +13,7 @@ import pytest
 from benchmark.catalog.heads import HEADS
 from benchmark.errors import UsageError
 from benchmark.experiment.context import Context
-from benchmark.experiment.costs import SideCost, cost_rows, find_costs, peaks_of
+from benchmark.experiment.costs import SideCost, find_costs, peaks_of, tabulate
 from benchmark.experiment.file import settings_of
 from benchmark.experiment.recipe import describe_experiment
 from benchmark.prices import Prices, read_prices
@@ -102,7 +102,8 @@ def test_prices_are_those_of_each_device(grid: Context, tmp_path: Path) -> None:
     assert frozen.price == pytest.approx(100 * 3.6 / 3600 + 12 * 0.36 / 3600)
     assert tuned.price == pytest.approx(1.5)
     assert tuned.storage_price == pytest.approx(6000 / 1e9 * 0.02)
-    assert cost_rows([tuned])[0][-2] == "1.50 EUR"
+    columns, (row,) = tabulate([tuned])
+    assert dict(zip(columns, row, strict=True))["price"] == "1.50 EUR"
     assert json.loads(json.dumps(tuned.to_json()))["side"] == "fine-tuned"
     rows = costs_table(grid).rows
     assert [row[1] for row in rows] == ["frozen, 2 heads", "finetune"]
@@ -119,7 +120,9 @@ def test_what_one_manifest_lacks_is_not_summed(grid: Context) -> None:
     cost = only(find_costs(grid, known), "")
     assert cost.device_seconds == 112.0
     assert (cost.joules, cost.peak_memory_bytes, cost.storage_bytes) == (None, None, None)
-    assert cost_rows([cost])[0][4:6] == (None, None)
+    columns, (row,) = tabulate([cost])
+    assert columns[-1] == "stored, MB"
+    assert row[4:6] == (None, None)
     silent = {cell.artefact.path: took(2.0, None)}
     assert only(find_costs(grid, silent), "").joules is None
 

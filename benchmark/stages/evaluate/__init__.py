@@ -9,13 +9,7 @@ from typing import Any
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.experiment.cells import Cell, TextTable
 from benchmark.experiment.context import Context
-from benchmark.experiment.costs import (
-    COST_CAPTION,
-    COST_COLUMNS,
-    cost_rows,
-    find_costs,
-    wants_costs,
-)
+from benchmark.experiment.costs import COST_CAPTION, find_costs, tabulate, wants_costs
 from benchmark.methods import with_mode
 from benchmark.stages.base import Stage
 from benchmark.stages.pooling import fold_scores
@@ -196,11 +190,11 @@ def costs_table(context: Context) -> TextTable:
 
     It is empty where nothing is compared and no price is set.
     """
-    costs = find_costs(context) if wants_costs(context) else []
+    columns, rows = tabulate(find_costs(context) if wants_costs(context) else [])
     return TextTable(
         title="Cost of one seed",
-        columns=COST_COLUMNS,
-        rows=[list(map(_short, row)) for row in cost_rows(costs)],
+        columns=columns,
+        rows=[list(map(_short, row)) for row in rows],
         notes=(COST_CAPTION,),
     )
 

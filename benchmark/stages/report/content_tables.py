@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.experiment.costs import COST_CAPTION, COST_COLUMNS, cost_rows, find_costs
+from benchmark.experiment.costs import COST_CAPTION, find_costs, tabulate
 from benchmark.page.html import Confusion, ProblemRow, Table
 from benchmark.stages.report.backbones import declare
 from benchmark.stages.report.headline import name_method
@@ -144,10 +144,11 @@ def side_costs(results: Results) -> Table:
         cost._replace(backbone=results.naming.short[cost.backbone])
         for cost in find_costs(results.context, known)
     ]
+    columns, rows = tabulate(costs)
     return Table(
         title="Frozen beside fine-tuned",
-        columns=COST_COLUMNS,
-        rows=tuple(cost_rows(costs)),
+        columns=columns,
+        rows=tuple(rows),
         num_headers=2,
         decimals=2,
         caption=COST_CAPTION,
