@@ -130,7 +130,7 @@ def reset_peaks(device: str) -> None:
     reset_peak()
     if device != "cpu":
         # Before, there are no statistics to reset, and torch fails.
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(device)
 
 
