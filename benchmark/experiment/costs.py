@@ -230,4 +230,4 @@ def _per(unit: float, value: float | None) -> float | None:
 
 
 def _money(value: float | None, currency: str) -> str | None:
-    return None if value is None else f"{value:,.{2 if value >= 1 else 5}f} {currency}"
+    return None if value is None else f"{value:{',.2f' if value >= 1 else '.3g'}} {currency}"

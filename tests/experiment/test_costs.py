@@ -107,7 +107,7 @@ def test_prices_are_those_of_each_device(grid: Context, tmp_path: Path) -> None:
     assert json.loads(json.dumps(tuned.to_json()))["side"] == "fine-tuned"
     rows = costs_table(grid).rows
     assert [row[1] for row in rows] == ["frozen, 2 heads", "finetune"]
-    assert rows[0][-2] == "0.10120 EUR"
+    assert rows[0][-2] == "0.101 EUR"
     # No price of this device: nothing is made up.
     grid.prices = Prices.model_validate({"currency": "EUR", "storage": 1.0})
     assert only(find_costs(grid), "finetune").price is None
