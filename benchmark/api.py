@@ -23,7 +23,9 @@ from benchmark.errors import CellError
 from benchmark.experiment import file as experiment_file
 from benchmark.experiment.cells import verified
 from benchmark.experiment.context import Context
+from benchmark.experiment.costs import find_costs, wants_costs
 from benchmark.experiment.rates import Rates
+from benchmark.prices import read_prices
 from benchmark.progress import LoggedProgress, Progress, heard_by
 from benchmark.results import CellResults, DataCard, RunResult
 from benchmark.stages import STAGES
@@ -103,6 +105,7 @@ def open_context(
             heads=resolve_heads(experiment),
             metrics=resolve_metrics(experiment),
             reference=resolve_reference(experiment),
+            prices=read_prices(experiment.report.prices, where=f"{experiment.path} [report]"),
             store=Store(store or experiment.store),
             cluster=cluster,
             progress=MeteredProgress(progress or LoggedProgress(), experiment=experiment.name),
@@ -182,6 +185,7 @@ def run(
             stage_cells=stage_cells,
             tables=[table for result in results for table in result.tables],
             usages=list(context.usages),
+            costs=find_costs(context) if wants_costs(context) else [],
         )
 
 

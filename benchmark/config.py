@@ -182,6 +182,9 @@ class ReportConfig(Section):
     counterparts: Annotated[Mapping[Name, Title], Field(max_length=1000)] = {}
     """Cell of the run beside each published row, by the row's name: ``BACKBONE / METHOD``, in place
     of the one that the reference names."""
+    prices: PathText | None = None
+    """TOML file of your prices of devices and storage, for the section "Cost" (docs/RESULTS.md);
+    unset: the page shows no prices."""
 
 
 class StageLimit(Section):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UsageError
 from benchmark.experiment.cells import CellResult, TextTable
+from benchmark.experiment.costs import SideCost
 from benchmark.experiment.usage import StageUsage, usage_to_json
 from benchmark.markup import html_link, html_page, html_table
 
@@ -64,6 +65,8 @@ class RunResult:
     tables: list[TextTable]
     usages: list[StageUsage] = field(default_factory=list)
     """Duration and load of each stage that computed something."""
+    costs: list[SideCost] = field(default_factory=list)
+    """What each backbone took, frozen and fine-tuned."""
 
     @property
     def failed(self) -> CellResults:
@@ -78,6 +81,7 @@ class RunResult:
             "report": self.report,
             "cells": [result.to_json() for result in self.cells],
             "usage": usage_to_json(self.usages),
+            "costs": [cost.to_json() for cost in self.costs],
         }
 
     def __repr__(self) -> str:

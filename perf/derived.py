@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from benchmark.catalog.derived.resolve import check_widths
 from benchmark.derived import Derivation
+from benchmark.peaks import peak_memory_bytes
 from benchmark.stages.embed.deriving import Recipe, make_and_write
 from benchmark.store.artefacts import Artefact, Store
-from benchmark.store.provenance import peak_memory_bytes
 from benchmark.tables import embeddings_column, embeddings_schema
 
 DIM = 768

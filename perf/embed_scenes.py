@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.store.provenance import peak_memory_bytes
+from benchmark.peaks import peak_memory_bytes
 from perf.maps import BANDS, SIDE, write_scene
 
 

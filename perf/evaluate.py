@@ -10,12 +10,12 @@ import time
 import numpy as np
 
 from benchmark.catalog.metrics import METRICS
+from benchmark.peaks import peak_memory_bytes
 from benchmark.statistics.counts import summarise
 from benchmark.statistics.design import find_design
 from benchmark.statistics.flips import flip_ranking
 from benchmark.statistics.scores import Uncertainty
 from benchmark.statistics.selection import optimism
-from benchmark.store.provenance import peak_memory_bytes
 
 NUM_METHODS = 100
 SIZES = (66, 1992, 461, 24, 43)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmark.store.provenance import peak_memory_bytes
+from benchmark.peaks import peak_memory_bytes
 
 NUM_CLASSES = 10
 NUM_FILES = 40

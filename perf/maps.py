@@ -17,7 +17,7 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_origin
 
-from benchmark.store.provenance import peak_memory_bytes
+from benchmark.peaks import peak_memory_bytes
 
 SIDE = 128
 BANDS = ("red", "green", "blue")

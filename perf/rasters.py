@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.store.provenance import peak_memory_bytes
+from benchmark.peaks import peak_memory_bytes
 
 NUM_CONTENTS = 5
 CLASSES = {"water": 1, "trees": 2, "grass": 3, "barren": 4, "paved": 5}

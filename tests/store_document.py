@@ -16,6 +16,7 @@ import pyarrow as pa
 from benchmark.experiment import file, usage
 from benchmark.stages.evaluate.schemas import COMPARISON, DROPS, PROPERTIES, RANKING, TRANSFER
 from benchmark.store import heartbeat, inventory, names
+from benchmark.store.migrations import MIGRATIONS
 from benchmark.tables import (
     CALIBRATION,
     CANDIDATES,
@@ -197,7 +198,10 @@ MANIFEST = {
     "inputs": "what the fingerprint was made of",
     "files, bytes, xxh3": "name, size and checksum of every other file",
     "provenance": "versions of the packages, machine and time",
-    "seconds, incidents, notes": "what it cost, what was lost and repeated, what to know",
+    "schemas": "version of each kind of table in it; a kind that is not named has version 1",
+    "seconds, energy, peak_memory_bytes, peak_device_bytes": "what it took: device-seconds, "
+    "joules or why they are not known, and the memory of the largest process and of its GPU",
+    "incidents, notes": "what was lost and repeated, what to know",
 }
 
 EXAMPLES = """\
@@ -329,6 +333,9 @@ def _artefacts() -> Iterator[str]:
     yield "They are read as they are: nothing in them is computed again or renamed. What such a"
     yield "version only began gets today's names when it is completed."
     yield ""
+    yield "Tables of an older version become today's when this package reads them; no file is"
+    yield "rewritten, and other readers get the file's columns. A newer version is refused."
+    yield ""
 
 
 def _tables() -> Iterator[str]:
@@ -343,6 +350,8 @@ def _tables() -> Iterator[str]:
         yield f"### {table.name}"
         yield ""
         yield table.rows
+        for version, migrate in enumerate(MIGRATIONS.get(table.name, ()), start=2):
+            yield f"New in version {version}: {migrate.__doc__}"
         yield ""
         yield "| column | type | null | meaning |"
         yield "|---|---|---|---|"

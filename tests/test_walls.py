@@ -53,7 +53,8 @@ FACE = {
     *("benchmark.interactive", "benchmark.results"),
 }
 VOCABULARY = {
-    *("arguments", "bars", "config", "contents", "derived", "drawing", "environment", "errors"),
+    *("arguments", "bars", "config", "contents", "derived", "drawing", "energy", "environment"),
+    *("errors", "peaks", "prices", "small_files"),
     *("fields", "finetune_settings", "flipping", "markup", "methods", "options", "problems"),
     *("products", "progress", "protocol_settings", "raster_settings", "references", "registry"),
     *(

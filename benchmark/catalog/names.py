@@ -22,6 +22,7 @@ from benchmark.derived import in_order, parents_of
 from benchmark.errors import UsageError, did_you_mean
 from benchmark.fields import shown
 from benchmark.finetune_settings import FinetuneConfig
+from benchmark.prices import read_prices
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
 from benchmark.variants import leaders
 
@@ -46,6 +47,7 @@ def check_names(experiment: Experiment) -> None:
     resolve_heads(experiment, where=where)
     resolve_metrics(experiment, where=f"{where} [evaluate]")
     resolve_reference(experiment, where=f"{where} [report]")
+    read_prices(experiment.report.prices, where=f"{where} [report]")
     if experiment.finetune is not None:
         _check_finetune(experiment.finetune, backbones, where=f"{where} [finetune]")
     allowed = COMMON_DATASET_SETTINGS | dataset.settings | dataset.digested | {"settings"}

@@ -5,21 +5,16 @@ To add one, append a ``Reference`` to REFERENCES.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from benchmark.errors import UsageError, did_you_mean
-from benchmark.fields import MAX_FILE_BYTES, decode_experiment, parse_toml, shown
+from benchmark.fields import shown
 from benchmark.methods import finetunings
 from benchmark.references import PublishedRow, Reference
 from benchmark.registry import Registry
-from benchmark.regular import read_regular
+from benchmark.small_files import read_section
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
     from benchmark.config import Experiment
 
 SEPARATOR = " / "
@@ -133,18 +128,7 @@ def read_reference(path: str, *, where: str = "") -> Reference:
     Raises:
         UsageError: it cannot be read, or holds something else.
     """
-    place = f"{where}: reference {shown(path)}".removeprefix(": ")
-    try:
-        data = read_regular(Path(path), most_bytes=MAX_FILE_BYTES)
-    except OSError as error:
-        raise UsageError(f"{place}: cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UsageError(f"{place}: cannot be read: {error}") from None
-    content = parse_toml(decode_experiment(data, place), where=place)
-    try:
-        return Reference.model_validate(content)
-    except ValidationError as error:
-        raise UsageError(f"{place}: {_describe(error.errors(include_url=False)[0])}") from None
+    return read_section(Reference, path, where=f"{where}: reference".removeprefix(": "))
 
 
 def split_cell(text: str) -> tuple[str, str]:
@@ -167,17 +151,3 @@ def _check_cell(experiment: Experiment, cell: str, *, where: str) -> None:
                 f"{where} = {shown(cell, 200)}: {kind} {shown(name, 100)} is not in the "
                 f"experiment.{did_you_mean(name, known)}"
             )
-
-
-def _describe(problem: ErrorDetails) -> str:
-    """Return a problem of a file; rows and items are counted from 1."""
-    place = ".".join(str(part + 1 if isinstance(part, int) else part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "missing":
-        return f"the setting '{place}' is missing"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown setting '{place}'"
-    # Of a whole row or file, the message says what is wrong.
-    if isinstance(problem["input"], dict):
-        return f"'{place}': {message}" if place else message
-    return f"'{place}' = {shown(problem['input'], 100)}: {message}"

@@ -33,6 +33,7 @@ from benchmark.experiment.train_sets import ALL, ChosenPatches, TrainSet
 from benchmark.experiment.usage import StageUsage
 from benchmark.flipping import FLIPS
 from benchmark.methods import FINETUNE, finetunings
+from benchmark.prices import Prices
 from benchmark.references import Reference
 from benchmark.specs import Backbone, Dataset, Head, Metric, Source
 from benchmark.store.artefacts import Artefact, Store
@@ -64,6 +65,7 @@ class Context(Outcomes):
     cluster: Cluster
     reference: Reference | None = None
     """Published results that the page shows beside the run."""
+    prices: Prices | None = None
     usages: list[StageUsage] = field(default_factory=list)
     """Duration and utilisation of the stages of this run."""
     _rows: dict[tuple[TrainSet, int], ChosenPatches] = field(default_factory=dict)
@@ -387,7 +389,7 @@ class Context(Outcomes):
         return {
             "scores": self.scores().fingerprint,
             "gaps": gaps,
-            **report_inputs(self.experiment.report, self.reference),
+            **report_inputs(self.experiment.report, self.reference, self.prices),
             "version": CODE_VERSIONS["report"],
             **({"names": names} if names else {}),
         }

@@ -131,6 +131,8 @@ def settings_of(context: Context) -> dict[str, Any]:
         found["tracking"]["mlflow"] = absolute_address(tracking.mlflow)
     if tracking and tracking.exports:
         found["tracking"]["exports"] = _absolute(tracking.exports)
+    if experiment.report.prices:
+        found["report"]["prices"] = _absolute(experiment.report.prices)
     found["store"] = _store_of(context.store)
     return found
 

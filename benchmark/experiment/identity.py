@@ -9,6 +9,7 @@ from benchmark.config import ReportConfig
 from benchmark.derived import Derivation
 from benchmark.experiment.places import Place
 from benchmark.finetune_settings import FinetuneConfig
+from benchmark.prices import Prices
 from benchmark.references import Reference
 from benchmark.specs import PREPROCESSING, Backbone, Dataset, Head, Metric
 
@@ -75,14 +76,20 @@ def recipe_inputs(config: FinetuneConfig) -> dict[str, Any]:
     return {key: value for key, value in settings if key not in unused}
 
 
-def report_inputs(settings: ReportConfig, reference: Reference | None) -> dict[str, Any]:
-    """Return the identity of the settings of a page, and of the published results that it shows.
+def report_inputs(
+    settings: ReportConfig, reference: Reference | None, prices: Prices | None
+) -> dict[str, Any]:
+    """Return the identity of the settings of a page, of published results and of prices on it.
 
-    Without such results it is that of before there were any.
+    Without such results or prices it is that of before there were any.
     """
     beside = settings.model_dump(mode="json", include={"reference", "counterparts"})
-    plain = settings.model_dump(mode="json", exclude=set(beside))
-    if not any(beside.values()):
-        return {"settings": plain}
-    content = None if reference is None else reference.model_dump(mode="json")
-    return {"settings": plain, "beside": [beside, content]}
+    found: dict[str, Any] = {
+        "settings": settings.model_dump(mode="json", exclude={*beside, "prices"})
+    }
+    if any(beside.values()):
+        content = None if reference is None else reference.model_dump(mode="json")
+        found["beside"] = [beside, content]
+    if prices is not None:
+        found["prices"] = prices.model_dump(mode="json")
+    return found

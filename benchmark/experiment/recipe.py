@@ -31,10 +31,11 @@ _EMBEDDED = re.compile(rf'<script type="application/json" id="{ELEMENT}">(.*?)</
 def describe_experiment(context: Context) -> dict[str, Any]:
     """Return an experiment as TOML, and the digests of its data and weights.
 
-    The store and trackers are left out: a repetition has its own.
+    The store, trackers and prices are left out: a repetition has its own.
     """
     settings = settings_of(context)
     settings = {key: value for key, value in settings.items() if key not in ("store", "tracking")}
+    settings["report"] = {key: item for key, item in settings["report"].items() if key != "prices"}
     return {"toml": to_toml(settings), **inputs_of(context)}
 
 

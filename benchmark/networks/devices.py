@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmark.energy import GpuMeter, Meter, processor_meter
+from benchmark.peaks import peak_memory_bytes, reset_peak
 from benchmark.store.cache import cache_folder
 
 Precision = Literal["float32", "bfloat16"]
@@ -113,6 +115,34 @@ def device_name(device: str) -> str:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{names[0] if names else 'CPU'}, {len(names) or os.cpu_count()} cores, {capability}"
+
+
+def open_meter(device: str, share: float = 1.0) -> Meter:
+    """Return the meter of the energy of a device: ``cpu``, or a GPU, of which a share is booked."""
+    import torch
+
+    if device == "cpu":
+        return processor_meter()
+    return GpuMeter(f"GPU-{torch.cuda.get_device_properties(device).uuid}", min(1.0, share))
+
+
+def reset_peaks(device: str) -> None:
+    """Let the peaks of the memory of this process and of its GPU begin anew."""
+    import torch
+
+    reset_peak()
+    if device != "cpu":
+        # Before, there are no statistics to reset, and torch fails.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peaks(device: str) -> dict[str, int]:
+    """Return the peaks of the memory of this process, and of its GPU (0: none), in bytes."""
+    import torch
+
+    on_gpu = 0 if device == "cpu" else torch.cuda.max_memory_allocated(device)
+    return {"peak_memory_bytes": peak_memory_bytes(), "peak_device_bytes": on_gpu}
 
 
 def has_fast_bfloat16() -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import optuna
 import pyarrow as pa
 
+from benchmark.energy import describe
 from benchmark.tables import TRIALS
 
 NUM_STARTUP = 10
@@ -64,6 +65,11 @@ class Outcome(NamedTuple):
     seconds: float
     is_stopped: bool = True
     error: str = ""
+    joules: float | None = None
+    """Energy; None: not told by the device."""
+    peak_memory_bytes: int = 0
+    peak_device_bytes: int = 0
+    """Peaks of the memory of the process and of its GPU; 0: not known."""
 
 
 class Best(NamedTuple):
@@ -142,6 +148,10 @@ class Search:
         self._rung = 0
         self._queue: list[Segment] = []
         self._num_out = 0
+        self.joules = 0.0
+        """Energy of all trials and the refit so far; NaN: not told by a device."""
+        self.peaks = dict.fromkeys(("peak_memory_bytes", "peak_device_bytes"), 0)
+        """The largest of all segments so far."""
         self._refit: Literal["", "queued", "done"] = ""
         self._draw()
 
@@ -155,6 +165,8 @@ class Search:
     def tell(self, segment: Segment, outcome: Outcome) -> None:
         """Record the outcome of a segment."""
         self._num_out -= 1
+        self.joules += math.nan if outcome.joules is None else outcome.joules
+        self.peaks = {key: max(peak, getattr(outcome, key)) for key, peak in self.peaks.items()}
         if segment.kind == "refit":
             self._refit = "done"
             return
@@ -229,6 +241,11 @@ class Search:
         if not self.num_failed:
             return {}
         return {"failed_trials": self.num_failed, "remark": self.describe_failures()}
+
+    def expenses(self, *, on_gpu: bool) -> dict[str, Any]:
+        """Return the entries of a manifest on energy and memory; a peak of 0 is not known."""
+        known = {key: peak for key, peak in self.peaks.items() if peak}
+        return {**known, "energy": describe(self.joules, on_gpu=on_gpu)}
 
     def trials_table(self) -> pa.Table:
         """Return one row per trial, with the columns of ``tables.TRIALS``."""

@@ -142,7 +142,7 @@ def _find_leader(context: Context) -> Cell | None:
         cell
         for cell in (*context.prediction_cells(), *_complete_pools(context))
         if (cell.backbone, cell.method) == (best["backbone"], best["method"])
-        and cell.train_set == best.get("train_set", ALL.name)
+        and cell.train_set == best["train_set"]
         and cell.artefact.is_complete
     )
 

@@ -21,6 +21,14 @@ from benchmark.store.checksums import SEAL, checksum, is_broken, seal
 from benchmark.store.damage import MISSING, DamageError, check_parquet, compare_sizes
 from benchmark.store.files import Files
 from benchmark.store.folders import Folder
+from benchmark.store.migrations import (
+    MIGRATIONS,
+    Migration,
+    find_problem,
+    kind_of,
+    migration_of,
+    versions_of,
+)
 from benchmark.store.names import FAILURE, MANIFEST, PARTS, PLAN, current_name, older_name
 
 UNLISTED = (MANIFEST, FAILURE)
@@ -189,6 +197,14 @@ class Artefact(Folder):
                     raise self.damage_of(name, MISSING)
         return names
 
+    def migration(self, name: str) -> Migration | None:
+        """Return what gives the table in a file its form of today; None: it has that form."""
+        kind = kind_of(self.stage, name)
+        # The manifest is read only for the few kinds that have older forms.
+        if kind is None or kind not in MIGRATIONS or not self.is_complete:
+            return None
+        return migration_of(kind, self.manifest())
+
     def read_verified(self, name: str) -> bytes:
         """Return the content of one file, compared with its checksum if the artefact is complete.
 
@@ -270,6 +286,7 @@ class Artefact(Folder):
                     "files": list(sizes),
                     "bytes": sizes,
                     "xxh3": found,
+                    **versions_of(self.stage, sizes),
                     **manifest,
                 }
             ),
@@ -280,7 +297,8 @@ class Artefact(Folder):
         """Return the manifest of a complete artefact.
 
         Raises:
-            CellError: the manifest is damaged, or the store cannot be read.
+            CellError: the manifest is damaged, a table is of a newer version, or the store cannot
+                be read.
         """
         return self.find(MANIFEST, self._read_manifest)
 
@@ -325,6 +343,9 @@ class Artefact(Folder):
         if is_broken(found):
             raise self.damage_of(name, "its checksum differs")
         found.pop(SEAL, None)
+        if problem := find_problem(found):
+            # Not damage: nothing may be deleted or computed again.
+            raise CellError(f"{self.uri}: {problem}")
         return found
 
     def _verify_content(self, found: dict[str, str], manifest: dict[str, Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from benchmark.store.checksums import checksum
 from benchmark.store.damage import MISSING, DamageError, decode_parquet, handle_damage
 from benchmark.store.files import Files
 from benchmark.store.filesystems import join
+from benchmark.store.migrations import Migration
 from benchmark.store.names import current_name, older_name
 
 T = TypeVar("T")
@@ -80,6 +81,11 @@ class Folder(ABC):
     def tables(self, prefix: str) -> list[str]:
         """Return the sorted names of the tables to read whose names begin with a prefix."""
         return self.files(prefix)
+
+    def migration(self, name: str) -> Migration | None:
+        """Return what gives the table in a file its form of today; None: it has that form."""
+        del name
+        return None
 
     def write_bytes(self, name: str, content: bytes) -> str:
         """Write one file atomically and return its checksum.
@@ -164,22 +170,31 @@ class Folder(ABC):
             CellError: a file is missing or damaged, or the store cannot be read.
         """
         filters = None if splits is None else [("split", "in", list(splits))]
+        chosen = None if columns is None else list(columns)
 
-        def read(source: str, fs: pafs.FileSystem) -> pa.Table:
-            return pq.read_table(
-                source,
-                columns=None if columns is None else list(columns),
-                filters=filters,
-                filesystem=fs,
-                partitioning=None,
-                page_checksum_verification=True,
+        def read(name: str) -> pa.Table:
+            migrate = self.migration(name)
+            table = self._decode(
+                name,
+                lambda source, fs: pq.read_table(
+                    source,
+                    columns=None if migrate else chosen,
+                    filters=filters,
+                    filesystem=fs,
+                    partitioning=None,
+                    page_checksum_verification=True,
+                ),
             )
+            if migrate is None:
+                return table
+            table = migrate(table)
+            return table if chosen is None else table.select(chosen)
 
         found = list(self.tables(prefix) if names is None else names)
         if not found:
             raise self.damage_of(f"{prefix}*", "there is no such file")
         try:
-            tables = [self._decode(name, read) for name in found]
+            tables = [read(name) for name in found]
         except FileNotFoundError:
             gone = next((name for name in found if not self.has(name)), found[0])
             raise self.damage_of(gone, MISSING) from None

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -106,21 +105,6 @@ def machine() -> str:
                 model = line.partition(":")[2].strip()
                 break
     return f"{model}, {num_cores()} cores"
-
-
-def peak_memory_bytes() -> int:
-    """Return the peak resident set size of this process (bytes)."""
-    # On Linux a new program inherits ``ru_maxrss`` of the process that started it.
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts kibibytes, macOS bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def now() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -31,6 +32,10 @@ class Place:
     num_seen: int = 0
     seconds: float = 0.0
     """Duration of the current epoch so far."""
+    joules: float = 0.0
+    """Energy of the current epoch so far, of all workers; NaN: not told by a device."""
+    used: list[float] = field(default_factory=list)
+    """Energy of each completed epoch, with its validation (J)."""
     curve: list[dict[str, float]] = field(default_factory=list)
     """One row per completed epoch: the columns of ``tables.CURVES`` without the trial."""
     best_epoch: int = 0
@@ -46,6 +51,11 @@ class Place:
             return (-1.0, 0.0)
         row = self.curve[self.best_epoch - 1]
         return row["val_score"], -row["val_loss"]
+
+    def joules_from(self, epoch: int) -> float:
+        """Return the energy of the completed epochs after a number of them; NaN: not known."""
+        is_known = len(self.used) == len(self.curve)
+        return sum(self.used[epoch:]) if is_known else math.nan
 
 
 def write_checkpoint(
@@ -80,7 +90,8 @@ def read_checkpoint(
     if wanted is not None and wanted != _checksum(header, body):
         raise artefact.damage_of(name, "its checksum differs")
     try:
-        place = Place(**json.loads(header["__metadata__"]["place"]))
+        # Checkpoints of older versions contain no energy.
+        place = Place(**{"joules": math.nan, **json.loads(header["__metadata__"]["place"])})
         weights = _below("model.", tensors)
         # Check before loading: torch copies the tensors that fit before it raises.
         _check_shapes(weights, model)

@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from benchmark.energy import known
 from benchmark.errors import CellError
 from benchmark.finetune_settings import FinetuneConfig
 from benchmark.flipping import predict_flipped
+from benchmark.networks.devices import open_meter, peaks, reset_peaks
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.specs import Backbone
-from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import WEIGHTS
 from benchmark.tables import PatchTable, check_table, predictions_schema
@@ -116,6 +117,7 @@ class Worker:
             torch.set_num_threads(job.num_threads)
         else:
             torch.cuda.set_device(ranks.device)
+        self._meter = open_meter(str(ranks.device))
 
     def run(self, segment: Segment) -> Outcome:
         """Run a segment, or return the outcome that an earlier run recorded.
@@ -128,11 +130,17 @@ class Worker:
         name, artefact = segment_name(segment), self._job.artefact
         if artefact.has(name):
             return Outcome(**artefact.read_json(name))
+        reset_peaks(str(self._ranks.device))
         try:
             outcome = self._fit(segment) if segment.kind == "fit" else self._refit(segment)
         except MemoryShort as error:
             artefact.write_json(SMALLER, {"micro_batch": error.micro_batch, "note": str(error)})
             raise
+        most = peaks(str(self._ranks.device))
+        outcome = outcome._replace(
+            peak_memory_bytes=most["peak_memory_bytes"],
+            peak_device_bytes=most["peak_device_bytes"],
+        )
         if self._ranks.rank == 0:
             artefact.write_json(name, outcome._asdict())
         return outcome
@@ -156,10 +164,12 @@ class Worker:
         is_stopped = self._is_over(place, config)
         while place.epoch < segment.last_epoch and not is_stopped:
             self._train_epoch(training, feed, place, last)
-            began = time.perf_counter()
+            began, begun_j = time.perf_counter(), self._meter.read()
             found = training.validate(reader, len(job.class_counts))
             val_s = time.perf_counter() - began
             self._close_epoch(training, place, found, val_s)
+            place.used.append(place.joules + self._add_up(self._meter.read() - begun_j))
+            place.joules = 0.0
             is_stopped = self._is_over(place, config)
             if self._ranks.rank == 0:
                 if place.best_epoch == place.epoch:
@@ -171,12 +181,13 @@ class Worker:
                 self._report(place.curve[-1])
         rows = place.curve[segment.first_epoch :]
         seconds = sum(row["seconds"] for row in rows) * job.num_devices
-        return Outcome([row["val_score"] for row in rows], seconds, is_stopped)
+        joules = known(place.joules_from(segment.first_epoch))
+        return Outcome([row["val_score"] for row in rows], seconds, is_stopped, joules=joules)
 
     def _refit(self, segment: Segment) -> Outcome:
         """Predict val and test with the weights of the best trial, or with a new fit on both."""
         job, artefact = self._job, self._job.artefact
-        began = time.perf_counter()
+        began, begun_j = time.perf_counter(), self._meter.read()
         config = job.config.model_copy(update=segment.params)
         if job.refit == "train+val":
             feed = self._open_feed(("train", "val"), config, self._ranks)
@@ -198,7 +209,8 @@ class Worker:
         self._predict(training)
         if self._ranks.rank == 0:
             write_weights(artefact, WEIGHTS, training.model)
-        return Outcome([], (time.perf_counter() - began) * job.num_devices)
+        joules = known(self._add_up(self._meter.read() - begun_j))
+        return Outcome([], (time.perf_counter() - began) * job.num_devices, joules=joules)
 
     def _build(
         self, config: FinetuneConfig, feed: Feed | None, class_counts: tuple[int, ...]
@@ -244,6 +256,7 @@ class Worker:
         # One float64 sum from the start of the epoch: checkpoints must not change it.
         begun = place.loss_sum if self._ranks.rank == 0 else 0.0
         losses = torch.tensor(begun, dtype=torch.float64, device=self._ranks.device)
+        begun_j = self._meter.read()
         began = saved = time.perf_counter()
         for batch in feed.batches(place.epoch, place.step):
             losses += training.step(batch, place.epoch, place.step)
@@ -254,11 +267,19 @@ class Worker:
             if self._agree(is_due, place.step):
                 place.loss_sum = float(self._ranks.sum(losses.clone()))
                 place.seconds += now - began
+                place.joules += self._add_up(self._meter.read() - begun_j)
                 if self._ranks.rank == 0:
                     self._save(training, place, name)
+                begun_j = self._meter.read()
                 began = saved = time.perf_counter()
         place.loss_sum = float(self._ranks.sum(losses))
         place.seconds += time.perf_counter() - began
+        place.joules += self._add_up(self._meter.read() - begun_j)
+
+    def _add_up(self, joules: float) -> float:
+        """Return the sum over all workers; NaN if one is."""
+        mine = torch.tensor(joules, dtype=torch.float64, device=self._ranks.device)
+        return float(self._ranks.sum(mine))
 
     def _agree(self, is_due: bool, step: int) -> bool:
         """Return whether to write a checkpoint now: rank 0 decides for all workers."""
@@ -310,14 +331,10 @@ class Worker:
     def _log(self, training: Training, place: Place) -> dict[str, Any]:
         self._take_notes(training, place)
         device = self._ranks.device
-        peak = provenance.peak_memory_bytes()
-        if device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(device)
         return {
             "curve": place.curve,
             "best_epoch": place.best_epoch,
             "notes": place.notes,
-            "peak_memory_bytes": peak,
             "num_trained": training.parts.num_trained,
             "plan": {
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -376,6 +393,6 @@ def forget_failures(artefact: Artefact) -> None:
 
 
 def read_log(artefact: Artefact, trial: int) -> dict[str, Any]:
-    """Return the log of a trial: curve, notes, plan and peak memory; empty if it failed."""
+    """Return the log of a trial: curve, notes and plan; empty if it failed."""
     name = f"trial-{trial:03d}-log.json"
     return dict(artefact.read_json(name)) if artefact.has(name) else {}

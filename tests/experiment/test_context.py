@@ -282,6 +282,8 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "tracking.tensorboard": (True, set()),
     "report.reference": ("chesapeake_study", {"report"}),
     "report.counterparts": ({"a": "net / epochs"}, {"report"}),
+    # The prices in the file are: a test of tests/experiment/test_costs.py.
+    "report.prices": ("prices.toml", set()),
 }
 
 # They name another entry of a catalog, whose own fields are changed below.

@@ -263,7 +263,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 from benchmark.mapping import axes, rasters, scenes, sliding
-from benchmark.store.provenance import peak_memory_bytes
+from benchmark.peaks import peak_memory_bytes
 from tests.mapping.pictures import RGB, Model
 
 scenes.CACHE_BYTES, sliding.CHUNK_BYTES, rasters.WRITTEN_PX = 16, 4 * 2**20, 2**20

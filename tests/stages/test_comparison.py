@@ -95,6 +95,7 @@ def test_a_better_one_gains_and_the_interval_is_above_zero(open_small):
     assert [table.title.split(",")[0] for table in result.tables] == [
         "Balanced accuracy on test",
         "Fine-tuned against frozen",
+        "Cost of one seed",
     ]
     assert result.tables[1].rows[0][-2:] == ["38", "gains"]
 

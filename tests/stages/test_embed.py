@@ -117,6 +117,7 @@ def test_the_manifest_records_what_the_backbone_was_fed_and_its_cost(embedded):
     assert manifest["num_patches"] == 240
     assert manifest["dim"] == 16
     assert manifest["peak_memory_bytes"] > 50e6
+    assert manifest["energy"].keys() in ({"joules", "reason"}, {"joules", "told_by"})
     assert manifest["seconds"]["device"] > 0
     assert manifest["device"]["device"] in ("cpu", "cuda")
 

@@ -96,6 +96,8 @@ def test_a_search_writes_predictions_trials_a_curve_and_the_best_weights(trained
     assert manifest["val_score"] == pytest.approx(max(curve["val_score"].to_pylist()))
     assert manifest["seconds"]["device"] > 0
     assert manifest["method"] == "finetune"
+    assert manifest["peak_memory_bytes"] > 50e6
+    assert manifest["energy"].keys() in ({"joules", "reason"}, {"joules", "told_by"})
     # Only the best weights are left.
     left = set(artefact.files())
     assert left == {

@@ -255,6 +255,18 @@ def test_the_page_compares_frozen_and_fine_tuned(compared):
     assert row["ratio"] is None
 
 
+def test_the_page_shows_the_cost_of_frozen_beside_fine_tuned(compared, finished):
+    pages = (Path(finished[2].report).read_text(), compared.report().read_bytes("index.html"))
+    for page, sides in zip(
+        pages, (["frozen, 1 head"], ["frozen, 1 head", "finetune"]), strict=True
+    ):
+        text = page if isinstance(page, str) else page.decode()
+        table = text[text.index("Frozen beside fine-tuned") :].split("</table>")[0]
+        names = re.findall(r'<th scope="row">([^<]*)', table)
+        # The head that reads no embedding is no part of it.
+        assert [name for name in names if name.startswith(("frozen", "fine"))] == sides
+
+
 def test_notes_of_fine_tuning_stand_once_and_escaped(compared):
     page = compared.report().read_bytes("index.html").decode()
     found = re.findall(r"<li>random / finetune / ([^<]*)</li>", page)
@@ -429,25 +441,6 @@ def test_of_several_modes_the_page_says_which_and_at_what_cost(finished):
     ]
     assert [row[0] for row in pairs.rows] == ["random (full)", "random (lora)"]
     assert "Confusion of fine-tuned random (full), seed 0" in page
-
-
-def test_a_comparison_of_an_older_version_has_one_fine_tuning(compared, monkeypatch):
-    from benchmark.stages.report.finetuning import comparisons
-    from benchmark.stages.report.results import Results
-    from benchmark.store.artefacts import Artefact
-
-    read = Artefact.read_table
-
-    def read_older(artefact, **asked):
-        table = read(artefact, **asked)
-        is_comparison = asked.get("names") == [beside("comparison")]
-        return table.drop_columns(["method"]) if is_comparison else table
-
-    monkeypatch.setattr(Artefact, "read_table", read_older)
-    results = Results(compared)
-    assert results.comparison["method"].tolist() == ["finetune"]
-    (table,) = comparisons(results)
-    assert table.rows[0][:2] == ("random", "knn")
 
 
 REFERENCE = """

@@ -81,6 +81,8 @@ def test_every_cell_writes_predictions_trials_and_a_head(tuned):
         manifest = cell.artefact.manifest()
         assert manifest["val_score"] == pytest.approx(best)
         assert manifest["seconds"]["trials"] > 0
+        assert manifest["peak_memory_bytes"] > 50e6
+        assert manifest["energy"].keys() in ({"joules", "reason"}, {"joules", "told_by"})
         assert "label" not in table.column_names
 
 

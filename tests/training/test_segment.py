@@ -213,7 +213,8 @@ def test_a_segment_leaves_a_curve_the_weights_and_its_outcome(open_job: OpenJob)
     log = read_log(job.artefact, 0)
     assert log["plan"]["batch_size"] == 8
     assert log["plan"]["micro_batch"] == 3
-    assert log["peak_memory_bytes"] > 0
+    assert outcome.peak_memory_bytes > 0
+    assert outcome.peak_device_bytes == 0
     assert read_log(job.artefact, 7) == {}
 
 

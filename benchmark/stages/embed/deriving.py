@@ -22,10 +22,12 @@ from benchmark.catalog.derived.fitting import check_train, fit_recipe, missing_k
 from benchmark.catalog.derived.resolve import check_widths
 from benchmark.catalog.options import options_where
 from benchmark.derived import Derivation
+from benchmark.energy import describe, joules_of, processor_meter
 from benchmark.errors import CellError, UsageError, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.networks.fitted import read_facts, read_fitted, write_fitted
+from benchmark.peaks import peak_memory_bytes, reset_peak
 from benchmark.specs import Backbone, Fitted
 from benchmark.stages.embed.learning import free_cpus
 from benchmark.store import provenance
@@ -210,6 +212,7 @@ def _manifest(
     num_bytes = recipe.derived.num_bytes(recipe.dim)
     # Embeddings cost what their parents cost, as if these were computed for them alone.
     parents_s = sum(item["seconds"]["device"] for item in parents)
+    joules = made["joules"] + sum(map(joules_of, parents))
     return {
         "num_patches": num_patches,
         "dim": recipe.dim,
@@ -222,8 +225,13 @@ def _manifest(
             **made["facts"],
         },
         "peak_memory_bytes": made["peak_memory_bytes"],
+        "energy": describe(joules, on_gpu=parents[0]["device"]["device"] == "cuda"),
         "storage_bytes": num_bytes * num_patches,
-        "device": {"device": parents[0]["device"]["device"]},
+        "device": {
+            key: parents[0]["device"][key]
+            for key in ("device", "model")
+            if key in parents[0]["device"]
+        },
         "seconds": {
             "device": round(parents_s + own_s, 3),
             "own": round(own_s, 3),
@@ -240,12 +248,14 @@ def make_and_write(recipe: Recipe) -> dict[str, Any]:
     """Fit a recipe, write the parts that are missing, and return what was made (a Ray task).
 
     Returns: ``refused`` (the user's mistake, or empty), and for the manifest ``facts``,
-    ``num_patches``, ``seconds``, ``peak_memory_bytes`` and the ``checksums`` of parts.
+    ``num_patches``, ``seconds``, ``joules``, ``peak_memory_bytes`` and the ``checksums`` of parts.
 
     Raises:
         CellError: a table is damaged, or the store cannot be written.
     """
-    began = time.perf_counter()
+    reset_peak()
+    meter = processor_meter()
+    began, begun_j = time.perf_counter(), meter.read()
     try:
         state, facts = _fit(recipe)
         checksums = _write(recipe, state)
@@ -257,7 +267,8 @@ def make_and_write(recipe: Recipe) -> dict[str, Any]:
         "num_patches": sum(map(len, recipe.is_train.values())),
         "checksums": checksums,
         "seconds": time.perf_counter() - began,
-        "peak_memory_bytes": provenance.peak_memory_bytes(),
+        "joules": meter.read() - begun_j,
+        "peak_memory_bytes": peak_memory_bytes(),
     }
 
 

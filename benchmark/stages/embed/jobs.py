@@ -76,6 +76,7 @@ def plan_jobs(context: Context, passes: Sequence[Pass], pool: Pool) -> list[Job]
                 num_patches=math.ceil(one.num_patches / pool.num_actors),
                 num_in_all=one.num_patches,
                 uses_gpu=pool.num_gpus > 0,
+                num_gpus=pool.num_gpus,
                 flipped=cell.flipped,
                 plain=outputs[0].plain,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from benchmark.energy import processor_meter
 from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.networks.fitted import write_fitted
+from benchmark.peaks import peak_memory_bytes, reset_peak
 from benchmark.specs import Backbone, Fitted
-from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import FITTED
 from benchmark.tables import images_array
@@ -145,7 +147,9 @@ def fit_and_write(lesson: Lesson) -> dict[str, Any]:
     if fit is None:
         raise ValueError(f"backbone '{lesson.backbone.name}' has no fit")
     torch.set_num_threads(lesson.num_threads)
-    began = time.perf_counter()
+    reset_peak()
+    meter = processor_meter()
+    began, begun_j = time.perf_counter(), meter.read()
     train = StoredTrain(lesson.backbone, lesson.patches, lesson.bands, lesson.shape)
     fitted = fit(train)
     for name, tensor in fitted.state.items():
@@ -155,7 +159,9 @@ def fit_and_write(lesson: Lesson) -> dict[str, Any]:
         **fitted.facts,
         "seconds": round(time.perf_counter() - began, 3),
         "num_threads": lesson.num_threads,
-        "peak_memory_bytes": provenance.peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
     }
+    if not math.isnan(joules := meter.read() - begun_j):
+        facts["joules"] = round(joules, 3)
     write_fitted(lesson.artefact, Fitted(fitted.state, facts))
     return facts

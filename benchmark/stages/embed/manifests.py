@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from benchmark.cluster.incidents import Account
 from benchmark.cluster.pools import Pool
+from benchmark.energy import describe
 from benchmark.errors import CellError
 from benchmark.experiment.context import Context
 from benchmark.networks.fitted import read_facts
@@ -61,6 +63,10 @@ def manifest_of(
     # The fit is part of the cost, but runs on cores, which count only without a GPU.
     is_on_cores = parts[0]["device"]["device"] == "cpu"
     fit_s = fitted["seconds"] * fitted["num_threads"] if fitted and is_on_cores else 0.0
+    fit_j = fitted.get("joules", math.nan) if fitted and is_on_cores else 0.0
+    # Parts of older versions do not say what they took.
+    joules = sum(part.get("joules", math.nan) + part.get("setup_j", math.nan) for part in parts)
+    on_gpu = [part.get("peak_device_bytes", 0) for part in parts]
     setup_s = sum(part["setup_s"] for part in parts)
     for part in parts if artefact == job.artefact else ():
         # Stored with the part, so it survives the loss of the driver of the run that wrote it.
@@ -76,6 +82,8 @@ def manifest_of(
             "max": max(part["input"]["max"] for part in parts),
         },
         "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
+        **({"peak_device_bytes": max(on_gpu)} if max(on_gpu) else {}),
+        "energy": describe(fit_j + joules, on_gpu=not is_on_cores),
         "storage_bytes": sum(part["num_rows"] * part["dim"] * 4 for part in parts),
         # From a part: this run may have computed none.
         "device": parts[0]["device"],

@@ -21,6 +21,7 @@ from benchmark.catalog.products.matching import Wanted
 from benchmark.errors import UsageError, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
+from benchmark.peaks import peak_memory_bytes
 from benchmark.products import PlacedProduct, Product
 from benchmark.progress import StageProgress
 from benchmark.specs import Backbone
@@ -246,7 +247,7 @@ class Reading:
             "num_patches": num_patches,
             "dim": dim,
             "product": {**self._product.facts, "matched_by": taker.rule, **told},
-            "peak_memory_bytes": provenance.peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(),
             "storage_bytes": 4 * num_patches * dim,
             "device": {"device": "none"},
             "seconds": {

@@ -64,6 +64,8 @@ class Job(Lesson):
     """Number of patches of all actors."""
     uses_gpu: bool
     """Whether an actor has booked (a share of) a GPU; its process also sees other GPUs."""
+    num_gpus: float = 1.0
+    """The share of it."""
     flipped: FlippedPatches | None = None
     """The flip to embed; None: all patches as they are."""
     plain: Artefact | None = None

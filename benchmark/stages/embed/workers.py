@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from benchmark.cluster.incidents import Toll, add_tolls, is_restarted
 from benchmark.cluster.metering import ForwardMeter
 from benchmark.cluster.ticks import Ticks
+from benchmark.energy import Meter
 from benchmark.errors import BenchmarkError, CellError, blame
 from benchmark.flipping import flip_images
+from benchmark.networks.devices import device_name, open_meter, peaks, reset_peaks
 from benchmark.stages.embed.calls import Task
 from benchmark.stages.embed.counting import item_of
 from benchmark.stages.embed.preparing import Preparation
 from benchmark.stages.embed.starting import Job, Output, build, go_on, start
-from benchmark.store import provenance
 from benchmark.store.artefacts import Artefact
 from benchmark.tables import embeddings_column, embeddings_schema, images_array
 
@@ -113,8 +114,8 @@ class EmbedActor:
         self._number: int | None = None
         self._embedder: Embedder | None = None
         self._num_active = 0
-        self._setup_s = 0.0
-        self._ended = 0.0
+        self._setup_s = self._setup_j = 0.0
+        self._ended = self._ended_j = 0.0
         self._reasons: dict[int, str] = {}
         self._device = ThreadPoolExecutor(1, "device")
         self._builder = ThreadPoolExecutor(1, "builder")
@@ -151,14 +152,17 @@ class EmbedActor:
         pixels = _pixels(task, block, job)
         with self._held(number, pixels) as embedder:
             loaded = embedder.load(pixels)
-            began, launched = self._device.submit(_launch, embedder, loaded, count).result()
-            embeddings, stats = embedder.fetch(launched)
+            meter = self._meter_of(job)
+            begun = self._device.submit(_launch, embedder, loaded, count, meter).result()
+            embeddings, stats = embedder.fetch(begun.launched)
             with self._turn:
-                ended = time.perf_counter()
+                ended, ended_j = time.perf_counter(), meter.read()
                 # A GPU begins a task when it has ended the last.
-                seconds = ended - max(began, self._ended)
-                self._ended = ended
+                seconds = ended - max(begun.at_s, self._ended)
+                joules = ended_j - max(begun.at_j, self._ended_j)
+                self._ended, self._ended_j = ended, ended_j
                 setup_s, self._setup_s = self._setup_s, 0.0
+                setup_j, self._setup_j = self._setup_j, 0.0
                 restarts, self._restarts = self._restarts, {}
         self._meter.count(job.backbone.name, len(embeddings), seconds)
         row["embedding"] = embeddings.tobytes()
@@ -169,9 +173,11 @@ class EmbedActor:
                 "dim": embeddings.shape[1],
                 "seconds": seconds,
                 "setup_s": setup_s,
+                "joules": joules,
+                "setup_j": setup_j,
                 "input": stats.summary(),
-                "peak_memory_bytes": provenance.peak_memory_bytes(),
-                "device": embedder.plan.to_json(),
+                **peaks(embedder.plan.device),
+                "device": {**embedder.plan.to_json(), **_model_of(embedder.plan.device)},
                 "toll": add_tolls(toll.to_json(), restarts),
             }
         )
@@ -199,17 +205,23 @@ class EmbedActor:
         # A backbone that does not start leaves none, so that the last one starts anew.
         self._number = self._embedder = None
         job, (ahead, network) = self._jobs[number], self._built
+        meter = self._meter_of(job)
+        reset_peaks(_device_of(job))
         try:
             if last is not None and held is not None and self._is_same(last, number):
+                begun_j = meter.read()
                 begun = self._device.submit(go_on, job, held, pixels)
                 self._embedder, self._setup_s = begun.result()
+                self._setup_j = meter.read() - begun_j
                 self._number = number
                 return self._embedder
             if network is None or ahead != number:
                 network = self._builder.submit(build, job)
             self._built = number, None
-            begun = self._device.submit(start, job, network.result(), pixels, self._tell)
+            built, begun_j = network.result(), meter.read()
+            begun = self._device.submit(start, job, built, pixels, self._tell)
             embedder, self._setup_s = begun.result()
+            self._setup_j = meter.read() - begun_j
         except Exception as error:
             self._reasons[number] = blame(error)
             raise
@@ -218,6 +230,9 @@ class EmbedActor:
             later = self._order[self._order.index(number) + 1 :]
             self._build_ahead([item for item in later if not self._is_same(number, item)])
         return embedder
+
+    def _meter_of(self, job: Job) -> Meter:
+        return open_meter(_device_of(job), job.num_gpus)
 
     def _is_same(self, one: int, other: int) -> bool:
         """Return whether two jobs are of the same network: those of plain and flipped patches.
@@ -245,11 +260,29 @@ def _pixels(task: dict[str, Any], block: pa.Table, job: Job) -> Pixels:
     return pixels if job.flipped is None else flip_images(pixels, job.flipped.flip)
 
 
+class _Begun(NamedTuple):
+    """When a launch began (s, of ``perf_counter``), the meter then, and what was launched."""
+
+    at_s: float
+    at_j: float
+    launched: Launched
+
+
 def _launch(
-    embedder: Embedder, loaded: Loaded, count: Callable[[int], None]
-) -> tuple[float, Launched]:
-    """Return when the launch began (s, of ``perf_counter``), and what was launched."""
-    return time.perf_counter(), embedder.launch(loaded, count)
+    embedder: Embedder, loaded: Loaded, count: Callable[[int], None], meter: Meter
+) -> _Begun:
+    return _Begun(time.perf_counter(), meter.read(), embedder.launch(loaded, count))
+
+
+def _device_of(job: Job) -> str:
+    import torch
+
+    return "cuda" if job.uses_gpu and torch.cuda.is_available() else "cpu"
+
+
+def _model_of(device: str) -> dict[str, str]:
+    """Return the model of a GPU as an entry of its plan; empty: the processor."""
+    return {} if device == "cpu" else {"model": device_name(device)}
 
 
 class WriteParts:
@@ -310,7 +343,8 @@ def _tables(
     count, dim = summary["num_rows"], last - first
     every = np.frombuffer(row["embedding"], np.float32).reshape(count, summary["dim"])
     embeddings = np.ascontiguousarray(every[:, first:last])
-    once = {"setup_s": summary["setup_s"], "toll": add_tolls(task["toll"], summary["toll"])}
+    tolls = add_tolls(task["toll"], summary["toll"])
+    once = {"setup_s": summary["setup_s"], "setup_j": summary["setup_j"], "toll": tolls}
     end = 0
     for name, rows in task["parts"]:
         start, end = end, end + rows
@@ -323,12 +357,13 @@ def _tables(
             "num_rows": rows,
             "dim": dim,
             "seconds": summary["seconds"] * rows / count,
+            "joules": summary["joules"] * rows / count,
             # Batches cross parts: minimum, mean and maximum are those of all.
             "input": {**fed, "count": fed["count"] * rows / count},
             "distinct": _distinct_rows(mine),
             **once,
         }
-        once = {"setup_s": 0.0, "toll": {}}
+        once = {"setup_s": 0.0, "setup_j": 0.0, "toll": {}}
         yield (
             name,
             pa.table(

@@ -9,6 +9,7 @@ from typing import Any
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.experiment.cells import Cell, TextTable
 from benchmark.experiment.context import Context
+from benchmark.experiment.costs import COST_CAPTION, find_costs, tabulate, wants_costs
 from benchmark.methods import with_mode
 from benchmark.stages.base import Stage
 from benchmark.stages.pooling import fold_scores
@@ -56,7 +57,7 @@ class EvaluateStage(Stage):
         if not artefact.is_complete:
             return []
         makers = (ranking_table, comparison_table, labels_table, drops_table)
-        tables = [*(make(artefact) for make in makers), folds_table(context)]
+        tables = [*(make(artefact) for make in makers), folds_table(context), costs_table(context)]
         return [table for table in tables if table.rows]
 
 
@@ -93,7 +94,7 @@ def comparison_table(artefact: Artefact) -> TextTable:
     comparison = _of_headline(artefact, "comparison")
     rows = [
         [
-            with_mode(row["backbone"], row.get("method")),
+            with_mode(row["backbone"], row["method"]),
             str(row["head"]),
             f"{100 * row['gain']:+.1f}",
             f"[{100 * row['gain_low']:.1f}, {100 * row['gain_high']:.1f}]",
@@ -120,7 +121,7 @@ def labels_table(artefact: Artefact) -> TextTable:
     """Return the best method of each train set as a table to print; empty if there is one set."""
     manifest = artefact.manifest()
     ranking = artefact.read_table(names=[beside("ranking")]).to_pylist()
-    best = {row["train_set"]: row for row in ranking if row["rank"] == 1 and "train_set" in row}
+    best = {row["train_set"]: row for row in ranking if row["rank"] == 1}
     sets = [
         item for item in manifest.get("train_sets", []) if item["kind"] not in ("regions", "fold")
     ]
@@ -184,6 +185,26 @@ def drops_table(artefact: Artefact) -> TextTable:
     )
 
 
+def costs_table(context: Context) -> TextTable:
+    """Return what frozen and fine-tuned took as a table to print.
+
+    It is empty where nothing is compared and no price is set.
+    """
+    columns, rows = tabulate(find_costs(context) if wants_costs(context) else [])
+    return TextTable(
+        title="Cost of one seed",
+        columns=columns,
+        rows=[list(map(_short, row)) for row in rows],
+        notes=(COST_CAPTION,),
+    )
+
+
+def _short(value: str | float | None) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:,.{0 if value >= 100 else 3}f}"
+
+
 def _trained_on(manifest: Mapping[str, Any], ranking: Sequence[Mapping[str, Any]]) -> str:
     return f", trained on {ranking[0]['train_set']}" if manifest.get("train_sets") else ""
 
@@ -193,9 +214,8 @@ def _of_headline(artefact: Artefact, name: str) -> list[dict[str, Any]]:
     found, ranking = (
         artefact.read_table(names=[beside(item)]).to_pylist() for item in (name, "ranking")
     )
-    # Tables of older versions have no train set.
-    headline = ranking[0].get("train_set")
-    return [row for row in found if row.get("train_set") == headline]
+    headline = ranking[0]["train_set"]
+    return [row for row in found if row["train_set"] == headline]
 
 
 def _times(ratio: float | None) -> str:

@@ -187,7 +187,6 @@ def commit(
             **flips_inputs(job.flips),
             "weights": WEIGHTS,
             "num_trained": log.get("num_trained"),
-            "peak_memory_bytes": log.get("peak_memory_bytes"),
             "notes": _notes(_config(context), job, logs if all(logs.values()) else {0: log}),
             "plan": {**log.get("plan", {}), "team": team.reason},
             "seconds": {
@@ -195,6 +194,7 @@ def commit(
                 "refit": round(refit.seconds, 3),
                 "device": round(search.seconds + refit.seconds, 3),
             },
+            **search.expenses(on_gpu=log.get("plan", {}).get("device", "cpu") != "cpu"),
             "incidents": account.to_json(),
             "provenance": provenance.record(),
         },

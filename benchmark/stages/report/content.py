@@ -21,6 +21,7 @@ from benchmark.stages.report.content_tables import (
     origins,
     problems,
     recalls,
+    side_costs,
     stage_times,
     tune_times,
 )
@@ -66,7 +67,8 @@ def collect(results: Results) -> ReportData:
         Verdict(backbone=row.backbone, head=row.head, sentence=row.sentence)
         for row in results.comparison.itertuples()
     )
-    tables = [times(results) for times in (stage_times, embed_times, tune_times, finetune_times)]
+    makers = (side_costs, stage_times, embed_times, tune_times, finetune_times)
+    tables = [make(results) for make in makers]
     saved = load_saved_usage(results.context)
     say = results.naming.sentence
     pictures = (

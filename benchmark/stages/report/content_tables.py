@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.experiment.costs import COST_CAPTION, find_costs, tabulate
 from benchmark.page.html import Confusion, ProblemRow, Table
 from benchmark.stages.report.backbones import declare
 from benchmark.stages.report.headline import name_method
@@ -133,6 +134,24 @@ def stage_times(results: Results) -> Table:
         ),
         num_headers=0,
         decimals=1,
+    )
+
+
+def side_costs(results: Results) -> Table:
+    """Return what each backbone took, frozen and fine-tuned side by side."""
+    known = {cell.artefact.path: manifest for cell, manifest in results.manifests.items()}
+    costs = [
+        cost._replace(backbone=results.naming.short[cost.backbone])
+        for cost in find_costs(results.context, known)
+    ]
+    columns, rows = tabulate(costs)
+    return Table(
+        title="Frozen beside fine-tuned",
+        columns=columns,
+        rows=tuple(rows),
+        num_headers=2,
+        decimals=2,
+        caption=COST_CAPTION,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.experiment.costs import peaks_of
 from benchmark.methods import with_mode
 from benchmark.page import curves
 from benchmark.page.html import Gain, Picture, Section, Table, Verdict
@@ -150,7 +151,8 @@ def finetune_times(results: Results) -> Table:
     """Return the cost and the execution plan of each fine-tuning."""
     rows = []
     for cell, manifest in results.finetuned.items():
-        peak = manifest.get("peak_memory_bytes")
+        host, on_gpu = peaks_of(manifest)
+        peak = on_gpu or host
         rows.append(
             (
                 *results.names(cell, "backbone"),

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.experiment.flipped import embedding_seconds
-from benchmark.experiment.train_sets import ALL
-from benchmark.methods import FINETUNE, is_finetuned
+from benchmark.methods import is_finetuned
 from benchmark.options import short_names
 from benchmark.stages.report.headline import name_method
 from benchmark.stages.report.naming import Naming
@@ -52,11 +51,7 @@ class Results:
             else pd.DataFrame()
             for name in ("transfer", "drops")
         )
-        # Rankings of older versions have no train set.
-        self.train_set: str = self.every_ranking.get("train_set", pd.Series([ALL.name])).iloc[0]
-        # Comparisons of older versions have one fine-tuning of each backbone.
-        if "method" not in self.every_comparison:
-            self.every_comparison["method"] = FINETUNE
+        self.train_set: str = self.every_ranking["train_set"].iloc[0]
         self.naming = Naming(
             short_names(
                 [item.name for item in context.backbones],
@@ -109,8 +104,6 @@ class Results:
         }
 
     def _of_headline(self, table: pd.DataFrame) -> pd.DataFrame:
-        if "train_set" not in table:
-            return table
         return table[table["train_set"] == self.train_set]
 
     @property
@@ -162,8 +155,8 @@ def rows_of(table: pd.DataFrame, cell: Any) -> pd.DataFrame:
 
 def _ranked_again(ranking: pd.DataFrame) -> pd.DataFrame:
     """Return a ranking whose ranks have no gap, within each train set."""
-    sets = ranking.get("train_set", pd.Series(ALL.name, ranking.index))
-    return ranking.assign(rank=ranking.groupby(sets)["rank"].rank(method="first").astype(int))
+    ranks = ranking.groupby("train_set")["rank"].rank(method="first")
+    return ranking.assign(rank=ranks.astype(int))
 
 
 def _counts(nested: Any) -> NDArray[np.int64]:

@@ -177,6 +177,7 @@ def commit(job: Job, search: Search, refit: Outcome, account: Account) -> None:
                 "refit": round(refit.seconds, 3),
                 "device": round(search.seconds + refit.seconds, 3),
             },
+            **search.expenses(on_gpu=False),
             "incidents": account.to_json(),
             "provenance": provenance.record(),
         },

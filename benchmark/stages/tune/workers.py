@@ -14,7 +14,9 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError
 
 from benchmark.cluster.incidents import Toll, add_tolls
+from benchmark.energy import known, processor_meter
 from benchmark.errors import BenchmarkError, blame, one_line
+from benchmark.peaks import peak_memory_bytes, reset_peak
 from benchmark.search.bookkeeping import Outcome, Segment
 from benchmark.search.fitting import Rows, fit_segment, pick_rows, refit, scores_of_all
 from benchmark.stages.searching import outcome_row
@@ -49,6 +51,9 @@ class HeadTrial(tune.Trainable):
         began = time.time()
         toll = Toll()
         self._toll_of_shelf: dict[str, int] = {}
+        reset_peak()
+        meter = processor_meter()
+        begun = meter.read()
         try:
             outcome = self._run(number, segment)
         except RayTaskError as error:
@@ -58,6 +63,9 @@ class HeadTrial(tune.Trainable):
             raise
         except Exception as error:  # of any type: heads are third-party code
             outcome = Outcome([], time.time() - began, error=blame(error))
+        outcome = outcome._replace(
+            joules=known(meter.read() - begun), peak_memory_bytes=peak_memory_bytes()
+        )
         spent = add_tolls(toll.to_json(), self._toll_of_shelf)
         return outcome_row(outcome, began=began, ended=time.time(), toll=spent)
 
