@@ -276,11 +276,6 @@ def test_files_that_differ_or_options_of_tables_are_refused(tmp_path: Path) -> N
         open_product(tmp_path / "a.tif", id_column="id")
     with pytest.raises(UsageError, match="'sample' does not apply"):
         find_backbone("mean_color", options=BackboneOptions(sample="centre"))
-    for name in ("x.zarr", "y"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / ".zgroup").write_text("{}")
-        with pytest.raises(UsageError, match="Zarr is not read; convert it to GeoTIFFs"):
-            open_product(tmp_path / name)
     (tmp_path / "c.csv").write_text("id,0,1\n")
     with pytest.raises(UsageError, match=r"several kinds \(.csv, .tif\)"):
         open_product(tmp_path)

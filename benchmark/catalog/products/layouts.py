@@ -17,6 +17,9 @@ ALPHAEARTH_NODATA = -128.0
 UNIT_TOLERANCE = 0.05
 """Most by which a vector of unit length may be longer or shorter: int8 gives up to 0.01."""
 
+PER_PIXEL = "per_pixel_scale"
+"""What Zarr's ``geoemb:quantization`` calls a factor for each pixel."""
+
 _YEAR = re.compile(r"(?:year=)?((?:19|20)\d\d)")
 _YEAR_AT_END = re.compile(r".*[_-]((?:19|20)\d\d)")
 _ZONE = re.compile(r"\d{1,2}[NS]")
@@ -54,6 +57,8 @@ ALPHAEARTH = Layout(
     nodata=ALPHAEARTH_NODATA,
 )
 TESSERA = Layout("TESSERA", "in TESSERA's layout: as stored")
+TESSERA_INT8 = Layout("TESSERA", "in TESSERA's layout: int8 times the factor of each pixel")
+SCALED = Layout("raster", "times the factor of each pixel")
 PLAIN = Layout("raster", "as stored, with the scale and offset of the file")
 
 
@@ -72,6 +77,9 @@ def find_layout(header: Header, address: str) -> Layout:
             return ALPHAEARTH
     if header.num_bands == 128 and header.dtype == "float32" and _TESSERA.fullmatch(parts[-1]):
         return TESSERA
+    if header.is_scaled:
+        is_tessera = header.num_bands == 128 and header.dtype == "int8"
+        return TESSERA_INT8 if is_tessera else SCALED
     return PLAIN
 
 
