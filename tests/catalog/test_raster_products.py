@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ from rasterio.warp import transform as warp
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.contracts.checking import check_entry
 from benchmark.catalog.own.public import CATALOGS
-from benchmark.catalog.products import pixels
-from benchmark.catalog.products.rasters import RasterProduct
+from benchmark.catalog.products import layouts, pixels
+from benchmark.catalog.products.rasters import RasterProduct, open_header
+from benchmark.catalog.roots.root import open_root
 from benchmark.errors import UsageError
 from benchmark.options import BackboneOptions
 from tests.product_rasters import (
@@ -27,6 +31,7 @@ from tests.product_rasters import (
     quantise,
     unit_vectors,
     write_alphaearth,
+    write_copernicus,
     write_raster,
     write_tessera,
 )
@@ -293,21 +298,81 @@ def test_the_checks_of_a_raster_product_read_the_middle_of_each_file(tmp_path: P
     assert path.name in failed[0].reason
 
 
-@pytest.mark.parametrize("name", ["RasterDataset", "GoogleSatelliteEmbedding", "TesseraEmbeddings"])
-def test_torchgeos_own_class_gives_the_same_vectors(tmp_path: Path, name: str) -> None:
-    """The first is what the others inherit from, and older."""
+def test_what_is_known_of_a_product_by_its_name(tmp_path: Path) -> None:
+    """Copernicus-Embed has zeros where it has no data; Embedded Seamless Data holds codes."""
+    values = unit_vectors(64, 64, 12)
+    values[:, 10:14, 10:18], values[0, 20:40] = 0, 0
+    product = open_product(write_raster(tmp_path / "embed_map_310k.tif", values))
+    assert product.layout.name == "Copernicus-Embed"
+    assert sample(product, footprints([10], [10], 8))[0, -1] == 0.5
+    codes = np.ones((12, 64, 64), np.uint16)
+    path = write_raster(tmp_path / "esd" / "SDC30_EBD_V001_02VMN_2024.tif", codes)
+    with pytest.raises(UsageError, match=r"2024.tif' is named as .* numbers of codes.*decode them"):
+        open_product(path.parent)
+    # After they were decoded.
+    open_product(write_raster(path, values))
+
+
+def torchgeo_class(name: str) -> Any:
     datasets = pytest.importorskip("torchgeo.datasets")
     if not hasattr(datasets, name):
         import torchgeo
 
         pytest.skip(f"torchgeo {torchgeo.__version__} has no class {name}: it came with 0.9")
-    is_alphaearth = name != "TesseraEmbeddings"
-    vectors = unit_vectors(64, 64, 64 if is_alphaearth else 128)
-    (write_alphaearth if is_alphaearth else write_tessera)(tmp_path, vectors)
+    return getattr(datasets, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "layout"),
+    [
+        ("TesseraEmbeddings", "grid_-80.95_40.65_2024.tiff", layouts.TESSERA),
+        ("CopernicusEmbed", "embed_map_310k.tif", layouts.COPERNICUS),
+        ("EmbeddedSeamlessData", "SDC30_EBD_V001_02VMN_2024.tif", layouts.ESD),
+        ("GoogleSatelliteEmbedding", "2024/17N/a.tiff", layouts.ALPHAEARTH),
+    ],
+)
+def test_names_are_those_of_torchgeos_catalogue(
+    name: str, file: str, layout: layouts.Layout, tmp_path: Path
+) -> None:
+    kind = torchgeo_class(name)
+    is_esd, is_alphaearth = layout is layouts.ESD, layout is layouts.ALPHAEARTH
+    dtype = np.uint16 if is_esd else np.int8 if is_alphaearth else np.float32
+    values = np.ones((64 if is_alphaearth else 128, 4, 4), dtype)
+    write_raster(tmp_path / file, values)
+    header = open_header(open_root(str(tmp_path)), file, "x")
+    assert layouts.find_layout(header, "product") is layout
+    base = file.rpartition("/")[2]
+    assert fnmatch(base, kind.filename_glob)
+    told = re.match(kind.filename_regex, base, re.VERBOSE)
+    assert told
+    if "date" in told.groupdict():
+        assert kind.date_format == "%Y"
+        assert layouts.year_of(file, "product") == int(told["date"])
+    if is_alphaearth:
+        assert kind.all_bands == layouts.ALPHAEARTH_BANDS
+        path = str(tmp_path / file)
+        assert kind(path)._filepath_to_timestamp(path)[0].year == layouts.year_of(file, "product")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "dim"),
+    [
+        ("RasterDataset", write_alphaearth, 64),
+        ("GoogleSatelliteEmbedding", write_alphaearth, 64),
+        ("TesseraEmbeddings", write_tessera, 128),
+        ("CopernicusEmbed", write_copernicus, 12),
+    ],
+)
+def test_torchgeos_own_class_gives_the_same_vectors(
+    tmp_path: Path, name: str, write: Callable[..., Path], dim: int
+) -> None:
+    """The first is what the others inherit from, and older."""
+    kind = torchgeo_class(name)
+    write(tmp_path, unit_vectors(64, 64, dim))
     # Both have the whole file as one footprint, in which each pixel counts.
-    dataset = getattr(datasets, name)(tmp_path)
+    dataset = kind(tmp_path)
     image = dataset[dataset.bounds]["image"].numpy()
-    values = dequantise(image) if is_alphaearth else image
+    values = dequantise(image) if write is write_alphaearth else image
     (found,) = sample(open_product(tmp_path), footprints([0], [0], 64))
     assert found[-1] == 0
     np.testing.assert_allclose(found[:-1], values.mean(axis=(1, 2)), atol=1e-6)

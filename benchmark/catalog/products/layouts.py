@@ -24,6 +24,8 @@ _YEAR = re.compile(r"(?:year=)?((?:19|20)\d\d)")
 _YEAR_AT_END = re.compile(r".*[_-]((?:19|20)\d\d)")
 _ZONE = re.compile(r"\d{1,2}[NS]")
 _TESSERA = re.compile(r"grid_-?\d+(?:\.\d+)?_-?\d+(?:\.\d+)?_\d{4}\.tiff?")
+_COPERNICUS = re.compile(r"embed_map_.*\.tiff?")
+_ESD = re.compile(r"SDC30_EBD_.*\.tiff?")
 
 
 class Layout(NamedTuple):
@@ -38,6 +40,8 @@ class Layout(NamedTuple):
     """Whether vectors have unit length."""
     nodata: float | None = None
     """Value that means no data, where the file tells none."""
+    refusal: str | None = None
+    """Why its values are no vectors, and what to do."""
 
 
 def _dequantise(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -58,6 +62,17 @@ ALPHAEARTH = Layout(
 )
 TESSERA = Layout("TESSERA", "in TESSERA's layout: as stored")
 TESSERA_INT8 = Layout("TESSERA", "in TESSERA's layout: int8 times the factor of each pixel")
+COPERNICUS = Layout(
+    "Copernicus-Embed", "in Copernicus-Embed's layout: as stored; zeros are empty cells", nodata=0.0
+)
+ESD = Layout(
+    "Embedded Seamless Data",
+    "numbers of codes",
+    refusal=(
+        "is named as those of Embedded Seamless Data, whose integers are numbers of codes: their "
+        "mean means nothing; decode them into one band per dimension (torchgeo's ESDQuantizer)"
+    ),
+)
 SCALED = Layout("raster", "times the factor of each pixel")
 PLAIN = Layout("raster", "as stored, with the scale and offset of the file")
 
@@ -77,6 +92,10 @@ def find_layout(header: Header, address: str) -> Layout:
             return ALPHAEARTH
     if header.num_bands == 128 and header.dtype == "float32" and _TESSERA.fullmatch(parts[-1]):
         return TESSERA
+    if header.dtype.startswith("float") and _COPERNICUS.fullmatch(parts[-1]):
+        return COPERNICUS
+    if "int" in header.dtype and _ESD.fullmatch(parts[-1]):
+        return ESD
     if header.is_scaled:
         is_tessera = header.num_bands == 128 and header.dtype == "int8"
         return TESSERA_INT8 if is_tessera else SCALED

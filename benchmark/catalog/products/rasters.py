@@ -180,6 +180,8 @@ def open_rasters(found: Located, *, options: BackboneOptions | None, where: str)
         nodata=options.nodata if options else None,
     )
     layout = _layout_of(first, found.address, rule)
+    if layout.refusal:
+        raise UsageError(f"{where}: '{first.path}' {layout.refusal}")
     _check_quantisation(layers, layout, rule, where)
     return RasterProduct(
         address=found.address,
