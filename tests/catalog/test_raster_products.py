@@ -23,6 +23,7 @@ from benchmark.catalog.products.rasters import RasterProduct, open_header
 from benchmark.catalog.roots.root import open_root
 from benchmark.errors import UsageError
 from benchmark.options import BackboneOptions
+from tests.object_store import DENIED, KEYS, serve_objects
 from tests.product_rasters import (
     NORTH,
     WEST,
@@ -202,6 +203,43 @@ def test_a_web_server_sends_the_blocks_that_are_touched(tmp_path: Path) -> None:
         server.faults.has_tags = False
         with pytest.raises(UsageError, match="neither ETag nor Last-Modified"):
             open_product(f"{server.url}/{path.name}").revision()
+
+
+def test_a_bucket_sends_the_blocks_that_are_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    paths = [
+        write_alphaearth(tmp_path, unit_vectors(256, 256, seed=number), name=str(number), west=west)
+        for number, west in enumerate((WEST, WEST + 2560))
+    ]
+    # Footprints in one block, and one on both files.
+    corners = footprints([130, 140, 150, 30], [130, 140, 150, 252], 8)
+    with serve_objects() as objects:
+        product = open_product(objects.upload(tmp_path, "aef"))
+        assert product.files == ("2021/17N/0.tiff", "2021/17N/1.tiff")
+        revision, seen = product.revision(), objects.faults.seen
+        seen.clear()
+        found = sample(product, corners)
+        np.testing.assert_array_equal(found, sample(open_product(tmp_path), corners))
+        # Of 32 blocks three, in pages of 16 KiB, and five times a header of 32 KiB: of each file,
+        # and again for the footprints on one file and on both.
+        size = sum(path.stat().st_size for path in paths)
+        most = size * 3 / 32 + 3 * 2 * 2**14 + 5 * 2**15
+        assert sum(item.num_bytes for item in seen) <= most < size / 5
+        assert len(seen) <= 15
+        objects.faults.slow_down_every = 4
+        np.testing.assert_array_equal(sample(open_product(objects.uri("aef")), corners), found)
+        assert objects.faults.count(503) > 0
+        objects.faults.reset()
+        # The settings of a URI are no part of its last folder.
+        zone = open_product(objects.uri("aef/2021/17N"))
+        assert (zone.facts["years"], zone.revision()) == ([2021], revision)
+        objects.faults.refuse = lambda verb, path: DENIED if "list-type" in path else None
+        with pytest.raises(UsageError, match=r"^x.toml: .*scheme=http': access denied; check the"):
+            open_product(objects.uri("aef"))
+        assert open_product(objects.uri("aef/2021/17N/0.tiff")).dim == 64
 
 
 def test_two_years_at_one_place_are_refused_unless_one_is_chosen(tmp_path: Path) -> None:

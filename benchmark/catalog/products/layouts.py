@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchmark.catalog.roots.address import split_settings
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -84,7 +86,7 @@ def find_layout(header: Header, address: str) -> Layout:
         header: of the raster.
         address: path or URI of the product, whose last folders are a part of the layout.
     """
-    parts = [*address.rstrip("/").split("/"), *header.path.split("/")]
+    parts = [*_folders(address), *header.path.split("/")]
     if header.num_bands == len(ALPHAEARTH_BANDS) and header.dtype == "int8":
         is_named = header.names == ALPHAEARTH_BANDS
         is_placed = len(parts) > 2 and _YEAR.fullmatch(parts[-3]) and _ZONE.fullmatch(parts[-2])
@@ -102,6 +104,11 @@ def find_layout(header: Header, address: str) -> Layout:
     return PLAIN
 
 
+def _folders(address: str) -> list[str]:
+    """Return the parts of an address; settings of a URI are none."""
+    return split_settings(address)[0].rstrip("/").split("/")
+
+
 def year_of(path: str, address: str) -> int | None:
     """Return the year that the name or the folders of a file tell; None: they tell none.
 
@@ -113,7 +120,7 @@ def year_of(path: str, address: str) -> int | None:
     *folders, name = path.split("/")
     if found := _YEAR_AT_END.fullmatch(name.rpartition(".")[0]):
         return int(found[1])
-    last = address.rstrip("/").split("/")[-2:]
+    last = _folders(address)[-2:]
     if not _ZONE.fullmatch(last[-1]):
         last = last[-1:]
     for folder in reversed([*last, *folders]):

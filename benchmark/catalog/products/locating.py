@@ -15,7 +15,13 @@ import pyarrow as pa
 
 from benchmark.catalog.products.formats import FORMATS
 from benchmark.catalog.products.zarr_stores import MARKS, find_stores
-from benchmark.catalog.roots.address import WEB, check_root, is_remote, scheme_of
+from benchmark.catalog.roots.address import (
+    WEB,
+    check_root,
+    is_remote,
+    scheme_of,
+    split_settings,
+)
 from benchmark.catalog.roots.root import Root, Unreadable, open_root
 from benchmark.errors import UsageError, one_line
 from benchmark.fields import shown
@@ -62,7 +68,7 @@ class Files:
     @property
     def label(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(_without_settings(self.address)[0]).name
+        return PurePosixPath(split_settings(self.address)[0]).name
 
 
 def suffix_of(path: str) -> str:
@@ -82,7 +88,7 @@ def find_files(address: str, where: str) -> Located:
     stores: list[str] = []
     others: list[str] = []
     if is_remote(address):
-        path, settings = _without_settings(address)
+        path, settings = split_settings(address)
         if ".zarr" in map(suffix_of, path.split("/")):
             raise UsageError(f"{where}: {NO_ZARR}")
         folder, name = posixpath.split(path.rstrip("/"))
@@ -133,12 +139,6 @@ def find_files(address: str, where: str) -> Located:
             f"({SUFFIXES})"
         )
     return Located(address, root, tuple(found))
-
-
-def _without_settings(address: str) -> tuple[str, str]:
-    """Return an address up to the ``?`` of a URI, and the rest with it."""
-    path, mark, rest = address.partition("?") if is_remote(address) else (address, "", "")
-    return path, mark + rest
 
 
 def _is_hidden(path: str) -> bool:
