@@ -39,6 +39,7 @@ def write_tessera_zarr(
     zone: int = 17,
     west: float = WEST,
     north: float = NORTH,
+    pixel_m: float = PIXEL_M,
     chunk: int = 32,
 ) -> Path:
     """Write vectors (128, H, W) of some years as the group of a UTM zone; NaN: no data.
@@ -63,8 +64,8 @@ def write_tessera_zarr(
     for number, vectors in enumerate(years.values()):
         embeddings[number], scales[number] = quantise_pixels(vectors)
     for name, values in {
-        "x": centres(west, PIXEL_M, width),
-        "y": centres(north, -PIXEL_M, height),
+        "x": centres(west, pixel_m, width),
+        "y": centres(north, -pixel_m, height),
         "time": np.array(list(years), np.int32),
         "band": np.arange(count, dtype=np.int32),
     }.items():
@@ -74,7 +75,7 @@ def write_tessera_zarr(
         "spatial:dimensions": ["y", "x"],
         "spatial:transform_type": "affine",
         "spatial:registration": "pixel",
-        "spatial:transform": [PIXEL_M, 0.0, west, 0.0, -PIXEL_M, north],
+        "spatial:transform": [pixel_m, 0.0, west, 0.0, -pixel_m, north],
     })  # fmt: skip
     pyramid = root.require_group("global_rgb").require_group(f"{zone}")
     pyramid.create_array(

@@ -159,13 +159,21 @@ def test_the_year_of_dates_or_of_the_name_is_taken(tmp_path: Path) -> None:
     assert open_product(store).facts["years"] == [2019]
     group = zarr.open_group(store)
     values = group["features"][:]
-    for name, data, names in (
-        ("features", values[None], ["time", "band", "y", "x"]), ("time", [19_000], ["time"]),
-    ):  # fmt: skip
-        array = group.create_array(name, data=np.array(data), overwrite=True)
-        array.attrs["_ARRAY_DIMENSIONS"] = names
+
+    def replace(*days: int) -> None:
+        for name, data in (("features", [values] * len(days)), ("time", days)):
+            array = group.create_array(name, data=np.array(data), overwrite=True)
+            array.attrs["_ARRAY_DIMENSIONS"] = ["time", "band", "y", "x"][: array.ndim]
+
+    replace(19_000)
     group["time"].attrs["units"] = "days since 1970-01-01 00:00:00"
     assert open_product(store).facts["years"] == [2022]
+    replace(19_000, 19_100)
+    with pytest.raises(UsageError, match="has 2 times without years; write one for each year"):
+        open_product(store)
+    group["time"].attrs["units"] = "days since 1970-01-01"
+    with pytest.raises(UsageError, match="has 2 times of which several are in one year"):
+        open_product(store)
 
 
 def test_a_store_passes_the_contract_of_products(tmp_path: Path) -> None:
@@ -243,6 +251,12 @@ def test_other_stores_that_cannot_be_used_are_refused(
     scaled = write_tessera_zarr(tmp_path / "scaled.zarr", {2024: tessera_vectors()})
     with pytest.raises(UsageError, match="has a factor for each pixel; leave out 'scale'"):
         open_product(scaled, scale=0.1)
+    large = zarr.open_group(write_xarray_zarr(tmp_path / "large.zarr", values))
+    large.create_array(
+        "embeddings", shape=(4, 20_000, 20_000), chunks=(4, 20_000, 20_000), dtype=np.float32
+    ).attrs["_ARRAY_DIMENSIONS"] = ["band", "y", "x"]
+    with pytest.raises(UsageError, match=r"'embeddings' with chunks of 6.0 GiB; rewrite it"):
+        open_product(tmp_path / "large.zarr")
     damaged = write_xarray_zarr(tmp_path / "damaged.zarr", values)
     (damaged / "features" / ".zarray").write_text("{")
     with pytest.raises(UsageError, match=r"'damaged.zarr' cannot be read as Zarr"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MARKS = ("zarr.json", ".zgroup", ".zarray")
 """Names of files of which every group and array of Zarr has one."""
 MOST_DEPTH = 3
-"""Levels of groups below that of the store."""
+"""Levels of groups below that of the store that are looked at."""
 MOST_CHUNK_BYTES = 2**30
 """Largest chunk, decoded: it is held in memory to read one pixel."""
 MOST_KEPT_BYTES = 64 * 2**20
@@ -95,7 +95,7 @@ class LayerFile:
 
         if not self._scales or self._layer.scale_axes is None:
             return None
-        with _as_unreadable(self._path):
+        with _reading(self._path):
             found = self._layer.scale_axes.read(self._scales[0], window, self._layer.time)
         found = found.astype(np.float32)
         found[~((found > 0) & (found < LARGEST_SCALE))] = np.nan
@@ -108,7 +108,7 @@ class LayerFile:
         return self._read(((top, bottom), (left, right)))
 
     def _read(self, window: Window) -> NDArray[Any]:
-        with _as_unreadable(self._path):
+        with _reading(self._path):
             return self._layer.axes.read(self._array, window, self._layer.time)
 
 
@@ -120,7 +120,7 @@ def open_layer(root: Root, path: str, layer: Layer) -> Iterator[LayerFile]:
         Unreadable: the store is gone or damaged.
     """
     names = [layer.array, *([layer.scales] if layer.scales else [])]
-    with _as_unreadable(path):
+    with _reading(path):
         arrays = [_open(root, layer.store, name) for name in names]
     file = LayerFile(path, layer, arrays)
     try:
@@ -133,7 +133,7 @@ def find_nodes(root: Root, store: str) -> Mapping[str, Any]:
     """Return the groups and arrays of a store by their paths; that of the store is empty.
 
     Raises:
-        FileError: it is damaged, or its groups are nested too deep.
+        FileError: it is damaged.
         UsageError: the package ``zarr`` is not installed.
     """
     import_zarr()
@@ -241,9 +241,11 @@ def _codecs(metadata: Mapping[str, Any]) -> Iterator[str]:
 
 
 @contextmanager
-def _as_unreadable(path: str) -> Iterator[None]:
+def _reading(path: str) -> Iterator[None]:
+    """Read one chunk at a time, so that memory is bounded; errors become ``Unreadable``."""
     try:
-        yield
+        with import_zarr().config.set({"async.concurrency": 1}):
+            yield
     except UsageError:
         raise
     except Exception as error:  # What a damaged chunk raises has no common class.
