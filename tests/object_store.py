@@ -26,6 +26,8 @@ class Seen(NamedTuple):
     method: str
     path: str
     status: int
+    num_bytes: int = 0
+    """Of the body that was sent."""
 
 
 @dataclass
@@ -124,7 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
         is_cut = self.command == "GET" and self.server.faults.cuts(len(content))
-        self.server.faults.seen.append(Seen(self.command, self.path, 0 if is_cut else status))
+        num_bytes = 0 if self.command == "HEAD" else len(content)
+        status_seen = 0 if is_cut else status
+        self.server.faults.seen.append(Seen(self.command, self.path, status_seen, num_bytes))
         self.send_response(status)
         lengths = {} if self.command == "HEAD" and status < 300 else {"Content-Length": 0}
         for key, value in headers.items():

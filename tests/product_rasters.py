@@ -88,6 +88,11 @@ def write_tessera(
     return write_raster(path, vectors.astype(np.float32), **place)
 
 
+def write_copernicus(root: Path, vectors: np.ndarray[Any, Any], **place: Any) -> Path:
+    """Write vectors (D, H, W) as Copernicus-Embed's only file."""
+    return write_raster(root / "embed_map_310k.tif", vectors, **place)
+
+
 def footprints(
     rows: Any, cols: Any, size: float, *, pixel_m: float = PIXEL_M, crs: str = CRS
 ) -> np.ndarray[Any, Any]:

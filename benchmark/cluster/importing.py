@@ -43,7 +43,7 @@ PACKAGES = (
         "torchvision",
         "transformers",
     ),
-    "typer",
+    *("typer", "zarr"),
 )
 """The packages that the benchmark imports."""
 INSTALLED = ("site-packages", "dist-packages")

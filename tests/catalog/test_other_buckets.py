@@ -23,8 +23,10 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
+from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.roots.root import open_root
 from benchmark.errors import UsageError
+from benchmark.products import PlacedProduct
 from tests.scenes import write_raster
 
 BUCKET = "bucket"
@@ -148,6 +150,16 @@ def test_files_of_a_bucket_are_those_of_the_folder(
     assert found.keys() == {"a.txt"}
     assert found["a.txt"].split()[0] == "5"
     assert len(found["a.txt"].split()[1]) > 5
+
+
+def test_rasters_of_a_bucket_are_a_product(address: str, folder: Path) -> None:
+    product = find_backbone(f"embeddings:{address}").product
+    here = find_backbone(f"embeddings:{folder}").product
+    assert isinstance(product, PlacedProduct)
+    assert isinstance(here, PlacedProduct)
+    found, expected = product.open(), here.open()
+    for mine, other in zip(*(it.requests(it.middles()) for it in (found, expected)), strict=True):
+        np.testing.assert_array_equal(found.sample(mine), expected.sample(other))
 
 
 WRONG_KEY = """

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ from rasterio.warp import transform as warp
 from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.contracts.checking import check_entry
 from benchmark.catalog.own.public import CATALOGS
-from benchmark.catalog.products import pixels
-from benchmark.catalog.products.rasters import RasterProduct
+from benchmark.catalog.products import layouts, pixels
+from benchmark.catalog.products.rasters import RasterProduct, open_header
+from benchmark.catalog.roots.root import open_root
 from benchmark.errors import UsageError
 from benchmark.options import BackboneOptions
+from tests.object_store import DENIED, KEYS, serve_objects
 from tests.product_rasters import (
     NORTH,
     WEST,
@@ -27,6 +32,7 @@ from tests.product_rasters import (
     quantise,
     unit_vectors,
     write_alphaearth,
+    write_copernicus,
     write_raster,
     write_tessera,
 )
@@ -199,6 +205,43 @@ def test_a_web_server_sends_the_blocks_that_are_touched(tmp_path: Path) -> None:
             open_product(f"{server.url}/{path.name}").revision()
 
 
+def test_a_bucket_sends_the_blocks_that_are_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    paths = [
+        write_alphaearth(tmp_path, unit_vectors(256, 256, seed=number), name=str(number), west=west)
+        for number, west in enumerate((WEST, WEST + 2560))
+    ]
+    # Footprints in one block, and one on both files.
+    corners = footprints([130, 140, 150, 30], [130, 140, 150, 252], 8)
+    with serve_objects() as objects:
+        product = open_product(objects.upload(tmp_path, "aef"))
+        assert product.files == ("2021/17N/0.tiff", "2021/17N/1.tiff")
+        revision, seen = product.revision(), objects.faults.seen
+        seen.clear()
+        found = sample(product, corners)
+        np.testing.assert_array_equal(found, sample(open_product(tmp_path), corners))
+        # Of 32 blocks three, in pages of 16 KiB, and five times a header of 32 KiB: of each file,
+        # and again for the footprints on one file and on both.
+        size = sum(path.stat().st_size for path in paths)
+        most = size * 3 / 32 + 3 * 2 * 2**14 + 5 * 2**15
+        assert sum(item.num_bytes for item in seen) <= most < size / 5
+        assert len(seen) <= 15
+        objects.faults.slow_down_every = 4
+        np.testing.assert_array_equal(sample(open_product(objects.uri("aef")), corners), found)
+        assert objects.faults.count(503) > 0
+        objects.faults.reset()
+        # The settings of a URI are no part of its last folder.
+        zone = open_product(objects.uri("aef/2021/17N"))
+        assert (zone.facts["years"], zone.revision()) == ([2021], revision)
+        objects.faults.refuse = lambda verb, path: DENIED if "list-type" in path else None
+        with pytest.raises(UsageError, match=r"^x.toml: .*scheme=http': access denied; check the"):
+            open_product(objects.uri("aef"))
+        assert open_product(objects.uri("aef/2021/17N/0.tiff")).dim == 64
+
+
 def test_two_years_at_one_place_are_refused_unless_one_is_chosen(tmp_path: Path) -> None:
     for year in (2020, 2021):
         write_alphaearth(tmp_path, unit_vectors(64, 64, seed=year), year=year)
@@ -276,11 +319,6 @@ def test_files_that_differ_or_options_of_tables_are_refused(tmp_path: Path) -> N
         open_product(tmp_path / "a.tif", id_column="id")
     with pytest.raises(UsageError, match="'sample' does not apply"):
         find_backbone("mean_color", options=BackboneOptions(sample="centre"))
-    for name in ("x.zarr", "y"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / ".zgroup").write_text("{}")
-        with pytest.raises(UsageError, match="Zarr is not read; convert it to GeoTIFFs"):
-            open_product(tmp_path / name)
     (tmp_path / "c.csv").write_text("id,0,1\n")
     with pytest.raises(UsageError, match=r"several kinds \(.csv, .tif\)"):
         open_product(tmp_path)
@@ -298,21 +336,81 @@ def test_the_checks_of_a_raster_product_read_the_middle_of_each_file(tmp_path: P
     assert path.name in failed[0].reason
 
 
-@pytest.mark.parametrize("name", ["RasterDataset", "GoogleSatelliteEmbedding", "TesseraEmbeddings"])
-def test_torchgeos_own_class_gives_the_same_vectors(tmp_path: Path, name: str) -> None:
-    """The first is what the others inherit from, and older."""
+def test_what_is_known_of_a_product_by_its_name(tmp_path: Path) -> None:
+    """Copernicus-Embed has zeros where it has no data; Embedded Seamless Data holds codes."""
+    values = unit_vectors(64, 64, 12)
+    values[:, 10:14, 10:18], values[0, 20:40] = 0, 0
+    product = open_product(write_raster(tmp_path / "embed_map_310k.tif", values))
+    assert product.layout.name == "Copernicus-Embed"
+    assert sample(product, footprints([10], [10], 8))[0, -1] == 0.5
+    codes = np.ones((12, 64, 64), np.uint16)
+    path = write_raster(tmp_path / "esd" / "SDC30_EBD_V001_02VMN_2024.tif", codes)
+    with pytest.raises(UsageError, match=r"2024.tif' is named as .* numbers of codes.*decode them"):
+        open_product(path.parent)
+    # After they were decoded.
+    open_product(write_raster(path, values))
+
+
+def torchgeo_class(name: str) -> Any:
     datasets = pytest.importorskip("torchgeo.datasets")
     if not hasattr(datasets, name):
         import torchgeo
 
         pytest.skip(f"torchgeo {torchgeo.__version__} has no class {name}: it came with 0.9")
-    is_alphaearth = name != "TesseraEmbeddings"
-    vectors = unit_vectors(64, 64, 64 if is_alphaearth else 128)
-    (write_alphaearth if is_alphaearth else write_tessera)(tmp_path, vectors)
+    return getattr(datasets, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "layout"),
+    [
+        ("TesseraEmbeddings", "grid_-80.95_40.65_2024.tiff", layouts.TESSERA),
+        ("CopernicusEmbed", "embed_map_310k.tif", layouts.COPERNICUS),
+        ("EmbeddedSeamlessData", "SDC30_EBD_V001_02VMN_2024.tif", layouts.ESD),
+        ("GoogleSatelliteEmbedding", "2024/17N/a.tiff", layouts.ALPHAEARTH),
+    ],
+)
+def test_names_are_those_of_torchgeos_catalogue(
+    name: str, file: str, layout: layouts.Layout, tmp_path: Path
+) -> None:
+    kind = torchgeo_class(name)
+    is_esd, is_alphaearth = layout is layouts.ESD, layout is layouts.ALPHAEARTH
+    dtype = np.uint16 if is_esd else np.int8 if is_alphaearth else np.float32
+    values = np.ones((64 if is_alphaearth else 128, 4, 4), dtype)
+    write_raster(tmp_path / file, values)
+    header = open_header(open_root(str(tmp_path)), file, "x")
+    assert layouts.find_layout(header, "product") is layout
+    base = file.rpartition("/")[2]
+    assert fnmatch(base, kind.filename_glob)
+    told = re.match(kind.filename_regex, base, re.VERBOSE)
+    assert told
+    if "date" in told.groupdict():
+        assert kind.date_format == "%Y"
+        assert layouts.year_of(file, "product") == int(told["date"])
+    if is_alphaearth:
+        assert kind.all_bands == layouts.ALPHAEARTH_BANDS
+        path = str(tmp_path / file)
+        assert kind(path)._filepath_to_timestamp(path)[0].year == layouts.year_of(file, "product")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "dim"),
+    [
+        ("RasterDataset", write_alphaearth, 64),
+        ("GoogleSatelliteEmbedding", write_alphaearth, 64),
+        ("TesseraEmbeddings", write_tessera, 128),
+        ("CopernicusEmbed", write_copernicus, 12),
+    ],
+)
+def test_torchgeos_own_class_gives_the_same_vectors(
+    tmp_path: Path, name: str, write: Callable[..., Path], dim: int
+) -> None:
+    """The first is what the others inherit from, and older."""
+    kind = torchgeo_class(name)
+    write(tmp_path, unit_vectors(64, 64, dim))
     # Both have the whole file as one footprint, in which each pixel counts.
-    dataset = getattr(datasets, name)(tmp_path)
+    dataset = kind(tmp_path)
     image = dataset[dataset.bounds]["image"].numpy()
-    values = dequantise(image) if is_alphaearth else image
+    values = dequantise(image) if write is write_alphaearth else image
     (found,) = sample(open_product(tmp_path), footprints([0], [0], 64))
     assert found[-1] == 0
     np.testing.assert_allclose(found[:-1], values.mean(axis=(1, 2)), atol=1e-6)

@@ -14,8 +14,14 @@ import pytest
 import benchmark as bm
 from benchmark.catalog.chesapeake.scenes import open_chesapeake
 from benchmark.config import build
-from tests.product_rasters import place_patches, write_alphaearth, write_tessera
+from tests.product_rasters import place_patches, write_alphaearth
+from tests.product_zarrs import write_tessera_zarr
 from tests.tiny_models import write_tiny
+
+
+def write_tessera_store(root: Path, vectors: Any, *, lon: float, **place: Any) -> Path:
+    """Write the vectors of a scene as a store of its own."""
+    return write_tessera_zarr(root / f"{lon}.zarr", {2024: vectors}, **place)
 
 
 @pytest.mark.slow
@@ -28,7 +34,7 @@ def test_one_experiment_ranks_networks_products_and_what_is_made_from_them(
     table = pq.read_table(folder).sort_by("patch_id")
     placed = place_patches(open_chesapeake(build(content).dataset), table)
     placed.write(tmp_path / "aef", write_alphaearth)
-    placed.write(tmp_path / "tessera", write_tessera, dim=128)
+    placed.write(tmp_path / "tessera", write_tessera_store, dim=128)
     vectors = np.random.default_rng(0).normal(size=(table.num_rows, 8)).astype(np.float32)
     vectors += 3 * np.eye(8, dtype=np.float32)[table["label"].to_numpy()]
     own = {"patch_id": table["patch_id"], "embedding": pa.array(list(vectors))}

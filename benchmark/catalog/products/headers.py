@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.catalog.rasters.files import FileError
-from benchmark.catalog.rasters.grids import Grid, grid_of
+from benchmark.catalog.rasters.grids import Grid, Window, grid_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +16,54 @@ if TYPE_CHECKING:
 
 EVERYWHERE = (-720.0, -90.0, 720.0, 90.0)
 """Bounds in degrees of a raster that holds a pole or touches the 180th meridian."""
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+"""Transform of a raster that has none."""
 ALMOST = 1e-6
 """Shares of footprints below which a difference is that of rounding."""
+
+
+class Axes(NamedTuple):
+    """Places of the dimensions of an array; None: it has no such dimension."""
+
+    row: int
+    col: int
+    band: int | None
+    time: int | None
+
+    def read(self, array: Any, window: Window, time: int) -> NDArray[Any]:
+        """Return a window at a time as (C, h, w), or (h, w) of an array without bands."""
+        import numpy as np
+
+        (top, bottom), (left, right) = window
+        index: list[Any] = [slice(None)] * array.ndim
+        index[self.row], index[self.col] = slice(top, bottom), slice(left, right)
+        if self.time is not None:
+            index[self.time] = time
+        kept = [axis for axis in range(array.ndim) if axis != self.time]
+        order = [axis for axis in (self.band, self.row, self.col) if axis is not None]
+        block = np.asarray(array[tuple(index)])
+        return block.transpose([kept.index(axis) for axis in order])
+
+
+class Layer(NamedTuple):
+    """One time of an array of a Zarr store, which is read like a raster of its own."""
+
+    store: str
+    """Path below the root."""
+    array: str
+    """Path below the store; empty: the store is the array."""
+    axes: Axes
+    scales: str | None
+    """Path of the array with a factor for each pixel, below the store; None: there is none."""
+    scale_axes: Axes | None
+    time: int
+    """Number on the axis of times; 0 where there is none."""
+    year: int | None
+    """What the axis of times tells; None: nothing."""
+    fill: float | None
+    """Value of the pixels that were never written; in all bands it means no data."""
+    method: str | None
+    """How values were quantised, if the store tells (``geoemb:quantization``)."""
 
 
 class Header(NamedTuple):
@@ -37,6 +84,13 @@ class Header(NamedTuple):
     """Height and width in px of the blocks that are read at once."""
     has_mask: bool
     """Whether a mask inside the file tells where there is data."""
+    layer: Layer | None = None
+    """Of a Zarr store; None: it is a file."""
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether each pixel has a factor of its own."""
+        return self.layer is not None and self.layer.scales is not None
 
     def columns_and_rows(self, lon: NDArray[Any], lat: NDArray[Any]) -> NDArray[np.float64]:
         """Return points in degrees (EPSG:4326) as (column, row) of the raster, (..., 2)."""
@@ -68,8 +122,6 @@ def read_header(file: rasterio.DatasetReader, path: str) -> Header:
 
     if file.crs is None:
         raise FileError("has no coordinate reference system; write one (gdal_edit.py -a_srs)")
-    if file.transform.is_identity or not file.transform.determinant:
-        raise FileError("has no place on the ground (write its transform)")
     kinds = set(file.dtypes)
     if len(kinds) > 1 or np.dtype(min(kinds)).kind not in "iuf":
         raise FileError(f"holds {', '.join(sorted(kinds))}; store one real pixel type")
@@ -78,12 +130,7 @@ def read_header(file: rasterio.DatasetReader, path: str) -> Header:
         raise FileError("has several nodata values; write one for all bands")
     names = tuple(text or "" for text in file.descriptions)
     grid = grid_of(file)
-    try:
-        grid.outline()
-    except Exception:  # The errors of GDAL itself have no public class.
-        raise FileError(
-            "has a coordinate reference system without a place on the earth; write another"
-        ) from None
+    check_grid(grid)
     return Header(
         path=path,
         grid=grid,
@@ -96,6 +143,24 @@ def read_header(file: rasterio.DatasetReader, path: str) -> Header:
         block=file.block_shapes[0],
         has_mask=file.mask_flag_enums[0] == [MaskFlags.per_dataset],
     )
+
+
+def check_grid(grid: Grid) -> None:
+    """Check that pixels have a place on the ground.
+
+    Raises:
+        FileError: they have none.
+    """
+    a, b, _, d, e, _ = grid.transform
+    area = a * e - b * d
+    if grid.transform == IDENTITY or not area or not all(map(math.isfinite, grid.transform)):
+        raise FileError("has no place on the ground (write its transform)")
+    try:
+        grid.outline()
+    except Exception:  # The errors of GDAL itself have no public class.
+        raise FileError(
+            "has a coordinate reference system without a place on the earth; write another"
+        ) from None
 
 
 def _shortened(values: Sequence[float]) -> tuple[float, ...]:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchmark.catalog.roots.address import split_settings
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -17,10 +19,15 @@ ALPHAEARTH_NODATA = -128.0
 UNIT_TOLERANCE = 0.05
 """Most by which a vector of unit length may be longer or shorter: int8 gives up to 0.01."""
 
+PER_PIXEL = "per_pixel_scale"
+"""What Zarr's ``geoemb:quantization`` calls a factor for each pixel."""
+
 _YEAR = re.compile(r"(?:year=)?((?:19|20)\d\d)")
 _YEAR_AT_END = re.compile(r".*[_-]((?:19|20)\d\d)")
 _ZONE = re.compile(r"\d{1,2}[NS]")
 _TESSERA = re.compile(r"grid_-?\d+(?:\.\d+)?_-?\d+(?:\.\d+)?_\d{4}\.tiff?")
+_COPERNICUS = re.compile(r"embed_map_.*\.tiff?")
+_ESD = re.compile(r"SDC30_EBD_.*\.tiff?")
 
 
 class Layout(NamedTuple):
@@ -35,6 +42,8 @@ class Layout(NamedTuple):
     """Whether vectors have unit length."""
     nodata: float | None = None
     """Value that means no data, where the file tells none."""
+    refusal: str | None = None
+    """Why its values are no vectors, and what to do."""
 
 
 def _dequantise(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -54,6 +63,19 @@ ALPHAEARTH = Layout(
     nodata=ALPHAEARTH_NODATA,
 )
 TESSERA = Layout("TESSERA", "in TESSERA's layout: as stored")
+TESSERA_INT8 = Layout("TESSERA", "in TESSERA's layout: int8 times the factor of each pixel")
+COPERNICUS = Layout(
+    "Copernicus-Embed", "in Copernicus-Embed's layout: as stored; zeros are empty cells", nodata=0.0
+)
+ESD = Layout(
+    "Embedded Seamless Data",
+    "numbers of codes",
+    refusal=(
+        "is named as those of Embedded Seamless Data, whose integers are numbers of codes: their "
+        "mean means nothing; decode them into one band per dimension (torchgeo's ESDQuantizer)"
+    ),
+)
+SCALED = Layout("raster", "times the factor of each pixel")
 PLAIN = Layout("raster", "as stored, with the scale and offset of the file")
 
 
@@ -64,7 +86,7 @@ def find_layout(header: Header, address: str) -> Layout:
         header: of the raster.
         address: path or URI of the product, whose last folders are a part of the layout.
     """
-    parts = [*address.rstrip("/").split("/"), *header.path.split("/")]
+    parts = [*_folders(address), *header.path.split("/")]
     if header.num_bands == len(ALPHAEARTH_BANDS) and header.dtype == "int8":
         is_named = header.names == ALPHAEARTH_BANDS
         is_placed = len(parts) > 2 and _YEAR.fullmatch(parts[-3]) and _ZONE.fullmatch(parts[-2])
@@ -72,7 +94,19 @@ def find_layout(header: Header, address: str) -> Layout:
             return ALPHAEARTH
     if header.num_bands == 128 and header.dtype == "float32" and _TESSERA.fullmatch(parts[-1]):
         return TESSERA
+    if header.dtype.startswith("float") and _COPERNICUS.fullmatch(parts[-1]):
+        return COPERNICUS
+    if "int" in header.dtype and _ESD.fullmatch(parts[-1]):
+        return ESD
+    if header.is_scaled:
+        is_tessera = header.num_bands == 128 and header.dtype == "int8"
+        return TESSERA_INT8 if is_tessera else SCALED
     return PLAIN
+
+
+def _folders(address: str) -> list[str]:
+    """Return the parts of an address; settings of a URI are none."""
+    return split_settings(address)[0].rstrip("/").split("/")
 
 
 def year_of(path: str, address: str) -> int | None:
@@ -86,7 +120,7 @@ def year_of(path: str, address: str) -> int | None:
     *folders, name = path.split("/")
     if found := _YEAR_AT_END.fullmatch(name.rpartition(".")[0]):
         return int(found[1])
-    last = address.rstrip("/").split("/")[-2:]
+    last = _folders(address)[-2:]
     if not _ZONE.fullmatch(last[-1]):
         last = last[-1:]
     for folder in reversed([*last, *folders]):

@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from benchmark.catalog.products.formats import FORMATS
-from benchmark.catalog.roots.address import WEB, check_root, is_remote, scheme_of
+from benchmark.catalog.products.zarr_stores import MARKS, find_stores
+from benchmark.catalog.roots.address import (
+    WEB,
+    check_root,
+    is_remote,
+    scheme_of,
+    split_settings,
+)
 from benchmark.catalog.roots.root import Root, Unreadable, open_root
 from benchmark.errors import UsageError, one_line
 from benchmark.fields import shown
@@ -24,11 +31,7 @@ RASTERS = (".tif", ".tiff")
 KINDS = {suffix: suffix for suffix in FORMATS} | dict.fromkeys(RASTERS, "raster")
 """Kind of file by suffix: those of one product are of one kind."""
 SUFFIXES = ", ".join(KINDS)
-ZARR = ("zarr.json", ".zgroup", ".zarray")
-"""Names of files that every Zarr store has."""
-NO_ZARR = (
-    "Zarr is not read; convert it to GeoTIFFs with one band per dimension (gdal_translate -of COG)"
-)
+NO_ZARR = "Zarr is read from a folder of this machine alone; copy it, or use GeoTIFFs (COG)"
 FAULTS = pa.ArrowException, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile
 """What libraries raise for a damaged file."""
 
@@ -39,12 +42,14 @@ class Located(NamedTuple):
     address: str
     root: Root
     files: tuple[str, ...]
-    """Paths below the root, sorted; all are tables of one format, or all are rasters."""
+    """Paths below the root, sorted; all are tables of one format, or rasters, or Zarr stores."""
+    are_stores: bool = False
+    """Whether they are folders of Zarr."""
 
     @property
     def are_rasters(self) -> bool:
-        """Whether the files are rasters."""
-        return suffix_of(self.files[0]) in RASTERS
+        """Whether the files are rasters, of Zarr or not."""
+        return self.are_stores or suffix_of(self.files[0]) in RASTERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,7 @@ class Files:
     @property
     def label(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(_without_settings(self.address)[0]).name
+        return PurePosixPath(split_settings(self.address)[0]).name
 
 
 def suffix_of(path: str) -> str:
@@ -80,10 +85,12 @@ def find_files(address: str, where: str) -> Located:
     if not address:
         raise UsageError(f"{where}: names no file; write embeddings:PATH")
     check_root(address, where=where, reads_remote=True)
-    if suffix_of(_without_settings(address)[0].rstrip("/")) == ".zarr":
-        raise UsageError(f"{where}: {NO_ZARR}")
+    stores: list[str] = []
+    others: list[str] = []
     if is_remote(address):
-        path, settings = _without_settings(address)
+        path, settings = split_settings(address)
+        if ".zarr" in map(suffix_of, path.split("/")):
+            raise UsageError(f"{where}: {NO_ZARR}")
         folder, name = posixpath.split(path.rstrip("/"))
         is_file = suffix_of(name) in KINDS
         if not is_file and scheme_of(address) in WEB:
@@ -106,26 +113,32 @@ def find_files(address: str, where: str) -> Located:
                     f"{where}: '{place.name}' has none of the suffixes {SUFFIXES}; convert it"
                 )
             return Located(address, open_root(str(place.parent)), (place.name,))
+        stores, others = find_stores(place)
+        if stores == ["."]:
+            return Located(address, open_root(str(place.parent)), (place.name,), True)
+        if suffix_of(place.name) == ".zarr":
+            raise UsageError(
+                f"{where}: the folder '{place.name}' holds no Zarr ({', '.join(MARKS)}); copy it "
+                "whole"
+            )
         root = open_root(str(place))
     with explained(address, where):
-        listed = root.list("**/*")
+        listed = others if stores else root.list("**/*")
     found = [path for path in listed if suffix_of(path) in KINDS and not _is_hidden(path)]
     suffixes = sorted(set(map(suffix_of, found)))
-    if not found and any(path.rpartition("/")[2] in ZARR for path in listed):
+    if any(path.rpartition("/")[2] in MARKS for path in listed):
         raise UsageError(f"{where}: {NO_ZARR}")
-    if len({KINDS[suffix] for suffix in suffixes}) != 1:
+    if stores and not found:
+        return Located(address, root, tuple(stores), True)
+    if stores:
+        suffixes.append(".zarr")
+    if len({KINDS.get(suffix, suffix) for suffix in suffixes}) != 1:
         what = f"files of several kinds ({', '.join(suffixes)})" if suffixes else "no such files"
         raise UsageError(
             f"{where}: the folder holds {what}; name one file, or a folder of files of one kind "
             f"({SUFFIXES})"
         )
     return Located(address, root, tuple(found))
-
-
-def _without_settings(address: str) -> tuple[str, str]:
-    """Return an address up to the ``?`` of a URI, and the rest with it."""
-    path, mark, rest = address.partition("?") if is_remote(address) else (address, "", "")
-    return path, mark + rest
 
 
 def _is_hidden(path: str) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from benchmark.catalog.products.headers import Header
 from benchmark.catalog.products.layouts import Layout
+from benchmark.catalog.products.zarr_stores import open_layer
 from benchmark.catalog.rasters.files import DRIVERS
-from benchmark.catalog.roots.root import Root
+from benchmark.catalog.roots.root import Root, Unreadable
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
@@ -105,12 +107,17 @@ class Raster(NamedTuple):
         try:
             block = self.file.read(window=window)
             mask = self.file.read_masks(1, window=window) if header.has_mask else None
+            factors = self.file.read_scales(window=window) if header.is_scaled else None
+        except Unreadable:
+            raise
         except (RasterioError, OSError) as error:
             raise self.owner.root.explain(header.path, error) from None
         at = pixels[:, 1] - top, pixels[:, 0] - left
         raw = block[:, *at].T
         with np.errstate(over="ignore"):
             values = raw.astype(np.float32)
+            if factors is not None:
+                values *= factors[at][:, None]
         is_valid = np.array(~np.isnan(values).any(axis=1))
         if mask is not None:
             is_valid[mask[at] == 0] = False
@@ -119,6 +126,8 @@ class Raster(NamedTuple):
             empty = np.asarray(raw == nodata)
             # A single 0 is a value; of other numbers, one band is enough.
             is_valid[empty.all(axis=1) if nodata == 0 else empty.any(axis=1)] = False
+        if header.layer is not None and header.layer.fill is not None:
+            is_valid[(raw == header.layer.fill).all(axis=1)] = False
         values = self._dequantised(values)
         if np.isinf(values[is_valid]).any():
             raise self._fault("holds infinite values; mark these pixels as nodata")
@@ -146,6 +155,8 @@ class Raster(NamedTuple):
         return UsageError(f"{self.owner.where}: '{self.header.path}' {what}")
 
 
-def driver_of(path: str) -> str:
-    """Return GDAL's driver for a raster by its suffix."""
-    return DRIVERS[PurePosixPath(path).suffix.lower()]
+def open_file(root: Root, header: Header) -> AbstractContextManager[Any]:
+    """Open the file or layer with this header; errors of its reads become ``Unreadable``."""
+    if header.layer is not None:
+        return open_layer(root, header.path, header.layer)
+    return root.open(header.path, driver=DRIVERS[PurePosixPath(header.path).suffix.lower()])

@@ -18,7 +18,7 @@ from benchmark.catalog.corners import window_corners
 from benchmark.catalog.products import pixels
 from benchmark.catalog.products.headers import Header, find_overlaps
 from benchmark.catalog.products.layouts import UNIT_TOLERANCE, Layout
-from benchmark.catalog.products.pixels import Raster, Rule, driver_of
+from benchmark.catalog.products.pixels import Raster, Rule, open_file
 from benchmark.catalog.roots.root import Root, Unreadable
 from benchmark.errors import UsageError
 
@@ -191,11 +191,7 @@ class RasterSampler:
         """Fill the rows of footprints on the same rasters."""
         with ExitStack() as stack:
             opened = [
-                Raster(
-                    stack.enter_context(self.root.open(header.path, driver=driver_of(header.path))),
-                    header,
-                    self,
-                )
+                Raster(stack.enter_context(open_file(self.root, header)), header, self)
                 for header in (self.headers[number] for number in numbers)
             ]
             for row in rows:

@@ -200,7 +200,7 @@ def open_tables(found: Located, *, options: BackboneOptions | None, where: str) 
     Raises:
         UsageError: a file is damaged, or its columns are not clear.
     """
-    address, root, files = found
+    address, root, files, _ = found
     types, _ = describe(root, files[0], where)
     join, crs = options.join if options else None, ""
     geometry = None

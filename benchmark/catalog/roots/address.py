@@ -22,6 +22,12 @@ def scheme_of(root: str) -> str:
     return root.partition("://")[0].lower()
 
 
+def split_settings(address: str) -> tuple[str, str]:
+    """Return an address up to the ``?`` of a URI, and the rest with it."""
+    path, mark, rest = address.partition("?") if is_remote(address) else (address, "", "")
+    return path, mark + rest
+
+
 def refuse_secrets(root: str, *, where: str) -> None:
     """Refuse a root that contains a password, a key or a signature, without echoing it.
 

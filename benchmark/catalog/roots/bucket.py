@@ -58,7 +58,8 @@ class BucketRoot(RemoteRoot):
         try:
             found = self.asked(lambda: self._ask("", lambda: fs.get_file_info(selector)))
         except (CellError, OSError) as error:
-            raise UsageError(f"[dataset] root = '{self.address}': {error}") from None
+            reason = error.problem.reason if isinstance(error, Unreadable) else error
+            raise UsageError(f"[dataset] root = '{self.address}': {reason}") from None
         paths = [item.path.removeprefix(base).lstrip("/") for item in found if item.is_file]
         matches = re.compile(glob_translate(pattern)).match
         return sorted(path for path in paths if matches(path))
