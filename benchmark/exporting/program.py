@@ -124,8 +124,8 @@ class _Cut(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Views in the program were traced on images in this layout.
         x = x.contiguous()
-        parts = [x] if self._takes_batches else x.split(1)
-        return torch.cat([self.program(part) for part in parts])
+        size = len(x) if self._takes_batches else 1
+        return torch.cat([self.program(x[i : i + size]) for i in range(0, len(x), size)])
 
 
 def load_program(path: str | Path) -> torch.nn.Module:
