@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 import benchmark as bm
 from benchmark.catalog.backbones import find_backbone
+from benchmark.catalog.corners import window_corners
 from benchmark.cli.commands import invoke
 from benchmark.mapping import embedding, vectors
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder
+from benchmark.products import PlacedProduct
+from tests.catalog.test_raster_products import sample
 from tests.mapping.pictures import PATCH, RGB, draw, mosaic, write_scene
 
 SIZE, STRIDE = 16, 12
@@ -186,6 +189,27 @@ def test_an_exported_model_writes_the_embeddings_of_its_backbone(
     assert "and an exported folder here; write ./mean_color" in complaint(*asked)
     assert bm.embed_scenes("./mean_color", [scene], out="new", stride=PATCH)[0].dim == 6
     assert "was not exported; give a folder" in complaint("out", *asked[1:])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_raster_is_read_back_as_a_product(embed: Command, tmp_path: Path, dtype: str) -> None:
+    pixels = draw(70, 101)
+    pixels[:, :20, :40] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, nodata=0)
+    code, (found,) = embed(scene, "--out", tmp_path / "out", "--dtype", dtype)
+    assert code == 0 and found["num_empty"] == 3
+    with rasterio.open(found["out"]) as file:
+        rows, columns = np.indices(file.shape).reshape(2, -1)
+        # In the rasters that the footprints lie on, a window is one pixel.
+        corners = window_corners(file.transform, file.crs.to_string(), rows, columns, 1)
+        stored = file.read().transpose(1, 2, 0).reshape(len(rows), -1)
+        expected = stored * np.array(file.scales) + np.array(file.offsets)
+        expected[(stored == file.nodata).any(axis=1) | np.isnan(stored).any(axis=1)] = np.nan
+    assert np.isnan(expected).all(axis=1).sum() == 3
+    product = find_backbone(f"embeddings:{tmp_path / 'out'}").product
+    assert isinstance(product, PlacedProduct)
+    vectors = sample(product, corners)[:, :-1]
+    np.testing.assert_allclose(vectors, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
