@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pyarrow as pa
 import pytest
 import rasterio
 from numpy.typing import NDArray
@@ -18,6 +20,10 @@ from benchmark.catalog.backbones import find_backbone
 from benchmark.catalog.corners import window_corners
 from benchmark.cli.commands import invoke
 from benchmark.mapping import embedding, vectors
+from benchmark.mapping.embeddings import plan_embeddings
+from benchmark.mapping.finding import Work
+from benchmark.mapping.streams import Piece
+from benchmark.mapping.strips import Strip
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder
 from benchmark.products import PlacedProduct
@@ -180,6 +186,14 @@ def test_an_exported_model_writes_the_embeddings_of_its_backbone(
         tags = file.tags()
     assert tags["BACKBONE"] == "mean_color" and tags["METHOD"] == "logistic_regression"
     assert tags["WINDOW_SIZE"] == str(PATCH) and len(tags["BACKBONE_REVISION"]) > 8
+    # As an actor gets it, which has booked a GPU or not.
+    plan = pickle.loads(pickle.dumps(plan_embeddings(str(model), out=str(tmp_path), stride=PATCH)))
+    assert plan.needs_cpu
+    actor = embedding.EmbedSceneActor(plan, 1, True)
+    piece = Piece(Work(str(scene), found.out), Strip(0, 2))
+    (row,) = actor(pa.table({"piece": [piece.to_json()]})).to_pylist()
+    assert row["reason"] == ""
+    np.testing.assert_allclose(np.frombuffer(row["vectors"], np.float32), wanted.ravel(), atol=1e-6)
     assert "--bands '1,2': names 2; the backbone takes 3" in complaint(
         model, scene, "--out", tmp_path / "new", "--stride", 8, "--bands", "1,2"
     )
