@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         scores,
         status,
     )
+    from benchmark.mapping.embedding import embed_scenes
     from benchmark.mapping.predicting import predict_maps
     from benchmark.results import CellResults, DataCard, Report, RunResult
     from benchmark.specs import Backbone, Dataset, Found, Head, Images, Metric, Problem
@@ -63,6 +64,7 @@ __all__ = [
     "check",
     "compare",
     "describe",
+    "embed_scenes",
     "export",
     "figures",
     "footprints",
@@ -101,6 +103,7 @@ _MODULES = {
     **dict.fromkeys(("compare", "figures", "leaderboard"), "finished"),
     **dict.fromkeys(("query", "reproduce"), "finished"),
     "describe": "interactive",
+    "embed_scenes": "mapping.embedding",
     "export": "interactive",
     "footprints": "interactive",
     "from_arrays": "catalog.arrays.data",

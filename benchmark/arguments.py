@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Real
 from typing import Any
 
 from benchmark.errors import UsageError
@@ -42,3 +43,20 @@ def path_text(where: str, value: Any, advice: str = "give a path") -> str:
         return check_file_path(text)
     except ValueError as error:
         raise refuse(where, value, f"it {error}") from None
+
+
+def check_range(where: str, given: Any) -> tuple[float, float] | None:
+    """Return two increasing numbers, or None if none are given.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if given is None:
+        return None
+    advice = "give (low, high) with low < high"
+    check_type(where, given, (tuple, list), advice)
+    for value in given:
+        check_type(where, value, Real, advice)
+    if len(given) != 2 or not given[0] < given[1]:
+        raise refuse(where, given, advice)
+    return float(given[0]), float(given[1])

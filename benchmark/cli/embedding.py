@@ -7,21 +7,34 @@ from typing import Annotated
 import typer
 
 from benchmark.cli.app import AddressOption, JsonOption, LogFormatOption, app
-from benchmark.cli.mapping import BandsOption, ScenesArg, ValueRangeOption, split_bands
+from benchmark.cli.mapping import (
+    BandsOption,
+    ScenesArg,
+    TrustCodeOption,
+    ValueRangeOption,
+    split_bands,
+)
 from benchmark.cli.printing import LogFormat, open_stderr_progress, print_json, say
 
 
 @app.command("embed-scenes")
 def embed(
     backbone: Annotated[
-        str, typer.Argument(metavar="BACKBONE", help="A name of `benchmark list`, hf:..., timm:...")
+        str,
+        typer.Argument(
+            metavar="BACKBONE",
+            help="A name of `benchmark list`, hf:..., timm:..., or a folder of `benchmark export`.",
+        ),
     ],
     scenes: ScenesArg,
     out: Annotated[str, typer.Option(metavar="DIR", help="The folder of the outputs.")],
     stride: Annotated[int, typer.Option(metavar="PX", help="Distance of two windows.")],
     size: Annotated[
         int | None,
-        typer.Option(metavar="PX", help="Side of a window; default: the backbone's input."),
+        typer.Option(
+            metavar="PX",
+            help="Side of a window; default: the backbone's input, or an exported model's patch.",
+        ),
     ] = None,
     bands: BandsOption = None,
     value_range: ValueRangeOption = None,
@@ -38,6 +51,7 @@ def embed(
             metavar="float32|float16|int8", help="Of a raster; int8 has a scale per band."
         ),
     ] = "float32",
+    trust_code: TrustCodeOption = False,
     address: AddressOption = None,
     as_json: JsonOption = False,
     _log_format: LogFormatOption = LogFormat.text,
@@ -58,6 +72,7 @@ def embed(
             value_range=value_range,
             format=format,
             dtype=dtype,
+            trust_code=trust_code,
         )
     if as_json:
         print_json({"embeddings": [result.to_json() for result in results]})

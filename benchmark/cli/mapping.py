@@ -32,6 +32,10 @@ ValueRangeOption = Annotated[
     typer.Option(metavar="LOW HIGH", help="Pixel values that become 0 and 255, if not uint8."),
 ]
 
+TrustCodeOption = Annotated[
+    bool, typer.Option("--trust-code", help="Run a model's program that others exported.")
+]
+
 
 def split_bands(bands: str | None) -> tuple[str, ...]:
     """Return the numbers or names of a list of bands."""
@@ -59,9 +63,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace maps that exist.")
     ] = False,
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Run a model's program that others exported.")
-    ] = False,
+    trust_code: TrustCodeOption = False,
     address: AddressOption = None,
     as_json: JsonOption = False,
     _log_format: LogFormatOption = LogFormat.text,

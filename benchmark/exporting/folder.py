@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import BenchmarkError, UsageError, did_you_mean, one_line
 from benchmark.experiment.context import Context
 from benchmark.exporting.card import write_card
+from benchmark.exporting.embedding import embedding_facts
 from benchmark.exporting.running import ONNX, PIPELINE, write_description
 from benchmark.exporting.saved import HEAD
 from benchmark.methods import FINETUNE, finetunings, is_finetuned
@@ -77,6 +78,7 @@ class Exported:
             "method": self.method,
             "seed": self.seed,
             "artefact": self.artefact.fingerprint,
+            **embedding_facts(self.backbone),
         }
 
 

@@ -6,11 +6,10 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmark.arguments import check_type, path_text, refuse
+from benchmark.arguments import check_range, check_type, path_text, refuse
 from benchmark.catalog.folder.bandnames import RGB, band_names
 from benchmark.catalog.folder.decoding import SUFFIXES, Decoded, ImageError, decode
 from benchmark.catalog.folder.images import (
@@ -85,7 +84,7 @@ def predict(
     import pandas as pd
 
     folder = path_text("predict: model", model, "give a folder that bm.export wrote")
-    limits = _check_range(value_range)
+    limits = check_range("predict: value_range", value_range)
     check_type("predict: trust_code", trust_code, bool, "give True or False")
     rows = _images(images)
     opened = open_model(folder, trust_code=trust_code)
@@ -107,18 +106,6 @@ def predict(
     }
     columns |= {f"p_{name}": scores[:, k] for k, name in enumerate(opened.classes)}
     return pd.DataFrame(columns, index=pd.Index(names, name="image"))
-
-
-def _check_range(given: Any) -> tuple[float, float] | None:
-    if given is None:
-        return None
-    advice = "give (low, high) with low < high"
-    check_type("predict: value_range", given, (tuple, list), advice)
-    for value in given:
-        check_type("predict: value_range", value, Real, advice)
-    if len(given) != 2 or not given[0] < given[1]:
-        raise refuse("predict: value_range", given, advice)
-    return float(given[0]), float(given[1])
 
 
 def _images(given: Any) -> Iterator[_Image]:

@@ -14,6 +14,7 @@ import torch
 
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.exporting import standalone
+from benchmark.exporting.embedding import embedding_facts
 from benchmark.exporting.heads import Frozen
 from benchmark.exporting.running import PROGRAM_FILE, write_description
 from benchmark.networks.embedder import Network
@@ -72,16 +73,7 @@ def write_program(
         **description,
         "takes_batches": takes_batches,
         "torch": torch.__version__.partition("+")[0],
-        "input": {
-            "image_size": backbone.image_size,
-            "resize_to": backbone.resize_to,
-            "interpolation": backbone.interpolation,
-            "is_rounded": backbone.is_rounded,
-            "rounds_margin": backbone.crops_like_torchvision,
-            "mean": list(backbone.mean),
-            "std": list(backbone.std),
-            "flips_bands": backbone.flips_bands,
-        },
+        **embedding_facts(backbone),
     }
     write_description(folder, content)
     shutil.copyfile(standalone.__file__, folder / SCRIPT)
@@ -114,6 +106,70 @@ def export_program(
             raise CannotExportError(f"it uses operators of another package ({', '.join(foreign)})")
         return program, takes_batches
     raise CannotExportError(reason)
+
+
+class _Cut(torch.nn.Module):
+    """The part of a program before its head: prepared pixels (B, C, S, S) to embeddings (B, D)."""
+
+    def __init__(self, program: torch.nn.Module, takes_batches: bool) -> None:
+        super().__init__()
+        self.program = program
+        self._takes_batches = takes_batches
+
+    def train(self, mode: bool = True) -> _Cut:
+        """Do nothing: a program was traced in evaluation mode, and torch refuses to change it."""
+        del mode
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Views in the program were traced on images in this layout.
+        x = x.contiguous()
+        size = len(x) if self._takes_batches else 1
+        return torch.cat([self.program(x[i : i + size]) for i in range(0, len(x), size)])
+
+
+def load_program(path: str | Path) -> torch.nn.Module:
+    """Return a program that ``write_program`` wrote, whose code is then trusted."""
+    with quiet():
+        module: torch.nn.Module = torch.export.load(path).module()
+    return module
+
+
+def cut_head(program: Any, *, takes_batches: bool) -> torch.nn.Module:
+    """Return a program without its head: (B, C, S, S) to the embeddings (B, D) that it reads.
+
+    Args:
+        program: of a ``_Whole``, as ``load_program`` returns it.
+        takes_batches: as of ``export_program``.
+
+    Raises:
+        ValueError: not one embedding enters the head.
+    """
+    graph = program.graph
+    head = {node for node in graph.nodes if _is_of_head(node)}
+    given = {
+        item: None
+        for node in graph.nodes
+        if node in head
+        for item in node.all_input_nodes
+        # Weights are attributes, and numbers of patches are no tensors.
+        if item not in head
+        and item.op != "get_attr"
+        and isinstance(item.meta.get("val"), torch.Tensor)
+    }
+    if len(given) != 1 or (found := next(iter(given))).meta["val"].ndim != 2:
+        raise ValueError(f"{len(given)} tensors enter its head, in place of one embedding")
+    (output,) = graph.find_nodes(op="output")
+    output.args = ((found,),)
+    graph.eliminate_dead_code()
+    program.recompile()
+    return _Cut(program, takes_batches)
+
+
+def _is_of_head(node: torch.fx.Node) -> bool:
+    """Return whether a node was traced inside ``_Whole.head``."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return any(path in ("head", "L['self'].head") for path, _ in stack.values())
 
 
 def _foreign(program: torch.export.ExportedProgram) -> list[str]:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from zipfile import BadZipFile
 
 from benchmark.errors import UsageError, one_line
-from benchmark.fields import shown
-from benchmark.options import BackboneOptions
 from benchmark.store.cache import cache_folder
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ ONNX = "onnx"
 ONNX_INPUT, ONNX_OUTPUT = "pixels", "probabilities"
 ONNX_BATCH = 16
 """Patches per run of the graph."""
+CANNOT_OPEN = (OSError, KeyError, TypeError, ValueError, RuntimeError, BadZipFile)
+"""What libraries raise for the files of a folder that is damaged."""
 
 
 class OpenedModel(Protocol):
@@ -105,7 +106,7 @@ def open_model(folder: str | Path, *, trust_code: bool = False) -> OpenedModel:
         if kind == PACKAGE:
             return _PackageModel(root, description, trust_code)
         return _PipelineModel(root, description)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except CANNOT_OPEN as error:
         raise UsageError(f"{root}: cannot be opened ({one_line(error)}); export it again") from None
 
 
@@ -290,27 +291,15 @@ class _PackageModel(_Described):
     _head: Any
 
     def __init__(self, folder: Path, description: Mapping[str, Any], trust_code: bool) -> None:
-        from benchmark.catalog.backbones import find_backbone
+        from benchmark.exporting.embedding import package_backbone
         from benchmark.exporting.saved import load_head
         from benchmark.networks.devices import plan_device
         from benchmark.networks.embedder import Embedder
 
         super().__init__(folder, description)
-        config = json.loads((folder / CONFIG).read_text())
-        state = None
-        if (folder / FITTED).is_file():
-            from safetensors.torch import load_file
-
-            state = load_file(folder / FITTED)
-        options = BackboneOptions(**config["options"])
-        if options.trust_remote_code and not trust_code:
-            raise UsageError(
-                f"{folder}: backbone {shown(config['backbone'])} runs code of its own; read it "
-                "and, if you trust it, open the folder with trust_code=True"
-            )
-        backbone = find_backbone(config["backbone"], where=str(folder), options=options)
+        backbone = package_backbone(folder, trust_code=trust_code)
         plan = plan_device(precision="float32", device="cpu", num_threads=torch_threads())
-        object.__setattr__(self, "_embed", Embedder(backbone, self.bands, plan, state))
+        object.__setattr__(self, "_embed", Embedder(backbone, self.bands, plan))
         object.__setattr__(self, "_head", load_head(folder))
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

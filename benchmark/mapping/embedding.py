@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from benchmark.arguments import check_range, check_type, path_text, refuse
 from benchmark.cluster.connection import Cluster
 from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.mapping.embeddings import (
+    COG,
+    FLOAT32,
     SUFFIXES,
     Embedded,
     EmbeddedScene,
@@ -42,32 +47,85 @@ FEW_WINDOWS = 128
 
 
 def embed_scenes(
-    backbone: str,
-    scenes: Sequence[str],
+    backbone: str | os.PathLike[str],
+    scenes: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    out: str | Path,
+    out: str | os.PathLike[str],
+    stride: int,
+    size: int | None = None,
+    bands: Sequence[str | int] = (),
+    value_range: tuple[float, float] | None = None,
+    format: str = COG,
+    dtype: str = FLOAT32,
+    trust_code: bool = False,
     address: str | Cluster | None = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> list[EmbeddedScene]:
     """Write a grid of embeddings of each scene into a folder.
 
+    A scene of H x W px has R x C windows, R = (H - size) // stride + 1 and C likewise, and each
+    becomes one vector of D values. As ``cog`` it is a raster of D bands of R x C pixels, in a
+    table at most R C rows: one for each window that has data. Details: docs/EMBED_SCENES.md.
+
+        bm.embed_scenes("efficientnet_lite0", "scenes/", out="embeddings", stride=128)
+        bm.embed_scenes("models/best", "scene.tif", out="embeddings", stride=64, dtype="int8")
+
+    One small scene is embedded in this process, unless ``address`` is given; a large one and
+    several on Ray. A scene of several that fails is a result with a reason.
+
     Args:
-        backbone: any name of the catalog.
-        scenes: rasters, folders, globs, or tables with a column ``path``.
+        backbone: a name as in an experiment, or a folder that ``bm.export`` wrote.
+        scenes: a raster, folder, glob, or table with a column ``path``; or a list of these.
         out: a folder; outputs have the names and sub-folders of the scenes.
+        stride: distance of two windows in px.
+        size: side of a window in px; None: that of the backbone's input, and of the patches of the
+            training for an exported folder.
+        bands: numbers (from 1) or names of the scenes' bands, in the backbone's order; empty: found
+            by name.
+        value_range: pixel values that become 0 and 255, for scenes that are not uint8.
+        format: ``cog``, ``geoparquet`` or ``neuco_csv``.
+        dtype: of a raster: ``float32``, ``float16`` or ``int8`` with a scale for each band; tables
+            hold float32.
+        trust_code: whether an exported folder may run a program or code of others.
         address: of a Ray cluster, or an open ``Cluster``; None starts Ray on this machine.
         progress: receives the progress; default: the ``benchmark`` logger.
-        **options: of ``mapping.embeddings.plan_embeddings``.
+
+    Returns: one ``EmbeddedScene`` per scene: ``scene``, ``out``, ``status`` (``complete`` or
+        ``failed``), ``reason``, ``num_embedded``, ``num_empty``, ``dim`` and ``seconds``.
 
     Raises:
-        UsageError: the backbone, an option or the only scene cannot be used, or an output exists.
+        UsageError: the backbone, an argument or the only scene cannot be used, or an output exists.
     """
-    plan = plan_embeddings(backbone, out=str(out), **options)
+    where = "embed_scenes:"
+    given = [scenes] if isinstance(scenes, (str, os.PathLike)) else scenes
+    advice = "give a path, or a list of paths"
+    check_type(f"{where} scenes", given, Sequence, advice)
+    names = [path_text(f"{where} scenes", item, advice) for item in given]
+    if not names:
+        raise refuse(f"{where} scenes", given, advice)
+    check_type(f"{where} stride", stride, Integral, "give a whole number of px")
+    check_type(f"{where} size", size, (Integral, type(None)), "give a whole number of px, or None")
+    check_type(f"{where} bands", bands, (tuple, list), "give a list of numbers or names")
+    for band in bands:
+        check_type(f"{where} bands", band, (str, Integral), "give a list of numbers or names")
+    for name, value in (("format", format), ("dtype", dtype)):
+        check_type(f"{where} {name}", value, str, "give a name")
+    check_type(f"{where} trust_code", trust_code, bool, "give True or False")
+    plan = plan_embeddings(
+        path_text(f"{where} backbone", backbone, "give a name, or an exported folder"),
+        out=(out := path_text(f"{where} out", out)),
+        stride=int(stride),
+        size=None if size is None else int(size),
+        bands=tuple(map(str, bands)),
+        value_range=check_range(f"{where} value_range", value_range),
+        format=format,
+        dtype=dtype,
+        trust_code=trust_code,
+    )
     outputs = Outputs(
         "embed-scenes", "output", SUFFIXES[plan.format], lambda path: [path], single=False
     )
-    works = find_work(scenes, str(out), overwrite=False, outputs=outputs)
+    works = find_work(names, out, overwrite=False, outputs=outputs)
     grids, reasons = _open_grids(plan, works)
     count = sum(grid.num_patches for grid in grids.values())
     stage = (progress or LoggedProgress()).stage(
@@ -104,7 +162,7 @@ def _open_grids(
 def _embed_here(plan: EmbeddingPlan, work: Work, grid: Grid, stage: StageProgress) -> EmbeddedScene:
     """Embed one scene in this process, with one thread, as an actor on a CPU does."""
 
-    def embed() -> Iterator[tuple[Strip, Embedded]]:
+    def embed() -> Generator[tuple[Strip, Embedded]]:
         embedder = build_embedder(plan, num_threads=1, device=None)
         with open_scene(work.scene, plan.needs) as scene:
             for strip in cut_windows(grid):
@@ -131,7 +189,7 @@ def _embed_pooled(
     """
     from benchmark.cluster.pools import plan_pool
 
-    pool = plan_pool(cluster.connect(), num_actors=None)
+    pool = plan_pool(cluster.connect(), num_actors=None, wants_gpu=not plan.needs_cpu)
     pieces = [Piece(work, strip) for work, grid in grids.items() for strip in cut_windows(grid)]
     stream = Stream(EmbedSceneActor, plan, pieces, pool, keeps_order=True)
     found = {}
@@ -157,7 +215,7 @@ def _write(
     plan: EmbeddingPlan,
     work: Work,
     grid: Grid,
-    embedded: Iterable[tuple[Strip, Embedded]],
+    embedded: Generator[tuple[Strip, Embedded]],
     stage: StageProgress,
 ) -> EmbeddedScene:
     """Write the output of a scene from its strips, from top to bottom."""
@@ -166,6 +224,8 @@ def _write(
     with (
         open_scene(work.scene, plan.needs) as scene,
         open_sink(plan, scene, grid, Path(work.map)) as sink,
+        # It may hold the scene open, too: GDAL's settings end in the order in which they began.
+        closing(embedded),
     ):
         for strip, item in embedded:
             sink.write(strip, item)
@@ -215,5 +275,11 @@ def build_embedder(plan: EmbeddingPlan, *, num_threads: int, device: str | None)
     from benchmark.networks.devices import plan_device
     from benchmark.networks.embedder import Embedder
 
-    chosen = plan_device(num_threads=num_threads, device=device)
+    if plan.needs_cpu:
+        # Traced on tensors in the usual layout.
+        chosen = plan_device(
+            num_threads=num_threads, device="cpu", precision="float32", channels_last=False
+        )
+    else:
+        chosen = plan_device(num_threads=num_threads, device=device)
     return Embedder(plan.backbone, plan.needs.bands, chosen)

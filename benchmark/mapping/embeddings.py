@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -37,6 +38,8 @@ class EmbeddingPlan:
     """How scenes become grids of embeddings."""
 
     backbone: Backbone
+    needs_cpu: bool
+    """Whether the backbone runs on CPUs in float32 alone."""
     needs: Needs
     stride: int
     format: str
@@ -104,25 +107,26 @@ def plan_embeddings(
     value_range: tuple[float, float] | None = None,
     format: str = COG,
     dtype: str = FLOAT32,
+    trust_code: bool = False,
 ) -> EmbeddingPlan:
     """Find the backbone and check the options against it; open no scene.
 
     Args:
-        backbone: any name of the catalog.
+        backbone: any name of the catalog, or an exported folder.
         out: the folder of all outputs.
         stride: distance of two windows in px.
-        size: side of a window in px; None: that of the backbone's input.
+        size: side of a window in px; None: that of the backbone's input, and of the patches of the
+            training for an exported folder.
         bands: numbers or names of the scenes' bands, in the backbone's order; empty: found by name.
         value_range: pixel values that become 0 and 255, for scenes that are not uint8.
         format: one of ``SUFFIXES``.
         dtype: one of ``DTYPES``; tables hold float32.
+        trust_code: whether an exported folder may run a program or code of others.
 
     Raises:
         UsageError: the backbone is unknown or computes nothing from pixels alone, or an option
             does not suit it.
     """
-    from benchmark.catalog.backbones import find_backbone
-
     for option, given, known in (("format", format, SUFFIXES), ("dtype", dtype, DTYPES)):
         if given not in known:
             raise UsageError(
@@ -133,15 +137,14 @@ def plan_embeddings(
         raise UsageError(
             f"--dtype {dtype}: tables hold float32; leave it out, or write --format {COG}"
         )
-    found = find_backbone(backbone, where="embed-scenes")
-    _check_backbone(found)
-    size = found.image_size if size is None else size
+    found, own_bands, own_size, needs_cpu, about = _find(backbone, trust_code=trust_code)
+    size = own_size if size is None else size
     if size is None:
         raise UsageError(f"backbone '{found.name}' takes windows of any size; give --size PX")
     for option, side in (("size", size), ("stride", stride)):
         if not 1 <= side <= MAX_SIDE:
             raise UsageError(f"--{option} {side}: give 1 to {MAX_SIDE:,} px")
-    needed = found.bands or tuple(bands)
+    needed = own_bands or tuple(bands)
     if not needed:
         raise UsageError(
             f"backbone '{found.name}' takes any bands; say which of the scene, e.g. --bands 1,2,3"
@@ -150,12 +153,13 @@ def plan_embeddings(
     tags = {
         "TIFFTAG_SOFTWARE": "backbone-benchmark",
         "BACKBONE": found.name,
-        "BACKBONE_REVISION": found.revision() or "-",
+        **about,
         "WINDOW_SIZE": str(size),
         "STRIDE": str(stride),
     }
     return EmbeddingPlan(
         backbone=found,
+        needs_cpu=needs_cpu,
         needs=needs,
         stride=stride,
         format=format,
@@ -163,6 +167,46 @@ def plan_embeddings(
         root=out,
         tags=tags,
     )
+
+
+class _Found(NamedTuple):
+    """A backbone, and what it says of its windows."""
+
+    backbone: Backbone
+    bands: tuple[str, ...] | None
+    size: int | None
+    needs_cpu: bool
+    tags: dict[str, str]
+
+
+def _find(name: str, *, trust_code: bool) -> _Found:
+    """Find a backbone of the catalog or of an exported folder.
+
+    Raises:
+        UsageError: there is none of this name, two have it, or it computes nothing from pixels.
+    """
+    from benchmark.catalog.backbones import BACKBONES, find_backbone
+    from benchmark.exporting.embedding import read_backbone
+    from benchmark.exporting.running import DESCRIPTION
+
+    # The methods of Path fail on long names.
+    is_folder = os.path.isdir(name)  # noqa: PTH112
+    if name in BACKBONES.names():
+        if is_folder and (Path(name) / DESCRIPTION).is_file():
+            raise UsageError(
+                f"embed-scenes: {shown(name)} is a backbone of the catalog and an exported folder "
+                f"here; write ./{name} for the folder, or run elsewhere for the other"
+            )
+        is_folder = False
+    if is_folder:
+        given = read_backbone(name, trust_code=trust_code)
+        tags = {"METHOD": given.method, "BACKBONE_REVISION": given.artefact}
+        size = given.patch_size or given.backbone.image_size
+        return _Found(given.backbone, given.bands, size, given.needs_cpu, tags)
+    found = find_backbone(name, where="embed-scenes")
+    _check_backbone(found)
+    tags = {"BACKBONE_REVISION": found.revision() or "-"}
+    return _Found(found, found.bands, found.image_size, False, tags)
 
 
 def _check_backbone(backbone: Backbone) -> None:

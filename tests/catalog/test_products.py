@@ -220,6 +220,11 @@ def test_identifiers_that_do_not_fit_are_refused(
             {},
             "several series",
         ),
+        (
+            {"id": IDS, "x0": VECTORS[:, 0], "x1": VECTORS[:, 1], "x2": IDS},
+            {},
+            r"\['x2'\] holds string, beside the numbers of 'x0' to 'x1'",
+        ),
         ({"e": list(VECTORS)}, {}, "no column of identifiers"),
         ({"id": IDS, "name": IDS, "e": list(VECTORS)}, {}, r"\['id', 'name'\].*'id_column'"),
         ({"t1": IDS, "t2": IDS, "e": list(VECTORS)}, {}, r"\['t1', 't2'\].*'id_column'"),

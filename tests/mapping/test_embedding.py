@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pyarrow as pa
 import pytest
 import rasterio
 from numpy.typing import NDArray
 
+import benchmark as bm
 from benchmark.catalog.backbones import find_backbone
+from benchmark.catalog.corners import window_corners
 from benchmark.cli.commands import invoke
 from benchmark.mapping import embedding, vectors
+from benchmark.mapping.embeddings import plan_embeddings
+from benchmark.mapping.finding import Work
+from benchmark.mapping.streams import Piece
+from benchmark.mapping.strips import Strip
 from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder
-from tests.mapping.pictures import RGB, draw, write_scene
+from benchmark.products import PlacedProduct
+from tests.catalog.test_raster_products import sample
+from tests.mapping.pictures import PATCH, RGB, draw, mosaic, write_scene
 
 SIZE, STRIDE = 16, 12
 Command = Callable[..., tuple[int, list[Any]]]
@@ -56,9 +66,13 @@ def expected(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     windows = np.stack(
         [pixels[:, y : y + SIZE, x : x + SIZE] for y in rows for x in columns]
     )  # fmt: skip
+    return embed_windows(windows).reshape(len(rows), len(columns), -1)
+
+
+def embed_windows(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the embeddings (N, D) of windows (N, C, H, W)."""
     plan = plan_device(num_threads=1, device="cpu")
-    found = Embedder(find_backbone("mean_color"), RGB, plan)(windows)[0]
-    return found.reshape(len(rows), len(columns), -1)
+    return Embedder(find_backbone("mean_color"), RGB, plan)(windows)[0]
 
 
 def read(path: Path) -> NDArray[Any]:
@@ -156,6 +170,89 @@ def test_a_table_is_read_back_as_a_backbone(embed: Command, tmp_path: Path, form
     assert frame.geometry[0].bounds == (left, top - SIZE * 2, left + SIZE * 2, top)
     assert (frame.geometry.area == (SIZE * 2) ** 2).all()
     np.testing.assert_array_equal(frame["embedding"][0], wanted[0, frame["col"][0] // STRIDE])
+
+
+def test_an_exported_model_writes_the_embeddings_of_its_backbone(
+    model: Path, complaint: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = mosaic(2, 3)
+    scene = write_scene(tmp_path / "scene.tif", pixels)
+    (found,) = bm.embed_scenes(model, scene, out=tmp_path / "out", stride=np.int64(PATCH))
+    assert found.num_embedded == 6 and found.dim == 6
+    windows = pixels.reshape(3, 2, PATCH, 3, PATCH).transpose(1, 3, 0, 2, 4)
+    wanted = embed_windows(windows.reshape(-1, 3, PATCH, PATCH)).reshape(2, 3, -1)
+    np.testing.assert_allclose(read(Path(found.out)), wanted, atol=1e-6)
+    with rasterio.open(found.out) as file:
+        tags = file.tags()
+    assert tags["BACKBONE"] == "mean_color" and tags["METHOD"] == "logistic_regression"
+    assert tags["WINDOW_SIZE"] == str(PATCH) and len(tags["BACKBONE_REVISION"]) > 8
+    # As an actor gets it, which has booked a GPU or not.
+    plan = pickle.loads(pickle.dumps(plan_embeddings(str(model), out=str(tmp_path), stride=PATCH)))
+    assert plan.needs_cpu
+    actor = embedding.EmbedSceneActor(plan, 1, True)
+    piece = Piece(Work(str(scene), found.out), Strip(0, 2))
+    (row,) = actor(pa.table({"piece": [piece.to_json()]})).to_pylist()
+    assert row["reason"] == ""
+    np.testing.assert_allclose(np.frombuffer(row["vectors"], np.float32), wanted.ravel(), atol=1e-6)
+    assert "--bands '1,2': names 2; the backbone takes 3" in complaint(
+        model, scene, "--out", tmp_path / "new", "--stride", 8, "--bands", "1,2"
+    )
+    model.rename(tmp_path / "mean_color")
+    monkeypatch.chdir(tmp_path)
+    asked = ("mean_color", scene, "--out", "new", "--stride", PATCH)
+    assert "and an exported folder here; write ./mean_color" in complaint(*asked)
+    assert bm.embed_scenes("./mean_color", [scene], out="new", stride=PATCH)[0].dim == 6
+    assert "was not exported; give a folder" in complaint("out", *asked[1:])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_raster_is_read_back_as_a_product(embed: Command, tmp_path: Path, dtype: str) -> None:
+    pixels = draw(70, 101)
+    pixels[:, :20, :40] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, nodata=0)
+    code, (found,) = embed(scene, "--out", tmp_path / "out", "--dtype", dtype)
+    assert code == 0 and found["num_empty"] == 3
+    with rasterio.open(found["out"]) as file:
+        rows, columns = np.indices(file.shape).reshape(2, -1)
+        # In the rasters that the footprints lie on, a window is one pixel.
+        corners = window_corners(file.transform, file.crs.to_string(), rows, columns, 1)
+        stored = file.read().transpose(1, 2, 0).reshape(len(rows), -1)
+        expected = stored * np.array(file.scales) + np.array(file.offsets)
+        expected[(stored == file.nodata).any(axis=1) | np.isnan(stored).any(axis=1)] = np.nan
+    assert np.isnan(expected).all(axis=1).sum() == 3
+    product = find_backbone(f"embeddings:{tmp_path / 'out'}").product
+    assert isinstance(product, PlacedProduct)
+    vectors = sample(product, corners)[:, :-1]
+    np.testing.assert_allclose(vectors, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"stride": "8"}, r"bm.embed_scenes: stride = '8': give a whole number of px"),
+        ({"size": 1.5}, r"size = 1.5: give a whole number"),
+        ({"scenes": 7}, r"scenes = 7: give a path, or a list of paths"),
+        ({"scenes": [None]}, r"scenes = None: give a path"),
+        ({"scenes": []}, r"scenes = \[\]: give a path, or a list of paths"),
+        ({"bands": "123"}, r"bands = '123': give a list"),
+        ({"bands": [None]}, r"bands = None: give a list"),
+        ({"value_range": (1, 0)}, r"value_range = \[1, 0\]: give \(low, high\)"),
+        ({"format": None}, r"format = None: give a name"),
+        ({"trust_code": 1}, r"trust_code = 1: give True or False"),
+        ({"backbone": 3}, r"backbone = 3: give a name, or an exported folder"),
+        ({"backbone": "a" * 5000}, r"it is a path of 5,000 bytes"),
+        ({"out": b"out"}, r"out = b'out': give a path"),
+    ],
+)
+def test_arguments_of_python_are_refused_in_one_line(
+    changed: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", draw(40, 50))
+    given = {"backbone": "mean_color", "scenes": scene, "out": tmp_path / "out", "stride": 8}
+    given |= {"size": 16, "bands": [1, 2, 3], **changed}
+    with pytest.raises(bm.UsageError, match=message) as caught:
+        bm.embed_scenes(**given)
+    assert len(str(caught.value)) < 1500 and not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_refused_in_one_line_and_leaves_nothing(

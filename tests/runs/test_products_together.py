@@ -62,6 +62,7 @@ def test_one_experiment_ranks_networks_products_and_what_is_made_from_them(
     assert (found["ci_high"] > found["ci_low"]).all()
     for name in ("aef", "tessera", "both", "small"):
         assert found["value"][name, "logistic_regression"] > 0.9
+    assert found["value"]["own.parquet", "logistic_regression"] > 0.7
     page = " ".join(Path(result.report or "").read_text().split())
     documents = (tmp_path / "runs/evaluate").glob("*/_manifest.json")
     ((family,),) = filter(None, (json.loads(item.read_text())["sizes"] for item in documents))

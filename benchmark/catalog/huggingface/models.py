@@ -143,6 +143,36 @@ def build_own_classifier(
     )
 
 
+def build_features(checkpoint: Checkpoint, num_classes: int) -> torch.nn.Module:
+    """Build the model's trained classifier without its last layer: (B, 3, H, W) to (B, D).
+
+    Raises:
+        UsageError: the weights do not fit the model, or it has not one such layer.
+    """
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    from benchmark.networks.pooling import ImageClassifier
+
+    model, info = load_model(checkpoint, AutoModelForImageClassification)
+    _check_tensors(checkpoint, model, info, is_new=_is_unused)
+    base = f"{model.base_model_prefix}."
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and module.out_features == num_classes
+        and not name.startswith(base)
+    ]
+    if len(layers) != 1:
+        raise UsageError(
+            f"{checkpoint.what}: {type(model).__name__} has {len(layers)} classification layers; "
+            "only the embedding before a single one is defined"
+        )
+    model.set_submodule(layers[0], torch.nn.Identity())
+    return ImageClassifier(model, ()).eval()
+
+
 def _index_positions(model: Any, reading: Reading) -> None:
     """Let transformers compute the index of relative positions now, outside inference mode.
 

@@ -150,7 +150,23 @@ def _find_vectors(schema: Mapping[str, pa.DataType], where: str) -> tuple[str, .
             f"{where}: {what} numbered columns of numbers among {shown(list(schema), 200)}; set "
             "'vector_columns', e.g. [\"emb_*\"]"
         )
-    return tuple(name for _, name in sorted(whole[0].items()))
+    names = tuple(name for _, name in sorted(whole[0].items()))
+    stem = _stem_of(names[0])
+    # One text among its numbers makes a column of CSV a column of texts.
+    others = [name for name in schema if _stem_of(name) == stem and name not in names]
+    if others:
+        raise UsageError(
+            f"{where}: {shown(others, 200)} {'holds' if len(others) == 1 else 'hold'} "
+            f"{schema[others[0]]}, beside the numbers of {shown(names[0], 100)} to "
+            f"{shown(names[-1], 100)}; correct the file, or set 'vector_columns'"
+        )
+    return names
+
+
+def _stem_of(name: str) -> str | None:
+    """Return the part of a numbered name before its number."""
+    match = _NUMBERED.fullmatch(name)
+    return None if match is None else match["stem"]
 
 
 def _matching(
