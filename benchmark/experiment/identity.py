@@ -78,10 +78,12 @@ def recipe_inputs(config: FinetuneConfig) -> dict[str, Any]:
 def report_inputs(settings: ReportConfig, reference: Reference | None) -> dict[str, Any]:
     """Return the identity of the settings of a page, and of the published results that it shows.
 
-    Without such results it is that of before there were any.
+    Without such results, or maps by t-SNE, it is that of before there were any.
     """
     beside = settings.model_dump(mode="json", include={"reference", "counterparts"})
     plain = settings.model_dump(mode="json", exclude=set(beside))
+    if not plain["tsne"]:
+        del plain["tsne"]
     if not any(beside.values()):
         return {"settings": plain}
     content = None if reference is None else reference.model_dump(mode="json")
