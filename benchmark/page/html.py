@@ -92,7 +92,8 @@ class Confusion:
 class Picture:
     """A figure (``rendering.draw``) and the section that shows it.
 
-    ``alt`` describes it for readers who cannot see it; if empty, the page uses the title.
+    ``alt`` describes it for readers who cannot see it; if empty, the page uses the title. One that
+    ``is_folded`` is shown on demand.
     """
 
     section: Section
@@ -100,6 +101,7 @@ class Picture:
     drawing: Drawing
     caption: str = ""
     alt: str = ""
+    is_folded: bool = False
 
     @property
     def url(self) -> str:

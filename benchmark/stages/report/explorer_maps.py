@@ -6,13 +6,14 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmark.page.pictures import project
 from benchmark.stages.report.figures import MAX_POINTS
 from benchmark.stages.report.patches import EXAMPLE_SEED
 from benchmark.stages.report.results import Results
-from benchmark.tables import find_common, vectors_array
+from benchmark.tables import find_common, find_rows, vectors_array
 
 MAX_MAPS = 4
 MAX_REGIONS = 20
@@ -27,13 +28,14 @@ def map_embeddings(results: Results, ids: NDArray[Any]) -> list[dict[str, Any]]:
     """Return the maps of each backbone of the best rows, as values of JSON.
 
     The components are those of the figure "Principal components": fitted on the same rows. Maps by
-    t-SNE, where the experiment asks for them, come last.
+    t-SNE, where the experiment asks for them, come next, and last where the patches lie.
 
     Args:
         results: complete.
         ids: (N,) patches to show; the place of one without an embedding is None.
     """
-    labelled = results.context.patches.read_table(columns=["patch_id", "split"])
+    columns = ["patch_id", "split", "lon", "lat"]
+    labelled = results.context.patches.read_table(columns=columns)
     names = [name for name in dict.fromkeys(results.ranking["backbone"]) if name in results.embed]
     found, others = [], []
     for name in names[:MAX_MAPS]:
@@ -55,7 +57,18 @@ def map_embeddings(results: Results, ids: NDArray[Any]) -> list[dict[str, Any]]:
             points = place_neighbours(vectors[rows[few]])
             axes = ["t-SNE: only neighbourhoods mean something", ""]
             others.append(_as_map(f"{name} (t-SNE)", axes, points, which[few], len(ids)))
-    return [*found, *others]
+    return [*found, *others, *_place_patches(labelled, ids)]
+
+
+def _place_patches(patches: pa.Table, ids: NDArray[Any]) -> list[dict[str, Any]]:
+    """Return the map of where the patches lie; nothing if that is unknown or one place."""
+    at = find_rows(patches["patch_id"].to_numpy(), ids, what="the table of patches")
+    places = np.column_stack([patches[key].to_numpy()[at] for key in ("lon", "lat")]).astype(float)
+    which = np.flatnonzero(np.isfinite(places).all(axis=1))
+    if len(np.unique(places[which], axis=0)) < 2:
+        return []
+    axes = ["longitude, degrees", "latitude, degrees"]
+    return [_as_map("Where patches lie", axes, places[which], which, len(ids), digits=7)]
 
 
 def describe_tsne(maps: list[dict[str, Any]]) -> str:
@@ -113,8 +126,15 @@ def name_regions(regions: NDArray[Any]) -> dict[str, list[Any]]:
 
 
 def _as_map(
-    name: str, axes: list[str], points: NDArray[Any], which: NDArray[np.intp], count: int
+    name: str,
+    axes: list[str],
+    points: NDArray[Any],
+    which: NDArray[np.intp],
+    count: int,
+    *,
+    digits: int = 4,
 ) -> dict[str, Any]:
+    """Return points (n, 2) of the patches ``which`` of ``count``, rounded to so many digits."""
     places: NDArray[Any] = np.full((count, 2), None, object)
-    places[which] = [[float(f"{value:.4g}") for value in point] for point in points]
+    places[which] = [[float(f"{value:.{digits}g}") for value in point] for point in points]
     return {"name": name, "axes": axes, "x": places[:, 0].tolist(), "y": places[:, 1].tolist()}
