@@ -214,6 +214,7 @@ class ReportData:
         problems: failed and missing cells.
         provenance: fingerprints, digests and versions, in display order.
         pictures: figures, each shown in its section.
+        left_out: figures that would make the page too heavy; it names them.
         explorer: patches of test that the reader can look through; None: no such section.
     """
 
@@ -252,6 +253,7 @@ class ReportData:
     problems: tuple[ProblemRow, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
+    left_out: tuple[Picture, ...] = ()
     explorer: Explorer | None = None
 
 
@@ -278,7 +280,7 @@ def render_report(data: ReportData) -> str:
         "classes": bool(data.recalls or by_section["classes"]),
         "confusion": bool(data.confusions or by_section["confusion"]),
         "data": bool(data.class_counts or by_section["data"]),
-        "embeddings": bool(by_section["embeddings"]),
+        "embeddings": bool(by_section["embeddings"] or data.left_out),
         "cost": bool(data.timings or by_section["cost"]),
         "provenance": bool(data.provenance),
     }

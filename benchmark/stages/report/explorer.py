@@ -94,7 +94,7 @@ def explore(results: Results, pictures: Sequence[Picture]) -> Explorer | None:
     chosen = _choose(results, methods[0].cells, tested)
     images = read_pictures(results.context.patches, chosen.ids, _find_side(results, chosen))
     room = MAX_PAGE_BYTES - TEXT_BYTES - sum(len(picture.url) for picture in pictures)
-    has_maps = room > MAP_BYTES + MAX_SHEET_BYTES / 2
+    has_maps = room > MAP_BYTES + MIN_SHEET_BYTES
     most = min(MAX_SHEET_BYTES, max(room - has_maps * MAP_BYTES, MIN_SHEET_BYTES))
     chosen, sheets = draw_within(images, chosen, len(results.classes), most)
     maps = map_embeddings(results, chosen.ids) if has_maps else []

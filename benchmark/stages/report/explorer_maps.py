@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmark.page.pictures import project
-from benchmark.stages.report.figures import MAX_POINTS
+from benchmark.stages.report.figures import find_components
 from benchmark.stages.report.patches import EXAMPLE_SEED
 from benchmark.stages.report.results import Results
 from benchmark.tables import find_common, find_rows, vectors_array
@@ -42,16 +42,12 @@ def map_embeddings(results: Results, ids: NDArray[Any]) -> list[dict[str, Any]]:
         table = results.context.embeddings(results.backbones[name]).read_table()
         known, vectors = table["patch_id"].to_numpy(), vectors_array(table["embedding"])
         at, _ = find_common(labelled["patch_id"].to_numpy(), known)
-        few = np.sort(np.random.default_rng(EXAMPLE_SEED).permutation(len(vectors))[:MAX_POINTS])
-        is_train = labelled["split"].to_numpy()[at][few] == "train"
+        is_train = labelled["split"].to_numpy()[at] == "train"
         rows, which = find_common(known, ids)
-        projection = project(
-            vectors[np.concatenate([few, rows])],
-            np.concatenate([is_train, np.zeros(len(rows), bool)]),
-        )
+        projection = find_components(results, name, vectors, is_train).project(vectors[rows])
         first, second = (f"{share:.0%}" for share in projection.explained)
         axes = [f"first component, {first} of the variance", f"second component, {second}"]
-        found.append(_as_map(name, axes, projection.points[len(few) :], which, len(ids)))
+        found.append(_as_map(name, axes, projection.points, which, len(ids)))
         if results.context.experiment.report.tsne and len(rows) >= MIN_NEIGHBOURS:
             few = np.random.default_rng(EXAMPLE_SEED).permutation(len(rows))[:MAX_NEIGHBOURS]
             points = place_neighbours(vectors[rows[few]])
