@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from benchmark.page import heatmaps, pictures, reliability, scores
 from benchmark.page.html import Picture, Section
@@ -179,7 +180,9 @@ def find_components(
     """Return the components of a backbone's embeddings (N, D), found once: by ``choose_points``."""
     if name not in results.components:
         few = choose_points(len(vectors))
-        results.components[name] = pictures.find_components(vectors[few], is_train[few])
+        # On busy cores two threads wait for each other: four times the CPU seconds.
+        with threadpool_limits(1):
+            results.components[name] = pictures.find_components(vectors[few], is_train[few])
     return results.components[name]
 
 
