@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
 from benchmark.stages.report.explorer_maps import (
     MAX_REGIONS,
@@ -10,6 +11,7 @@ from benchmark.stages.report.explorer_maps import (
     describe_tsne,
     name_regions,
     place_neighbours,
+    place_patches,
 )
 
 
@@ -45,3 +47,11 @@ def test_tsne_of_equal_or_single_numbers_is_finite() -> None:
 def test_the_note_is_there_only_with_such_a_map() -> None:
     assert describe_tsne([{"name": "a"}]) == ""
     assert "mean nothing" in describe_tsne([{"name": "a"}, {"name": "a (t-SNE)"}])
+
+
+def test_places_are_a_map_where_they_are_known_and_differ() -> None:
+    lon, lat = [-77.0312345, -76.5, None], [38.9, 39.0, None]
+    patches = pa.table({"patch_id": ["a", "b", "c"], "lon": lon, "lat": lat})
+    (found,) = place_patches(patches, np.array(["b", "c", "a"], object))
+    assert found["x"] == [-76.5, None, -77.03123] and found["y"] == [39.0, None, 38.9]
+    assert place_patches(patches, np.array(["b", "c"], object)) == []

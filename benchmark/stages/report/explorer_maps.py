@@ -51,12 +51,12 @@ def map_embeddings(results: Results, ids: NDArray[Any]) -> list[dict[str, Any]]:
         if results.context.experiment.report.tsne and len(rows) >= MIN_NEIGHBOURS:
             few = np.random.default_rng(EXAMPLE_SEED).permutation(len(rows))[:MAX_NEIGHBOURS]
             points = place_neighbours(vectors[rows[few]])
-            axes = ["t-SNE: only neighbourhoods mean something", ""]
+            axes = ["t-SNE: only neighbourhoods mean something", "no unit"]
             others.append(_as_map(f"{name} (t-SNE)", axes, points, which[few], len(ids)))
-    return [*found, *others, *_place_patches(labelled, ids)]
+    return [*found, *others, *place_patches(labelled, ids)]
 
 
-def _place_patches(patches: pa.Table, ids: NDArray[Any]) -> list[dict[str, Any]]:
+def place_patches(patches: pa.Table, ids: NDArray[Any]) -> list[dict[str, Any]]:
     """Return the map of where the patches lie; nothing if that is unknown or one place."""
     at = find_rows(patches["patch_id"].to_numpy(), ids, what="the table of patches")
     places = np.column_stack([patches[key].to_numpy()[at] for key in ("lon", "lat")]).astype(float)
