@@ -176,6 +176,9 @@ class ReportConfig(Section):
     """Example patches per class."""
     title: Title | None = None
     """Title of the page; unset: the name of the experiment."""
+    tsne: bool = False
+    """Second map of embeddings in the explorer of the page, by t-SNE, of up to 1,000 patches
+    (docs/PAGE.md: what it tells, and its seconds)."""
     reference: PathText | None = None
     """Published results shown beside the run: ``chesapeake_study``, or the path of a file of your
     own that ends in ``.toml`` (docs/PAGE.md)."""

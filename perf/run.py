@@ -13,6 +13,7 @@ SCRIPTS = (
     "tune",
     "finetune",
     "evaluate",
+    "report",
     "memory",
     "fixed_costs",
     "scaling",

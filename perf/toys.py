@@ -17,7 +17,7 @@ from benchmark.cluster.connection import Cluster
 from benchmark.config import build
 from benchmark.experiment.context import Context
 from benchmark.progress import LoggedProgress
-from benchmark.specs import Found, Images
+from benchmark.specs import Backbone, Found, Images
 from benchmark.store.artefacts import Store
 from benchmark.tables import CANDIDATES
 
@@ -68,8 +68,15 @@ class Noise:
 
 
 def open_noise(
-    store: Path | str, num_patches: int, *, backbones: list[str], heads: list[str], **settings: Any
+    store: Path | str,
+    num_patches: int,
+    *,
+    backbones: list[str],
+    heads: list[str],
+    resolved: tuple[Backbone, ...] | None = None,
+    **settings: Any,
 ) -> Context:
+    """Open an experiment; ``resolved`` are its backbones if the catalog does not have them."""
     experiment = build(
         {
             "name": "perf",
@@ -82,7 +89,7 @@ def open_noise(
     context = Context(
         experiment=experiment,
         dataset=replace(DATASETS.get("synthetic"), name="noise"),
-        backbones=tuple(find_backbone(name) for name in backbones),
+        backbones=resolved or tuple(find_backbone(name) for name in backbones),
         heads=tuple(HEADS.get(name) for name in heads),
         metrics=tuple(METRICS),
         store=Store(str(store)),

@@ -138,4 +138,8 @@ def _heat(
         ink = ON_DARK if depth[row, column] > 0.55 else ON_LIGHT if count else "#7d8893"
         short = f"{count:,.0f}" if count < 10_000 or len(columns) <= 8 else f"{count / 1000:.0f}k"
         text = ("" if np.isnan(count) else form.format(count)) if form else short
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)
+        axes.text(
+            column, row, text, ha="center", va="center", fontsize=size, color=ink,
+            # Inside the axes: to measure each would take as long as to draw it.
+            in_layout=False,
+        )  # fmt: skip

@@ -92,7 +92,8 @@ class Confusion:
 class Picture:
     """A figure (``rendering.draw``) and the section that shows it.
 
-    ``alt`` describes it for readers who cannot see it; if empty, the page uses the title.
+    ``alt`` describes it for readers who cannot see it; if empty, the page uses the title. One that
+    ``is_folded`` is shown on demand.
     """
 
     section: Section
@@ -100,6 +101,7 @@ class Picture:
     drawing: Drawing
     caption: str = ""
     alt: str = ""
+    is_folded: bool = False
 
     @property
     def url(self) -> str:
@@ -212,6 +214,7 @@ class ReportData:
         problems: failed and missing cells.
         provenance: fingerprints, digests and versions, in display order.
         pictures: figures, each shown in its section.
+        left_out: figures that would make the page too heavy; it names them.
         explorer: patches of test that the reader can look through; None: no such section.
     """
 
@@ -250,6 +253,7 @@ class ReportData:
     problems: tuple[ProblemRow, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
+    left_out: tuple[Picture, ...] = ()
     explorer: Explorer | None = None
 
 
@@ -276,7 +280,7 @@ def render_report(data: ReportData) -> str:
         "classes": bool(data.recalls or by_section["classes"]),
         "confusion": bool(data.confusions or by_section["confusion"]),
         "data": bool(data.class_counts or by_section["data"]),
-        "embeddings": bool(by_section["embeddings"]),
+        "embeddings": bool(by_section["embeddings"] or data.left_out),
         "cost": bool(data.timings or by_section["cost"]),
         "provenance": bool(data.provenance),
     }

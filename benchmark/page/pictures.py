@@ -26,8 +26,32 @@ class Projection(NamedTuple):
     explained: NDArray[np.float64]
 
 
+class Components(NamedTuple):
+    """The first two principal components of embeddings.
+
+    Attributes:
+        centre: (D,)
+        axes: (2, D), zeros where there are fewer components.
+        explained: (2,) share of the variance on each.
+    """
+
+    centre: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    explained: NDArray[np.float64]
+
+    def project(self, embeddings: ArrayLike) -> Projection:
+        """Project embeddings (N, D); raise ValueError if a value is not finite."""
+        points = (_finite(embeddings) - self.centre) @ self.axes.T
+        return Projection(points, self.explained)
+
+
 def project(embeddings: ArrayLike, is_train: ArrayLike | None = None) -> Projection:
-    """Project embeddings (N, D) onto their first two principal components.
+    """Project embeddings (N, D) onto their own components, as ``find_components`` finds them."""
+    return find_components(embeddings, is_train).project(embeddings)
+
+
+def find_components(embeddings: ArrayLike, is_train: ArrayLike | None = None) -> Components:
+    """Return the first two principal components of embeddings (N, D).
 
     Args:
         embeddings: (N, D), N >= 2.
@@ -36,25 +60,29 @@ def project(embeddings: ArrayLike, is_train: ArrayLike | None = None) -> Project
     Raises:
         ValueError: fewer than two rows to fit on, or a value is not finite.
     """
-    matrix = np.asarray(embeddings, dtype=np.float64)
-    if not np.isfinite(matrix).all():
-        raise ValueError("embeddings hold values that are not finite")
+    matrix = _finite(embeddings)
     rows = np.ones(len(matrix), bool) if is_train is None else np.asarray(is_train, bool)
     if rows.sum() < 2:
         raise ValueError(f"a projection needs at least two rows to fit on, got {rows.sum()}")
     centre = matrix[rows].mean(axis=0)
     found = min(2, rows.sum(), matrix.shape[1])
-    axes, spread, total = _components(matrix[rows] - centre, found)
+    axes, spread, total = _find_axes(matrix[rows] - centre, found)
     # Signs of singular vectors are arbitrary: make the largest entry positive.
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
-    axes = axes * np.where(largest < 0, -1.0, 1.0)
-    points, explained = np.zeros((len(matrix), 2)), np.zeros(2)
-    points[:, :found] = (matrix - centre) @ axes.T
+    whole, explained = np.zeros((2, matrix.shape[1])), np.zeros(2)
+    whole[:found] = axes * np.where(largest < 0, -1.0, 1.0)
     explained[:found] = spread / max(total, 1e-300)
-    return Projection(points, explained)
+    return Components(centre, whole, explained)
 
 
-def _components(
+def _finite(embeddings: ArrayLike) -> NDArray[np.float64]:
+    matrix = np.asarray(embeddings, dtype=np.float64)
+    if not np.isfinite(matrix).all():
+        raise ValueError("embeddings hold values that are not finite")
+    return matrix
+
+
+def _find_axes(
     centred: NDArray[np.float64], count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Return the first principal axes (count, D), their squared spreads and the sum of all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Literal, NamedTuple
 
 import matplotlib as mpl
@@ -101,7 +102,25 @@ def to_svg(figure: Figure) -> bytes:
     # Black is not written: it is the colour of shapes without one.
     rules += f"svg{{fill:{DARK[INK]}}}"
     style = f"@media (prefers-color-scheme: dark){{{rules}}}</style>"
-    return buffer.getvalue().replace(b"</style>", style.encode(), 1)
+    return _shorten(buffer.getvalue()).replace(b"</style>", style.encode(), 1)
+
+
+_SHORTER = (
+    (rb"<!--.*?-->", b""),
+    (rb">\s+<", b"><"),
+    # Nothing refers to the names of groups.
+    (rb' id="[A-Za-z0-9.]+_\d+"', b""),
+    (rb"DejaVuSans-", b"D"),
+    # More than is seen; factors below 1 stay as they are.
+    (rb"(?<![\w.#])(-?[1-9]\d*\.\d\d)\d+", rb"\1"),
+)
+
+
+def _shorten(svg: bytes) -> bytes:
+    """Return an SVG of matplotlib with three quarters of its bytes, which looks the same."""
+    for pattern, replacement in _SHORTER:
+        svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
+    return svg
 
 
 def to_webp(figure: Figure, *, dpi: int, quality: int | None = None) -> bytes:

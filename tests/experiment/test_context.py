@@ -277,6 +277,7 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "evaluate.seed": (1, FROM_EVALUATE),
     "report.num_examples": (1, {"report"}),
     "report.title": ("other", {"report"}),
+    "report.tsne": (True, {"report"}),
     "tracking.mlflow": ("sqlite:///other.db", set()),
     "tracking.exports": ("exports", set()),
     "tracking.tensorboard": (True, set()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,7 +82,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ranking=rows(),
         gains=(row,),
         pictures=tuple(
-            Picture(section=section, title=title, drawing=draw(figure))  # type: ignore[arg-type]
+            Picture(
+                section=section,  # type: ignore[arg-type]
+                title=title,
+                drawing=draw(figure),
+                is_folded=title == "Examples",
+            )
             for title, (section, figure) in figures.items()
         ),
     )
@@ -186,3 +192,25 @@ def test_without_javascript_every_row_is_shown(browser: Browser, page: Path) -> 
         assert column(found, 0) == [str(n) for n in range(1, 38)]
         assert not shown.page.locator("#ranking-filters").is_visible()
         assert not shown.is_wider_than_its_window()
+
+
+def test_the_command_that_repeats_the_run_is_copied(browser: Browser, page: Path) -> None:
+    moved = page.with_name("it's a copy.html")
+    moved.write_bytes(page.read_bytes())
+    with opened(browser, moved) as shown:
+        shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        shown.page.get_by_role("button", name="Copy").click()
+        expect(shown.page.locator("#copied")).to_have_text("Copied.")
+        copied = shown.page.evaluate("navigator.clipboard.readText()")
+    assert shlex.split(copied) == ["benchmark", "reproduce", str(moved), "--store", "repeated"]
+    with opened(browser, page, runs_scripts=False) as shown:
+        assert "reproduce index.html" in shown.page.locator("#command").inner_text()
+        assert not shown.page.get_by_role("button", name="Copy").is_visible()
+
+
+def test_a_folded_figure_is_shown_on_demand(browser: Browser, page: Path) -> None:
+    with opened(browser, page) as shown:
+        picture = shown.page.get_by_role("img", name="Examples")
+        assert not picture.is_visible()
+        shown.page.locator("summary", has_text="Examples").click()
+        assert picture.is_visible()

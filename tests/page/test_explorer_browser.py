@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from benchmark.page.html import render_report
 from tests.browser import PHONE_WIDTH, a_browser, opened
-from tests.page.explored import CLASSES, EVIL, explorer
+from tests.page.explored import CLASSES, EVIL, RIGHT_TO_LEFT, explorer
 from tests.page.test_html import report
 
 if TYPE_CHECKING:
@@ -181,6 +181,9 @@ def test_a_lasso_lists_its_patches_and_maps_are_coloured(browser: Browser, page:
         form = shown.page.get_by_role("form", name="Maps of embeddings")
         form.get_by_label("Colour").select_option("split")
         assert legend.locator("li").all_inner_texts() == ["train", "test"]
+        form.get_by_label("Colour").select_option("region")
+        assert legend.locator("bdi").all_text_contents() == ["east", RIGHT_TO_LEFT]
+        assert "region: east" in shown.page.locator("#explorer-maps-list li").first.inner_text()
         form.get_by_label("Colour").select_option("errors")
         assert legend.locator("li").all_inner_texts() == ["right", "wrong", "train and val"]
         # Class 0 is at the left of the other backbone's map no more.

@@ -43,6 +43,15 @@ def test_plots_are_svg_that_does_not_change_and_follows_a_dark_page() -> None:
     assert "<script" not in text and not re.findall(r'href="(?!#|data:)', text)
 
 
+def test_an_svg_is_shortened_and_keeps_what_refers_to_its_parts() -> None:
+    text = draw(curves.plot_gains(gains(3))).content.decode()
+    assert "<!--" not in text and ">\n<" not in text
+    assert not re.findall(r"[1-9]\.\d{3}", text)
+    names = re.findall(r' id="([^"]+)"', text)
+    used = re.findall(r'xlink:href="#([^"]+)"|url\(#([^)]+)\)', text)
+    assert used and {one or other for one, other in used} <= set(names)
+
+
 def test_the_ink_of_heat_tables_stays_as_it_is_on_a_dark_page() -> None:
     text = draw(heatmaps.plot_confusion([[9, 1], [0, 4]], ["a", "b"])).content.decode()
     for ink in (heatmaps.ON_DARK, heatmaps.ON_LIGHT):

@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 from benchmark.page.explorer import COLUMNS, draw_sheets, weigh
-from benchmark.page.html import render_report
+from benchmark.page.html import Picture, Section, render_report
+from benchmark.page.rendering import Drawing
 from benchmark.stages.report.explorer import Chosen, choose_patches, draw_within
+from benchmark.stages.report.figures import keep_within
 from tests.page.explored import CLASSES, EVIL, explorer
 from tests.page.test_html import report
 
@@ -68,3 +70,23 @@ def test_the_last_patches_go_where_the_pictures_are_too_heavy() -> None:
     assert fewer.ids[:n].tolist() == ids[:n].tolist()
     assert fewer.splits.tolist() == [2] * n + [0] * (20 * n // 100)
     assert fewer.ids[n] == "100"
+
+
+def test_the_last_figures_of_embeddings_are_left_out_of_a_heavy_page_which_names_them() -> None:
+    def figure(title: str, *, is_folded: bool = False, section: Section = "embeddings") -> Picture:
+        drawing = Drawing(bytes(3000), "webp")
+        return Picture(section=section, title=title, drawing=drawing, is_folded=is_folded)
+
+    drawn = (
+        figure("matrix", section="confusion"),
+        *(figure(name) for name in ("first", "second", "third")),
+        figure("gradients", is_folded=True),
+    )
+    one = len(drawn[0].url)
+    kept, left_out = keep_within(drawn, 4 * one)
+    assert [item.title for item in left_out] == ["third"] and len(kept) == 4
+    kept, left_out = keep_within(drawn, one)
+    assert [item.title for item in kept] == ["matrix", "gradients"]
+    page = render_report(report(pictures=kept, left_out=left_out))
+    assert "kept as files beside it: first; second; third." in page
+    assert keep_within(drawn) == (drawn, ())

@@ -45,7 +45,7 @@ class ReportStage(Stage):
 
             results = Results(context)
             data = collect(results)
-            for number, picture in enumerate(data.pictures, start=1):
+            for number, picture in enumerate((*data.pictures, *data.left_out), start=1):
                 name = figure_name(number, picture.title, picture.drawing.form)
                 cell.artefact.write_bytes(name, picture.drawing.content)
                 progress.advance(1)

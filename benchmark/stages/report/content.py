@@ -32,6 +32,7 @@ from benchmark.stages.report.figures import (
     confusion_pictures,
     data_pictures,
     embedding_pictures,
+    keep_within,
     ranking_pictures,
 )
 from benchmark.stages.report.finetuning import (
@@ -84,6 +85,7 @@ def collect(results: Results) -> ReportData:
         *embedding_pictures(results),
         *depiction_pictures(results),
     )
+    pictures, left_out = keep_within(pictures)
     return ReportData(
         title=experiment.report.title or f"Benchmark: {experiment.name}",
         experiment=experiment.name,
@@ -136,6 +138,7 @@ def collect(results: Results) -> ReportData:
         problems=problems(results),
         provenance=origins(results),
         pictures=pictures,
+        left_out=left_out,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +56,7 @@ def _depiction_picture(
             f"{fitted['num_components']:,} components keep {fitted['explained_variance']:.1%} of "
             "the train variance; the patches are from test."
         )
-    return picture(
+    drawn = picture(
         results,
         "embeddings",
         f"{depiction.title.capitalize()} of patches by {name}",
@@ -67,6 +68,7 @@ def _depiction_picture(
         title=name,
         caption=f"{caption} {results.caption}".strip(),
     )
+    return replace(drawn, is_folded=True)
 
 
 def depict(

@@ -15,7 +15,7 @@ from benchmark.experiment.cells import Cell
 from benchmark.page.explorer import MOST_SHOWN, Explorer, draw_sheets, weigh
 from benchmark.page.html import Picture
 from benchmark.stages.pooling import pool_predictions
-from benchmark.stages.report.explorer_maps import map_embeddings
+from benchmark.stages.report.explorer_maps import describe_tsne, map_embeddings, name_regions
 from benchmark.stages.report.patches import EXAMPLE_SEED, read_pictures
 from benchmark.stages.report.results import Results
 from benchmark.tables import SPLITS, find_common, find_rows, vectors_array
@@ -94,17 +94,24 @@ def explore(results: Results, pictures: Sequence[Picture]) -> Explorer | None:
     chosen = _choose(results, methods[0].cells, tested)
     images = read_pictures(results.context.patches, chosen.ids, _find_side(results, chosen))
     room = MAX_PAGE_BYTES - TEXT_BYTES - sum(len(picture.url) for picture in pictures)
-    has_maps = room > MAP_BYTES + MAX_SHEET_BYTES / 2
+    has_maps = room > MAP_BYTES + MIN_SHEET_BYTES
     most = min(MAX_SHEET_BYTES, max(room - has_maps * MAP_BYTES, MIN_SHEET_BYTES))
     chosen, sheets = draw_within(images, chosen, len(results.classes), most)
     maps = map_embeddings(results, chosen.ids) if has_maps else []
+    known = results.context.rows_of(methods[0].cells[0]).rows
+    at = find_rows(known.ids, chosen.ids, what="the table of patches")
     names = tuple(method.name for method in methods)
     return Explorer(
         sentences=(*_describe(results, tested, chosen), *([] if has_maps else [NO_MAPS])),
         methods=names,
         maps=tuple(item["name"] for item in maps),
         sheets=sheets,
-        data={**_values(results, methods, tested, chosen), "maps": maps},
+        data={
+            **_values(results, methods, tested, chosen),
+            **name_regions(known.regions[at]),
+            "maps": maps,
+            "tsne": describe_tsne(maps),
+        },
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from benchmark.page import heatmaps, pictures, reliability, scores
 from benchmark.page.html import Picture, Section
@@ -23,6 +25,8 @@ MAX_RELIABILITIES = 4
 MAX_PROJECTIONS = 6
 MAX_POINTS = 4000
 """Points of a projection; more would hide each other."""
+MAX_FIGURE_BYTES = 3_600_000
+"""Of all figures of a page, as they are in it: with text and explorer it has at most 8 MB."""
 MAX_RECTANGLES = 42
 """Embeddings of a figure, one per class at least: their noise is heavy, and six show the kind."""
 
@@ -130,8 +134,10 @@ def embedding_pictures(results: Results) -> list[Picture]:
         # A product may lack patches.
         at, _ = find_common(labelled["patch_id"].to_numpy(), table["patch_id"].to_numpy())
         labels, splits = (labelled[item].to_numpy()[at] for item in ("label", "split"))
-        few = np.sort(np.random.default_rng(EXAMPLE_SEED).permutation(len(vectors))[:MAX_POINTS])
-        projection = pictures.project(vectors[few], splits[few] == "train")
+        few = choose_points(len(vectors))
+        projection = find_components(results, name, vectors, splits == "train").project(
+            vectors[few]
+        )
         found.append(
             picture(
                 results,
@@ -160,6 +166,40 @@ def embedding_pictures(results: Results) -> list[Picture]:
             )
         )
     return found
+
+
+def choose_points(count: int) -> NDArray[np.intp]:
+    """Return the sorted places of at most ``MAX_POINTS`` of so many embeddings."""
+    order = np.random.default_rng(EXAMPLE_SEED).permutation(count)
+    return np.sort(order[:MAX_POINTS])
+
+
+def find_components(
+    results: Results, name: str, vectors: NDArray[np.float32], is_train: NDArray[np.bool_]
+) -> pictures.Components:
+    """Return the components of a backbone's embeddings (N, D), found once: by ``choose_points``."""
+    if name not in results.components:
+        few = choose_points(len(vectors))
+        # On busy cores two threads wait for each other: four times the CPU seconds.
+        with threadpool_limits(1):
+            results.components[name] = pictures.find_components(vectors[few], is_train[few])
+    return results.components[name]
+
+
+def keep_within(
+    drawn: Sequence[Picture], max_bytes: int = MAX_FIGURE_BYTES
+) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
+    """Return the figures of at most ``max_bytes`` in a page, and those that are left out.
+
+    The last figures of embeddings go first: they show the backbones that rank lowest. Others stay.
+    """
+    left_out: list[Picture] = []
+    weight = sum(len(item.url) for item in drawn)
+    for item in reversed(drawn):
+        if weight > max_bytes and item.section == "embeddings" and not item.is_folded:
+            left_out.insert(0, item)
+            weight -= len(item.url)
+    return tuple(item for item in drawn if item not in left_out), tuple(left_out)
 
 
 def picture(

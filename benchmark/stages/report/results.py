@@ -21,6 +21,8 @@ from benchmark.variants import name_options
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from benchmark.page.pictures import Components
+
 
 class Results:
     """The tables and manifests behind the page; scores and confusion hold the rows of test.
@@ -33,6 +35,8 @@ class Results:
         self.context = context
         self.figures: list[tuple[str, Figure]] | None = None
         """Title and figure of each picture that is drawn; None: they are not kept."""
+        self.components: dict[str, Components] = {}
+        """Principal components of a backbone's embeddings, once they have been found."""
         scores = context.scores()
         self.evaluated = scores.manifest()
         self.every_ranking, self.every_comparison, every_score, confusion, calibration = (

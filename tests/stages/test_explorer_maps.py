@@ -1,0 +1,57 @@
+"""Maps of embeddings: regions that colour them, and neighbours that t-SNE keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from benchmark.stages.report.explorer_maps import (
+    MAX_REGIONS,
+    MIN_NEIGHBOURS,
+    describe_tsne,
+    name_regions,
+    place_neighbours,
+    place_patches,
+)
+
+
+def test_regions_have_numbers_and_rare_or_unknown_ones_are_together() -> None:
+    nothing = {"regions": [], "regionNames": []}
+    assert name_regions(np.array([None, None], object)) == nothing
+    assert name_regions(np.array(["east", None, "east"], object)) == nothing
+    found = name_regions(np.array(["west", "east", None], object))
+    assert found["regionNames"] == ["east", "west", "other regions", "unknown"]
+    assert found["regions"] == [1, 0, 3]
+    names = [f"r{k:02d}" for k in range(MAX_REGIONS)]
+    many = name_regions(np.array([*names, *names, "aa"], object))
+    assert many["regionNames"][:MAX_REGIONS] == names
+    assert many["regions"] == [*range(MAX_REGIONS), *range(MAX_REGIONS), MAX_REGIONS]
+
+
+def test_tsne_keeps_neighbours_and_gives_the_same_map_again() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(4), MIN_NEIGHBOURS // 4)
+    vectors = rng.normal(size=(len(groups), 60)) + 20 * np.eye(4, 60)[groups]
+    points = place_neighbours(vectors.astype(np.float32))
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (groups[apart.argmin(axis=1)] == groups).mean() > 0.95
+    assert np.array_equal(points, place_neighbours(vectors.astype(np.float32)))
+
+
+def test_tsne_of_equal_or_single_numbers_is_finite() -> None:
+    for vectors in (np.ones((MIN_NEIGHBOURS, 8)), np.arange(MIN_NEIGHBOURS)[:, None]):
+        assert np.isfinite(place_neighbours(vectors.astype(np.float32))).all()
+
+
+def test_the_note_is_there_only_with_such_a_map() -> None:
+    assert describe_tsne([{"name": "a"}]) == ""
+    assert "mean nothing" in describe_tsne([{"name": "a"}, {"name": "a (t-SNE)"}])
+
+
+def test_places_are_a_map_where_they_are_known_and_differ() -> None:
+    lon, lat = [-77.0312345, -76.5, None], [38.9, 39.0, None]
+    patches = pa.table({"patch_id": ["a", "b", "c"], "lon": lon, "lat": lat})
+    (found,) = place_patches(patches, np.array(["b", "c", "a"], object))
+    assert found["x"] == [-76.5, None, -77.03123] and found["y"] == [39.0, None, 38.9]
+    assert place_patches(patches, np.array(["b", "c"], object)) == []
