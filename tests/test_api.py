@@ -54,7 +54,7 @@ def test_a_run_fills_the_grid_and_names_its_files(result):
     assert Path(result.scores).is_file()
     assert Path(result.report).is_file()
     document = result.to_json()
-    assert set(document) == {"store", "scores", "report", "cells", "usage"}
+    assert set(document) == {"store", "scores", "report", "cells", "usage", "costs"}
     wanted = {"dataset", "backbone", "method", "seed", "status", "reason", "artefact"}
     assert all(wanted <= set(cell) for cell in document["cells"])
     methods = [cell["method"] for cell in document["cells"]]

@@ -78,8 +78,8 @@ class Context(Outcomes):
             return self.dataset.open(self.experiment.dataset)
         except CellError as error:
             # Own code that cannot open its data is its user's to mend.
-            where = f"{self.experiment.path} [dataset]"
-            raise UsageError(f"{where}: data set '{self.dataset.name}': {error}") from None
+            name = f"{self.experiment.path} [dataset]: data set '{self.dataset.name}'"
+            raise UsageError(f"{name}: {error}") from None
 
     @cached_property
     def dataset_digest(self) -> str:
@@ -384,8 +384,7 @@ class Context(Outcomes):
             for cell in self.prediction_cells()
             if not cell.artefact.is_complete
         ]
-        options = self.experiment.backbone.items()
-        names = {name: item.name for name, item in options if item.name is not None}
+        names = {key: item.name for key, item in self.experiment.backbone.items() if item.name}
         return {
             "scores": self.scores().fingerprint,
             "gaps": gaps,

@@ -24,6 +24,10 @@ Manifest = Mapping[str, Any]
 _OPTIONAL = ("of the GPU, MiB", "price", "storage a month")
 """Columns that are left out where no row has a value."""
 
+COST_NOTE = (
+    "Of methods that are complete for all seeds; a dash: the device does not tell it. "
+    "docs/RESULTS.md explains the columns."
+)
 COST_CAPTION = (
     "One seed, of methods that are complete for all. Frozen: the embedding and the searches of all "
     "heads on it; fine-tuned: its search. "

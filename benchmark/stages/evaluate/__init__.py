@@ -9,7 +9,7 @@ from typing import Any
 from benchmark.errors import BenchmarkError, one_line
 from benchmark.experiment.cells import Cell, TextTable
 from benchmark.experiment.context import Context
-from benchmark.experiment.costs import COST_CAPTION, find_costs, tabulate, wants_costs
+from benchmark.experiment.costs import COST_NOTE, find_costs, tabulate, wants_costs
 from benchmark.methods import with_mode
 from benchmark.stages.base import Stage
 from benchmark.stages.pooling import fold_scores
@@ -195,7 +195,7 @@ def costs_table(context: Context) -> TextTable:
         title="Cost of one seed",
         columns=columns,
         rows=[list(map(_short, row)) for row in rows],
-        notes=(COST_CAPTION,),
+        notes=(COST_NOTE,),
     )
 
 
