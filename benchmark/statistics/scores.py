@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from benchmark.statistics.counts import Statistics
 from benchmark.statistics.intervals import (
     Interval,
+    at_least,
     effective_sizes,
     quantile_of,
+    scene_effects,
+    scene_interval,
     score_interval,
     wilson,
 )
@@ -37,6 +40,7 @@ class Uncertainty:
         self._true = by_scene.counts.sum(axis=-1)
         self._predicted = by_scene.counts.sum(axis=-2)
         self._has_scenes = has_scenes
+        self._confidence = confidence
         num_scenes = int((self._true.sum(axis=-1) > 0).sum())
         self.quantile = quantile_of(confidence, num_scenes if has_scenes else None)
 
@@ -46,7 +50,7 @@ class Uncertainty:
         None: the metric is not one of this package.
         """
         if metric == "balanced_accuracy":
-            return [self._mean(self._right, self._true)]
+            return [self._mean()]
         if metric == "accuracy":
             return [self._accuracy()]
         if metric == "macro_f1":
@@ -98,8 +102,10 @@ class Uncertainty:
         share = np.divide(right.sum(axis=0), whole, out=np.zeros_like(whole), where=whole > 0)
         return share * sizes, sizes
 
-    def _mean(self, right: Array, total: Array) -> Interval:
-        return score_interval(*self._sizes(right, total), self.quantile)
+    def _mean(self) -> Interval:
+        if self._has_scenes:
+            return scene_interval(self._right, self._true, self._confidence)
+        return score_interval(*self._sizes(self._right, self._true), self.quantile)
 
     def _accuracy(self) -> Interval:
         """Return the interval of one proportion, of the size that its variance over scenes leaves.
@@ -127,9 +133,9 @@ class Uncertainty:
     def _macro_f1(self) -> Interval:
         """Return the interval of macro F1, which is a mean of K proportions TP / ((T + P) / 2).
 
-        Their sizes (T + P) / 2 are divided by the ratio of the variance by the delta method, over
-        scenes or patches, to that of proportions, so that the variance of the whole is right, and
-        at least by the design effects of the recalls.
+        Their sizes (T + P) / 2 are divided by the design effects of the recalls, and at least by
+        the ratio of the variance by the delta method, over scenes or patches, to that of
+        proportions, so that the variance of the whole is right.
         """
         half = (self._true + self._predicted) / 2.0
         size = half.sum(axis=0)
@@ -137,20 +143,20 @@ class Uncertainty:
             return UNKNOWN
         share = np.divide(self._right.sum(axis=0), size, out=np.zeros_like(size), where=size > 0)
         weights = np.where(size > 0, 1.0 / np.where(size > 0, size, 1.0), 0.0)
-        effects = np.ones(len(size))
+        effects, quantile = np.ones(len(size)), self.quantile
         if self._has_scenes:
             residual = ((self._right - share * half) * weights).sum(axis=1)
-            num = int((self._true.sum(axis=-1) > 0).sum())
-            variance = float((residual**2).sum()) * num / max(num - 1, 1)
-            _, sizes = self._sizes(self._right, self._true)
-            whole = self._true.sum(axis=0)
-            effects = np.where(sizes > 0, whole / np.where(sizes > 0, sizes, 1.0), 1.0)
+            # CR2, as in ``effective_sizes``; a scene that is all of test says nothing.
+            left = 1.0 - (half * weights).sum(axis=1) / (size > 0).sum()
+            variance = float((residual[left > 0.0] ** 2 / left[left > 0.0]).sum())
+            # A class that is only predicted has no effect of its own.
+            present = self._true.any(axis=0)
+            effects[present], quantile = scene_effects(self._right, self._true, self._confidence)
         else:
             variance = self._patch_variance(share, weights)
-        as_proportions = float((share * (1.0 - share) * weights).sum())
-        if as_proportions > 0.0:
-            effects = np.maximum(effects, variance / as_proportions)
-        return score_interval(share * size / effects, size / effects, self.quantile)
+        of_patch = share * (1.0 - share) * weights
+        effects, quantile = at_least(effects, quantile, of_patch, variance, self.quantile)
+        return score_interval(share * size / effects, size / effects, quantile)
 
     def _patch_variance(self, share: Array, weights: Array) -> float:
         """Return the sum over patches of the squared influence on K times macro F1."""

@@ -209,3 +209,23 @@ def test_chance_level_scores_are_flagged(open_small):
     assert (
         "mean_color / knn is not detectably above chance" in again.scores().manifest()["notes"][0]
     )
+
+
+def test_a_handful_of_test_patches_tells_nothing_and_no_interval_has_no_width(open_small):
+    """One method is right on all patches of test, the other one guesses."""
+    context = open_small(heads=[HEADS.get("knn"), HEADS.get("mlp")])
+    data = write_patches(context, num_patches=11, scenes=0, seed=5)
+    assert 2 <= (data[1] == "test").sum() <= 5
+    write_predictions(context, *data, head="knn", accuracy=1.0)
+    write_predictions(context, *data, head="mlp", accuracy=0.0)
+    assert EvaluateStage().run(context).cells[0].status == "complete"
+    ranking = context.scores().read_table(names=[beside("ranking")]).to_pandas()
+    assert ranking["verdict"].tolist() == ["leader", "too little data to tell"]
+    assert (ranking["difference_low"][1], ranking["difference_high"][1]) == (-1.0, 1.0)
+    assert (ranking["ci_low"] < ranking["ci_high"]).all()
+    table = context.scores().read_table(names=["scores.parquet"]).to_pandas()
+    known = table[table["value"].notna()]
+    assert (known["ci_high"] - known["ci_low"] > 0.05).all()
+    limits = context.scores().manifest()["limits"]
+    assert sum("rests on 1 test patch." in limit for limit in limits) == 3
+    assert "One seed: the spread of training is unknown." in limits

@@ -12,6 +12,7 @@ from benchmark.statistics.intervals import (
     effective_sizes,
     pooled_correlation,
     quantile_of,
+    scene_interval,
     score_interval,
     wilson,
 )
@@ -136,3 +137,57 @@ def test_effective_sizes_are_at_most_the_patches() -> None:
         sizes = effective_sizes(right, total)
         assert (sizes <= total.sum(axis=0) + 1e-9).all()
         assert ((sizes > 0) == (total.sum(axis=0) > 0)).all()
+
+
+def draw_scenes(num_scenes: int, together: bool, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Right patches and patches of four classes, with a correlation of 0.2 within scenes."""
+    rng = np.random.default_rng(seed)
+    total = np.full((num_scenes, 4), 30.0)
+    chance = rng.beta(0.85 * 4, 0.15 * 4, total.shape)
+    right = rng.binomial(30, chance[:, :1] if together else chance, total.shape)
+    return right.astype(float), total
+
+
+def width_with_and_without_freedom(num_scenes: int, together: bool) -> float:
+    """The mean width over that with (scenes - 1) degrees of freedom for every variance."""
+    ratios = []
+    for seed in range(30):
+        right, total = draw_scenes(num_scenes, together, seed)
+        sizes = effective_sizes(right, total)
+        share = right.sum(axis=0) / total.sum(axis=0)
+        low, high = scene_interval(right, total, 0.95)
+        former = score_interval(share * sizes, sizes, quantile_of(0.95, num_scenes))
+        ratios.append((high - low) / (former.high - former.low))
+    return float(np.mean(ratios))
+
+
+def test_each_variance_has_its_own_degrees_of_freedom() -> None:
+    """Few scenes of several classes tell more of what the classes share than of the scenes."""
+    assert width_with_and_without_freedom(3, together=False) < 0.85
+    assert width_with_and_without_freedom(6, together=False) < 0.93
+    assert width_with_and_without_freedom(6, together=True) > 0.95
+    assert 0.95 < width_with_and_without_freedom(300, together=False) <= 1.0
+
+
+def test_one_class_in_scenes_has_the_interval_of_its_effective_size() -> None:
+    right, total = draw_scenes(8, together=False)
+    right, total = right[:, :1], total[:, :1]
+    sizes = effective_sizes(right, total)
+    share = right.sum(axis=0) / total.sum(axis=0)
+    expected = score_interval(share * sizes, sizes, quantile_of(0.95, 8))
+    assert scene_interval(right, total, 0.95) == pytest.approx(expected, abs=1e-9)
+
+
+def test_degenerate_scenes() -> None:
+    none = np.zeros((3, 2))
+    assert all(np.isnan(scene_interval(none, none, 0.95)))
+    one = np.array([[5.0, 3.0]])
+    assert scene_interval(one, one, 0.95) == (0.0, 1.0)
+    for right in (np.zeros((4, 2)), np.full((4, 2), 9.0)):
+        low, high = scene_interval(right, np.full((4, 2), 9.0), 0.95)
+        assert (low, high) != (0.0, 1.0) and high - low > 0.2
+        assert low == 0.0 or high == 1.0
+    # A class in one scene, and one of a single patch.
+    total = np.array([[9.0, 0.0], [9.0, 1.0], [9.0, 0.0]])
+    low, high = scene_interval(total * 2 / 3, total, 0.95)
+    assert 0.0 < low < 2 / 3 < high < 1.0
