@@ -3,8 +3,7 @@
 A raster of SIMULATED vectors in AlphaEarth's layout lies on a web server on this machine that
 counts its answers. Footprints of 128 m (12.8 px) lie in one quarter of it; the blocks of 64 px that
 they touch are counted in the file's own table, and compared with what was sent. One process, which
-the server shares. Took 18 s on a busy machine of two cores, with 1 CPU second of sampling;
-`--count 15809 --side 1024` is the number of patches of the study.
+the server shares. `--count 15809 --side 1024` is the study's number (half a minute).
 """
 
 from __future__ import annotations

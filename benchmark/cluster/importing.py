@@ -30,7 +30,8 @@ PACKAGES = (
         "PIL",
         "platformdirs",
     ),
-    *("pyarrow", "pydantic", "pydantic_core", "rasterio", "ray", "rich", "safetensors"),
+    *("pyarrow", "pydantic", "pydantic_core", "pynvml", "rasterio", "ray", "rich"),
+    "safetensors",
     *(
         "scipy",
         "skimage",

@@ -67,9 +67,6 @@ def embed_scenes(
     becomes one vector of D values. As ``cog`` it is a raster of D bands of R x C pixels, in a
     table at most R C rows: one for each window that has data. Details: docs/EMBED_SCENES.md.
 
-        bm.embed_scenes("efficientnet_lite0", "scenes/", out="embeddings", stride=128)
-        bm.embed_scenes("models/best", "scene.tif", out="embeddings", stride=64, dtype="int8")
-
     One small scene is embedded in this process, unless ``address`` is given; a large one and
     several on Ray. A scene of several that fails is a result with a reason.
 
@@ -95,6 +92,11 @@ def embed_scenes(
 
     Raises:
         UsageError: the backbone, an argument or the only scene cannot be used, or an output exists.
+
+    Example:
+        >>> (grid,) = bm.embed_scenes(model, scene, out="grids", stride=32)
+        >>> grid.num_embedded, grid.dim
+        (64, 8)
     """
     where = "embed_scenes:"
     given = [scenes] if isinstance(scenes, (str, os.PathLike)) else scenes

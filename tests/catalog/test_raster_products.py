@@ -310,6 +310,16 @@ def test_rasters_without_a_place_or_at_another_one_are_refused(tmp_path: Path) -
         open_product(write_raster(tmp_path / "complex.tif", values.astype(np.complex64)))
 
 
+def test_more_bands_than_can_be_read_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "many.tif"
+    profile = {"driver": "GTiff", "count": 10_000, "height": 1, "width": 1, "dtype": "uint8"}
+    place = {"crs": "EPSG:26918", "transform": rasterio.transform.from_origin(4e5, 4e6, 10, 10)}
+    with rasterio.open(path, "w", **profile, **place) as file:
+        file.write(np.ones((10_000, 1, 1), np.uint8))
+    with pytest.raises(UsageError, match="has 10,000 bands; rasters of embeddings have at most"):
+        find_backbone(f"embeddings:{path}")
+
+
 def test_files_that_differ_or_options_of_tables_are_refused(tmp_path: Path) -> None:
     write_raster(tmp_path / "a.tif", unit_vectors(64, 64, 4))
     write_raster(tmp_path / "b.tif", unit_vectors(64, 64, 5), west=WEST + 640)

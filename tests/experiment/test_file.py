@@ -57,7 +57,10 @@ def test_what_is_kept_has_every_setting_and_the_given_text(path: Path, tmp_path:
     settings = tomllib.loads(copy.read_text())
     assert settings["seeds"] == [3]
     # A text over two lines is no value of TOML, and so a text as it is.
-    assert settings["report"] == {"num_examples": 6, "title": '"two\nlines"'}
+    assert settings["report"] == {
+        **{"num_examples": 6, "tsne": False},
+        "title": '"two\nlines"',
+    }
     assert settings["heads"] == ["majority"]
     assert settings["evaluate"]["confidence"] == 0.95  # A default, which may change.
     assert settings["store"] == str(store)

@@ -18,6 +18,8 @@ EVERYWHERE = (-720.0, -90.0, 720.0, 90.0)
 """Bounds in degrees of a raster that holds a pole or touches the 180th meridian."""
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 """Transform of a raster that has none."""
+MOST_BANDS = 8192
+"""Most bands of a raster: the pixels of one with more take seconds to read, one block by one."""
 ALMOST = 1e-6
 """Shares of footprints below which a difference is that of rounding."""
 
@@ -122,6 +124,11 @@ def read_header(file: rasterio.DatasetReader, path: str) -> Header:
 
     if file.crs is None:
         raise FileError("has no coordinate reference system; write one (gdal_edit.py -a_srs)")
+    if file.count > MOST_BANDS:
+        raise FileError(
+            f"has {file.count:,} bands; rasters of embeddings have at most {MOST_BANDS:,}: bring "
+            "longer vectors as a table"
+        )
     kinds = set(file.dtypes)
     if len(kinds) > 1 or np.dtype(min(kinds)).kind not in "iuf":
         raise FileError(f"holds {', '.join(sorted(kinds))}; store one real pixel type")

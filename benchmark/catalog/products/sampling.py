@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 TASK_PATCHES = 256
 """Footprints of one task, to the end of the block of the last one."""
-MOST_PATCHES = 2048
+REMOTE_PATCHES = 4096
+"""The same on a server: blocks at the edge of a task are fetched by its neighbours, too
+(``python -m perf.footprints``)."""
+MOST_PATCHES = 8192
 """Most footprints of one task, whatever their blocks."""
 
 
@@ -148,13 +151,14 @@ class RasterSampler:
             ):
                 blocks[patch] = (files[patch], *place)
         chosen: list[int] = []
+        usual = REMOTE_PATCHES if self.root.is_remote else TASK_PATCHES
         for _, group in groupby(sorted(files, key=lambda it: (blocks[it], it)), blocks.__getitem__):
             for patch in group:
                 chosen.append(patch)
                 if len(chosen) == MOST_PATCHES:
                     yield _request(chosen, files, corners)
                     chosen = []
-            if len(chosen) >= TASK_PATCHES:
+            if len(chosen) >= usual:
                 yield _request(chosen, files, corners)
                 chosen = []
         if chosen:
