@@ -17,6 +17,7 @@ from benchmark.experiment.context import Context
 from benchmark.experiment.usage import StageUsage
 from benchmark.specs import Problem
 from benchmark.stages.patches.finding import find_candidates
+from benchmark.stages.patches.ground import ground_notes
 from benchmark.stages.patches.reading import split_parts, write_parts
 from benchmark.stages.patches.remarks import remark_notes
 from benchmark.stages.patches.sampling import (
@@ -48,7 +49,10 @@ def compute(context: Context, artefact: Artefact) -> None:
         _report_problems(problems, config, context)
     searched = time.monotonic()
     num_candidates, remarks = found.candidates.num_rows, list(found.remarks)
-    sampled = sampling_notes(found.candidates, config, source.classes)
+    said = [
+        *sampling_notes(found.candidates, config, source.classes),
+        *ground_notes(found.candidates),
+    ]
     chosen = choose(found.candidates, config, source.classes)
     check_splits(chosen, source.classes, where=context.experiment.path)
     parts = split_parts(chosen, num_bands=len(source.bands), config=config)
@@ -65,7 +69,7 @@ def compute(context: Context, artefact: Artefact) -> None:
         *source.notes,
         *check_splits(written, source.classes, context.experiment.path),
         *remark_notes([*remarks, *read.remarks]),
-        *sampled,
+        *said,
     ]
     ended = time.monotonic()
     artefact.commit(
