@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zipfile import BadZipFile
 
 from benchmark.errors import UsageError, one_line
+from benchmark.networks.freed import keep_freed_memory
 from benchmark.store.cache import cache_folder
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def open_model(folder: str | Path, *, trust_code: bool = False) -> OpenedModel:
         raise UsageError(f"{root}: there is no such folder; give one that `benchmark export` wrote")
     description = _read_description(root)
     kind = description["kind"]
+    keep_freed_memory()
     try:
         if kind == PROGRAM:
             check_trusted(root, trust_code=trust_code)

@@ -22,7 +22,6 @@ from benchmark.mapping.strips import (
     pack_rows,
     unpack_rows,
 )
-from benchmark.networks.freed import keep_freed_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,7 +136,6 @@ class MapActor:
         del uses_gpu  # An exported model runs on the CPU.
 
         torch.set_num_threads(num_threads)
-        keep_freed_memory()
         self._plan = plan
         self._model = open_model(plan.model, trust_code=plan.trust_code)
 
