@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import rasterio
 from rasterio.transform import from_origin
 from rasterio.warp import transform as warp
@@ -144,7 +146,20 @@ class Placed(NamedTuple):
             write(root, values, west=west, north=north, pixel_m=size, **own)
 
 
-def place_patches(source: Any, table: Any) -> Placed:
+def run_and_place(content: dict[str, Any]) -> tuple[pa.Table, Placed]:
+    """Run an experiment on scenes; return its patches, sorted, and where they lie."""
+    import benchmark as bm
+    from benchmark.catalog.chesapeake.scenes import open_chesapeake
+    from benchmark.config import build
+
+    experiment = build(content)
+    bm.run(experiment)
+    (folder,) = (Path(content["store"]) / "patches").iterdir()
+    table = pq.read_table(folder).sort_by("patch_id")
+    return table, place_patches(open_chesapeake(experiment.dataset), table)
+
+
+def place_patches(source: Any, table: pa.Table) -> Placed:
     """Return the patches of a data set with corners."""
     corners = source.corners(table)
     x, y = warp("EPSG:4326", CRS, corners[..., 0].ravel(), corners[..., 1].ravel())

@@ -16,6 +16,7 @@ from benchmark.page.scores import (
     INK,
     MUTED,
     PALETTE,
+    curves_legend,
     frame,
     legend_above,
     marks,
@@ -108,10 +109,7 @@ def plot_curves(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fi
     )
     if not rows["is_best"].all():
         handles.append(Line2D([], [], color=GREY, linewidth=0.9, label="other trials"))
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=3, fontsize=8.5, frameon=False,
-        handletextpad=0.5, columnspacing=1.4,
-    )  # fmt: skip
+    curves_legend(figure, handles)
     return figure
 
 

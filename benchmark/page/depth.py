@@ -7,7 +7,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
-from benchmark.page.scores import INK, frame, marks, new_figure, plain
+from benchmark.page.scores import (
+    INK,
+    curves_legend,
+    frame,
+    interval_lines,
+    marks,
+    new_figure,
+    plain,
+)
 
 
 def plot_depth(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Figure:
@@ -30,10 +38,7 @@ def plot_depth(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fig
         axes.plot(one["layer"], one["value"], zorder=3, **style)
         # Beside one another: intervals of several curves at one place would hide each other.
         beside = one["layer"] + 0.06 * (index - (len(curves) - 1) / 2)
-        axes.vlines(
-            beside, one["ci_low"], one["ci_high"], color=style["color"], alpha=0.45, linewidth=2,
-            zorder=2,
-        )  # fmt: skip
+        interval_lines(axes, beside, one, color=style["color"])
         name = f"{plain(pooling or 'own pooling', 18)} · {plain(method, 18)}"
         handles.append(Line2D([], [], label=name, **style))
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(rows["layer"]))))
@@ -41,8 +46,5 @@ def plot_depth(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fig
     axes.set_ylabel("balanced accuracy", color=INK)
     axes.margins(y=0.08)
     frame(axes, grid="both")
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=3, fontsize=8.5, frameon=False,
-        handletextpad=0.5, columnspacing=1.4,
-    )  # fmt: skip
+    curves_legend(figure, handles)
     return figure

@@ -7,7 +7,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmark.page.scores import FLOOR, INK, frame, marks, new_figure, plain
+from benchmark.page.scores import (
+    FLOOR,
+    INK,
+    curves_legend,
+    frame,
+    interval_lines,
+    marks,
+    new_figure,
+    plain,
+)
 
 
 def plot_labels(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Figure:
@@ -38,10 +47,7 @@ def plot_labels(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fi
         axes.plot(one["num_train"], one["value"], zorder=3, **style)
         # Beside one another: intervals of several methods at one place would hide each other.
         beside = one["num_train"] * (1 + 0.02 * (index - (len(methods) - 1) / 2))
-        axes.vlines(
-            beside, one["ci_low"], one["ci_high"], color=style["color"], alpha=0.45, linewidth=2,
-            zorder=2,
-        )  # fmt: skip
+        interval_lines(axes, beside, one, color=style["color"])
         name = f"{plain(backbone, 22)} · {plain(method, 18)}"
         handles.append(Line2D([], [], label=name, **style))
     axes.set_xscale("log")
@@ -52,8 +58,5 @@ def plot_labels(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fi
     axes.set_ylabel("balanced accuracy", color=INK)
     axes.margins(y=0.08)
     frame(axes, grid="both")
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=3, fontsize=8.5, frameon=False,
-        handletextpad=0.5, columnspacing=1.4,
-    )  # fmt: skip
+    curves_legend(figure, handles)
     return figure

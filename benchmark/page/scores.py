@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -297,6 +298,21 @@ def frame(axes: Axes, *, grid: Any) -> None:
     axes.tick_params(which="both", colors=INK, labelsize=9, length=0)
     axes.grid(axis=grid, color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def interval_lines(axes: Axes, places: ArrayLike, rows: pd.DataFrame, *, color: str) -> None:
+    """Draw the intervals of the points of a curve, ``ci_low`` to ``ci_high``, at their places."""
+    axes.vlines(
+        places, rows["ci_low"], rows["ci_high"], color=color, alpha=0.45, linewidth=2, zorder=2
+    )
+
+
+def curves_legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Put the legend of curves above the axes, in three columns."""
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=3, fontsize=8.5, frameon=False,
+        handletextpad=0.5, columnspacing=1.4,
+    )  # fmt: skip
 
 
 def rows_axis(axes: Axes, names: Sequence[str], *, colors: Sequence[str]) -> None:

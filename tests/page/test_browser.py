@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from benchmark.page import curves, heatmaps, pictures, scores
 from benchmark.page.html import Gain, Picture, render_report
 from benchmark.page.leaderboard import RankingRow
 from benchmark.page.rendering import draw
-from tests.browser import PHONE_WIDTH, a_browser, opened
+from tests.browser import PHONE_WIDTH, opened
 from tests.page.test_html import report
 from tests.page.test_scores import cells, gains
 
@@ -94,12 +93,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render_report(data), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with a_browser() as found:
-        yield found
 
 
 def column(found: list[str], index: int) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from benchmark.page.html import render_report
-from tests.browser import PHONE_WIDTH, a_browser, opened
+from tests.browser import PHONE_WIDTH, opened
 from tests.page.explored import CLASSES, EVIL, RIGHT_TO_LEFT, explorer
 from tests.page.test_html import report
 
@@ -27,12 +26,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("explorer") / "report.html"
     path.write_text(render_report(data), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with a_browser() as found:
-        yield found
 
 
 def cell(shown: Page, row: int, column: int) -> Locator:

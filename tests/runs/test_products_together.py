@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import benchmark as bm
-from benchmark.catalog.chesapeake.scenes import open_chesapeake
 from benchmark.config import build
-from tests.product_rasters import place_patches, write_alphaearth
+from tests.product_rasters import run_and_place, write_alphaearth
 from tests.product_zarrs import write_tessera_zarr
 from tests.tiny_models import write_tiny
 
@@ -29,10 +28,7 @@ def test_one_experiment_ranks_networks_products_and_what_is_made_from_them(
     ray_session: None, experiment_content: dict[str, Any], tmp_path: Path
 ) -> None:
     content = {**experiment_content, "store": str(tmp_path / "runs"), "heads": ["majority"]}
-    bm.run(build(content))
-    (folder,) = (tmp_path / "runs/patches").iterdir()
-    table = pq.read_table(folder).sort_by("patch_id")
-    placed = place_patches(open_chesapeake(build(content).dataset), table)
+    table, placed = run_and_place(content)
     placed.write(tmp_path / "aef", write_alphaearth)
     placed.write(tmp_path / "tessera", write_tessera_store, dim=128)
     vectors = np.random.default_rng(0).normal(size=(table.num_rows, 8)).astype(np.float32)

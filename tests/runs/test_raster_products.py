@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 import benchmark as bm
-from benchmark.catalog.chesapeake.scenes import open_chesapeake
 from benchmark.config import build
-from tests.product_rasters import place_patches, write_alphaearth, write_tessera
+from tests.product_rasters import run_and_place, write_alphaearth, write_tessera
 
 
 @pytest.mark.slow
@@ -20,10 +18,7 @@ def test_rasters_are_ranked_on_the_patches_that_all_rows_have(
     ray_session: None, experiment_content: dict[str, Any], tmp_path: Path
 ) -> None:
     content = {**experiment_content, "store": str(tmp_path / "runs"), "heads": ["majority"]}
-    bm.run(build(content))
-    (folder,) = (tmp_path / "runs/patches").iterdir()
-    table = pq.read_table(folder).sort_by("patch_id")
-    placed = place_patches(open_chesapeake(build(content).dataset), table)
+    table, placed = run_and_place(content)
     splits = np.array(table["split"].to_pylist())
     hidden = [int(np.flatnonzero(splits == split)[1]) for split in ("train", "val", "test", "test")]
     hidden[-1] += 1
