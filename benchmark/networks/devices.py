@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,6 +118,7 @@ def device_name(device: str) -> str:
     return f"{names[0] if names else 'CPU'}, {len(names) or os.cpu_count()} cores, {capability}"
 
 
+@cache
 def open_meter(device: str, share: float = 1.0) -> Meter:
     """Return the meter of the energy of a device: ``cpu``, or a GPU, of which a share is booked."""
     import torch

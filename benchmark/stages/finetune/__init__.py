@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmark.experiment.cells import Cell, CellResult
 from benchmark.experiment.context import Context
 from benchmark.networks.bands import band_indices
 from benchmark.stages.base import Stage, check_train_sets
+from benchmark.store.artefacts import LEFT_OUT
 
 
 class FinetuneStage(Stage):
@@ -21,7 +23,7 @@ class FinetuneStage(Stage):
         return context.finetune_cells()
 
     def check(self, context: Context) -> None:
-        """Refuse unsuitable train sets and bands, too many workers, modes that suit no backbone."""
+        """Refuse unsuitable train sets and bands, and too many workers."""
         config = context.experiment.finetune
         if config is None or all(cell.artefact.is_complete for cell in self.cells(context)):
             return
@@ -36,11 +38,18 @@ class FinetuneStage(Stage):
         """Return the status of the cells; what a small network will leave out is foreseen."""
         results = super().status(context)
         to_come = [item.cell for item in results if item.status in ("missing", "stale")]
-        if to_come:
-            from benchmark.stages.finetune.suiting import find_unsuited, note_unsuited
+        if not to_come:
+            return results
+        from benchmark.stages.finetune.suiting import find_unsuited, note_unsuited
 
-            note_unsuited(context, to_come, find_unsuited(context, to_come, only_quick=True))
-        return super().status(context) if context.left_out else results
+        note_unsuited(context, to_come, find_unsuited(context, to_come, only_quick=True))
+        left_out = context.left_out
+        return [
+            replace(item, status=LEFT_OUT, reason=left_out[item.cell.artefact.path])
+            if item.status != "complete" and item.cell.artefact.path in left_out
+            else item
+            for item in results
+        ]
 
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
         """Fine-tune the backbones of these cells."""

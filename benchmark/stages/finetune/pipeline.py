@@ -44,7 +44,7 @@ DRIVER_CPUS = 0.01
 
 
 def check(context: Context) -> None:
-    """Refuse more workers than fit, and a mode that suits no backbone; name those it does not suit.
+    """Refuse more workers than fit; name the backbones that a mode does not suit.
 
     Raises:
         UsageError: the message states the resources.
