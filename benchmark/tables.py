@@ -44,6 +44,16 @@ class PatchTable(Protocol):
         ...
 
 
+def count_rows(patches: PatchTable, splits: Sequence[str]) -> dict[str, int]:
+    """Return the number of rows of these splits in each part file that has any."""
+    found = {}
+    for name in patches.files("part-"):
+        table = patches.read_table(names=[name], columns=["patch_id"], splits=splits)
+        if table.num_rows:
+            found[name] = table.num_rows
+    return found
+
+
 def column(
     name: str, kind: pa.DataType, meaning: str, *, nullable: bool = False, **metadata: str
 ) -> pa.Field:

@@ -232,6 +232,14 @@ def test_what_answers_at_once_imports_nothing_heavy(name: str) -> None:
     assert not heavy
 
 
+@pytest.mark.parametrize("stage", ["patches", "embed", "evaluate", "tune"])
+def test_a_run_without_fine_tuning_imports_torch_in_its_actors_alone(stage: str) -> None:
+    # It takes 1.3 CPU seconds.
+    module = {"tune": "searcher"}.get(stage, "pipeline")
+    loaded = loaded_by(f"benchmark.stages.{stage}.{module}")
+    assert "torch" not in {other.split(".")[0] for other in loaded}
+
+
 def test_the_tests_above_see_what_they_must_see() -> None:
     assert "numpy" in {other.split(".")[0] for other in loaded_by("benchmark.search.fitting")}
     assert "torch" in {other.split(".")[0] for other in loaded_by("benchmark.networks.embedder")}

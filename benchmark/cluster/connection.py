@@ -157,6 +157,8 @@ class Cluster:
             self._owns = True
             self._head = HeadWatch(ray.get_runtime_context().gcs_address)
             _protect_token()
+            if is_local:
+                _end_autoscaler()
             # Ray's own progress lines would mix with ours.
             for name in ("ray.data", "ray.tune"):
                 logging.getLogger(name).setLevel(logging.ERROR)
@@ -222,6 +224,14 @@ class Cluster:
         self.close()
         if is_lost:
             raise HeadLost(LOST) from None
+
+
+def _end_autoscaler() -> None:
+    """End the process that would add machines: here it has none, and delays the end by 1 s."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    node.kill_monitor(check_alive=False)
 
 
 @contextmanager

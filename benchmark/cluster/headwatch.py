@@ -6,6 +6,7 @@ calls to the lost cluster would not return.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -44,6 +45,8 @@ def end_process(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    # The interpreter would search for garbage once more among all that was imported: 0.6 CPU s.
+    gc.freeze()
     sys.exit(code)
 
 

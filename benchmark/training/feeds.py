@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from benchmark.tables import PatchTable, images_array
+from benchmark.tables import PatchTable, count_rows, images_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -183,13 +183,3 @@ class SplitReader:
                     self._keep_bytes -= samples.pixels.numel()
                     self._kept[name] = samples
             yield samples
-
-
-def count_rows(patches: PatchTable, splits: Sequence[str]) -> dict[str, int]:
-    """Return the number of rows of these splits in each part file that has any."""
-    found = {}
-    for name in patches.files("part-"):
-        table = patches.read_table(names=[name], columns=["patch_id"], splits=splits)
-        if table.num_rows:
-            found[name] = table.num_rows
-    return found

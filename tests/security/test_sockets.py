@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,12 +39,13 @@ with Cluster() as cluster:
             for item in process.net_connections("inet"):
                 if item.status == "LISTEN":
                     found.append([process.name(), item.laddr.ip, item.laddr.port])
-print(json.dumps({"address": address, "found": found}))
+    lines = [" ".join(process.cmdline()) for process in me.children()]
+print(json.dumps({"address": address, "found": found, "lines": lines}))
 """
 
 
-def listening() -> tuple[str, list[tuple[str, str, int]]]:
-    """Start Ray in a process of its own; return its address and what listens where."""
+def start_ray() -> dict[str, Any]:
+    """Start Ray in a process of its own; return its address, what listens, and command lines."""
     # Ray's sockets lie below it, and a socket's path has at most 107 characters.
     home = Path(tempfile.mkdtemp(prefix="bl", dir="/tmp"))
     try:
@@ -57,8 +59,8 @@ def listening() -> tuple[str, list[tuple[str, str, int]]]:
     finally:
         shutil.rmtree(home, ignore_errors=True)
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    return answer["address"], [tuple(item) for item in answer["found"]]
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def is_loopback(ip: str) -> bool:
@@ -68,9 +70,13 @@ def is_loopback(ip: str) -> bool:
 
 
 @pytest.mark.slow
-def test_nothing_of_our_local_ray_listens_beyond_the_loopback() -> None:
-    address, found = listening()
-    assert address == "127.0.0.1"
+def test_nothing_of_our_local_ray_listens_beyond_the_loopback_or_adds_machines() -> None:
+    started = start_ray()
+    found = started["found"]
+    assert started["address"] == "127.0.0.1"
     # GCS, raylet, agents, the driver and the actor: what is looked for is there.
     assert len({name for name, _, _ in found}) >= 5, found
     assert [item for item in found if not is_loopback(item[1])] == []
+    # The process that adds machines to a cluster is gone; others of Ray are there.
+    assert any("log_monitor.py" in line for line in started["lines"])
+    assert not any("autoscaler" in line for line in started["lines"]), started["lines"]

@@ -28,7 +28,8 @@ from benchmark.stages.report.results import Results
 from benchmark.stages.tune import TuneStage
 from benchmark.stages.tune.shelf import find_picks
 from benchmark.statistics.crossings import Crossing
-from benchmark.training.feeds import SplitReader, count_rows, read_samples
+from benchmark.tables import count_rows
+from benchmark.training.feeds import SplitReader, read_samples
 from tests.finetuned import draw_scores, learned, read_scored, score, write_finetuned, write_head
 
 SETS = ["all", "30%", "10%", "2 shots"]

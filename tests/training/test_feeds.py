@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from benchmark.errors import CellError
 from benchmark.store.artefacts import Artefact, Store
+from benchmark.tables import count_rows
 from benchmark.training.feeds import (
     Batch,
     MemoryFeed,
     Samples,
     Shard,
     SplitReader,
-    count_rows,
     read_samples,
 )
 from tests.toys import draw_samples, write_patches

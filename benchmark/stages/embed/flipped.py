@@ -10,7 +10,7 @@ from benchmark.experiment.context import Context
 from benchmark.experiment.flipped import FlippedPatches
 from benchmark.specs import Backbone
 from benchmark.store.names import FITTED
-from benchmark.training.feeds import count_rows
+from benchmark.tables import count_rows
 
 Pending = Sequence[tuple[Backbone, Cell]]
 """Backbones and cells to embed."""

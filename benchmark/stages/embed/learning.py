@@ -20,7 +20,7 @@ from benchmark.peaks import peak_memory_bytes, reset_peak
 from benchmark.specs import Backbone, Fitted
 from benchmark.store.artefacts import Artefact
 from benchmark.store.names import FITTED
-from benchmark.tables import images_array
+from benchmark.tables import count_rows, images_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +62,6 @@ class StoredTrain:
     ) -> None:
         """Read the table ``patches``, whose images have ``shape`` (C, H, W)."""
         from benchmark.networks.embedder import Preprocessing
-        from benchmark.training.feeds import count_rows
 
         self._patches = patches
         self._shape = shape

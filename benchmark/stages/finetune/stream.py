@@ -13,8 +13,8 @@ import pyarrow as pa
 import torch
 
 from benchmark.cluster.streaming import Items, ReadRows, read_items
-from benchmark.tables import PatchTable, images_array
-from benchmark.training.feeds import WHOLE, Batch, Shard, count_rows
+from benchmark.tables import PatchTable, count_rows, images_array
+from benchmark.training.feeds import WHOLE, Batch, Shard
 
 WINDOW_BYTES = 256 * 2**20
 """Size of the patches that one worker shuffles together."""
