@@ -150,7 +150,7 @@ def check(experiment: Experiment, *, store: str | None = None) -> None:
     check_trackers(experiment)
     with open_readable(experiment, store=store) as context:
         context.store.check_writable()
-        for name in ("patches", "embed"):
+        for name in ("patches", "embed", "report"):
             STAGES.get(name).load().check(context)
 
 

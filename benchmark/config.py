@@ -179,6 +179,8 @@ class ReportConfig(Section):
     tsne: bool = False
     """Second map of embeddings in the explorer of the page, by t-SNE, of up to 1,000 patches
     (docs/PAGE.md: what it tells, and its seconds)."""
+    umap: bool = False
+    """Maps by UMAP as well; needs the extra ``umap`` (docs/PAGE.md: its seconds)."""
     reference: PathText | None = None
     """Published results shown beside the run: ``chesapeake_study``, or the path of a file of your
     own that ends in ``.toml`` (docs/PAGE.md)."""

@@ -52,7 +52,7 @@ PARTS = (
 """Functions of ``stages.report.content`` that take longest."""
 
 
-def open_store(store: Path, num_backbones: int, num_tested: int, tsne: bool) -> Context:
+def open_store(store: Path, num_backbones: int, num_tested: int, maps: dict[str, bool]) -> Context:
     """Return a context of networks, and of ``hog``, whose pictures are drawn from patches."""
     named = replace(find_backbone("random"), is_floor=False, family="vit", dim=DIM)
     backbones = [replace(named, name=f"network_{n:02d}") for n in range(1, num_backbones)]
@@ -65,7 +65,7 @@ def open_store(store: Path, num_backbones: int, num_tested: int, tsne: bool) -> 
         heads=list(HEADS_SHOWN),
         dataset={"name": "synthetic", "root": "noise", "patch_size": SIDE},
         finetune={"backbones": trained},
-        report={"tsne": tsne},
+        report=maps,
     )
     bands = ("red", "green", "blue")
     context.__dict__["source"] = Noise(2 * num_tested, SIDE, CLASSES, bands)
@@ -206,12 +206,14 @@ def main() -> None:
     parser.add_argument("--backbones", type=int, default=20)
     parser.add_argument("--tested", type=int, default=5000)
     parser.add_argument("--tsne", action="store_true", help="with maps by t-SNE")
+    parser.add_argument("--umap", action="store_true", help="with maps by UMAP")
     parser.add_argument("--store", type=Path, help="keep the tables here")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = given.store or Path(folder)
-        context = open_store(store, given.backbones, given.tested, given.tsne)
+        maps = {"tsne": given.tsne, "umap": given.umap}
+        context = open_store(store, given.backbones, given.tested, maps)
         if given.measure:
             return measure(context)
         if not context.scores().is_complete:

@@ -74,9 +74,9 @@ RAY = {"stages", "cluster", "submission"}
 """The wings that may import Ray."""
 
 HEAVY = {
-    "duckdb", "jinja2", "matplotlib", "mlflow", "numpy", "optuna", "pandas", "PIL", "polars",
-    "pyarrow", "rasterio", "ray", "scipy", "skimage", "sklearn", "skops", "statsmodels", "timm",
-    "torch", "torchgeo", "torchvision", "transformers",
+    "duckdb", "jinja2", "matplotlib", "mlflow", "numba", "numpy", "optuna", "pandas", "PIL",
+    "polars", "pyarrow", "rasterio", "ray", "scipy", "skimage", "sklearn", "skops", "statsmodels",
+    "timm", "torch", "torchgeo", "torchvision", "transformers", "umap",
 }  # fmt: skip
 
 LIGHT = [

@@ -22,6 +22,7 @@ PACKAGES = (
     *(
         "matplotlib",
         "mlflow",
+        "numba",
         "numpy",
         "optuna",
         "packaging",
@@ -44,7 +45,7 @@ PACKAGES = (
         "torchvision",
         "transformers",
     ),
-    *("typer", "zarr"),
+    *("typer", "umap", "zarr"),
 )
 """The packages that the benchmark imports."""
 INSTALLED = ("site-packages", "dist-packages")

@@ -81,12 +81,13 @@ def report_inputs(
 ) -> dict[str, Any]:
     """Return the identity of the settings of a page, of published results and of prices on it.
 
-    Without such results, prices or maps by t-SNE it is that of before there were any.
+    Without such results, prices or maps that keep neighbours it is that of before there were any.
     """
     beside = settings.model_dump(mode="json", include={"reference", "counterparts"})
     plain = settings.model_dump(mode="json", exclude={*beside, "prices"})
-    if not plain["tsne"]:
-        del plain["tsne"]
+    for kind in ("tsne", "umap"):
+        if not plain[kind]:
+            del plain[kind]
     found: dict[str, Any] = {"settings": plain}
     if any(beside.values()):
         content = None if reference is None else reference.model_dump(mode="json")

@@ -278,6 +278,7 @@ SETTINGS: dict[str, tuple[Any, set[str]]] = {
     "report.num_examples": (1, {"report"}),
     "report.title": ("other", {"report"}),
     "report.tsne": (True, {"report"}),
+    "report.umap": (True, {"report"}),
     "tracking.mlflow": ("sqlite:///other.db", set()),
     "tracking.exports": ("exports", set()),
     "tracking.tensorboard": (True, set()),

@@ -58,7 +58,7 @@ def test_what_is_kept_has_every_setting_and_the_given_text(path: Path, tmp_path:
     assert settings["seeds"] == [3]
     # A text over two lines is no value of TOML, and so a text as it is.
     assert settings["report"] == {
-        **{"num_examples": 6, "tsne": False},
+        **{"num_examples": 6, "tsne": False, "umap": False},
         "title": '"two\nlines"',
     }
     assert settings["heads"] == ["majority"]

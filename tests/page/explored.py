@@ -52,7 +52,7 @@ def explorer(**changes: Any) -> Explorer:
         "splitNames": ["train", "val", "test"],
         "regions": [k % 2 for k in range(len(labels))],
         "regionNames": ["east", RIGHT_TO_LEFT, "other regions", "unknown"],
-        "tsne": "",
+        "neighbours": "",
         "truth": (np.arange(num_tested)[::-1] * 10).tolist(),
         "differ": [[0, 7], [7, 0]],
         "methods": methods,

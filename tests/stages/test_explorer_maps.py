@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
 
 from benchmark.stages.report.explorer_maps import (
     MAX_REGIONS,
     MIN_NEIGHBOURS,
-    describe_tsne,
+    PLACERS,
+    describe_neighbours,
     name_regions,
-    place_neighbours,
     place_patches,
 )
+
+
+def find_placer(kind: str) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
+    if kind == "UMAP":
+        pytest.importorskip("umap", reason="the extra umap is not installed")
+    return PLACERS[kind]
 
 
 def test_regions_have_numbers_and_rare_or_unknown_ones_are_together() -> None:
@@ -28,25 +38,36 @@ def test_regions_have_numbers_and_rare_or_unknown_ones_are_together() -> None:
     assert many["regions"] == [*range(MAX_REGIONS), *range(MAX_REGIONS), MAX_REGIONS]
 
 
-def test_tsne_keeps_neighbours_and_gives_the_same_map_again() -> None:
+# Compiled where that is not on disk yet: 20 CPU seconds.
+KINDS = pytest.mark.parametrize("kind", ["t-SNE", pytest.param("UMAP", marks=pytest.mark.slow)])
+
+
+@KINDS
+def test_a_map_keeps_neighbours_and_is_the_same_again(kind: str) -> None:
+    place = find_placer(kind)
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(4), MIN_NEIGHBOURS // 4)
     vectors = rng.normal(size=(len(groups), 60)) + 20 * np.eye(4, 60)[groups]
-    points = place_neighbours(vectors.astype(np.float32))
+    points = place(vectors.astype(np.float32))
     apart = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(apart, np.inf)
     assert (groups[apart.argmin(axis=1)] == groups).mean() > 0.95
-    assert np.array_equal(points, place_neighbours(vectors.astype(np.float32)))
+    assert np.array_equal(points, place(vectors.astype(np.float32)))
 
 
-def test_tsne_of_equal_or_single_numbers_is_finite() -> None:
+@KINDS
+def test_a_map_of_equal_or_single_numbers_is_finite(kind: str) -> None:
     for vectors in (np.ones((MIN_NEIGHBOURS, 8)), np.arange(MIN_NEIGHBOURS)[:, None]):
-        assert np.isfinite(place_neighbours(vectors.astype(np.float32))).all()
+        assert np.isfinite(find_placer(kind)(vectors.astype(np.float32))).all()
 
 
 def test_the_note_is_there_only_with_such_a_map() -> None:
-    assert describe_tsne([{"name": "a"}]) == ""
-    assert "mean nothing" in describe_tsne([{"name": "a"}, {"name": "a (t-SNE)"}])
+    assert describe_neighbours({}, {}) == ""
+    both = describe_neighbours({"t-SNE": 2, "UMAP": 1}, {"UMAP": "no memory."})
+    assert both.startswith("Maps by t-SNE and by UMAP show") and "mean nothing" in both
+    assert both.endswith(" Further maps by UMAP are left out: no memory.")
+    assert describe_neighbours({"UMAP": 0}, {"UMAP": "x"}) == "Maps by UMAP are left out: x."
+    assert describe_neighbours({"UMAP": 0}, {}) == "Maps by UMAP need 100 patches with a picture."
 
 
 def test_places_are_a_map_where_they_are_known_and_differ() -> None:

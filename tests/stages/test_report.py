@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,34 @@ def test_maps_are_left_out_where_figures_fill_the_page_and_other_predictions_are
         )
         with pytest.raises(CellError, match="do not fit the scores"):
             explore(results, ())
+
+
+def test_umap_needs_its_package_and_its_failure_costs_its_maps_alone(
+    finished, tmp_path, monkeypatch
+):
+    from benchmark.errors import UsageError
+    from benchmark.stages.report import explorer_maps
+    from benchmark.stages.report.explorer import explore
+    from benchmark.stages.report.results import Results
+
+    content, store, _ = finished
+    experiment = build({**content, "report": {"umap": True}})
+    with api.open_context(experiment, store=str(store)) as context:
+        results = Results(context)
+        names = tuple(dict.fromkeys(results.embed))
+        few = explore(results, ())
+        assert few.maps == names
+        assert few.data["neighbours"] == "Maps by UMAP need 100 patches with a picture."
+        monkeypatch.setattr(explorer_maps, "MIN_NEIGHBOURS", 10)
+        monkeypatch.setitem(sys.modules, "umap", None)
+        broken = explore(results, ())
+        assert broken.maps == names
+        assert broken.data["neighbours"].startswith("Maps by UMAP are left out: ModuleNotFound")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for refused in (api.run, api.check):
+        with pytest.raises(UsageError, match=r"umap-learn.*pip install .*\[umap\]"):
+            refused(experiment, store=str(tmp_path / "runs"))
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"experiments"}
 
 
 def test_figures_lie_beside_the_page_as_pictures(finished):

@@ -6,10 +6,11 @@ shows the gaps of a partial grid.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 
-from benchmark.errors import BenchmarkError, one_line
+from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.experiment.cells import Cell
 from benchmark.experiment.context import Context
 from benchmark.stages.base import Stage
@@ -24,6 +25,14 @@ class ReportStage(Stage):
     def cells(self, context: Context) -> list[Cell]:
         """Return the only cell: the page of the complete scores."""
         return [Cell(stage=self.name, artefact=context.report(), dataset=context.dataset.name)]
+
+    def check(self, context: Context) -> None:
+        """Refuse maps by UMAP where its package is missing."""
+        if context.experiment.report.umap and importlib.util.find_spec("umap") is None:
+            raise UsageError(
+                f"{context.experiment.path} [report]: umap needs the package umap-learn, which is "
+                'not installed; run: pip install "backbone-benchmark[umap]"'
+            )
 
     def compute(self, context: Context, cells: Sequence[Cell]) -> None:
         """Write the page."""

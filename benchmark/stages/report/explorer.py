@@ -15,7 +15,7 @@ from benchmark.experiment.cells import Cell
 from benchmark.page.explorer import MOST_SHOWN, Explorer, draw_sheets, weigh
 from benchmark.page.html import Picture
 from benchmark.stages.pooling import pool_predictions
-from benchmark.stages.report.explorer_maps import describe_tsne, map_embeddings, name_regions
+from benchmark.stages.report.explorer_maps import map_embeddings, name_regions
 from benchmark.stages.report.patches import EXAMPLE_SEED, read_pictures
 from benchmark.stages.report.results import Results
 from benchmark.tables import SPLITS, find_common, find_rows, vectors_array
@@ -97,7 +97,7 @@ def explore(results: Results, pictures: Sequence[Picture]) -> Explorer | None:
     has_maps = room > MAP_BYTES + MIN_SHEET_BYTES
     most = min(MAX_SHEET_BYTES, max(room - has_maps * MAP_BYTES, MIN_SHEET_BYTES))
     chosen, sheets = draw_within(images, chosen, len(results.classes), most)
-    maps = map_embeddings(results, chosen.ids) if has_maps else []
+    maps, neighbours = map_embeddings(results, chosen.ids) if has_maps else ([], "")
     known = results.context.rows_of(methods[0].cells[0]).rows
     at = find_rows(known.ids, chosen.ids, what="the table of patches")
     names = tuple(method.name for method in methods)
@@ -110,7 +110,7 @@ def explore(results: Results, pictures: Sequence[Picture]) -> Explorer | None:
             **_values(results, methods, tested, chosen),
             **name_regions(known.regions[at]),
             "maps": maps,
-            "tsne": describe_tsne(maps),
+            "neighbours": neighbours,
         },
     )
 
