@@ -13,8 +13,6 @@ LOW, HIGH = 0.93, 0.98
 """Coverage that every interval must have."""
 LEAST_IN_ONE_SCENE = 0.88
 """The same of a rare class that stands in one scene of strongly correlated patches."""
-LEAST_IF_ALL_FAIL = 0.85
-"""The same where up to ten scenes are each right or wrong nearly as a whole, in all classes."""
 MOST_SIZE, MOST_OF_TABLE = 0.06, 0.055
 """Share of verdicts on equal methods, and of tables of equal methods with a verdict."""
 DOUBT = 0.001

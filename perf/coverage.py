@@ -27,7 +27,6 @@ from benchmark.statistics.counts import Statistics, summarise
 from benchmark.statistics.flips import flip_ranking, flip_table
 from benchmark.statistics.scores import Uncertainty
 from perf.claims import (
-    LEAST_IF_ALL_FAIL,
     LEAST_IN_ONE_SCENE,
     LOW,
     MOST_OF_TABLE,
@@ -80,11 +79,9 @@ class Case(NamedTuple):
 
     @property
     def least(self) -> float:
-        """The coverage that an interval must have at least, but for the two known weak points."""
+        """The coverage that an interval must have at least, but for the known weak point."""
         if self.scenes_of_last == 1 and self.rho >= 0.5:
             return LEAST_IN_ONE_SCENE
-        if self.fails_together and self.rho >= 0.5 and self.scenes <= 10:
-            return LEAST_IF_ALL_FAIL
         return LOW
 
 

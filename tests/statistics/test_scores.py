@@ -77,3 +77,19 @@ def test_a_metric_of_ones_own_has_the_jackknife_over_scenes() -> None:
     assert (low, high) == pytest.approx((ours_low, ours_high), abs=0.02)
     assert certainty(by_scene).of("of_my_own") is None
     assert all(np.isnan(certainty(draw(30)).jackknife(macro_f1)[0]))
+
+
+def test_macro_f1_may_fall_as_far_as_recalls_that_fall_together() -> None:
+    # Six scenes of a large and a small class, all right: where a scene fails, the wrong patches
+    # of the large class are many beside the right ones of the small class.
+    scenes = np.tile(np.arange(6), 22)
+    labels = np.repeat([0, 1], [120, 12])
+    right = summarise(labels, labels, np.eye(2)[labels], num_classes=2, groups=scenes, num_groups=6)
+    ((low, high),) = certainty(right).of("macro_f1") or []
+    ((recall_low, _),) = certainty(right).of("balanced_accuracy") or []
+    wrong = (1.0 - recall_low) * np.array([120, 12])
+    fallen = recall_low * np.array([120, 12])
+    f1 = 2.0 * fallen / (np.array([120, 12]) + fallen + wrong[::-1])
+    assert low == pytest.approx(f1.mean())
+    assert low < recall_low - 0.05
+    assert high == pytest.approx(1.0)
