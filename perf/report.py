@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ from benchmark.tables import (
     patches_schema,
 )
 from perf.toys import Noise, open_noise
-from tests.browser import a_browser
+from tests.browser import NAMES, a_browser
 from tests.finetuned import draw_scores, write_finetuned, write_head
 
 CLASSES = tuple(f"class number {k:02d}" for k in range(21))
@@ -89,7 +90,10 @@ OPENING = """async () => {
   const found = {};
   for (const [name, [act, is_done]] of Object.entries(steps)) {
     act();
-    while (!is_done()) await frame();
+    while (!is_done()) {
+      if (performance.now() > 60000) throw new Error(`after a minute not: ${name}`);
+      await frame();
+    }
     // What has changed is drawn before the frame after the next one.
     await frame();
     await frame();
@@ -98,7 +102,7 @@ OPENING = """async () => {
   const [paint] = performance.getEntriesByName("first-contentful-paint");
   return { "first paint": paint.startTime / 1000, ...found };
 }"""
-"""Seconds from the navigation on, of each step after the ones before."""
+"""Seconds from the navigation on; each step waits for the one before. The page has an explorer."""
 
 
 def open_store(store: Path, num_backbones: int, num_tested: int, tsne: bool) -> Context:
@@ -251,6 +255,8 @@ def measure(context: Context) -> None:
 
 def measure_opening(page: Path) -> None:
     """Open a page repeatedly; print when it is painted and when its controls have reacted."""
+    if not any(map(shutil.which, NAMES)):
+        return print("not opened: no Chromium on this machine (apt-get install chromium)")
     with a_browser() as browser:
         print(f"{page.name} in Chromium {browser.version}, load {os.getloadavg()[0]:.1f}")
         for times in SLOWED:
