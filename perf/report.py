@@ -1,15 +1,20 @@
-"""Seconds of each part of a page, and its bytes: python -m perf.report
+"""Seconds of each part of a page, its bytes, and its opening: python -m perf.report
 
 Writes the SYNTHETIC tables of a finished run (random embeddings of 768 dimensions, noise as
 patches, drawn predictions of four heads, three fine-tunings, 21 classes) through the writers of the
 store, scores them, and makes the page in a process of its own. Half a GiB of disk, and about two
 minutes on two quiet cores; ``--store DIR`` keeps the tables for the next time. Where the machine is
 busy, CPU seconds (of all threads) tell more than wall seconds.
+
+Then opens the page in Chromium, where there is one, as it is and with the CPU slowed four times.
+``--open PAGE`` opens another page instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,6 +44,7 @@ from benchmark.tables import (
     patches_schema,
 )
 from perf.toys import Noise, open_noise
+from tests.browser import NAMES, a_browser
 from tests.finetuned import draw_scores, write_finetuned, write_head
 
 CLASSES = tuple(f"class number {k:02d}" for k in range(21))
@@ -50,6 +56,53 @@ PARTS = (
     *("embedding_pictures", "depiction_pictures", "explore"),
 )
 """Functions of ``stages.report.content`` that take longest."""
+SLOWED, ROUNDS = (1, 4), 5
+"""How many times slower the CPU is for the browser, and how often a page is opened."""
+OPENING = """async () => {
+  const all = (selector) => document.querySelectorAll(selector);
+  const find = (selector) => all(selector)[0];
+  const frame = () => new Promise(requestAnimationFrame);
+  const heading = "#ranking-table thead th.num.down", rows = "#ranking-table tbody tr";
+  const choose = (list) => {
+    list.selectedIndex = 1;
+    list.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  let num_rows;
+  const steps = {
+    "ranking usable": [() => {}, () => find("#ranking-filters")?.hidden === false],
+    "sorted": [() => find(heading).click(), () => find(heading).ariaSort === "descending"],
+    "filtered": [
+      () => {
+        num_rows = all(rows).length;
+        choose(find("#ranking-filters select[name=method]"));
+      },
+      () => all(rows).length < num_rows,
+    ],
+    "explorer usable": [() => {}, () => find("#explorer-matrix button")],
+    "patches listed": [
+      () => {
+        find("#explorer-matrix").scrollIntoView({ behavior: "instant" });
+        find("#explorer-matrix button").click();
+      },
+      () => find("#explorer-cell li"),
+    ],
+  };
+  const found = {};
+  for (const [name, [act, is_done]] of Object.entries(steps)) {
+    act();
+    while (!is_done()) {
+      if (performance.now() > 60000) throw new Error(`after a minute not: ${name}`);
+      await frame();
+    }
+    // What has changed is drawn before the frame after the next one.
+    await frame();
+    await frame();
+    found[name] = performance.now() / 1000;
+  }
+  const [paint] = performance.getEntriesByName("first-contentful-paint");
+  return { "first paint": paint.startTime / 1000, ...found };
+}"""
+"""Seconds from the navigation on; each step waits for the one before. The page has an explorer."""
 
 
 def open_store(store: Path, num_backbones: int, num_tested: int, maps: dict[str, bool]) -> Context:
@@ -200,6 +253,27 @@ def measure(context: Context) -> None:
     print(f"page: {len(page) / 1e6:.2f} MB")
 
 
+def measure_opening(page: Path) -> None:
+    """Open a page repeatedly; print when it is painted and when its controls have reacted."""
+    if not any(map(shutil.which, NAMES)):
+        return print("not opened: no Chromium on this machine (apt-get install chromium)")
+    with a_browser() as browser:
+        print(f"{page.name} in Chromium {browser.version}, load {os.getloadavg()[0]:.1f}")
+        for times in SLOWED:
+            found = []
+            for _ in range(ROUNDS):
+                with browser.new_context(viewport={"width": 1200, "height": 900}) as context:
+                    shown = context.new_page()
+                    session = context.new_cdp_session(shown)
+                    session.send("Emulation.setCPUThrottlingRate", {"rate": times})
+                    shown.goto(page.absolute().as_uri(), wait_until="commit")
+                    found.append(shown.evaluate(OPENING))
+            print(f"CPU slowed {times} times, seconds since the navigation, median and most:")
+            for name in found[0]:
+                seconds = sorted(item[name] for item in found)
+                print(f"{name:20} {seconds[len(seconds) // 2]:6.2f} {seconds[-1]:6.2f}")
+
+
 def main() -> None:
     """Write the store unless it is there, and measure a page of it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -208,8 +282,11 @@ def main() -> None:
     parser.add_argument("--tsne", action="store_true", help="with maps by t-SNE")
     parser.add_argument("--umap", action="store_true", help="with maps by UMAP")
     parser.add_argument("--store", type=Path, help="keep the tables here")
+    parser.add_argument("--open", type=Path, metavar="PAGE", help="open this page, make none")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.open:
+        return measure_opening(given.open)
     with tempfile.TemporaryDirectory() as folder:
         store = given.store or Path(folder)
         maps = {"tsne": given.tsne, "umap": given.umap}
@@ -222,6 +299,9 @@ def main() -> None:
             context.report().delete("_manifest.json")
         again = [*sys.argv[1:], "--store", str(store), "--measure"]
         subprocess.run([sys.executable, "-m", "perf.report", *again], check=True)
+        page = Path(folder) / "index.html"
+        page.write_bytes(context.report().read_bytes("index.html"))
+        measure_opening(page)
 
 
 if __name__ == "__main__":

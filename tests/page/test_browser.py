@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from benchmark.page import curves, heatmaps, pictures, scores
-from benchmark.page.html import Gain, Picture, render_report
+from benchmark.page.html import Confusion, Gain, Picture, Table, render_report
 from benchmark.page.leaderboard import RankingRow
 from benchmark.page.rendering import draw
 from tests.browser import PHONE_WIDTH, opened
@@ -29,6 +29,8 @@ pytestmark = pytest.mark.slow
 FAMILIES = ("efficientnet", "vit", "resnet")
 METHODS = ("logistic_regression", "knn", "finetune")
 NUM_BACKBONES = 12
+A4_WIDTH = 688
+"""Pixels between the margins of a printed page."""
 
 
 def rows() -> tuple[RankingRow, ...]:
@@ -76,10 +78,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         backbone="network_00_of_some_length", head="knn", gain=4.1, low=2.0, high=6.3, ratio=38.0,
         verdict="gains", is_detectable=True,
     )  # fmt: skip
+    classes = tuple(f"class number {k:02d}" for k in range(21))
+    recalls = (("network_00_of_some_length", "logistic_regression", *[0.1234] * 21),)
     data = dataclasses.replace(
         report(),
         ranking=rows(),
         gains=(row,),
+        recalls=(
+            Table(title="Recall", columns=("backbone", "method", *classes), rows=recalls * 9),
+        ),
+        confusions=(
+            *report().confusions,
+            Confusion(title="Many", classes=classes, counts=tuple([tuple([1234] * 21)] * 21)),
+        ),
         pictures=tuple(
             Picture(
                 section=section,  # type: ignore[arg-type]
@@ -207,3 +218,21 @@ def test_a_folded_figure_is_shown_on_demand(browser: Browser, page: Path) -> Non
         assert not picture.is_visible()
         shown.page.locator("summary", has_text="Examples").click()
         assert picture.is_visible()
+
+
+@pytest.mark.parametrize("runs_scripts", [True, False])
+def test_paper_shows_all_that_is_folded_without_controls_cut_tables_or_dark_colours(
+    browser: Browser, page: Path, runs_scripts: bool
+) -> None:
+    with opened(browser, page, width=A4_WIDTH, is_dark=True, runs_scripts=runs_scripts) as shown:
+        folded = shown.page.locator("main details:not([open]) :is(img, table)")
+        assert folded.count() == 2 and not folded.first.is_visible()
+        shown.page.emulate_media(media="print")
+        for item in folded.all():
+            box = item.bounding_box()
+            assert item.is_visible() and box is not None and box["height"] > 100
+        for control in shown.page.locator("nav, form, button, input, select").all():
+            assert not control.is_visible()
+        assert not shown.is_wider_than_its_window()
+        background = shown.page.locator("body").evaluate("it => getComputedStyle(it).background")
+        assert "rgb(255, 255, 255)" in background

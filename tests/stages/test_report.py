@@ -418,6 +418,12 @@ def test_a_real_browser_shows_the_page_of_a_run(compared, tmp_path):
         assert (shown.requests, shown.errors) == ([], [])
         sizes = shown.page.locator("img").evaluate_all("all => all.map(one => one.naturalWidth)")
         assert len(sizes) >= 8 and min(sizes) > 200
+        shown.page.emulate_media(media="print")
+        heights = shown.page.locator("main :is(img, figcaption, table.confusion)").evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect().height)"
+        )
+        assert len(heights) >= 2 * len(sizes) and min(heights) > 5
+        assert not shown.page.locator("#explorer").is_visible()
     with a_browser() as browser, opened(browser, path, width=PHONE_WIDTH, is_dark=True) as shown:
         assert not shown.is_wider_than_its_window()
         assert shown.faults() == []
