@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from numbers import Real
+from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from benchmark.errors import UsageError
@@ -43,6 +44,28 @@ def path_text(where: str, value: Any, advice: str = "give a path") -> str:
         return check_file_path(text)
     except ValueError as error:
         raise refuse(where, value, f"it {error}") from None
+
+
+def path_texts(where: str, given: Any) -> list[str]:
+    """Return a path, or the paths of a list, as texts.
+
+    Raises:
+        UsageError: it is something else, or an empty list.
+    """
+    advice = "give a path, or a list of paths"
+    paths = [given] if isinstance(given, (str, os.PathLike)) else given
+    check_type(where, paths, Sequence, advice)
+    if not paths:
+        raise refuse(where, given, advice)
+    return [path_text(where, item, advice) for item in paths]
+
+
+def check_bands(where: str, given: Any) -> None:
+    """Raise UsageError unless this is a list of numbers and names of bands."""
+    advice = "give a list of numbers or names"
+    check_type(where, given, (tuple, list), advice)
+    for band in given:
+        check_type(where, band, (str, Integral), advice)
 
 
 def check_range(where: str, given: Any) -> tuple[float, float] | None:

@@ -11,7 +11,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.arguments import check_range, check_type, path_text, refuse
+from benchmark.arguments import check_bands, check_range, check_type, path_text, path_texts
 from benchmark.cluster.connection import Cluster
 from benchmark.errors import BenchmarkError, UsageError, one_line
 from benchmark.mapping.embeddings import (
@@ -99,17 +99,10 @@ def embed_scenes(
         (64, 8)
     """
     where = "embed_scenes:"
-    given = [scenes] if isinstance(scenes, (str, os.PathLike)) else scenes
-    advice = "give a path, or a list of paths"
-    check_type(f"{where} scenes", given, Sequence, advice)
-    names = [path_text(f"{where} scenes", item, advice) for item in given]
-    if not names:
-        raise refuse(f"{where} scenes", given, advice)
+    names = path_texts(f"{where} scenes", scenes)
     check_type(f"{where} stride", stride, Integral, "give a whole number of px")
     check_type(f"{where} size", size, (Integral, type(None)), "give a whole number of px, or None")
-    check_type(f"{where} bands", bands, (tuple, list), "give a list of numbers or names")
-    for band in bands:
-        check_type(f"{where} bands", band, (str, Integral), "give a list of numbers or names")
+    check_bands(f"{where} bands", bands)
     for name, value in (("format", format), ("dtype", dtype)):
         check_type(f"{where} {name}", value, str, "give a name")
     check_type(f"{where} trust_code", trust_code, bool, "give True or False")
