@@ -165,7 +165,7 @@ def plot_recalls(
     axes.set_xlabel(plain(metric, 80), color=INK)
     axes.set_xlim(-0.02, 1.02)
     handles = [
-        Line2D([], [], label=plain(name, 38), **marks(which)) for which, name in enumerate(methods)
+        Line2D([], [], label=plain(name, 46), **marks(which)) for which, name in enumerate(methods)
     ]
     legend_above(axes, handles, columns=2)
     return figure

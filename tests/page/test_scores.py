@@ -324,9 +324,17 @@ def test_curves_over_labels_have_a_logarithmic_axis_with_the_numbers_tried() -> 
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_xticklabels()] == ["17", "160"]
     first, second = axes.get_lines()
-    assert first.get_xdata().tolist() == second.get_xdata().tolist() == [17, 160]
-    # An interval beside each point, the one of an unknown score left out.
-    assert sum(len(lines.get_segments()) for lines in axes.collections) == 4
+    # Each point is on its own interval, the methods beside one another at each number.
+    assert first.get_xdata() == pytest.approx([17 * 0.99, 160 * 0.99])
+    assert second.get_xdata() == pytest.approx([17 * 1.01, 160 * 1.01])
+    segments = [lines.get_segments() for lines in axes.collections]
+    assert sum(map(len, segments)) == 4
+    for line, own in zip((first, second), segments, strict=True):
+        drawn = [segment[0][0] for segment in own if len(segment)]
+        assert drawn == pytest.approx(line.get_xdata()[: len(drawn)])
+    # Where numbers are near each other, none reaches the next.
+    near = plot_labels(label_rows(2).replace({"num_train": {17: 159}})).axes[0].get_lines()
+    assert max(line.get_xdata()[0] for line in near) < min(line.get_xdata()[1] for line in near)
 
 
 def test_the_matrix_of_regions_has_a_panel_for_each_method_and_frames_some_cells() -> None:

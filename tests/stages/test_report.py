@@ -229,7 +229,7 @@ def compared(finished):
                 artefact = context.predictions(backbone, HEADS.get(head), seed)
                 write_head(artefact, ids, scores, val_score=0.5)
             tuned = draw_scores(labels, 3, accuracy=1.0, seed=seed)
-            note = "out of memory: the micro-batch was halved to 8 <i>"
+            note = "random: out of memory: the micro-batch was halved to 8 <i>"
             write_finetuned(context.finetuned(backbone, seed), ids, tuned, notes=(note,))
         EvaluateStage().run(context)
         (item,) = ReportStage().run(context).cells
