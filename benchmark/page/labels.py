@@ -39,7 +39,7 @@ def plot_labels(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fi
     handles = []
     numbers = sorted(set(rows["num_train"]))
     nearest = min((later / one for one, later in pairwise(numbers)), default=2.0)
-    step = min(0.02, 0.4 * (nearest - 1) / len(methods))
+    step = min(0.012, 0.4 * (nearest - 1) / len(methods))
     for index, (backbone, method) in enumerate(methods):
         mine = rows[(rows["backbone"] == backbone) & (rows["method"] == method)]
         one = mine.sort_values("num_train")

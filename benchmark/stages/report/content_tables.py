@@ -241,6 +241,7 @@ def problems(results: Results) -> tuple[ProblemRow, ...]:
     rows = []
     for cell in results.missing:
         status, reason = results.context.status(cell.artefact)
+        reason = reason or "not computed: the next benchmark run computes it"
         rows.append(ProblemRow(cell=cell.label, status=status, reason=reason))
     return tuple(rows)
 
