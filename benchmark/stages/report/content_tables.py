@@ -106,8 +106,8 @@ def class_counts(results: Results) -> Table:
         rows=tuple(rows),
         num_headers=2,
         caption=(
-            f"{results.patches['num_patches']} patches of {results.patches['num_examined']} "
-            f"{_unit(results)} examined; {results.patches['num_candidates']} were candidates."
+            f"{results.patches['num_patches']:,} patches of {results.patches['num_examined']:,} "
+            f"{_unit(results)} examined; {results.patches['num_candidates']:,} were candidates."
         ),
     )
 

@@ -11,7 +11,7 @@ from benchmark.methods import is_finetuned
 from benchmark.page.html import Picture, Table
 from benchmark.page.labels import plot_labels
 from benchmark.stages.report.figures import picture
-from benchmark.stages.report.results import Results
+from benchmark.stages.report.results import TRAIN_SET, Results
 
 MAX_CURVES = 10
 TITLES = {
@@ -20,7 +20,7 @@ TITLES = {
 }
 
 HEADINGS = {
-    "train_set": "train set",
+    "train_set": TRAIN_SET,
     "backbone": "backbone",
     "method": "method",
     "rank": "rank",
@@ -59,7 +59,7 @@ def label_tables(results: Results) -> tuple[Table, ...]:
     return (
         Table(
             title="Train sets",
-            columns=("train set", "labels in train", "labels in val", "patches of test"),
+            columns=(TRAIN_SET, "labels in train", "labels in val", "patches of test"),
             rows=tuple(
                 sets[["train_set", "num_train", "num_val", "num_test"]].itertuples(
                     index=False, name=None
