@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -65,6 +65,19 @@ def _add_contents(_: Sphinx, name: str, source: list[str]) -> None:
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{listed}\n```\n"
 
 
+def _make_accessible(
+    _: Sphinx, name: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Give headings of the navigation a level, and what scrolls sideways a stop of the Tab key."""
+    del name, template, doctree
+    for key, found, better in (
+        ("furo_navigation_tree", 'role="heading"', 'role="heading" aria-level="2"'),
+        ("body", "<pre>", '<pre tabindex="0">'),
+        ("body", '<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'),
+    ):
+        context[key] = context.get(key, "").replace(found, better)
+
+
 def _finish(app: Sphinx, error: Exception | None) -> None:
     """Name the first page as servers ask for it, and put the report of the tutorial beside it."""
     out = Path(app.outdir)
@@ -78,4 +91,6 @@ def _finish(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Connect what this site adds to Sphinx."""
     app.connect("source-read", _add_contents)
+    # After furo, which makes the tree of the navigation.
+    app.connect("html-page-context", _make_accessible, priority=900)
     app.connect("build-finished", _finish)

@@ -210,6 +210,13 @@ def usage_notes(usages: Sequence[StageUsage], rows: Sequence[StageSummary]) -> t
     return tuple(note for note in notes if note)
 
 
+def rate_text(items_per_s: float | None) -> str:
+    """Return a rate with one decimal, or two digits that count where that would be zero."""
+    if items_per_s is None:
+        return "-"
+    return f"{items_per_s:.2g}" if 0 < items_per_s < 0.095 else f"{items_per_s:,.1f}"
+
+
 def usage_table(usages: Sequence[StageUsage]) -> TextTable:
     """Return the stages as a table to print, with ``usage_notes`` below it."""
     summaries = summarise(usages)
@@ -222,7 +229,7 @@ def usage_table(usages: Sequence[StageUsage]) -> TextTable:
             str(row.num_slots),
             "-" if row.utilisation is None else f"{100 * row.utilisation:.0f}",
             str(row.num_items),
-            "-" if row.items_per_s is None else f"{row.items_per_s:.1f}",
+            rate_text(row.items_per_s),
             row.unit,
         )
         for row in summaries

@@ -35,11 +35,11 @@ def plot_depth(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fig
         mine = rows[(rows["pooling"] == pooling) & (rows["method"] == method)]
         one = mine.sort_values("layer")
         style = {**marks(index), "markersize": 5, "linewidth": 1.5}
-        axes.plot(one["layer"], one["value"], zorder=3, **style)
         # Beside one another: intervals of several curves at one place would hide each other.
-        beside = one["layer"] + 0.06 * (index - (len(curves) - 1) / 2)
+        beside = one["layer"] + min(0.06, 0.4 / len(curves)) * (index - (len(curves) - 1) / 2)
+        axes.plot(beside, one["value"], zorder=3, **style)
         interval_lines(axes, beside, one, color=style["color"])
-        name = f"{plain(pooling or 'own pooling', 18)} · {plain(method, 18)}"
+        name = f"{plain(pooling or 'own pooling', 18)} · {plain(method, 20)}"
         handles.append(Line2D([], [], label=name, **style))
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(rows["layer"]))))
     axes.set_xlabel("layer, from the end (-1 is the last)", color=INK)

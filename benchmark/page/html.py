@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +22,8 @@ from benchmark.page.explorer import Explorer
 from benchmark.page.leaderboard import RankingRow, find_filters, find_scale
 from benchmark.page.rendering import MEDIA_TYPES, Drawing
 
+MAX_OPEN_ROWS = 40
+"""Rows of a table that is shown at once; one with more is folded."""
 MAX_HEADING = 20
 """Characters of a column's heading that stay together."""
 
@@ -57,6 +60,19 @@ class Table:
     caption: str = ""
     num_headers: int = 1
     decimals: int = 3
+
+    @property
+    def is_folded(self) -> bool:
+        """Return whether the table is shown on demand."""
+        return len(self.rows) > MAX_OPEN_ROWS
+
+    @property
+    def are_numbers(self) -> tuple[bool, ...]:
+        """Return of each column whether it holds numbers, also as text: "< 0.001"."""
+        return tuple(
+            any(_holds_number(row[place]) for row in self.rows)
+            for place in range(len(self.columns))
+        )
 
     @classmethod
     def from_frame(
@@ -335,6 +351,13 @@ def _heading(text: str) -> markupsafe.Markup:
 def _is_missing(value: Any) -> bool:
     # NaN, NaT and NA alike; a list of values is never missing.
     return value is None or bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+def _holds_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"([<>] ?)?-?[\d,]*\.?\d+(e-?\d+)?", value) is not None
+    is_number = pd.api.types.is_number(value) and not isinstance(value, bool)
+    return bool(is_number and not _is_missing(value))
 
 
 def _number(value: Any, decimals: int = 3) -> str:

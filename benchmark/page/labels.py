@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -35,6 +37,9 @@ def plot_labels(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fi
     figure = new_figure(height, title=title, caption=caption)
     axes = figure.subplots()
     handles = []
+    numbers = sorted(set(rows["num_train"]))
+    nearest = min((later / one for one, later in pairwise(numbers)), default=2.0)
+    step = min(0.012, 0.4 * (nearest - 1) / len(methods))
     for index, (backbone, method) in enumerate(methods):
         mine = rows[(rows["backbone"] == backbone) & (rows["method"] == method)]
         one = mine.sort_values("num_train")
@@ -44,14 +49,14 @@ def plot_labels(rows: pd.DataFrame, *, title: str = "", caption: str = "") -> Fi
             style |= {"color": FLOOR, "linestyle": ":"}
         if not first["is_finetuned"]:
             style["markerfacecolor"] = "white"
-        axes.plot(one["num_train"], one["value"], zorder=3, **style)
         # Beside one another: intervals of several methods at one place would hide each other.
-        beside = one["num_train"] * (1 + 0.02 * (index - (len(methods) - 1) / 2))
+        beside = one["num_train"] * (1 + step * (index - (len(methods) - 1) / 2))
+        axes.plot(beside, one["value"], zorder=3, **style)
         interval_lines(axes, beside, one, color=style["color"])
-        name = f"{plain(backbone, 22)} · {plain(method, 18)}"
+        name = f"{plain(backbone, 22)} · {plain(method, 20)}"
         handles.append(Line2D([], [], label=name, **style))
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(rows["num_train"]))))
+    axes.xaxis.set_major_locator(FixedLocator(numbers))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("labels in train (val has the same share of its own)", color=INK)

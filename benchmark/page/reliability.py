@@ -14,11 +14,12 @@ def plot_reliability(rows: pd.DataFrame, *, title: str = "", caption: str = "") 
     Args:
         rows: columns ``method``, ``confidence``, ``accuracy``, ``ci_low``, ``ci_high`` and
             ``num_patches`` of each filled bin. The area of a marker is the share of its patches.
+            A method ``backbone / head`` has two lines.
         title: heading inside the figure.
         caption: small print.
     """
     methods = list(dict.fromkeys(rows["method"]))
-    figure = new_figure(2.9, title=title, caption=caption)
+    figure = new_figure(3.1, title=title, caption=caption)
     panels = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
     for axes, method in zip(panels, methods, strict=True):
         one = rows[rows["method"] == method].sort_values("confidence")
@@ -35,7 +36,8 @@ def plot_reliability(rows: pd.DataFrame, *, title: str = "", caption: str = "") 
             clip_on=False,
             zorder=3,
         )
-        axes.set_title(plain(method, 34), fontsize=9, color=INK)
+        heading = "\n".join(plain(part, 26) for part in method.split(" / ", 1))
+        axes.set_title(heading, fontsize=9, color=INK)
         axes.set_xlabel("largest score", color=INK)
         axes.set_xlim(0, 1.03)
         axes.set_ylim(-0.03, 1.03)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -33,6 +35,9 @@ INK, MUTED, RULE, FLOOR = "#1d2733", "#5b6875", "#dfe4e9", "#8a6d3b"
 STRIPE, GREY = "#f4f6f8", "#b9c1c9"
 WIDTH_INCHES = 9.0
 
+_TURNS = "[\N{LEFT-TO-RIGHT EMBEDDING}-\N{RIGHT-TO-LEFT OVERRIDE}\u2066-\u2069]"
+"""Characters that turn the direction of all text after them."""
+
 Rows = list[dict[str, Any]]
 
 
@@ -44,13 +49,18 @@ def to_png(figure: Figure, *, dpi: int = 150) -> bytes:
 
 
 def plain(text: object, limit: int = 30) -> str:
-    """Return text that a figure can show: one line, no math, known glyphs, the middle cut."""
-    line = " ".join(str(text).split())
+    """Return text that a figure can show: one line, no math, known glyphs, the middle cut.
+
+    A name from right to left does not turn what a figure writes after it.
+    """
+    line = " ".join(re.sub(_TURNS, "", str(text)).split())
     if len(line) > limit:
         tail = limit // 3
         line = f"{line[: limit - tail - 1]}…{line[-tail:]}"
     known = _glyphs()
     line = "".join(letter if ord(letter) in known else "\N{WHITE SQUARE}" for letter in line)
+    if any(unicodedata.bidirectional(letter) in {"R", "AL"} for letter in line):
+        line = f"\N{LEFT-TO-RIGHT MARK}{line}\N{LEFT-TO-RIGHT MARK}"
     # A leading underscore would hide a legend entry; a dollar would start math.
     return ("\N{ZERO WIDTH SPACE}" if line.startswith("_") else "") + line.replace("$", r"\$")
 
@@ -165,7 +175,7 @@ def plot_recalls(
     axes.set_xlabel(plain(metric, 80), color=INK)
     axes.set_xlim(-0.02, 1.02)
     handles = [
-        Line2D([], [], label=plain(name, 38), **marks(which)) for which, name in enumerate(methods)
+        Line2D([], [], label=plain(name, 46), **marks(which)) for which, name in enumerate(methods)
     ]
     legend_above(axes, handles, columns=2)
     return figure

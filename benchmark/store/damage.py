@@ -20,8 +20,8 @@ T = TypeVar("T")
 LONGEST_CAUSE = 200
 
 
-AGAIN = "it is computed again"
-"""What the message of a damaged file says in a run, which then goes through its stages again."""
+AGAIN = "benchmark run computes it again"
+"""What the message of a damaged file says; a run goes through its stages again then."""
 MISSING = "it is missing"
 
 

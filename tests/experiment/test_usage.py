@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmark.experiment.usage import (
     StageUsage,
     load_usage,
+    rate_text,
     run_seconds,
     save_usage,
     summarise,
@@ -213,3 +214,9 @@ def test_failed_trials_are_named_below_the_table(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     save_usage(store, "small", [usage])
     assert load_usage(store, "small").usages == (usage,)
+
+
+def test_a_slow_rate_is_never_zero() -> None:
+    assert [rate_text(rate) for rate in (None, 0.0, 12 / 376, 0.0949, 0.096, 1234.56)] == [
+        *("-", "0.0", "0.032", "0.095", "0.1", "1,234.6"),
+    ]

@@ -245,6 +245,26 @@ def test_frozen_or_fine_tuned_is_answered_first() -> None:
     assert "Frozen?" in detail and "Learning curves" in detail
 
 
+def test_columns_of_numbers_are_aligned_also_where_the_first_is_missing() -> None:
+    rows = (("a", None, "p", 0.5, True), ("b", 2.0, "< 0.001", None, False))
+    table = Table(title="t", columns=("name", "rate", "text", "p", "is it"), rows=rows)
+    assert table.are_numbers == (False, True, True, True, False)
+    text = render_report(report(labels=(table,)))
+    assert f'<td class="num">{MISSING}</td>\n<td class="num">p</td>' in text
+    assert '<th scope="col" class="num">rate</th>' in text and '<th scope="col">is it</th>' in text
+
+
+def test_a_long_table_is_folded() -> None:
+    rows = tuple((str(number),) for number in range(41))
+    short, long = (
+        Table(title=EVIL, columns=("x",), rows=rows[:count]) for count in (40, len(rows))
+    )
+    assert "rows)</summary>" not in render_report(report(labels=(short,)))
+    text = render_report(report(labels=(long,)))
+    folded = text[text.index("<details><summary><h3>") :].split("</details>")[0]
+    assert " (41 rows)</summary>" in folded and folded.count("<tr>") == 42
+
+
 def test_the_number_of_labels_has_a_section_where_it_was_asked() -> None:
     table = Table(title="Train sets", columns=("train_set",), rows=(("1%",),))
     sentence = "With a, fine-tuning overtakes the best frozen head from about 800 labels on."

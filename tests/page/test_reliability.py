@@ -19,7 +19,7 @@ def test_each_method_has_a_panel_with_its_bins_and_the_diagonal() -> None:
     )
     figure = plot_reliability(rows, title="Reliability")
     first, second = figure.axes
-    assert first.get_title() == "a / mlp"
+    assert first.get_title() == "a\nmlp"
     (diagonal,) = first.get_lines()
     assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
     points = first.collections[1].get_offsets().tolist()

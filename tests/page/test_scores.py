@@ -217,6 +217,10 @@ def test_plain_keeps_both_ends_of_a_long_name() -> None:
     assert scores.plain("microsoft/beit-base-patch16-224-pt22k", 20) == "microsoft/bei…-pt22k"
     assert scores.plain("a$b") == r"a\$b"
     assert scores.plain("a\n b") == "a b"
+    # What turns all text after it is left out; letters from right to left turn only themselves.
+    mark = "\N{LEFT-TO-RIGHT MARK}"
+    hebrew = "\N{HEBREW LETTER ALEF}\N{HEBREW LETTER BET}"
+    assert scores.plain(f"{hebrew} \N{RIGHT-TO-LEFT OVERRIDE}x") == f"{mark}{hebrew} x{mark}"
 
 
 def test_seventy_marks_differ() -> None:
@@ -324,9 +328,17 @@ def test_curves_over_labels_have_a_logarithmic_axis_with_the_numbers_tried() -> 
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_xticklabels()] == ["17", "160"]
     first, second = axes.get_lines()
-    assert first.get_xdata().tolist() == second.get_xdata().tolist() == [17, 160]
-    # An interval beside each point, the one of an unknown score left out.
-    assert sum(len(lines.get_segments()) for lines in axes.collections) == 4
+    # Each point is on its own interval, the methods beside one another at each number.
+    assert first.get_xdata() == pytest.approx([17 * 0.994, 160 * 0.994])
+    assert second.get_xdata() == pytest.approx([17 * 1.006, 160 * 1.006])
+    segments = [lines.get_segments() for lines in axes.collections]
+    assert sum(map(len, segments)) == 4
+    for line, own in zip((first, second), segments, strict=True):
+        drawn = [segment[0][0] for segment in own if len(segment)]
+        assert drawn == pytest.approx(line.get_xdata()[: len(drawn)])
+    # Where numbers are near each other, none reaches the next.
+    near = plot_labels(label_rows(2).replace({"num_train": {17: 159}})).axes[0].get_lines()
+    assert max(line.get_xdata()[0] for line in near) < min(line.get_xdata()[1] for line in near)
 
 
 def test_the_matrix_of_regions_has_a_panel_for_each_method_and_frames_some_cells() -> None:

@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark.catalog.efficientnet import lite_weights
+from tests.browser import PHONE_WIDTH, a_browser, opened
 from tests.forked_workers import BENCHMARK
+from tests.page.driven import drive
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PHOTOGRAPHS = SHARED / "data" / "ucmerced-mini"
@@ -25,15 +27,14 @@ TIMM = "tf_efficientnet_lite0"
 LEARNED = {f"hf:{FOLDER}", f"timm:{TIMM}.in1k", "efficientnet_lite0"}
 UNLEARNED = {"torchgeo:rcf", "pca", "hog", "mean_color"}
 
+PAGE = os.environ.get("BENCHMARK_PAGE")
+"""Another page to drive in a browser: that of a long run, with fine-tunings and several seeds."""
+
 MOST_CLASSES = 10
 MOST_OF_EACH = 30
 """With four in ten for the test, these tell the backbones apart by twice what is asked for."""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"{PHOTOGRAPHS} is not here"),
-    pytest.mark.skipif(not FOLDER.is_dir(), reason=f"{FOLDER} is not here"),
-]
+pytestmark = pytest.mark.slow
 
 
 def fill_cache(home: Path) -> None:
@@ -65,6 +66,9 @@ def choose_photographs(root: Path) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """One run of the command, by nothing but an experiment file."""
+    for folder in (PHOTOGRAPHS, FOLDER):
+        if not folder.is_dir():
+            pytest.skip(f"{folder} is not here")
     work = tmp_path_factory.mktemp("photographs")
     fill_cache(work / "hf")
     choose_photographs(work / "images")
@@ -141,3 +145,22 @@ def test_the_report_declares_what_each_was_fed(run):
     assert used["mean"] == asked["image_mean"] and used["std"] == asked["image_std"]
     assert used["image_size"] == asked["crop_size"]["height"]
     assert declared["pca"]["fit"] is not None
+
+
+@pytest.fixture(scope="module")
+def page(request):
+    if PAGE:
+        return Path(PAGE)
+    work, answer = request.getfixturevalue("run")
+    return work / answer["report"]
+
+
+def test_a_reader_drives_the_page_in_a_browser(page):
+    with a_browser() as browser:
+        with opened(browser, page) as shown:
+            drive(shown)
+        for settings in ({"is_dark": True}, {"width": PHONE_WIDTH}):
+            with opened(browser, page, **settings) as shown:
+                assert not shown.is_wider_than_its_window()
+                assert shown.faults() == []
+                assert (shown.requests, shown.errors) == ([], [])

@@ -167,11 +167,11 @@ def test_the_page_keeps_its_headline_in_the_fullest_set(scored: Context) -> None
         "Balanced accuracy over the labels of each class",
     ]
     metrics = data.metrics[1]
-    assert metrics.columns[:4] == ("backbone", "method", "train_set", "seed")
+    assert metrics.columns[:4] == ("backbone", "method", "train set", "seed")
     assert len(metrics.rows) == 24
     times = {table.title: table for table in data.timings}
     assert len(times["finetune"].rows) == 8
-    assert times["tune"].columns[:4] == ("backbone", "head", "train_set", "seed")
+    assert times["tune"].columns[:4] == ("backbone", "head", "train set", "seed")
 
 
 def test_a_partial_grid_makes_its_headline_in_the_fullest_set_that_it_has(
@@ -248,7 +248,7 @@ def test_crossings_of_fractions_and_of_shots_are_two() -> None:
         (Crossing(np.inf, 2000, np.inf), "11,135 labels; the data allow it from 2,000 on."),
         (Crossing(0, 0, 0), "is ahead of {} at all {}, from 50 labels on."),
         (Crossing(0, 0, 700), "from 50 labels on; detectably from 700 on."),
-        (Crossing(0, 0, np.inf), "labels on; detectably from more than 11,135 on."),
+        (Crossing(0, 0, np.inf), "labels on; not detectably up to 11,135."),
     ],
 )  # fmt: skip
 def test_a_crossing_is_one_sentence(crossing: Crossing, expected: str) -> None:

@@ -99,6 +99,8 @@ def write_crossing(
         return f"{who} does not overtake the best frozen head {where}{perhaps}."
     if crossing.at == 0:
         detectably = f"; detectably from {high} on" if crossing.high else ""
+        if math.isinf(crossing.high):
+            detectably = f"; not detectably up to {last}"
         where = f"at all {tried} tried, from {first} labels on"
         return f"{who} is ahead of the best frozen head {where}{detectably}."
     return f"{who} overtakes the best frozen head from about {at} labels on, [{low}, {high}]."

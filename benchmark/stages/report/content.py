@@ -217,8 +217,9 @@ def _training_notes(results: Results) -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}
     for cell, manifest in results.finetuned.items():
         names = " / ".join(results.names(cell, "backbone", "method"))
+        own = f"{results.backbones[cell.backbone or ''].name}: "
         for note in dict.fromkeys(manifest.get("notes", [])):
-            found.setdefault((names, note), []).append(str(cell.seed))
+            found.setdefault((names, note.removeprefix(own)), []).append(str(cell.seed))
     return [
         f"{names} / seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: {note}"
         for (names, note), seeds in found.items()

@@ -11,7 +11,7 @@ from benchmark.experiment.costs import COST_CAPTION, find_costs, tabulate
 from benchmark.page.html import Confusion, ProblemRow, Table
 from benchmark.stages.report.backbones import declare
 from benchmark.stages.report.headline import name_method
-from benchmark.stages.report.results import Results
+from benchmark.stages.report.results import TRAIN_SET, Results
 from benchmark.stages.report.trials import count_trials, describe_failures
 from benchmark.store.provenance import library_versions
 
@@ -42,6 +42,7 @@ def differences(results: Results) -> Table:
         columns=("backbone", "method", "points behind", "low", "high", "p", "verdict"),
         rows=tuple(rows),
         num_headers=2,
+        decimals=1,
         caption=(
             f"{name_method(leader['backbone'], leader['method'])} minus each row, in points of "
             "balanced accuracy on the same patches. Interval and p are those of a flip test over "
@@ -65,6 +66,7 @@ def metrics(results: Results) -> Table:
     wide = plain.pivot_table(
         index=index, columns="metric", values="value", sort=False
     ).reset_index()
+    wide = wide.rename(columns={"train_set": TRAIN_SET})
     return Table.from_frame(wide, title="Every metric on test", num_headers=len(index))
 
 
@@ -104,8 +106,8 @@ def class_counts(results: Results) -> Table:
         rows=tuple(rows),
         num_headers=2,
         caption=(
-            f"{results.patches['num_patches']} patches of {results.patches['num_examined']} "
-            f"{_unit(results)} examined; {results.patches['num_candidates']} were candidates."
+            f"{results.patches['num_patches']:,} patches of {results.patches['num_examined']:,} "
+            f"{_unit(results)} examined; {results.patches['num_candidates']:,} were candidates."
         ),
     )
 
@@ -168,7 +170,7 @@ def embed_times(results: Results) -> Table:
                 results.embed_seconds[name],
                 manifest["seconds"]["patches_per_s"],
                 manifest["storage_bytes"] / count * 1000 / 1e6,
-                manifest["peak_memory_bytes"] / 2**20,
+                round(manifest["peak_memory_bytes"] / 2**20),
                 *(fed.get(key) for key in ("min", "mean", "max")),
                 _how(manifest),
             )
@@ -224,7 +226,7 @@ def tune_times(results: Results) -> Table:
     return Table(
         title="tune",
         columns=(
-            *("backbone", "head", *results.columns()),
+            *("backbone", "head", *results.headings()),
             *("seed", "trials", "best val score", "trials, s", "refit, s"),
         ),
         rows=tuple(rows),
@@ -239,6 +241,7 @@ def problems(results: Results) -> tuple[ProblemRow, ...]:
     rows = []
     for cell in results.missing:
         status, reason = results.context.status(cell.artefact)
+        reason = reason or "not computed: the next benchmark run computes it"
         rows.append(ProblemRow(cell=cell.label, status=status, reason=reason))
     return tuple(rows)
 

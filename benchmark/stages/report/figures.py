@@ -76,8 +76,18 @@ def calibration_picture(results: Results) -> Picture:
         cell = rows_of(results.calibration, row)
         first = cell[cell["seed"] == cell["seed"].min()]
         parts.append(first.assign(method=f"{row.backbone} / {row.method}"))
+    caption = (
+        "How often a method is right (with interval) where its largest score is about so high; on "
+        "the dashed line, scores are probabilities. The area of a point is its share of the "
+        f"patches. First seed. {results.caption}"
+    )
     return picture(
-        results, "confusion", "Reliability", reliability.plot_reliability, pd.concat(parts)
+        results,
+        "confusion",
+        "Reliability",
+        reliability.plot_reliability,
+        pd.concat(parts),
+        caption=caption.strip(),
     )
 
 

@@ -164,7 +164,7 @@ def finetune_times(results: Results) -> Table:
                 manifest["seconds"]["trials"],
                 manifest["seconds"]["refit"],
                 manifest["seconds"]["device"],
-                None if peak is None else peak / 2**20,
+                None if peak is None else round(peak / 2**20),
                 _how(manifest.get("plan", {})),
             )
         )
@@ -172,7 +172,7 @@ def finetune_times(results: Results) -> Table:
         title="finetune",
         columns=(
             "backbone",
-            *results.columns(),
+            *results.headings(),
             "seed",
             "mode",
             "trials",

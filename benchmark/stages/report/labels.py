@@ -11,12 +11,27 @@ from benchmark.methods import is_finetuned
 from benchmark.page.html import Picture, Table
 from benchmark.page.labels import plot_labels
 from benchmark.stages.report.figures import picture
-from benchmark.stages.report.results import Results
+from benchmark.stages.report.results import TRAIN_SET, Results
 
 MAX_CURVES = 10
 TITLES = {
     "fraction": "Balanced accuracy over the share of the labels",
     "shots": "Balanced accuracy over the labels of each class",
+}
+
+HEADINGS = {
+    "train_set": TRAIN_SET,
+    "backbone": "backbone",
+    "method": "method",
+    "rank": "rank",
+    "num_train": "labels in train",
+    "num_val": "labels in val",
+    "value": "score",
+    "ci_low": "low",
+    "ci_high": "high",
+    "seed_std": "seed spread",
+    "num_seeds": "seeds",
+    "verdict": "against the leader",
 }
 
 
@@ -40,12 +55,11 @@ def label_tables(results: Results) -> tuple[Table, ...]:
     wide = rows.pivot_table(
         index=["backbone", "method"], columns="train_set", values="value", sort=False
     )
-    columns = ["train_set", "rank", "backbone", "method", "num_train", "num_val", "value"]
-    full = rows[[*columns, "ci_low", "ci_high", "seed_std", "num_seeds", "verdict"]]
+    full = rows[list(HEADINGS)].rename(columns=HEADINGS)
     return (
         Table(
             title="Train sets",
-            columns=("train_set", "labels in train", "labels in val", "patches of test"),
+            columns=(TRAIN_SET, "labels in train", "labels in val", "patches of test"),
             rows=tuple(
                 sets[["train_set", "num_train", "num_val", "num_test"]].itertuples(
                     index=False, name=None
@@ -62,8 +76,8 @@ def label_tables(results: Results) -> tuple[Table, ...]:
         Table.from_frame(
             full,
             title="Ranking within each train set",
-            num_headers=4,
-            caption="Ranks, differences and verdicts are those of the row's train set alone.",
+            num_headers=3,
+            caption="Ranks and verdicts are those of the row's train set alone.",
         ),
     )
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from benchmark.page.pictures import Components
 
+TRAIN_SET = "train set"
+"""Heading of the column ``train_set``."""
+
 
 class Results:
     """The tables and manifests behind the page; scores and confusion hold the rows of test.
@@ -124,6 +127,10 @@ class Results:
         """Return the names of the backbones that have a result."""
         finetuned = {cell.backbone for cell in self.finetuned}
         return [name for name in self.backbones if name in self.embed or name in finetuned]
+
+    def headings(self) -> tuple[str, ...]:
+        """Return the headings of ``columns``."""
+        return (TRAIN_SET,) if self.has_train_sets else ()
 
     def columns(self) -> tuple[str, ...]:
         """Return the column ``train_set`` if the grid has several, for tables of all cells."""

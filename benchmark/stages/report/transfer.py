@@ -9,13 +9,19 @@ from benchmark.page.html import Picture, Table
 from benchmark.stages.report.content_tables import p_text
 from benchmark.stages.report.figures import picture
 from benchmark.stages.report.headline import name_method
-from benchmark.stages.report.results import Results
+from benchmark.stages.report.results import TRAIN_SET, Results
 
 MAX_PANELS = 6
 TITLE = "Balanced accuracy by train regions (rows) and region of test (columns)"
 FRAMED = {
     True: "Framed: trained in the region of test too, on other scenes.",
     False: "Framed: trained outside the region of test.",
+}
+HEADINGS = {
+    "train_set": TRAIN_SET,
+    "value": "score",
+    "ci_low": "score, low",
+    "ci_high": "score, high",
 }
 
 
@@ -24,9 +30,10 @@ def transfer_tables(results: Results) -> tuple[Table, ...]:
     if results.transfer.empty:
         return ()
     columns = ["train_set", "region", "backbone", "method", "value", "ci_low", "ci_high"]
-    points = {"drop": "points lost", "drop_low": "low", "drop_high": "high"}
+    points = {"drop": "points lost", "drop_low": "lost, low", "drop_high": "lost, high"}
     rows = _shown(results)[[*columns, *points, "verdict"]]
-    rows = rows.assign(**{name: 100 * rows[name] for name in points}).rename(columns=points)
+    rows = rows.assign(**{name: 100 * rows[name] for name in points})
+    rows = rows.rename(columns=points | HEADINGS)
     regions = results.evaluated["transfer"]["regions"]
     return (
         Table(

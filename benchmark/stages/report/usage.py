@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmark.experiment.context import Context
-from benchmark.experiment.usage import SavedUsage, load_usage, summarise, usage_notes
+from benchmark.experiment.usage import SavedUsage, load_usage, rate_text, summarise, usage_notes
 from benchmark.page.html import Table
 
 
@@ -38,7 +38,7 @@ def usage_tables(saved: SavedUsage) -> tuple[Table, ...]:
             None if row.utilisation is None else 100 * row.utilisation,
             row.num_items,
             row.unit,
-            row.items_per_s,
+            None if row.items_per_s is None else rate_text(row.items_per_s),
         )
         for row in summarise(saved.usages)
     )
