@@ -157,4 +157,5 @@ def _end(documents: Sequence[dict[str, Any]], failed: Sequence[CellResult]) -> i
         return 0
     first, *others = dict.fromkeys(item.reason for item in failed)
     more = f" (and {len(others)} other reasons: see status)" if others else ""
-    return complain(f"{len(failed)} cells failed: {first}{more}", 1)
+    cells = "1 cell" if len(failed) == 1 else f"{len(failed)} cells"
+    return complain(f"{cells} failed: {first}{more}", 1)

@@ -126,16 +126,30 @@ def _why_patches(names: NDArray[np.object_], num_patches: int) -> str:
     return ""
 
 
+MOST_NAMED = 20
+"""Classes that one note names."""
+
+
 def rare_classes(design: Design, classes: Sequence[str]) -> list[str]:
-    """Return a note for each class whose recall rests on few test patches or on one scene."""
-    notes = []
+    """Return notes on the classes whose recall rests on few test patches or on one scene.
+
+    Those with as few patches, or all in one scene, share a note.
+    """
+    alike: dict[str, list[str]] = {}
     for label, name in enumerate(classes):
         mine = design.y_true == label
         num = int(mine.sum())
+        what = f"{num} test {'patch' if num == 1 else 'patches'}"
         num_scenes = len(np.unique(design.unit[mine])) if design.has_scenes else 0
         if num and num_scenes == 1:
-            notes.append(f"{name} rests on one scene ({num} test patches).")
+            alike.setdefault(f"one scene ({what})", []).append(name)
         elif num and num < FEW_PATCHES:
-            plural = "patch" if num == 1 else "patches"
-            notes.append(f"{name} rests on {num} test {plural}.")
+            alike.setdefault(what, []).append(name)
+    notes = []
+    for what, names in alike.items():
+        *first, last = names[:MOST_NAMED]
+        if len(names) > MOST_NAMED:
+            first, last = [*first, last], f"{len(names) - MOST_NAMED:,} more"
+        text = f"{', '.join(first)} and {last} rest" if first else f"{last} rests"
+        notes.append(f"{text} on {what}{' each' if first else ''}.")
     return notes

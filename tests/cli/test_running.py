@@ -102,7 +102,7 @@ def test_a_failed_cell_does_not_keep_the_next_experiment_from_running(
     done = runs(failing="a")
     assert invoke(["run", "a.toml", "b.toml"]) == 1
     assert done.names == ["a", "b"]
-    assert capsys.readouterr().err == "benchmark: 1 cells failed: no memory\n"
+    assert capsys.readouterr().err == "benchmark: 1 cell failed: no memory\n"
 
 
 @pytest.mark.parametrize(

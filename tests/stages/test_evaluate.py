@@ -227,5 +227,5 @@ def test_a_handful_of_test_patches_tells_nothing_and_no_interval_has_no_width(op
     known = table[table["value"].notna()]
     assert (known["ci_high"] - known["ci_low"] > 0.05).all()
     limits = context.scores().manifest()["limits"]
-    assert sum("rests on 1 test patch." in limit for limit in limits) == 3
+    assert sum("rest on 1 test patch each." in limit for limit in limits) == 1
     assert "One seed: the spread of training is unknown." in limits

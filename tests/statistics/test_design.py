@@ -53,10 +53,19 @@ def test_rare_classes_are_said_in_words() -> None:
     names = ["water", "tree", "sand", "ice", "road"]
     assert rare_classes(find_design(y_true, scenes), names) == [
         "tree rests on 9 test patches.",
-        "sand rests on one scene (1 test patches).",
+        "sand rests on one scene (1 test patch).",
         "road rests on one scene (30 test patches).",
     ]
     assert rare_classes(find_design(y_true, None), names)[1] == "sand rests on 1 test patch."
+    alike = find_design([0, 1, 1, 2, 3, 3], None)
+    assert rare_classes(alike, ["a", "b", "c", "d"]) == [
+        "a and c rest on 1 test patch each.",
+        "b and d rest on 2 test patches each.",
+    ]
+    (many,) = rare_classes(find_design(range(1000), None), [f"c{k}" for k in range(1000)])
+    assert many.startswith("c0, c1, c2") and many.endswith(
+        "c19 and 980 more rest on 1 test patch each."
+    )
 
 
 def test_the_optimism_of_equal_methods_is_found_and_that_of_a_clear_winner_is_none() -> None:

@@ -333,8 +333,10 @@ class Evaluation:
             limits.append("One seed: the spread of training is unknown.")
         gain = self.optimism
         if gain is not None and gain >= LEAST_OPTIMISM:
+            # Rows that are right on the same patches, as those of majority, are one method.
+            num_methods = np.unique(self._contributions, axis=1).shape[1]
             limits.append(
-                f"The leader is the best of {len(ranking)} on test: its score is about "
+                f"The leader is the best of {num_methods} on test: its score is about "
                 f"{100 * gain:.1f} points too high for that reason alone."
             )
         return limits
