@@ -8,12 +8,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+import typer.main
 
 from tests import forked_workers
 from tests.machines import LAZY
@@ -46,6 +47,9 @@ os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "10000"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
     os.environ.pop(_name, None)
+
+# Typer would build all commands anew for each call, of which a test of options has hundreds.
+typer.main.get_command = cache(typer.main.get_command)
 
 # On a busy machine an example may take long, which says nothing of the code.
 hypothesis.settings.register_profile("busy", deadline=None)

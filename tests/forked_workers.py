@@ -43,6 +43,7 @@ MODULES = (
     *("sklearn.linear_model", "sklearn.neighbors", "sklearn.pipeline", "sklearn.preprocessing"),
     *("sklearn.neural_network", "optuna", "PIL.Image", "psutil", "rasterio", "scipy.special"),
     *("timm", "torch", "IPython", "pydantic.v1", "platformdirs", "tenacity", "xxhash"),
+    *("transformers.modeling_utils", "transformers.video_processing_utils"),
 )
 """Only other packages: each worker imports the tested one itself."""
 

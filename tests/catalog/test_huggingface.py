@@ -30,6 +30,7 @@ from benchmark.networks.devices import plan_device
 from benchmark.networks.embedder import Embedder, Preprocessing
 from benchmark.options import BackboneOptions
 from benchmark.specs import Backbone, Publication
+from tests.exporting.cells import run_alone
 
 ROOT = Path(__file__).resolve().parents[2]
 UCMERCED = ROOT.parent / "shared/data/ucmerced-mini"
@@ -796,30 +797,20 @@ def test_a_cache_without_the_weights_names_them(hub_cache: Path) -> None:
 # --- publishing ---
 
 RUN_PIPELINE = """
-import sys, json
+import json
 from transformers import pipeline
-count = int(sys.argv[1])
-for folder in sys.argv[2:2 + count]:
+for folder in folders:
     classify = pipeline("image-classification", model=folder)
-    found = classify(sys.argv[2 + count:], function_to_apply="none", top_k=100)
+    found = classify(pictures, function_to_apply="none", top_k=100)
     print(json.dumps([{item["label"]: item["score"] for item in scores} for scores in found]))
-assert "benchmark" not in sys.modules
 """
 
 
 def pipeline_logits(folders: list[Path], pictures: list[Path]) -> list[np.ndarray]:
     """Run the pipeline as a stranger would: another process, no network, no benchmark."""
-    arguments = [str(len(folders)), *map(str, folders), *map(str, pictures)]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_PIPELINE, *arguments],
-        cwd=folders[0],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    given = f"folders, pictures = {[*map(str, folders)]}, {[*map(str, pictures)]}"
+    printed = run_alone(f"{given}\n{RUN_PIPELINE}", cwd=folders[0])
+    answers = [json.loads(line) for line in printed.splitlines() if line.startswith("[")]
     return [np.array([[scores[name] for name in CLASSES] for scores in item]) for item in answers]
 
 

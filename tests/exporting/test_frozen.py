@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -309,14 +307,9 @@ def test_predict_is_a_command_that_reads_pictures_and_arrays(
     exported(context, out, "mlp")
     np.save(tmp_path / "patch.npy", cell.pixels[0])
     best = CLASSES[cell.scores[0].argmax()]
-    done = subprocess.run(
-        [sys.executable, "-I", out / "predict.py", "patch.npy"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == f"patch.npy\t{best}\t{cell.scores[0].max():.4f}\n"
+    command = f"runpy.run_path({str(out / 'predict.py')!r}, run_name='__main__')"
+    printed = run_alone(f"import runpy; sys.argv[1:] = ['patch.npy']; {command}", cwd=tmp_path)
+    assert printed == f"patch.npy\t{best}\t{cell.scores[0].max():.4f}"
     assert 'Classifier()("patch.npy")' in code_of(out)
     with pytest.raises(UsageError, match=r"given uint8 \(24, 3, 32, 32\); give uint8 \(N, 4, H, W"):
         open_model(out).predict(cell.pixels[:, :3])
@@ -328,7 +321,10 @@ def test_predict_is_a_command_that_reads_pictures_and_arrays(
 
 
 def test_what_cannot_be_exported_needs_this_package_and_says_why(
-    open_small: Open, tmp_path: Path
+    open_small: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     context = alone(open_small, BACKBONES.get("hog"))
     cell = write_cell(context, size=128)
@@ -342,10 +338,9 @@ def test_what_cannot_be_exported_needs_this_package_and_says_why(
     assert "The weights of the backbone are not in this folder." in card
     save_patches(cell, tmp_path, 1)
     code = code_of(out).replace("patch.png", "patch0.png")
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == CLASSES[cell.scores[0].argmax()]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.strip() == CLASSES[cell.scores[0].argmax()]
 
 
 def test_a_head_that_is_not_known_keeps_its_file(open_small: Open, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from benchmark.store.names import beside
 from benchmark.tables import check_table
 from tests.finetuned import draw_scores, learned, read_scored, score, write_finetuned, write_head
 from tests.scenes import write_scenes
+from tests.toys import toy
 
 REGIONS = ["delaware", "maryland", "new_york", "pennsylvania", "virginia", "west_virginia"]
 LOSES = {"strong": 0.1, "weak": 0.5}
@@ -313,7 +314,7 @@ def test_a_run_on_states_yields_the_matrix_of_heads_and_of_fine_tuning(
 ) -> None:
     context = open_small(
         dataset={"root": str(write_scenes(tmp_path, num_scenes=3, windows=4)), "per_region": 48},
-        backbones=[BACKBONES.get("mean_color"), learned("net")],
+        backbones=[BACKBONES.get("mean_color"), replace(toy("net"), is_floor=False)],
         heads=[HEADS.get("knn")],
         tune={"num_trials": 1},
         finetune={"backbones": ["net"], "num_epochs": 1},

@@ -11,19 +11,23 @@ import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from benchmark.catalog.heads import HEADS
 from benchmark.cluster.connection import Node, Resources
 from benchmark.errors import BenchmarkError, CellError
+from benchmark.experiment.train_sets import ALL, ChosenPatches
 from benchmark.specs import UNMEASURED, HeadMemory
 from benchmark.stages.embed import EmbedStage
 from benchmark.stages.searching import CellSearcher
 from benchmark.stages.tune import TuneStage, searcher, shelf, vectors
+from benchmark.stages.tune.job import Job
 from benchmark.stages.tune.memory import Booking, Sizes, book_trial, estimate_trial, plan_memory
 from benchmark.stages.tune.shelf import load_rows
 from benchmark.store.artefacts import Store
@@ -212,61 +216,66 @@ def test_embeddings_that_ray_cannot_hold_are_refused_in_one_line(
         shelf.share_rows(rows, what=embeddings.uri)
 
 
-SHARED = """
+def check_shared(folder: Path) -> None:
+    """Two tasks of the connected Ray map one copy of the rows."""
+    patches, embeddings = write_tables(folder, dim=768, num_parts=80, part_rows=500)
+    job: Any = Job(None, 0, "train", 3, ChosenPatches(patches, ALL, 0), embeddings, None)
+    actor = shelf.Shelf.options(num_cpus=0).remote([job])
+
+    @ray.remote
+    def look():
+        def private():
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+
+        import benchmark.search.fitting  # noqa: F401
+
+        before = private()
+        (reference,) = ray.get(actor.rows.remote(0))
+        rows = ray.get(reference)
+        total = float(rows.x_train.sum()) + float(rows.x_val.sum()) + float(rows.x_test.sum())
+        x = rows.x_train
+        copies = (private() - before) / x.nbytes
+        return total, x.flags.writeable, x.flags.owndata, copies, reference.hex()
+
+    one, two = ray.get([look.remote() for _ in range(2)])
+    assert one[0] == two[0] > 0, (one, two)
+    assert one[4] == two[4], "two objects"
+    for found in (one, two):
+        assert not found[1] and not found[2] and found[3] < 0.3, found
+
+
+@pytest.mark.slow
+def test_trials_map_one_copy(ray_session: None, tmp_path: Path) -> None:
+    check_shared(tmp_path)
+
+
+SMALL_STORE = """
 import sys
 from pathlib import Path
 
 import ray
-from benchmark.stages.tune.job import Job
-from benchmark.experiment.train_sets import ALL, ChosenPatches
-from benchmark.stages.tune.shelf import Shelf
-from tests.stages.test_tune_memory import write_tables
+from tests.forked_workers import install
+from tests.stages.test_tune_memory import check_shared
 
+install()
 ray.init(
     address="local",
     num_cpus=2,
-    object_store_memory=int(sys.argv[2]),
+    object_store_memory=80_000_000,
     include_dashboard=False,
     log_to_driver=False,
 )
-patches, embeddings = write_tables(Path(sys.argv[1]), dim=768, num_parts=80, part_rows=500)
-job = Job(None, 0, "train", 3, ChosenPatches(patches, ALL, 0), embeddings, None)
-shelf = Shelf.options(num_cpus=0).remote([job])
-
-
-@ray.remote
-def look(index):
-    def private():
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
-
-    import benchmark.search.fitting
-    before = private()
-    (reference,) = ray.get(shelf.rows.remote(0))
-    rows = ray.get(reference)
-    total = float(rows.x_train.sum()) + float(rows.x_val.sum()) + float(rows.x_test.sum())
-    x = rows.x_train
-    copies = (private() - before) / x.nbytes
-    return total, x.flags.writeable, x.flags.owndata, copies, reference.hex()
-
-
-one, two = ray.get([look.remote(index) for index in range(2)])
-assert one[0] == two[0] > 0, (one, two)
-assert one[4] == two[4], "two objects"
-for found in (one, two):
-    assert not found[1] and not found[2] and found[3] < 0.3, found
+check_shared(Path(sys.argv[1]))
 print("shared")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("object_store", [400_000_000, 80_000_000], ids=["fits", "too small"])
-def test_trials_map_one_copy_also_where_the_object_store_is_too_small(
-    tmp_path: Path, object_store: int
-) -> None:
+def test_trials_map_one_copy_where_the_object_store_is_too_small(tmp_path: Path) -> None:
     """Ray maps a file on disk where 123 MB do not fit into its store of 80 MB."""
     done = subprocess.run(
-        [sys.executable, "-c", SHARED, str(tmp_path / "store"), str(object_store)],
+        [sys.executable, "-c", SMALL_STORE, str(tmp_path / "store")],
         capture_output=True,
         text=True,
         timeout=200,
