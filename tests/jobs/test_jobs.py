@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import sys
 import threading
 import time
@@ -50,20 +51,26 @@ def test_a_job_is_short_and_opens_with_its_command(command: str) -> None:
     assert "Cost: " in docstring
 
 
+def run_here(command: str, *arguments: str) -> int:
+    """Run an entry point as `python -m` does, in this process; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", [command, *arguments])
+        runpy.run_module(f"jobs.{command}", run_name="__main__", alter_sys=True)
+    return int(ended.value.code or 0)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help(command: str) -> None:
-    done = run(sys.executable, "-m", f"jobs.{command}", "--help")
-    assert done.returncode == 0
+def test_help_and_a_mistake_that_is_one_line_and_exits_with_2(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(command, "--help") == 0
     entry = next((entry for entry in STAGES if entry.name == command), None)
-    assert (entry.help if entry else "Run all stages") in done.stdout
+    assert (entry.help if entry else "Run all stages") in capsys.readouterr().out
 
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_mistake_is_one_line_and_exits_with_2(command: str) -> None:
-    done = run(sys.executable, "-m", f"jobs.{command}", "nowhere.toml")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert re.fullmatch(r"benchmark: nowhere\.toml: .*\n", done.stderr)
+    assert run_here(command, "nowhere.toml") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"benchmark: nowhere\.toml: .*\n", said.err)
 
 
 def test_an_unknown_option_exits_with_2() -> None:
