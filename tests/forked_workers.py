@@ -97,20 +97,22 @@ def forks_of(starters: set[int]) -> list[int]:
 def install(*, has_metrics: bool = False) -> None:
     """Make every Ray that this process starts fork its workers.
 
-    It goes without the process that copies logs to the driver and the one that adds machines;
-    where there is no dashboard, also without its server and, unless it ``has_metrics``, its agent.
+    It goes without the processes that copy logs to the driver, add machines and serve Ray's own
+    client, also where `ray start` asks for them; where there is no dashboard, also without its
+    server and, unless it ``has_metrics``, its agent.
     """
     from ray._private import node, parameter, services
 
-    parameter.RayParams = partial(
-        parameter.RayParams,
-        setup_worker_path=__file__,
-        include_log_monitor=False,
-        no_monitor=True,
-    )
+    parameter.RayParams = partial(parameter.RayParams, setup_worker_path=__file__)
     python_command = services._build_python_executable_command_memory_profileable
 
     class Node(node.Node):
+        def start_log_monitor(self) -> None: ...
+
+        def start_monitor(self) -> None: ...
+
+        def start_ray_client_server(self) -> None: ...
+
         def start_api_server(self, *, include_dashboard: bool | None, **options: Any) -> None:
             if include_dashboard:
                 super().start_api_server(include_dashboard=include_dashboard, **options)

@@ -1,9 +1,10 @@
-"""The entry points, alone and through the job server of a real Ray head with tokens."""
+"""The entry points, alone and as jobs, a stranger's package too, of a real head with tokens."""
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 import sys
 import threading
 import time
@@ -29,7 +30,9 @@ from tests.jobs.heads import (
     start_head,
     status_of,
 )
+from tests.machines import kernel_settings
 from tests.secrets_of_tests import SECRETS, command_lines, files_below, find_secrets
+from tests.strangers import EXPERIMENT, FILES, forgotten, write, write_arrays
 
 COMMANDS = ["run", *(entry.name for entry in STAGES)]
 
@@ -48,20 +51,26 @@ def test_a_job_is_short_and_opens_with_its_command(command: str) -> None:
     assert "Cost: " in docstring
 
 
+def run_here(command: str, *arguments: str) -> int:
+    """Run an entry point as `python -m` does, in this process; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", [command, *arguments])
+        runpy.run_module(f"jobs.{command}", run_name="__main__", alter_sys=True)
+    return int(ended.value.code or 0)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help(command: str) -> None:
-    done = run(sys.executable, "-m", f"jobs.{command}", "--help")
-    assert done.returncode == 0
+def test_help_and_a_mistake_that_is_one_line_and_exits_with_2(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(command, "--help") == 0
     entry = next((entry for entry in STAGES if entry.name == command), None)
-    assert (entry.help if entry else "Run all stages") in done.stdout
+    assert (entry.help if entry else "Run all stages") in capsys.readouterr().out
 
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_mistake_is_one_line_and_exits_with_2(command: str) -> None:
-    done = run(sys.executable, "-m", f"jobs.{command}", "nowhere.toml")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert re.fullmatch(r"benchmark: nowhere\.toml: .*\n", done.stderr)
+    assert run_here(command, "nowhere.toml") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"benchmark: nowhere\.toml: .*\n", said.err)
 
 
 def test_an_unknown_option_exits_with_2() -> None:
@@ -75,7 +84,7 @@ def test_an_unknown_option_exits_with_2() -> None:
 def head() -> Iterator[Head]:
     # Secrets of the head and its users must not leak.
     secrets = {name: text for name, text in SECRETS.items() if "RAY" not in name}
-    with start_head(env=secrets, is_forking=True) as found:
+    with start_head(env=secrets | kernel_settings(), is_forking=True) as found:
         yield found
 
 
@@ -174,7 +183,8 @@ def log_of(head: Head, job: str) -> str:
 class Resumed:
     """A run that was submitted, stopped during the tuning, and submitted again until its end."""
 
-    experiment: Path
+    folder: Path
+    """Holds a stranger's package and ``own.toml``, and is where the stranger submits."""
     first: str
     """JSON document of the first submission."""
     stopped_log: str
@@ -185,40 +195,47 @@ class Resumed:
 
     @property
     def store(self) -> Path:
-        return self.experiment.parent / "store"
+        return self.folder.parent / "store"
+
+
+SUBMIT = ("submit", "own.toml", "--set", "seeds=[3]", "--address")
 
 
 @pytest.fixture(scope="module")
 def resumed(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
-    experiment = write_experiment(tmp_path_factory.mktemp("resumed"))
-    store = experiment.parent / "store"
-    common = ("submit", experiment, "--address", head.url, "--store", store, "--set", "seeds=[3]")
+    root = tmp_path_factory.mktemp("resumed")
+    folder, store = root / "work", root / "store"
+    write_arrays(root / "images", num_scenes=12)
+    experiment = EXPERIMENT.format(store=store, root=root / "images")
+    write(folder, {**FILES, "own.toml": experiment})
+    submit = (*SUBMIT, head.url)
     # Patches and embeddings do not depend on the trials, which would take hours.
-    code, first, err = head.call(*common, "--set", "tune.num_trials=20000", "--json")
+    endless = ("--set", "tune.num_trials=20000", "--json")
+    code, first, err = head.call(*submit, *endless, folder=folder)
     assert code == 0, err
     job = json.loads(first)["submission_id"]
     deadline = time.monotonic() + JOB_TIMEOUT_S
-    while not list(store.glob("tune/*/*")):
+    while "\ntune: " not in log_of(head, job):
         assert time.monotonic() < deadline, log_of(head, job)
         time.sleep(0.2)
     done = run(str(BIN / "ray"), "job", "stop", job, "--address", head.url, env=head.env)
     assert "was stopped" in done.stdout + done.stderr
     stopped_log, kept = log_of(head, job), manifests(store)
-    code, out, err = head.call(*common, "--follow")
+    code, out, err = head.call(*submit, "--follow", folder=folder)
     assert code == 0, err
-    return Resumed(experiment, first, stopped_log, kept, out, err)
+    return Resumed(folder, first, stopped_log, kept, out, err)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(START_TIMEOUT_S + 4 * JOB_TIMEOUT_S)
 def test_a_submitted_run_that_was_stopped_goes_on_to_the_scores_of_a_local_run(
-    resumed: Resumed, tmp_path: Path, ray_session: None
+    resumed: Resumed, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmark import api
 
     store = resumed.store
     document = json.loads(resumed.first)
-    assert re.fullmatch(r"tiny-\d{8}-\d{6}-[0-9a-f]{4}", document["submission_id"])
+    assert re.fullmatch(r"own-\d{8}-\d{6}-[0-9a-f]{4}", document["submission_id"])
     assert {item["level"] for item in document["checks"]} == {"ok"}
     assert document["shipped"]["num_bytes"] < 5_000_000
     assert "benchmark: interrupted; complete cells are kept" in resumed.stopped_log
@@ -226,33 +243,56 @@ def test_a_submitted_run_that_was_stopped_goes_on_to_the_scores_of_a_local_run(
 
     assert resumed.out.splitlines()[-1] == str(store)
     assert "Traceback" not in resumed.err
+    assert re.search(r"shipping .*experiments/", resumed.err)
     assert resumed.kept.items() <= manifests(store).items()
     (report,) = re.findall(rf"^({re.escape(str(store))}/report/\S+\.html)$", resumed.err, re.M)
     assert "<html" in Path(report).read_text()
 
-    local = api.load(resumed.experiment, ["seeds=[3]"])
-    for stage in ("patches", "embed", "tune", "evaluate"):
-        api.run_stage(stage, local, store=str(tmp_path / "local"))
-    # The rows lead to the cells of their own store.
-    scores = bm.scores(local, store=str(store)).drop(columns="artefact")
-    elsewhere = bm.scores(local, store=str(tmp_path / "local"))
+    monkeypatch.chdir(resumed.folder)
+    with forgotten():
+        local = api.load(Path("own.toml"), ["seeds=[3]"])
+        for stage in ("patches", "embed", "tune", "evaluate"):
+            api.run_stage(stage, local, store=str(tmp_path / "local"))
+        # The rows lead to the cells of their own store.
+        scores = bm.scores(local, store=str(store)).drop(columns="artefact")
+        elsewhere = bm.scores(local, store=str(tmp_path / "local"))
     assert scores.equals(elsewhere.drop(columns="artefact"))
-    expected = {"majority": 0.5, "knn": 1.0}
-    best = scores.xs(("test", "balanced_accuracy"), level=("split", "metric"))["value"]
-    assert best.droplevel(["backbone", "train_set", "seed"]).to_dict() == expected
+    own = scores.xs(("test", "stranger.metrics:worst_recall"), level=("split", "metric"))["value"]
+    assert (own.xs("majority", level="method") == 0).all()
+    assert (own.xs("stranger.heads:Forest", level="method") > 0).all()
+
+
+def complete(store: Path, stage: str) -> set[str]:
+    return {path.parent.name for path in store.glob(f"{stage}/*/_manifest.json")}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(START_TIMEOUT_S + 2 * JOB_TIMEOUT_S)
-def test_following_a_run_that_fails_ends_with_its_exit_code(
-    head: Head, experiment: Path, tmp_path: Path
+@pytest.mark.timeout(START_TIMEOUT_S + 5 * JOB_TIMEOUT_S)
+def test_a_change_in_a_strangers_package_is_noticed_and_its_error_is_told(
+    head: Head, resumed: Resumed
 ) -> None:
-    next(tmp_path.glob("images/dark/*.png")).write_bytes(b"no picture")
-    code, out, err = head.call(
-        *("submit", experiment, "--address", head.url, "--store", tmp_path / "store"),
-        *("--follow", "--json"),
-    )
+    store, submit = resumed.store, (*SUBMIT, head.url, "--follow")
+    first = {stage: complete(store, stage) for stage in ("patches", "embed", "tune")}
+    assert {stage: len(found) for stage, found in first.items()} == {
+        **{"patches": 1, "embed": 2, "tune": 4}
+    }
+
+    # Only the cells of the changed network are computed again.
+    path = resumed.folder / "stranger/layers.py"
+    path.write_text(path.read_text().replace("x.mean(", "x.amax("))
+    code, _, err = head.call(*submit, folder=resumed.folder)
+    assert code == 0, err
+    added = {stage: complete(store, stage) - first[stage] for stage in first}
+    assert {stage: len(found) for stage, found in added.items()} == {
+        **{"patches": 0, "embed": 1, "tune": 2}
+    }
+    assert all("stranger.nets-build" in name for name in added["embed"] | added["tune"])
+
+    # Its own error, with file and line; the exit code is that of the run.
+    path.write_text(path.read_text().replace("return x", "return x.nothing"))
+    code, out, err = head.call(*submit, "--json", folder=resumed.folder)
     assert code == 1, err
+    assert "stranger/layers.py, line 6: AttributeError: 'Tensor' object has no attribute" in err
     assert re.search("cells? failed", err)
     assert "Traceback" not in err
     document = json.loads(out)
@@ -344,7 +384,7 @@ def test_no_secret_of_the_environment_is_in_what_the_cluster_writes_and_shows(
     assert json.loads(resumed.first)["submission_id"].encode() in shown
     written = [("stdout", f"{resumed.first}{resumed.out}".encode())]
     written += [("stderr", resumed.err.encode()), ("the job server", shown)]
-    written += [*command_lines(head.home), *files_below(head.home, resumed.experiment.parent)]
+    written += [*command_lines(head.home), *files_below(head.home, resumed.folder.parent)]
     assert any("/logs/job-driver-" in place for place, _ in written)
     assert find_secrets(written) == []
     assert [place for place, content in written if token.encode() in content] == []

@@ -23,6 +23,7 @@ from benchmark.stages.embed.calls import join_parts
 from benchmark.stages.patches import PatchesStage
 from benchmark.tables import images_array, vectors_array
 from perf.toys import Noise, open_noise
+from tests import forked_workers
 from tests.toys import build_mortal, build_not_finite, toy
 
 SIDE, BATCH = 16, 100
@@ -83,6 +84,7 @@ def interrupt(context: Context, backbone: Backbone) -> dict[str, int]:
 
 
 def main(folder: Path) -> None:
+    forked_workers.install()
     calm, broken = toy("calm"), toy("broken", build_not_finite)
     # Dies in its second call, while the first is handed over and the third is loaded.
     mortal = toy("mortal", partial(build_mortal, str(folder / "died"), after=15))

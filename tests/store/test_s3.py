@@ -329,14 +329,14 @@ heads = ["logistic_regression"]
 name = "chesapeake"
 root = "{root}"
 patch_size = 32
-per_region = 24
+per_region = 12
 [embed]
 num_actors = 1
 [tune]
 num_trials = 1
 max_concurrent = 1
 [evaluate]
-num_resamples = 50
+num_resamples = 20
 """
 
 
@@ -418,7 +418,7 @@ def test_a_run_through_a_failing_network_goes_on_where_it_failed_and_gets_equal_
     assert all("access denied" in item.reason for item in result.cells)
 
     faults.reset()
-    faults.slow_down_every, faults.cut_every, faults.delay_s = 40, 10, 0.01
+    faults.slow_down_every, faults.cut_every, faults.delay_s = 80, 30, 0.01
     with caplog.at_level(logging.INFO, "benchmark"):
         result = bm.run(experiment, store=uri)
     assert not result.failed
