@@ -30,6 +30,7 @@ class Gate:
         parts: tuple[str, ...],
         passes: int,
         note: Callable[[int], object] = id,
+        noted: str = "",
     ) -> None:
         """Begin to hold requests of a method whose path has all these parts.
 
@@ -39,12 +40,14 @@ class Gate:
             parts: of the path.
             passes: so many are not held.
             note: is told the process of each.
+            noted: requests whose path has this part are told as well.
         """
         self.pids: list[int] = []
         """The process of each matching request, held or not."""
         self._matches = lambda verb, path: verb == method and all(item in path for item in parts)
         self._passes = passes
         self._note = note
+        self._is_noted = lambda verb, path: verb == method and bool(noted) and noted in path
         self._opened = threading.Event()
         self._lock = threading.Lock()
         faults.hold = self._hold
@@ -66,10 +69,13 @@ class Gate:
         self._opened.set()
 
     def _hold(self, method: str, path: str, port: int) -> bool:
-        if not self._matches(method, path):
+        is_matching = self._matches(method, path)
+        if not is_matching and not self._is_noted(method, path):
             return True
         pid = _owner(port)
         self._note(pid)
+        if not is_matching:
+            return is_alive(pid)
         with self._lock:
             self.pids.append(pid)
             passes = len(self.pids) <= self._passes

@@ -187,12 +187,15 @@ def serve_objects() -> Iterator[ObjectStore]:
     import logging
 
     import pyarrow.fs as pafs
-    from moto.server import ThreadedMotoServer
+    from moto.server import create_backend_app
+    from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    # Only S3: moto's server of all services looks for the service of each request among its files.
+    server = make_server("127.0.0.1", 0, create_backend_app("s3"), threaded=True)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host, port = server.server_address[:2]
     proxy = _Proxy(("127.0.0.1", 0), _Handler)
     proxy.upstream, proxy.faults = (host, port), Faults()
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
@@ -211,4 +214,5 @@ def serve_objects() -> Iterator[ObjectStore]:
     finally:
         proxy.shutdown()
         proxy.server_close()
-        server.stop()
+        server.shutdown()
+        server.server_close()

@@ -49,7 +49,9 @@ def damage(path: Path, kind: str) -> None:
 @pytest.fixture(scope="module")
 def experiment(experiment_content: dict[str, Any]) -> Experiment:
     """Backbones with and without a fitted state."""
-    return build({**experiment_content, "backbones": ["mean_color", "pca"], "heads": ["mlp"]})
+    content = {**experiment_content, "backbones": ["mean_color", "pca"], "heads": ["mlp"]}
+    content["dataset"] = {**content["dataset"], "per_region": 20}
+    return build({**content, "tune": {"num_trials": 1}, "evaluate": {"num_resamples": 20}})
 
 
 @pytest.fixture(scope="module")

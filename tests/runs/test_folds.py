@@ -19,8 +19,9 @@ def test_every_patch_is_predicted_once_by_methods_that_never_saw_its_fold(
         **experiment_content,
         "backbones": ["random"],
         "backbone": {"random": {"image_size": 32}},
-        "finetune": {"backbones": ["random"], "num_epochs": 1, "batch_size": 8},
-        "tune": {"num_trials": 2},
+        "finetune": {"backbones": ["random"], "num_epochs": 1, "batch_size": 32},
+        "tune": {"num_trials": 1},
+        "evaluate": {"num_resamples": 20},
         "store": str(tmp_path / "runs"),
         "protocol": {"cross_validation": 2},
     }
@@ -42,6 +43,14 @@ def test_every_patch_is_predicted_once_by_methods_that_never_saw_its_fold(
     assert '<section id="folds"' in page and "trained on 2 folds" in page
     assert "replaces the splits of the data" in page
     # Two folds are another experiment than three: nothing but the embeddings is shared.
-    again = bm.run(build({**content, "protocol": {"cross_validation": 3}}))
+    content["protocol"] = {"cross_validation": 3}
+    found = {(item.cell.stage, item.status == "complete") for item in bm.status(build(content))}
+    assert found == {
+        *(("patches", True), ("embed", True)),
+        *((stage, False) for stage in ("tune", "finetune", "evaluate", "report")),
+    }
+    content["heads"] = ["majority"]
+    del content["finetune"]
+    again = bm.run(build(content))
     assert "embed" not in {usage.stage for usage in again.usages}
     assert [item.reason for item in again.failed] == []

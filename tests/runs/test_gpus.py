@@ -54,6 +54,7 @@ def test_actors_that_share_a_gpu_embed_what_actors_without_one_do(
 
     env = {**os.environ, **LAZY, "RAY_AUTH_MODE": "disabled"}
     size = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": 200_000_000}
+    size["include_dashboard"] = False
     command = [sys.executable, "-m", "benchmark", "run", toml, "--store", tmp_path / "with"]
     with start_machines(env, **size) as machines:
         done = subprocess.run(

@@ -28,10 +28,10 @@ per_region = 16
 [embed]
 num_actors = 1
 [tune]
-num_trials = 2
+num_trials = 1
 max_concurrent = 1
 [evaluate]
-num_resamples = 100
+num_resamples = 20
 """
 
 

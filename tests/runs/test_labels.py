@@ -21,8 +21,9 @@ def test_embeddings_serve_every_train_set_and_what_is_complete_is_not_computed_a
         **experiment_content,
         "backbones": ["random"],
         "backbone": {"random": {"image_size": 32}},
-        "finetune": {"backbones": ["random"], "num_epochs": 1, "batch_size": 8},
-        "tune": {"num_trials": 2},
+        "finetune": {"backbones": ["random"], "num_epochs": 1, "batch_size": 32},
+        "tune": {"num_trials": 1},
+        "evaluate": {"num_resamples": 20},
         "store": str(tmp_path / "runs"),
         "protocol": PROTOCOL,
     }

@@ -18,12 +18,14 @@ def test_two_modes_run_to_the_page_and_a_mode_of_its_own_finds_its_cell_done(
     ray_session: None, experiment_content: dict[str, Any], tmp_path: Path
 ) -> None:
     name = f"hf:{write_tiny(tmp_path / 'tiny', 'vit')}"
-    table = {"num_epochs": 1, "batch_size": 8}
+    table = {"num_epochs": 1, "batch_size": 32}
     content = {
         **experiment_content,
         "backbones": [name],
         "heads": ["knn", "majority"],
         "finetune": {**table, "modes": ["lora", "full"]},
+        "tune": {"num_trials": 1},
+        "evaluate": {"num_resamples": 20},
         "store": str(tmp_path / "runs"),
     }
     experiment = build(content)

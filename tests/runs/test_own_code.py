@@ -69,7 +69,7 @@ def test_the_recipes_run_and_a_changed_network_is_computed_again_alone(
     own_folder: Path, ray_session: None
 ) -> None:
     write_recipes(own_folder)
-    settings = ["tune.num_trials=2", "embed.num_actors=1", "evaluate.num_resamples=50"]
+    settings = ["tune.num_trials=1", "embed.num_actors=1", "evaluate.num_resamples=20"]
     experiment = bm.load("mine.toml", settings)
     first = bm.run(experiment)
     assert [item.reason for item in first.failed] == []

@@ -86,9 +86,9 @@ def run(tmp_path_factory):
         [embed]
         num_actors = 1
         [tune]
-        num_trials = 5
+        num_trials = 3
         [evaluate]
-        num_resamples = 100
+        num_resamples = 20
         """
     )
     done = subprocess.run(

@@ -28,6 +28,8 @@ def test_one_experiment_ranks_networks_products_and_what_is_made_from_them(
     ray_session: None, experiment_content: dict[str, Any], tmp_path: Path
 ) -> None:
     content = {**experiment_content, "store": str(tmp_path / "runs"), "heads": ["majority"]}
+    content["tune"] = {"num_trials": 1}
+    content["evaluate"] = {"num_resamples": 50}
     table, placed = run_and_place(content)
     placed.write(tmp_path / "aef", write_alphaearth)
     placed.write(tmp_path / "tessera", write_tessera_store, dim=128)

@@ -18,6 +18,8 @@ def test_rasters_are_ranked_on_the_patches_that_all_rows_have(
     ray_session: None, experiment_content: dict[str, Any], tmp_path: Path
 ) -> None:
     content = {**experiment_content, "store": str(tmp_path / "runs"), "heads": ["majority"]}
+    content["tune"] = {"num_trials": 1}
+    content["evaluate"] = {"num_resamples": 20}
     table, placed = run_and_place(content)
     splits = np.array(table["split"].to_pylist())
     hidden = [int(np.flatnonzero(splits == split)[1]) for split in ("train", "val", "test", "test")]

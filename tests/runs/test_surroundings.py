@@ -28,10 +28,13 @@ store = "Läufe"
 name = "chesapeake"
 root = "Daten Übersicht"
 patch_size = 32
-per_region = 40
+per_region = 12
+
+[embed]
+num_actors = 1
 
 [tune]
-num_trials = 2
+num_trials = 1
 max_concurrent = 1
 
 [evaluate]
