@@ -1,4 +1,4 @@
-"""A folder of 10,000 images is read, and what travels with a task does not grow with the folder."""
+"""A folder of 30,000 images is read, and what travels with a task does not grow with the folder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from benchmark import api
 from benchmark.cluster.streaming import Items
 from benchmark.config import build
 
-NUM_IMAGES = 10_000
+NUM_IMAGES = 30_000
 NUM_CLASSES = 10
 MAX_TASK_BYTES = 65_536
-"""Above 1 MiB Ray would refuse a task's function; a part of 256 candidates takes most. One number
-of 8 bytes for each image would be too much."""
+"""Above 1 MiB Ray would refuse a task's function; a part of 256 candidates takes most."""
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_folder_of_10_000_images_becomes_patches_and_embeddings(
+def test_a_folder_of_30_000_images_becomes_patches_and_embeddings(
     ray_session: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray.cloudpickle
