@@ -67,7 +67,6 @@ LONGEST = (
     "test_photographs",
     "test_expiry",
     "test_s3",
-    "test_own_code",
     "test_jobs",
     "test_mlflow_runs",
     "test_notebook",
