@@ -202,7 +202,7 @@ def _reach(path: str, start: Callable[[socket.socket], None]) -> socket.socket:
 
 def _start_template(listening: socket.socket) -> None:
     kept = {name: value for name, value in os.environ.items() if name.startswith(KEYS)}
-    for name in ("PYTHONPATH", "PYTHONBREAKPOINT"):
+    for name in ("PYTHONPATH", "PYTHONBREAKPOINT", "PYTHONSAFEPATH"):
         # Each worker reads it itself.
         kept.pop(name, None)
     # A process can join no group of another session.
@@ -346,7 +346,7 @@ def become(fork: Fork) -> None:
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     sys.argv = request["argv"]
-    if not sys.flags.safe_path:
+    if not os.environ.get("PYTHONSAFEPATH"):
         sys.path.insert(0, str(Path(sys.argv[0]).parent))
     runpy.run_path(sys.argv[0], run_name="__main__")
 
