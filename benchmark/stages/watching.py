@@ -113,11 +113,15 @@ class Watcher:
             CellError: the store cannot be read.
         """
         last = {folder for stage in LAST for folder in self._folders(stage)}
-        if not self._cells or self._refresh(last) or not last <= self._last:
+        if is_first := not self._cells:
+            self._list_cells()
+        # Before what is complete: a cell that is released in between is then complete, and not
+        # seen as one that nobody has begun.
+        running, is_alive = self._context.leases.observe(cell.artefact for cell in self._cells)
+        if not is_first and (self._refresh(last) or not last <= self._last):
             self._list_cells()
         self._last = last
         results = [self._known[cell.artefact.path] for cell in self._cells]
-        running, is_alive = self._context.leases.observe(cell.artefact for cell in self._cells)
         return View(results, running, is_alive)
 
     def _list_cells(self) -> None:

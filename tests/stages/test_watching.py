@@ -139,6 +139,35 @@ def test_what_a_living_run_computes_is_running_and_nothing_is_written(
     run.close()
 
 
+def test_a_cell_that_completes_during_a_look_is_never_told_as_not_begun(
+    context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Leases(
+        Store(str(tmp_path / "runs")),
+        group=context.experiment.name,
+        process=Process(host="elsewhere", place="another boot", pid=7, started="1"),
+        beats_by_itself=False,
+    )
+    watcher = Watcher(context)
+    watcher.look()
+    cell = context.tune_cells()[0]
+    assert run.acquire_one(cell.artefact)
+    cell.artefact.write_bytes("part-0", b"x")
+    assert watcher.look().counts()[2].num_running == 1
+
+    def complete() -> None:
+        cell.artefact.commit({})
+        run.release([cell.artefact])
+
+    # Whatever a look reads first, the cell is complete and released before the rest.
+    observe, refresh = context.leases.observe, watcher._refresh
+    monkeypatch.setattr(context.leases, "observe", lambda cells: (observe(cells), complete())[0])
+    monkeypatch.setattr(watcher, "_refresh", lambda last: (refresh(last), complete())[0])
+    count = watcher.look().counts()[2]
+    assert count.num_running + count.num_complete == 1
+    run.close()
+
+
 def test_it_is_over_when_all_is_complete_or_failed_and_nobody_tries_again(
     context: Context,
 ) -> None:
