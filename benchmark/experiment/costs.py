@@ -133,8 +133,8 @@ def tabulate(
         "device": [" + ".join(cost.devices) or None for cost in costs],
         "device-seconds": [cost.device_seconds for cost in costs],
         "energy, kJ": [_per(1e3, cost.joules) for cost in costs],
-        "peak memory, MiB": [_mebibytes(cost.peak_memory_bytes) for cost in costs],
-        "of the GPU, MiB": [_mebibytes(cost.peak_device_bytes) for cost in costs],
+        "peak memory, MiB": [mebibytes(cost.peak_memory_bytes) for cost in costs],
+        "of the GPU, MiB": [mebibytes(cost.peak_device_bytes) for cost in costs],
         "stored, MB": [_per(1e6, cost.storage_bytes) for cost in costs],
         "price": [_money(cost.price, cost.currency) for cost in costs],
         "storage a month": [_money(cost.storage_price, cost.currency) for cost in costs],
@@ -233,7 +233,8 @@ def _per(unit: float, value: float | None) -> float | None:
     return None if value is None else value / unit
 
 
-def _mebibytes(value: int | None) -> int | None:
+def mebibytes(value: int | None) -> int | None:
+    """Return bytes as whole MiB."""
     return None if value is None else round(value / 2**20)
 
 

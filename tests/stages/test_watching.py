@@ -16,7 +16,7 @@ import termios
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +106,23 @@ def test_scores_of_a_part_of_the_grid_are_out_of_date_when_more_is_complete(
     assert watcher.look().is_over
 
 
-def test_what_a_living_run_computes_is_running_and_nothing_is_written(
-    context: Context, tmp_path: Path
-) -> None:
-    clock = [0.0]
-    run = Leases(
+@pytest.fixture
+def run(context: Context, tmp_path: Path) -> Iterator[Leases]:
+    """The leases of another run of this experiment, elsewhere."""
+    found = Leases(
         Store(str(tmp_path / "runs")),
         group=context.experiment.name,
         process=Process(host="elsewhere", place="another boot", pid=7, started="1"),
         beats_by_itself=False,
     )
+    yield found
+    found.close()
+
+
+def test_what_a_living_run_computes_is_running_and_nothing_is_written(
+    context: Context, run: Leases, tmp_path: Path
+) -> None:
+    clock = [0.0]
     watcher = Watcher(context)
     # By the watch of whoever looks, which no test should have to wait for.
     context.leases._watch.clock = lambda: clock[0]
@@ -136,18 +143,11 @@ def test_what_a_living_run_computes_is_running_and_nothing_is_written(
     view = watcher.look()
     assert (view.running, view.is_run_alive) == ({}, False)
     assert sorted(path for path in tmp_path.rglob("*")) == before
-    run.close()
 
 
 def test_a_cell_that_completes_during_a_look_is_never_told_as_not_begun(
-    context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    context: Context, run: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Leases(
-        Store(str(tmp_path / "runs")),
-        group=context.experiment.name,
-        process=Process(host="elsewhere", place="another boot", pid=7, started="1"),
-        beats_by_itself=False,
-    )
     watcher = Watcher(context)
     watcher.look()
     cell = context.tune_cells()[0]
@@ -165,7 +165,6 @@ def test_a_cell_that_completes_during_a_look_is_never_told_as_not_begun(
     monkeypatch.setattr(watcher, "_refresh", lambda last: (refresh(last), complete())[0])
     count = watcher.look().counts()[2]
     assert count.num_running + count.num_complete == 1
-    run.close()
 
 
 def test_it_is_over_when_all_is_complete_or_failed_and_nobody_tries_again(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.experiment.costs import COST_CAPTION, find_costs, tabulate
+from benchmark.experiment.costs import COST_CAPTION, find_costs, mebibytes, tabulate
 from benchmark.page.html import Confusion, ProblemRow, Table
 from benchmark.stages.report.backbones import declare
 from benchmark.stages.report.headline import name_method
@@ -170,7 +170,7 @@ def embed_times(results: Results) -> Table:
                 results.embed_seconds[name],
                 manifest["seconds"]["patches_per_s"],
                 manifest["storage_bytes"] / count * 1000 / 1e6,
-                round(manifest["peak_memory_bytes"] / 2**20),
+                mebibytes(manifest["peak_memory_bytes"]),
                 *(fed.get(key) for key in ("min", "mean", "max")),
                 _how(manifest),
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.experiment.costs import peaks_of
+from benchmark.experiment.costs import mebibytes, peaks_of
 from benchmark.methods import with_mode
 from benchmark.page import curves
 from benchmark.page.html import Gain, Picture, Section, Table, Verdict
@@ -164,7 +164,7 @@ def finetune_times(results: Results) -> Table:
                 manifest["seconds"]["trials"],
                 manifest["seconds"]["refit"],
                 manifest["seconds"]["device"],
-                None if peak is None else round(peak / 2**20),
+                mebibytes(peak),
                 _how(manifest.get("plan", {})),
             )
         )
