@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import skops.io
 
 from benchmark.catalog.heads import HEADS
@@ -19,6 +18,7 @@ from benchmark.networks.embedder import Embedder
 from benchmark.networks.fitted import write_fitted
 from benchmark.specs import Fitted
 from benchmark.tables import check_table, images_column, patches_schema, predictions_schema
+from tests.forks import serve_forks
 
 CLASSES = ("water", "trees|shrubs", "roads <5 m>")
 RGB = ("red", "green", "blue")
@@ -32,9 +32,6 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
     "majority": {},
 }
 """A configuration of each head."""
-
-LOADED = ["PIL.Image", "numpy", "pytest", "torch", "torch.export", "transformers.pipelines"]
-"""Other packages that exported folders use, and the one that runs tests: imported once."""
 
 RUN_ALONE = """\
 import os
@@ -189,13 +186,11 @@ def run_alone(code: str, *, cwd: Path) -> str:
 
     It is a fork of one that holds other packages, which take seconds to import.
     """
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(LOADED)
+    serve_forks()
     lines = f"{RUN_ALONE.format(cwd=str(cwd))}\n{code}"
+    forks = multiprocessing.get_context("forkserver")
     process = forks.Process(target=exec, args=(lines, {"__name__": "__main__"}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        process.start()
+    process.start()
     process.join()
     assert process.exitcode == 0, (cwd / "errors.txt").read_text()
     return (cwd / "printed.txt").read_text().strip()
