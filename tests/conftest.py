@@ -55,6 +55,7 @@ typer.main.get_command = cache(typer.main.get_command)
 hypothesis.settings.register_profile("busy", deadline=None)
 hypothesis.settings.load_profile("busy")
 
+from benchmark.cluster import headwatch  # noqa: E402
 from benchmark.cluster.connection import Cluster  # noqa: E402
 from benchmark.config import build  # noqa: E402
 from benchmark.experiment.context import Context  # noqa: E402
@@ -115,6 +116,13 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.fixture(autouse=True)
+def forgets_lost_heads() -> Iterator[None]:
+    """A command in a process that has lost a head ends this process, and all tests in it."""
+    yield
+    headwatch._was_lost.clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from benchmark.cluster import headwatch
 from benchmark.cluster.headwatch import LOST, HeadWatch
 from benchmark.environment import RAY_PATIENCE
 from tests.machines import LAZY, start_machines
@@ -67,6 +68,12 @@ def test_a_head_that_is_gone_interrupts_the_main_thread():
         watch.stop()
     assert watch.is_lost
     assert watch.confirm_loss()
+
+
+def test_the_loss_in_one_test_does_not_end_the_process_in_the_next():
+    assert not headwatch._was_lost.is_set()
+    with pytest.raises(SystemExit):
+        headwatch.end_process(0)
 
 
 def test_where_ctrl_c_is_ignored_it_is_sigterm_that_interrupts():

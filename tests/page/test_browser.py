@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pypdf
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
@@ -236,3 +237,15 @@ def test_paper_shows_all_that_is_folded_without_controls_cut_tables_or_dark_colo
         assert not shown.is_wider_than_its_window()
         background = shown.page.locator("body").evaluate("it => getComputedStyle(it).background")
         assert "rgb(255, 255, 255)" in background
+
+
+def test_on_paper_a_heading_is_never_parted_from_its_table(browser: Browser, page: Path) -> None:
+    found = set()
+    with opened(browser, page) as shown:
+        for before in shown.page.locator("header, #finetune").all():
+            before.evaluate("it => it.replaceChildren()")
+        for height in range(820, 980, 20):
+            shown.page.locator("header").evaluate(f"it => it.style.height = '{height}px'")
+            sheet = pypdf.PdfReader(io.BytesIO(shown.page.pdf(format="A4"))).pages[0].extract_text()
+            found.add(("Ranking" in sheet, "0.950" in sheet))
+    assert found == {(True, True), (False, False)}
