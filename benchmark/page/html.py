@@ -18,6 +18,7 @@ import pandas as pd
 
 from benchmark.page.bokehjs import load_bokeh
 from benchmark.page.datatables import load_library
+from benchmark.page.directions import leveled
 from benchmark.page.explorer import Explorer
 from benchmark.page.leaderboard import RankingRow, find_filters, find_scale
 from benchmark.page.rendering import MEDIA_TYPES, Drawing
@@ -317,6 +318,7 @@ def template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("benchmark.page"),
         autoescape=True,
+        finalize=leveled,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -27,6 +26,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from benchmark.page.directions import without_turns
+
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5230")
 """Okabe and Ito 2008, "Color Universal Design", without yellow, which is faint on white."""
 
@@ -34,9 +35,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 INK, MUTED, RULE, FLOOR = "#1d2733", "#5b6875", "#dfe4e9", "#8a6d3b"
 STRIPE, GREY = "#f4f6f8", "#b9c1c9"
 WIDTH_INCHES = 9.0
-
-_TURNS = "[\N{LEFT-TO-RIGHT EMBEDDING}-\N{RIGHT-TO-LEFT OVERRIDE}\u2066-\u2069]"
-"""Characters that turn the direction of all text after them."""
 
 Rows = list[dict[str, Any]]
 
@@ -53,7 +51,7 @@ def plain(text: object, limit: int = 30) -> str:
 
     A name from right to left does not turn what a figure writes after it.
     """
-    line = " ".join(re.sub(_TURNS, "", str(text)).split())
+    line = " ".join(without_turns(str(text)).split())
     if len(line) > limit:
         tail = limit // 3
         line = f"{line[: limit - tail - 1]}…{line[-tail:]}"
