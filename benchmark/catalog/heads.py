@@ -211,3 +211,12 @@ HEADS: Registry[Head] = Registry(
         ),
     ],
 )
+
+
+def reads_embeddings(method: str) -> bool:
+    """Return whether the scores of a method depend on the backbone.
+
+    Args:
+        method: the name of a head, or of a fine-tuning. Names that are not of the catalog do.
+    """
+    return method not in HEADS or HEADS.get(method).reads_embeddings

@@ -45,9 +45,18 @@ def end_process(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    # The interpreter would search for garbage once more among all that was imported: 0.6 CPU s.
-    gc.freeze()
+    if "ray" in sys.modules and not _has_nanobind():
+        # The interpreter would search for garbage once more among all that was imported: 0.6 CPU s.
+        gc.freeze()
     sys.exit(code)
+
+
+def _has_nanobind() -> bool:
+    """Return whether a package that was made with nanobind is imported, such as duckdb or onnx.
+
+    Its types are garbage at the end; it reports those that are not searched for on stderr.
+    """
+    return any(type(item).__module__ == "nanobind" for item in gc.get_objects())
 
 
 class HeadWatch:

@@ -14,11 +14,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmark.catalog.heads import reads_embeddings
 from benchmark.catalog.metrics import HEADLINE
 from benchmark.comparing.runs import FinishedRun
 from benchmark.errors import CellError, UsageError, one_line
 from benchmark.experiment.cells import TextTable
 from benchmark.fields import check_file_path, shown
+from benchmark.options import ANY_BACKBONE
 from benchmark.store.provenance import now
 from benchmark.tables import check_table, column
 
@@ -218,14 +220,17 @@ def rank(board: pa.Table) -> Leaderboard:
     """Return the rows that count with their ranks, best first, data set by data set.
 
     Only rows of the same patches and train set are ranked together. Of several runs of an
-    experiment in one store, the one that was scored last counts.
+    experiment in one store, the one that was scored last counts. What depends on no backbone has
+    one row for each run, with ``ANY_BACKBONE``.
 
     Returns: the columns of ``BOARD``, indexed by ``dataset``, ``patches``, ``train_set`` and
     ``rank``.
     """
     frame = board.to_pandas()
     frame["order"] = range(len(frame))
-    frame = frame.sort_values(["written", "order"], kind="stable")
+    # Of what is the same for every backbone, the row with most seeds.
+    frame.loc[~frame["method"].map(reads_embeddings).astype(bool), "backbone"] = ANY_BACKBONE
+    frame = frame.sort_values(["written", "num_seeds", "order"], kind="stable")
     frame = frame.drop_duplicates(list(SUCCESSION), keep="last").sort_values("order")
     keys = [frame[name].fillna("") for name in PLACE]
     frame["place"] = frame.groupby(keys, sort=False).ngroup()

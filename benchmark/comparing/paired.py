@@ -18,6 +18,8 @@ from benchmark.statistics.design import Design, find_design
 from benchmark.statistics.flips import NO_DIFFERENCE, TOO_LITTLE, Flips, flip_table
 from benchmark.tables import find_common
 
+ALIKE = "right on the same patches"
+"""The verdict on two methods of which no test patch tells one from the other."""
 MOST_NAMED = 10
 """Methods of one side alone that a note names."""
 
@@ -103,7 +105,7 @@ def compare_runs(a: FinishedRun, b: FinishedRun) -> RunComparison:
                     "seeds_b": len(sides[1].methods[two]),
                     "value_a": float(before.sum()),
                     "value_b": float(after.sum()),
-                    **_verdict(flips, number),
+                    **_verdict(flips, number, are_alike=np.array_equal(before, after)),
                 }
             )
     alone = [
@@ -197,11 +199,13 @@ def _design(side: Side, at: NDArray[np.intp]) -> Design:
     return with_folds(design, side.rows, side.run.num_folds)
 
 
-def _verdict(flips: Flips, number: int) -> dict[str, Any]:
+def _verdict(flips: Flips, number: int, *, are_alike: bool) -> dict[str, Any]:
     difference = float(flips.differences[number])
     low, high = flips.intervals[number]
     verdict = NO_DIFFERENCE
-    if flips.is_too_little:
+    if are_alike:
+        verdict = ALIKE
+    elif flips.is_too_little:
         verdict = TOO_LITTLE
     elif flips.is_detected[number]:
         verdict = "better" if difference > 0 else "worse"

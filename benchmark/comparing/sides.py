@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.catalog.heads import reads_embeddings
 from benchmark.catalog.metrics import HEADLINE
 from benchmark.comparing.runs import FinishedRun
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.fold_sets import find_folds
 from benchmark.experiment.train_sets import COLUMNS, PatchRows, rows_of_table
+from benchmark.options import ANY_BACKBONE
 from benchmark.statistics.design import find_design
 from benchmark.tables import find_rows
 
@@ -28,6 +30,10 @@ class Method(NamedTuple):
     train_set: str
     backbone: str
     method: str
+
+
+def _method_of(train_set: str, backbone: str, method: str) -> Method:
+    return Method(train_set, backbone if reads_embeddings(method) else ANY_BACKBONE, method)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +88,7 @@ class Side:
         """The scored cells of each method, one per seed, on the run's test patches.
 
         Train sets of regions have test patches of their own and are left out, as are single folds.
+        What depends on no backbone is there once, as that of ``ANY_BACKBONE``.
         """
         found: dict[Method, list[Mapping[str, Any]]] = {}
         left_out = {name for name, kind in self.run.kinds.items() if kind in ("regions", "fold")}
@@ -89,7 +96,13 @@ class Side:
             if row["train_set"] not in left_out:
                 key = Method(row["train_set"], row["backbone"], row["method"])
                 found.setdefault(key, []).append(row)
-        return found
+        shown: dict[Method, list[Mapping[str, Any]]] = {}
+        for key, rows in found.items():
+            name = _method_of(*key)
+            # The same for every backbone: that with most seeds.
+            if len(rows) > len(shown.get(name, ())):
+                shown[name] = rows
+        return shown
 
     @cached_property
     def headline(self) -> Method:
@@ -99,7 +112,7 @@ class Side:
             UsageError: there is none.
         """
         for row in self.run.ranking.to_pylist():
-            method = Method(row["train_set"], row["backbone"], row["method"])
+            method = _method_of(row["train_set"], row["backbone"], row["method"])
             if method in self.methods:
                 return method
         raise UsageError(

@@ -85,3 +85,13 @@ def test_a_missing_duckdb_is_named_with_its_extra(store: str) -> None:
     assert done.returncode == 2
     assert "run `pip install 'backbone-benchmark[query]'`" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("sql", "code", "num_lines"), [("SHOW TABLES", 0, 0), ("DELETE", 2, 1)])
+def test_a_process_that_queries_ends_without_more_words(
+    store: str, sql: str, code: int, num_lines: int
+) -> None:
+    command = [sys.executable, "-m", "benchmark", "query", sql, store]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == num_lines

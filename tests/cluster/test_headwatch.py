@@ -76,6 +76,15 @@ def test_the_loss_in_one_test_does_not_end_the_process_in_the_next():
         headwatch.end_process(0)
 
 
+@pytest.mark.parametrize("modules", ["ray, duckdb", "ray, onnx", "duckdb"])
+def test_a_process_ends_without_a_word_on_what_packages_leave(modules):
+    code = f"import {modules}\nfrom benchmark.cluster.headwatch import end_process\nend_process(3)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
 def test_where_ctrl_c_is_ignored_it_is_sigterm_that_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

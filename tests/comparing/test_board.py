@@ -101,6 +101,33 @@ def test_only_the_same_patches_and_train_sets_are_ranked_together(
     assert tables[2].title.endswith("trained on 50%")
 
 
+def test_what_depends_on_no_backbone_is_ranked_once_for_each_run(
+    open_small: Opener, tmp_path: Path
+) -> None:
+    backbones = [learned("x"), learned("y")]
+    runs = [
+        run_of(
+            write_run(
+                open_small(store=tmp_path / name, heads=named("knn", "majority"), backbones=some),
+                {"knn": 0.8, "majority": 0.2},
+            )
+        )
+        for name, some in (("a", backbones), ("b", backbones[:1]))
+    ]
+    board, num_added = append(tmp_path / "board.parquet", map_rows(runs))
+    # The file keeps what was scored.
+    assert num_added == board.num_rows == 6
+    frame = rank(board).reset_index()
+    floors = frame[frame["method"] == "majority"]
+    assert floors["backbone"].tolist() == ["any backbone", "any backbone"]
+    assert floors["store"].nunique() == 2
+    assert frame["rank"].tolist() == [1, 1, 1, 4, 4]
+
+
+def map_rows(runs: list[FinishedRun]) -> list[dict[str, object]]:
+    return [row for run in runs for row in rows_of_run(run)]
+
+
 def test_a_later_run_of_an_experiment_in_a_store_takes_the_place_of_the_earlier(
     open_small: Opener, tmp_path: Path
 ) -> None:

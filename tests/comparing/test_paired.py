@@ -15,7 +15,7 @@ from benchmark.comparing.runs import find_run, run_of
 from benchmark.errors import CellError, UsageError
 from benchmark.experiment.context import Context
 from tests.comparing.toy_runs import draw_patches, named, write_run
-from tests.finetuned import read_scored
+from tests.finetuned import learned, read_scored
 
 Opener = Callable[..., Context]
 
@@ -53,7 +53,7 @@ def test_differences_are_those_of_the_scores_and_of_the_benchmarks_own_test(
     # The same predictions: nothing differs, and the interval still is no point.
     mlp = rows["method", "mlp"]
     assert (mlp["difference"], mlp["p_value"]) == (0.0, 1.0)
-    assert mlp["verdict"] == "no detectable difference"
+    assert mlp["verdict"] == "right on the same patches"
     assert mlp["ci_low"] < 0 < mlp["ci_high"]
     leaders = rows["headline", "knn"]
     assert leaders["method_b"] == "mlp"
@@ -83,6 +83,26 @@ def test_the_gain_over_a_leader_of_one_run_is_that_of_its_ranking(
     assert row["difference"] == pytest.approx(behind["difference"])
     assert row["ci_low"] == pytest.approx(behind["difference_low"])
     assert row["p_value"] == pytest.approx(behind["p_value"])
+
+
+def test_what_depends_on_no_backbone_is_compared_once_whatever_the_backbones(
+    open_small: Opener, tmp_path: Path
+) -> None:
+    heads = named("knn", "majority")
+    one = open_small(store=tmp_path / "a", heads=heads, backbones=[learned("x"), learned("y")])
+    two = open_small(store=tmp_path / "b", heads=heads, backbones=[learned("z")])
+    for context in (one, two):
+        write_run(context, {"knn": 0.8, "majority": 0.2})
+    found = compare_runs(run_of(one), run_of(two)).content
+    rows = [row for row in found["rows"] if row["kind"] == "method"]
+    assert [(row["backbone_a"], row["method_b"]) for row in rows] == [("any backbone", "majority")]
+    assert (rows[0]["seeds_a"], rows[0]["verdict"]) == (1, "right on the same patches")
+    assert found["methods_only_a"] == ["all / x / knn", "all / y / knn"]
+    # Where it leads, it is a leader as any other.
+    alone = open_small(store=tmp_path / "c", heads=named("majority"), backbones=[learned("z")])
+    write_run(alone, {"majority": 0.2})
+    first = compare_runs(run_of(one), run_of(alone)).content["rows"][0]
+    assert (first["kind"], first["backbone_b"]) == ("headline", "any backbone")
 
 
 def test_only_shared_test_patches_count(open_small: Opener, tmp_path: Path) -> None:
