@@ -10,7 +10,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.up-to-date
 # Two processes of tests, each with a Ray of its own, which mostly waits for processes to start.
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+# One that crashes fails the tests: with another in its place, pytest-xdist waits for ever.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 TUTORIAL := force
 
 .PHONY: demo test test-fast docs fuzz check audit perf setup clean
