@@ -21,6 +21,7 @@ from benchmark import config
 from benchmark.catalog.roots.address import is_remote
 from benchmark.config import Experiment
 from benchmark.derived import sources_of
+from benchmark.environment import spinning
 from benchmark.errors import UsageError
 from benchmark.store.uris import check_uri
 from benchmark.submission.jobserver import JobServer
@@ -121,6 +122,7 @@ def build_runtime_env(kind: RuntimeEnv, shipment: Shipment) -> dict[str, Any]:
             # Without it the log of a job comes in blocks.
             "PYTHONUNBUFFERED": "1",
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+            **spinning(),
         },
     }
     if kind != "none":
