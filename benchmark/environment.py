@@ -32,18 +32,6 @@ DURATIONS = {
     RAY_PATIENCE: Seconds(60.0, 1.0),
 }
 
-SPINNING = {"GOMP_SPINCOUNT": "10000"}
-"""Turns for which a thread of torch waits awake for the others (GNU OpenMP), before it sleeps.
-
-GNU's own 300,000 keep a core from other processes all the while: beside these, training takes 1.9
-times as long as with this count, to gain 4 % where it is alone (``python -m perf.spinning``).
-"""
-
-
-def spinning() -> dict[str, str]:
-    """Return ``SPINNING``; nothing if the user says how threads wait (``OMP_WAIT_POLICY``)."""
-    return {} if "OMP_WAIT_POLICY" in os.environ else SPINNING
-
 
 def check_folder() -> None:
     """Check that the current folder was not deleted; take an empty ``HOME`` for none.

@@ -1,4 +1,4 @@
-"""All measurements, one after another (more than an hour on two cores): make perf"""
+"""All measurements, one after another (about an hour on two cores): make perf"""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ SCRIPTS = (
     "remote",
     "peers --forward",
     "study --patches 300",
-    "spinning",
 )
 
 

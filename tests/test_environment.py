@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.environment import DURATIONS, SPINNING, check_environment, read_seconds, spinning
+from benchmark.environment import DURATIONS, check_environment, read_seconds
 from benchmark.errors import UsageError
 
 
@@ -68,10 +68,3 @@ def test_without_any_temporary_folder_there_is_one_line(patch: pytest.MonkeyPatc
     patch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
     with pytest.raises(UsageError, match=r"^no temporary folder can be written: set TMPDIR"):
         check_environment()
-
-
-def test_threads_wait_as_the_user_says_and_else_as_measured(patch: pytest.MonkeyPatch) -> None:
-    patch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert spinning() == SPINNING
-    patch.setenv("OMP_WAIT_POLICY", "active")
-    assert spinning() == {}

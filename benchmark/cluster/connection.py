@@ -18,7 +18,6 @@ from benchmark.cluster.addresses import find_head
 from benchmark.cluster.folders import TOKEN_PATH, prepare_folders, prepare_token, token_file
 from benchmark.cluster.headwatch import LOST, HeadLost, HeadWatch
 from benchmark.cluster.importing import worker_path
-from benchmark.environment import spinning
 from benchmark.errors import BenchmarkError, UsageError, first_line
 
 logger = logging.getLogger("benchmark")
@@ -107,7 +106,7 @@ class Cluster:
             UsageError: the address does not answer, its cluster denies access, or a local Ray
                 finds no folder.
         """
-        for name, value in {**ENVIRONMENT, **spinning()}.items():
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import ray
 

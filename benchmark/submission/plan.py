@@ -21,7 +21,6 @@ from benchmark import config
 from benchmark.catalog.roots.address import is_remote
 from benchmark.config import Experiment
 from benchmark.derived import sources_of
-from benchmark.environment import spinning
 from benchmark.errors import UsageError
 from benchmark.store.uris import check_uri
 from benchmark.submission.jobserver import JobServer
@@ -122,7 +121,6 @@ def build_runtime_env(kind: RuntimeEnv, shipment: Shipment) -> dict[str, Any]:
             # Without it the log of a job comes in blocks.
             "PYTHONUNBUFFERED": "1",
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
-            **spinning(),
         },
     }
     if kind != "none":

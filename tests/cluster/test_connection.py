@@ -13,7 +13,6 @@ import pytest
 
 from benchmark.cluster.addresses import find_head
 from benchmark.cluster.connection import Cluster
-from benchmark.environment import SPINNING
 from benchmark.errors import UsageError
 
 
@@ -127,10 +126,3 @@ def test_a_cluster_of_another_ray_is_one_line_with_both_versions(ray_session: No
     assert out.startswith(f"--address {address}: Version mismatch: The cluster was started with: ")
     assert f"Ray: {ray.__version__} " in out and "Ray: 2.1.0 " in out
     assert (len(out.splitlines()), err) == (1, "")
-
-
-def test_threads_of_workers_do_not_keep_cores_from_others(ray_session: None) -> None:
-    import ray
-
-    found = ray.get(ray.remote(num_cpus=1)(lambda: dict(os.environ)).remote())
-    assert SPINNING.items() <= found.items()
