@@ -114,7 +114,8 @@ def test_what_depends_on_no_backbone_is_ranked_once_for_each_run(
         )
         for name, some in (("a", backbones), ("b", backbones[:1]))
     ]
-    board, num_added = append(tmp_path / "board.parquet", map_rows(runs))
+    rows = [row for run in runs for row in rows_of_run(run)]
+    board, num_added = append(tmp_path / "board.parquet", rows)
     # The file keeps what was scored.
     assert num_added == board.num_rows == 6
     frame = rank(board).reset_index()
@@ -122,10 +123,6 @@ def test_what_depends_on_no_backbone_is_ranked_once_for_each_run(
     assert floors["backbone"].tolist() == ["any backbone", "any backbone"]
     assert floors["store"].nunique() == 2
     assert frame["rank"].tolist() == [1, 1, 1, 4, 4]
-
-
-def map_rows(runs: list[FinishedRun]) -> list[dict[str, object]]:
-    return [row for run in runs for row in rows_of_run(run)]
 
 
 def test_a_later_run_of_an_experiment_in_a_store_takes_the_place_of_the_earlier(
